@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"context"
+	"slices"
+
+	"github.com/pollux-dr/pollux/agent/arena"
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// AddStream starts a stream, or updates whether it is paused. It is idempotent.
+func (a *Agent) AddStream(c StreamConf) error {
+	a.mu.Lock()
+	s := a.streams[c.ID]
+	fresh := s == nil
+	if fresh {
+		s = newStream(a, c)
+		a.streams[c.ID] = s
+	} else if s.conf.Paused == c.Paused {
+		a.mu.Unlock()
+		return nil
+	}
+	s.conf.Paused = c.Paused
+	err := a.saveManifest()
+	a.restartSessions()
+	a.mu.Unlock()
+	if fresh {
+		a.startStream(s)
+	}
+	return err
+}
+
+// AddVolume opens or creates the backing and starts to protect it. When the
+// backing already holds data, that is put into the log first; the returned LSN
+// is the first one at which the twin is complete. It is idempotent.
+func (a *Agent) AddVolume(ctx context.Context, vc VolumeConf) (readyLSN uint64, err error) {
+	a.mu.Lock()
+	if v := a.volumes[vc.Name]; v != nil && v.conf.Ready {
+		a.mu.Unlock()
+		return 0, nil
+	} else if v != nil {
+		a.mu.Unlock()
+		return a.initialSync(ctx, v)
+	}
+	a.mu.Unlock()
+
+	existed, err := a.opts.CreateBacking(vc.Backing, vc.SizeBytes)
+	if err != nil {
+		return 0, err
+	}
+	a.mu.Lock()
+	vc.Ready = !existed
+	if err = a.attachVolume(vc); err == nil {
+		if err = a.saveManifest(); err != nil {
+			_ = a.volumes[vc.Name].back.Close()
+			delete(a.volumes, vc.Name)
+		}
+	}
+	v := a.volumes[vc.Name]
+	a.mu.Unlock()
+	if err != nil || vc.Ready {
+		return 0, err
+	}
+	return a.initialSync(ctx, v)
+}
+
+// initialSync writes the backing's content through the log. Nobody else writes
+// yet: the volume is served only when it is ready.
+func (a *Agent) initialSync(ctx context.Context, v *Volume) (uint64, error) {
+	const step = 256 << 10
+	for pos := int64(0); ; {
+		start, n, err := v.back.Data(pos)
+		if err != nil {
+			return 0, err
+		}
+		if n == 0 {
+			break
+		}
+		for end := start + n; start < end; {
+			k := int(min(step, end-start))
+			if err := v.copyIn(ctx, start, k); err != nil {
+				return 0, fail.At("initial sync of", v.conf.Name, err)
+			}
+			start += int64(k)
+		}
+		pos = start
+	}
+	if err := v.s.flush(ctx); err != nil {
+		return 0, err
+	}
+	v.s.mu.Lock()
+	lsn := v.s.durableLSN
+	v.s.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v.conf.Ready = true
+	return lsn, a.saveManifest()
+}
+
+// copyIn logs n bytes of the backing as a write of what is there already; zeros
+// need no record, since a new twin is all zeros.
+func (v *Volume) copyIn(ctx context.Context, off int64, n int) error {
+	b, err := v.Prepare(ctx, n)
+	if err != nil {
+		return err
+	}
+	pos := off
+	zero := true
+	for _, p := range b.Pieces() {
+		if err := v.back.ReadAt(p, pos); err != nil {
+			b.Release()
+			return err
+		}
+		zero = zero && allZero(p)
+		pos += int64(len(p))
+	}
+	if zero {
+		b.Release()
+		return nil
+	}
+	return v.Write(ctx, b, off, false)
+}
+
+// finishInitialSyncs goes on, in the background, with what a stop interrupted.
+func (a *Agent) finishInitialSyncs(volumes []VolumeConf) error {
+	for _, vc := range volumes {
+		if vc.Ready {
+			continue
+		}
+		v := a.volumes[vc.Name]
+		a.spawn(func(ctx context.Context) {
+			if _, err := a.initialSync(ctx, v); err != nil && ctx.Err() == nil {
+				a.opts.Logger.Error("initial sync stopped", "volume", v.conf.Name, "err", err)
+			}
+		})
+	}
+	return nil
+}
+
+// RemoveVolume stops protecting a volume. Backing and history stay.
+func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
+	a.mu.Lock()
+	v := a.volumes[name]
+	a.mu.Unlock()
+	if v == nil {
+		return nil
+	}
+	if err := v.s.flush(ctx); err != nil {
+		return err
+	}
+	if err := v.s.await(ctx, func() bool { return v.s.appliedLSN >= v.s.durableLSN }); err != nil {
+		return err
+	}
+	if err := v.back.Sync(); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.volumes, name)
+	return fail.At("remove volume", name, a.saveManifest())
+}
+
+// Mark puts a bookmark's name into the stream's order, makes it durable, and
+// returns its LSN.
+func (a *Agent) Mark(ctx context.Context, id change.StreamID, name string) (lsn uint64, err error) {
+	a.mu.Lock()
+	s := a.streams[id]
+	a.mu.Unlock()
+	if s == nil {
+		return 0, fail.New(fail.NotFound, "mark", id.String(), "no such stream on this agent")
+	}
+	buf, err := a.mem.Alloc(ctx, len(name))
+	if err != nil {
+		return 0, fail.Wrap(fail.Retry, "mark", name, err)
+	}
+	pos := 0
+	for _, p := range a.mem.Pieces(nil, buf) {
+		pos += copy(p, name[pos:])
+	}
+	slot, err := a.mem.AllocSlot(ctx)
+	if err != nil {
+		a.mem.ReleaseBuf(buf)
+		return 0, fail.Wrap(fail.Retry, "mark", name, err)
+	}
+	lsn, err = s.submit([]rec{{slot: slot, Entry: arena.Entry{Kind: change.Mark, Buf: buf}}})
+	if err != nil {
+		a.mem.Free([]arena.Item{{Slot: slot, Buf: buf}})
+		return 0, err
+	}
+	return lsn, s.flushTo(ctx, lsn)
+}
+
+// WaitCommitted blocks until the journal has accepted everything up to lsn.
+func (a *Agent) WaitCommitted(ctx context.Context, id change.StreamID, lsn uint64) error {
+	a.mu.Lock()
+	s := a.streams[id]
+	a.mu.Unlock()
+	if s == nil {
+		return fail.New(fail.NotFound, "wait for", id.String(), "no such stream on this agent")
+	}
+	return s.await(ctx, func() bool { return s.ship.committed.LSN >= lsn })
+}
+
+// saveManifest writes the lists as they are. Called with mu held.
+func (a *Agent) saveManifest() error {
+	m := manifest{Version: metaVersion, Agent: a.opts.Name}
+	for _, s := range a.streams {
+		m.Streams = append(m.Streams, s.conf)
+	}
+	for _, v := range a.volumes {
+		m.Volumes = append(m.Volumes, v.conf)
+	}
+	slices.SortFunc(m.Streams, func(x, y StreamConf) int { return int(x.Number) - int(y.Number) })
+	slices.SortFunc(m.Volumes, func(x, y VolumeConf) int { return int(x.Number) - int(y.Number) })
+	return saveMeta(a.opts.FS, a.manifestPath(), m)
+}

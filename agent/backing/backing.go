@@ -1,0 +1,227 @@
+package backing
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// Backing is where a volume's applied blocks lie. ReadAt may run beside
+// WriteAt; WriteAt, Zero and Sync come from one goroutine at a time.
+type Backing interface {
+	// ReadAt fills p; what was never written reads as zeros.
+	ReadAt(p []byte, off int64) error
+	WriteAt(p []byte, off int64) error
+	// Zero makes the range zeros; keep leaves the space allocated.
+	Zero(off, n int64, keep bool) error
+	// Sync makes all of it durable.
+	Sync() error
+	SizeBytes() int64
+	// Data returns the first allocated range at or after off, or n == 0.
+	Data(off int64) (start, n int64, err error)
+	Close() error
+}
+
+// Open opens path, a regular file of at least sizeBytes or a device.
+func Open(path string, sizeBytes int64) (Backing, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	b := &osBacking{f: f, path: path, size: sizeBytes}
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		_ = f.Close()
+		return nil, fail.Wrap(fail.Internal, "measure backing", path, err)
+	}
+	st, err := f.Stat()
+	if err == nil && st.Mode()&os.ModeDevice != 0 {
+		b.device = true
+	}
+	if end < sizeBytes {
+		_ = f.Close()
+		return nil, fail.New(fail.Refused, "open backing", path,
+			fmt.Sprintf("it has %d bytes, the volume %d", end, sizeBytes)).
+			WithHint("the backing was replaced or cut: restore the volume, or put the right one back")
+	}
+	return b, nil
+}
+
+func openError(path string, err error) error {
+	kind := fail.Internal
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		kind = fail.NotFound
+	case errors.Is(err, os.ErrPermission):
+		kind = fail.Denied
+	}
+	return fail.Wrap(kind, "open backing", path, err)
+}
+
+// Create makes a sparse file of sizeBytes unless path exists, and reports
+// whether what is there holds data already (then the twin needs an initial
+// sync).
+func Create(path string, sizeBytes int64) (existed bool, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, openError(path, err)
+	}
+	defer f.Close()
+	if err := f.Truncate(sizeBytes); err != nil {
+		return false, fail.Wrap(fail.Full, "create backing", path, err)
+	}
+	if err := f.Sync(); err != nil {
+		return false, fail.Wrap(fail.Full, "create backing", path, err)
+	}
+	return false, nil
+}
+
+// Measure returns the size of an existing file or device.
+func Measure(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, openError(path, err)
+	}
+	defer f.Close()
+	n, err := f.Seek(0, io.SeekEnd)
+	return n, fail.Wrap(fail.Internal, "measure backing", path, err)
+}
+
+type osBacking struct {
+	f      *os.File
+	path   string
+	size   int64
+	device bool
+}
+
+func (b *osBacking) SizeBytes() int64 { return b.size }
+
+func (b *osBacking) ReadAt(p []byte, off int64) error {
+	_, err := b.f.ReadAt(p, off)
+	return fail.Wrap(fail.Internal, "read backing", b.path, err)
+}
+
+func (b *osBacking) WriteAt(p []byte, off int64) error {
+	_, err := b.f.WriteAt(p, off)
+	return writeError(b.path, err)
+}
+
+func writeError(path string, err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		e := &fail.Error{Kind: fail.Full, Op: "write backing", Object: path, Err: err}
+		return e.WithHint("free space on the filesystem of this backing; writes go on by themselves")
+	}
+	return fail.Wrap(fail.Internal, "write backing", path, err)
+}
+
+// Zero asks the kernel first; where it cannot, zeros are written. On a device,
+// fallocate zeroes out and is never a mere discard.
+func (b *osBacking) Zero(off, n int64, keep bool) error {
+	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE)
+	if keep {
+		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
+	}
+	err := unix.Fallocate(int(b.f.Fd()), mode, off, n)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
+		return writeZeros(b, off, n)
+	}
+	return writeError(b.path, err)
+}
+
+var zeros [256 << 10]byte
+
+func writeZeros(b Backing, off, n int64) error {
+	for n > 0 {
+		k := min(n, int64(len(zeros)))
+		if err := b.WriteAt(zeros[:k], off); err != nil {
+			return err
+		}
+		off, n = off+k, n-k
+	}
+	return nil
+}
+
+func (b *osBacking) Sync() error {
+	return fail.Wrap(fail.Internal, "sync backing", b.path, unix.Fdatasync(int(b.f.Fd())))
+}
+
+func (b *osBacking) Data(off int64) (start, n int64, err error) {
+	if off >= b.size {
+		return 0, 0, nil
+	}
+	if b.device {
+		return off, b.size - off, nil
+	}
+	start, err = unix.Seek(int(b.f.Fd()), off, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return off, b.size - off, nil // no hole information: all of it may be data
+	}
+	end, err := unix.Seek(int(b.f.Fd()), start, unix.SEEK_HOLE)
+	if err != nil || end > b.size {
+		end = b.size
+	}
+	if start >= b.size {
+		return 0, 0, nil
+	}
+	return start, end - start, nil
+}
+
+func (b *osBacking) Close() error {
+	return fail.Wrap(fail.Internal, "close backing", b.path, b.f.Close())
+}
+
+// OpenVFS opens a backing on any filesystem that package vfs knows, so that
+// crash tests can lose its unsynced bytes.
+func OpenVFS(fs vfs.FS, path string, sizeBytes int64) (Backing, error) {
+	f, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	return &vfsBacking{f: f, path: path, size: sizeBytes}, nil
+}
+
+type vfsBacking struct {
+	f    vfs.File
+	path string
+	size int64
+}
+
+func (b *vfsBacking) SizeBytes() int64 { return b.size }
+
+func (b *vfsBacking) ReadAt(p []byte, off int64) error {
+	n, err := b.f.ReadAt(p, off)
+	if errors.Is(err, io.EOF) {
+		clear(p[n:])
+		err = nil
+	}
+	return fail.Wrap(fail.Internal, "read backing", b.path, err)
+}
+
+func (b *vfsBacking) WriteAt(p []byte, off int64) error {
+	_, err := b.f.WriteAt(p, off)
+	return writeError(b.path, err)
+}
+
+func (b *vfsBacking) Zero(off, n int64, _ bool) error { return writeZeros(b, off, n) }
+
+func (b *vfsBacking) Sync() error {
+	return fail.Wrap(fail.Internal, "sync backing", b.path, b.f.SyncData())
+}
+
+func (b *vfsBacking) Data(off int64) (int64, int64, error) {
+	return off, max(0, b.size-off), nil
+}
+
+func (b *vfsBacking) Close() error { return b.f.Close() }

@@ -1,0 +1,8 @@
+// Package backing is the file or device that holds a volume's blocks on the
+// primary.
+//
+// It guarantees that zeroed and trimmed ranges read as zeros at once, whatever
+// the device's discard does, and that Sync returns only when everything written
+// before is on stable storage. package agent is its only caller; it writes here
+// only what the WAL holds durably.
+package backing

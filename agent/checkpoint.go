@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/change"
+)
+
+// checkpointLoop syncs the backings now and then, so that the WAL can be
+// trimmed and a restart has little to apply again.
+func (a *Agent) checkpointLoop(ctx context.Context) {
+	tick := time.NewTicker(a.opts.CheckpointInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-a.wakeCheckpoint:
+		}
+		for _, s := range a.snapshotStreams() {
+			if err := s.checkpoint(); err != nil {
+				a.opts.Logger.Error("checkpoint failed; it will be tried again", "group", s.conf.Group, "err", err)
+			}
+		}
+		a.trim()
+	}
+}
+
+// checkpoint makes what was applied durable in the backings and then says so on
+// disk. The order matters: the WAL is trimmed by what this file says.
+func (s *stream) checkpoint() error {
+	s.ckptMu.Lock()
+	defer s.ckptMu.Unlock()
+	s.mu.Lock()
+	applied, lease := s.appliedPoint, s.ship.lease
+	same := applied == s.ckpt.Applied && lease == s.ckpt.Lease
+	s.appliedBytes = 0
+	s.mu.Unlock()
+	if same {
+		return nil
+	}
+	if applied != s.ckpt.Applied {
+		for _, v := range s.a.volumesOf(s) {
+			if err := v.back.Sync(); err != nil {
+				return err
+			}
+		}
+	}
+	next := checkpoint{Version: metaVersion, Applied: applied, Lease: lease}
+	if err := saveMeta(s.a.opts.FS, s.a.checkpointPath(s.conf.ID), next); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.ckpt = next
+	s.mu.Unlock()
+	return nil
+}
+
+// trim frees the WAL below what any stream still needs: frames that are not
+// applied and synced, or that the journal has not released.
+func (a *Agent) trim() {
+	first := a.wal.Durable() + 1
+	for _, s := range a.snapshotStreams() {
+		s.mu.Lock()
+		done := min(s.ship.released, s.ckpt.Applied.LSN)
+		n := 0
+		for n < len(s.refs) && s.refs[n].last <= done {
+			n++
+		}
+		s.refs = s.refs[n:]
+		if len(s.refs) > 0 {
+			first = min(first, s.refs[0].wal)
+		} else if s.appending > 0 {
+			first = min(first, s.appending)
+		}
+		s.mu.Unlock()
+	}
+	if first <= a.wal.First() {
+		return
+	}
+	if err := a.wal.TruncateFront(first); err != nil {
+		a.opts.Logger.Error("trimming the WAL failed", "err", err)
+		return
+	}
+	a.trimmed.broadcast()
+}
+
+// acked takes the journal's word for what it no longer needs.
+func (s *stream) acked(ack *change.Ack) {
+	s.mu.Lock()
+	s.ship.committed = ack.Committed
+	s.ship.released = max(s.ship.released, ack.Released)
+	s.ship.durable = max(s.ship.durable, ack.Durable)
+	s.broadcast()
+	s.mu.Unlock()
+}

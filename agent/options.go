@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/pollux-dr/pollux/agent/backing"
+	"github.com/pollux-dr/pollux/internal/change"
+)
+
+// Options configure an Agent. Zero values take the defaults below.
+type Options struct {
+	Name        string // unique among the journal's agents
+	StateDir    string // durable: manifest, checkpoints, WAL
+	ArenaPath   string // on tmpfs
+	FS          vfs.FS // default vfs.Default
+	Logger      *slog.Logger
+	Now         func() time.Time
+	MemoryBytes int64 // arena, default 128 MiB
+
+	WALBudgetBytes  int64 // default 8 GiB
+	WALReserveBytes int64
+	WALSegmentBytes int64
+
+	// Linger is how long an open frame waits for more before it is sealed.
+	Linger time.Duration
+	// CheckpointInterval and CheckpointBytes say how often the backing is synced.
+	CheckpointInterval time.Duration
+	CheckpointBytes    int64
+
+	// Dial connects to the journal.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Reference asks the journal to read frames from this agent's WAL.
+	Reference bool
+	// NoCompression stores blocks as they are.
+	NoCompression bool
+	// CreateBacking and OpenBacking make and open a volume's backing; default
+	// backing.Create and backing.Open.
+	CreateBacking func(path string, sizeBytes int64) (existed bool, err error)
+	OpenBacking   func(path string, sizeBytes int64) (backing.Backing, error)
+}
+
+const (
+	defaultMemoryBytes     = 128 << 20
+	defaultWALBudgetBytes  = 8 << 30
+	defaultWALReserveBytes = 64 << 20
+	defaultWALSegmentBytes = 64 << 20
+	defaultLinger          = 2 * time.Millisecond
+	defaultCheckpoint      = 5 * time.Second
+	defaultCheckpointBytes = 256 << 20
+
+	// sealBytes is the size at which a frame is sealed without waiting: large
+	// enough to compress well, small enough for Raft (64-256 KiB do best).
+	sealBytes = 256 << 10
+	// sealRecords bounds a frame of tiny or empty records.
+	sealRecords = 4096
+	// applyBatchBytes is how much one round of the applier coalesces.
+	applyBatchBytes = 8 << 20
+	// overlayZeroBytes is the largest zero or trim that the overlay indexes; a
+	// larger one is acknowledged when the backing has it.
+	overlayZeroBytes = 1 << 20
+	// maxZeroBytes bounds the length of one zero or trim record.
+	maxZeroBytes = 1 << 30
+)
+
+func (o *Options) setDefaults() {
+	def := func(p *int64, v int64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	def(&o.MemoryBytes, defaultMemoryBytes)
+	def(&o.WALBudgetBytes, defaultWALBudgetBytes)
+	def(&o.WALReserveBytes, defaultWALReserveBytes)
+	def(&o.WALSegmentBytes, defaultWALSegmentBytes)
+	def(&o.CheckpointBytes, defaultCheckpointBytes)
+	def((*int64)(&o.Linger), int64(defaultLinger))
+	def((*int64)(&o.CheckpointInterval), int64(defaultCheckpoint))
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.CreateBacking == nil {
+		o.CreateBacking = backing.Create
+	}
+	if o.OpenBacking == nil {
+		o.OpenBacking = backing.Open
+	}
+}
+
+// codec is the frames' compression.
+func (o *Options) codec() change.Codec {
+	if o.NoCompression {
+		return change.CodecNone
+	}
+	return change.CodecS2
+}

@@ -1,0 +1,133 @@
+package agent
+
+import (
+	"fmt"
+
+	"github.com/pollux-dr/pollux/agent/arena"
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// recoverStreams brings every stream to where it was: the WAL's frames beyond
+// the checkpoint are applied to the backings again, and what the arena holds
+// beyond the WAL becomes the open frame again. Nothing is served before.
+func (a *Agent) recoverStreams(found []arena.Recovered) error {
+	var ap applier
+	for _, s := range a.streams {
+		if _, err := loadMeta(a.opts.FS, a.checkpointPath(s.conf.ID), &s.ckpt); err != nil {
+			return err
+		}
+		s.ship.lease = s.ckpt.Lease
+		s.appliedPoint, s.tail = s.ckpt.Applied, s.ckpt.Applied
+	}
+	var buf, plain []byte
+	var f change.Frame
+	seen := make(map[change.StreamID]change.Point)
+	for i := a.wal.First(); i <= a.wal.Last(); i++ {
+		var err error
+		if buf, err = a.wal.Read(i, buf); err != nil {
+			return err
+		}
+		if err := f.Reset(buf); err != nil {
+			return fail.At("recover", fmt.Sprintf("WAL entry %d in %s", i, a.walDir()), err)
+		}
+		s := a.streams[f.Stream]
+		if s == nil {
+			continue // its last volume was removed
+		}
+		if p, ok := seen[f.Stream]; ok {
+			if err := f.Follows(p); err != nil {
+				return fail.At("recover", fmt.Sprintf("WAL entry %d in %s", i, a.walDir()), err)
+			}
+		}
+		here := change.Point{LSN: f.LastLSN, Hash: f.Hash}
+		seen[f.Stream] = here
+		if err := s.recoverFrame(&ap, &f, i, &plain); err != nil {
+			return err
+		}
+	}
+	for _, s := range a.streams {
+		if err := s.recovered(); err != nil {
+			return err
+		}
+	}
+	return a.recoverArena(found)
+}
+
+// recoverFrame applies one frame of the WAL when the checkpoint does not cover it.
+func (s *stream) recoverFrame(ap *applier, f *change.Frame, index uint64, plain *[]byte) error {
+	s.refs = append(s.refs, frameRef{last: f.LastLSN, wal: index, time: f.FirstTime, bytes: f.PlainBytes})
+	s.appendedWAL = index
+	applied := s.ckpt.Applied
+	if f.LastLSN <= applied.LSN {
+		if f.LastLSN == applied.LSN && f.Hash != applied.Hash {
+			return fail.New(fail.Damaged, "recover", "group "+s.conf.Group,
+				fmt.Sprintf("the WAL's frame at LSN %d is not the one that the backing was written from", applied.LSN))
+		}
+		return nil
+	}
+	if f.FirstLSN > s.tail.LSN+1 {
+		return fail.New(fail.Damaged, "recover", "group "+s.conf.Group,
+			fmt.Sprintf("the WAL begins at LSN %d, but the backing was written only up to %d", f.FirstLSN, s.tail.LSN)).
+			WithHint("an older backup of the state directory? Restore the volume from the object store")
+	}
+	s.tail = change.Point{LSN: f.LastLSN, Hash: f.Hash}
+	s.lastTime = max(s.lastTime, f.LastTime)
+	var err error
+	if *plain, err = f.Plain(*plain); err != nil {
+		return fail.At("recover", fmt.Sprintf("WAL entry %d", index), err)
+	}
+	for i := range f.Records {
+		r := &f.Records[i]
+		v := s.a.volumeNumber(r.Volume)
+		if v == nil || r.Kind == change.Mark {
+			continue
+		}
+		if r.Kind == change.Write {
+			err = v.back.WriteAt(f.Data(i, *plain), r.Off)
+		} else {
+			err = v.back.Zero(r.Off, int64(r.Len), r.Kind == change.Zero)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recovered sets the stages to "all of the WAL is applied".
+func (s *stream) recovered() error {
+	if s.tail.LSN < s.ckpt.Applied.LSN {
+		return fail.New(fail.Damaged, "recover", "group "+s.conf.Group, "the WAL lost frames that the backing holds")
+	}
+	s.appendedLSN, s.durableLSN, s.appliedLSN = s.tail.LSN, s.tail.LSN, s.tail.LSN
+	s.appliedPoint = s.tail
+	s.nextLSN = s.tail.LSN + 1
+	return nil
+}
+
+// recoverArena puts the writes that the last process acknowledged, but did not
+// get into the WAL, back to where they were, under the same LSNs.
+func (a *Agent) recoverArena(found []arena.Recovered) error {
+	for i := range found {
+		e := &found[i]
+		s := a.streamNumber(e.Stream)
+		var v *Volume
+		if s != nil {
+			v = a.volumeNumber(e.Volume)
+		}
+		if s == nil || e.LSN < s.nextLSN || (v == nil && e.Kind != change.Mark) {
+			a.mem.Free([]arena.Item{{Slot: e.Slot, Buf: e.Buf}})
+			continue
+		}
+		if e.LSN != s.nextLSN {
+			return fail.New(fail.Damaged, "recover", "arena of group "+s.conf.Group,
+				fmt.Sprintf("it holds LSN %d, but %d is next", e.LSN, s.nextLSN))
+		}
+		s.nextLSN++
+		s.lastTime = max(s.lastTime, e.Time)
+		s.enqueue(&rec{Entry: e.Entry, slot: e.Slot, vol: v})
+		a.count.recovered.Add(1)
+	}
+	return nil
+}

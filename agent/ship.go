@@ -1,0 +1,385 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/transport"
+)
+
+// shipState is what a stream knows of its journal. Guarded by stream.mu.
+type shipState struct {
+	lease     change.Lease
+	attached  bool
+	committed change.Point // accepted by the journal
+	released  uint64       // the journal needs no bytes up to here
+	durable   uint64       // in every required target
+	sent      uint64       // handed to the present session
+	fault     error        // why this stream must not be extended from here
+}
+
+const (
+	sendTimeout = 30 * time.Second
+	// windowAppends bounds the unacknowledged appends of a session. While it is
+	// full, frames collect and travel together.
+	windowAppends = 4
+	maxReconnect  = 5 * time.Second
+)
+
+// shipLoop keeps a session with the journal for ever: frames go out in WAL
+// order, and after any failure again from where the journal says.
+func (a *Agent) shipLoop(ctx context.Context) {
+	wait := 10 * time.Millisecond
+	for ctx.Err() == nil {
+		start := time.Now()
+		err := a.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		a.setShipError(err)
+		if time.Since(start) > maxReconnect {
+			wait = 10 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		case <-a.wakeShip:
+		}
+		wait = min(2*wait, maxReconnect)
+	}
+}
+
+func (a *Agent) setShipError(err error) {
+	a.mu.Lock()
+	same := a.shipErr != nil && err != nil && a.shipErr.Error() == err.Error()
+	a.shipErr = err
+	a.mu.Unlock()
+	if err != nil && !same {
+		a.opts.Logger.Warn("journal session ended; reconnecting", "err", err)
+	}
+}
+
+// session is one connection's life.
+type session struct {
+	a       *Agent
+	conn    *transport.Conn
+	streams map[change.StreamID]*stream
+	window  chan struct{}
+	mu      sync.Mutex
+	sent    []sentMark // not yet committed
+}
+
+// sentMark is one append on its way: the window's place that it holds is free
+// when the journal has committed last.
+type sentMark struct {
+	stream *stream
+	last   uint64
+}
+
+func (a *Agent) session(ctx context.Context) error {
+	raw, err := a.opts.Dial(ctx)
+	if err != nil {
+		return fail.Wrap(fail.Retry, "connect to", "journal", err)
+	}
+	conn := transport.NewConn(raw, sendTimeout)
+	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, conn.Close) // unblocks the receiver
+	defer stop()
+	defer conn.Close()
+
+	ses := &session{a: a, conn: conn, streams: make(map[change.StreamID]*stream),
+		window: make(chan struct{}, windowAppends)}
+	restart := a.restartShip()
+	start, err := ses.open()
+	if err != nil {
+		return err
+	}
+	a.setShipError(nil)
+	g.Go(func() error { return ses.receive() })
+	g.Go(func() error { return ses.send(ctx, start) })
+	g.Go(func() error { // a new, paused or resumed stream needs a new session
+		select {
+		case <-restart:
+			wake(a.wakeShip)
+			return errRestart
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	err = g.Wait()
+	if err == errRestart {
+		return nil
+	}
+	return err
+}
+
+var errRestart = fail.New(fail.Retry, "", "", "streams changed")
+
+// open introduces the agent and takes leases; it returns the WAL index to send
+// from.
+func (ses *session) open() (uint64, error) {
+	hello := change.Hello{Agent: ses.a.opts.Name, Reference: ses.a.opts.Reference}
+	var welcome change.Welcome
+	if err := ses.ask(change.MsgHello, hello, change.MsgWelcome, &welcome); err != nil {
+		return 0, err
+	}
+	if err := welcome.Error.Err("greet", "journal"); err != nil {
+		return 0, err
+	}
+	if welcome.Reference != ses.a.opts.Reference {
+		return 0, fail.New(fail.Refused, "greet", "journal "+welcome.Journal, "it cannot read this agent's WAL").
+			WithHint("references work only with a journal embedded in this process")
+	}
+	start := ses.a.wal.Durable() + 1
+	for _, s := range ses.a.snapshotStreams() {
+		if s.conf.Paused {
+			continue
+		}
+		var at change.Attached
+		if err := ses.ask(change.MsgAttach, change.Attach{Stream: s.conf.ID}, change.MsgAttached, &at); err != nil {
+			return 0, err
+		}
+		from, err := s.attach(&at)
+		if err != nil {
+			ses.a.opts.Logger.Error("stream cannot go on", "group", s.conf.Group, "err", err)
+			continue
+		}
+		ses.streams[s.conf.ID] = s
+		start = min(start, from)
+	}
+	return start, nil
+}
+
+func (ses *session) ask(typ change.MessageType, req any, want change.MessageType, resp any) error {
+	if err := ses.conn.Send(uint16(typ), change.Encode(req)); err != nil {
+		return err
+	}
+	for {
+		got, b, err := ses.conn.Recv()
+		if err != nil {
+			return err
+		}
+		switch change.MessageType(got) {
+		case want:
+			return change.Decode(b, resp)
+		case change.MsgAck: // of a stream attached just before
+			if err := ses.ack(b); err != nil {
+				return err
+			}
+		default:
+			return fail.New(fail.Damaged, "receive from", "journal", fmt.Sprintf("message type %d in place of %d", got, want))
+		}
+	}
+}
+
+// attach takes a lease, provided that the journal's history is a prefix of the
+// WAL's. It returns the WAL index to send from.
+func (s *stream) attach(at *change.Attached) (uint64, error) {
+	if err := at.Error.Err("attach", "group "+s.conf.Group); err != nil {
+		s.setFault(err)
+		return 0, err
+	}
+	from, err := s.locate(at.Committed)
+	s.setFault(err)
+	if err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ship.lease, s.ship.attached = at.Lease, true
+	s.ship.committed, s.ship.sent = at.Committed, at.Committed.LSN
+	s.ship.released = max(s.ship.released, at.Released)
+	s.ship.durable = max(s.ship.durable, at.Durable)
+	return from, nil
+}
+
+func (s *stream) setFault(err error) {
+	s.mu.Lock()
+	s.ship.fault = err
+	s.mu.Unlock()
+}
+
+// locate finds the frame that ends at p in the WAL and returns the index after
+// it.
+func (s *stream) locate(p change.Point) (uint64, error) {
+	s.mu.Lock()
+	refs := slices.Clone(s.refs)
+	applied := s.ckpt.Applied
+	last := max(s.appendedLSN, s.durableLSN)
+	s.mu.Unlock()
+	i, found := slices.BinarySearchFunc(refs, p.LSN, func(r frameRef, lsn uint64) int {
+		switch {
+		case r.last < lsn:
+			return -1
+		case r.last > lsn:
+			return 1
+		}
+		return 0
+	})
+	switch {
+	case found:
+		h, hash, err := s.a.readHeader(refs[i].wal)
+		if err == nil && (h.Stream != s.conf.ID || hash != p.Hash) {
+			err = s.diverged(p, change.Point{LSN: h.LastLSN, Hash: hash})
+		}
+		return refs[i].wal + 1, err
+	case p.LSN > last:
+		return 0, s.diverged(p, change.Point{LSN: last})
+	case len(refs) > 0 && i == 0: // before all that is kept: the first one says what was
+		h, _, err := s.a.readHeader(refs[0].wal)
+		if base := (change.Point{LSN: h.FirstLSN - 1, Hash: h.Prev}); err == nil && base != p {
+			err = s.diverged(p, base)
+		}
+		return refs[0].wal, err
+	case len(refs) == 0 && p == applied:
+		return s.a.wal.Durable() + 1, nil
+	case len(refs) == 0 && p.LSN == 0 && last == 0:
+		return s.a.wal.Durable() + 1, nil
+	}
+	return 0, s.diverged(p, applied)
+}
+
+func (s *stream) diverged(theirs, ours change.Point) error {
+	return fail.New(fail.Fenced, "attach", "group "+s.conf.Group,
+		fmt.Sprintf("the journal's history ends at %v, this host's at %v: they are not the same", theirs, ours)).
+		WithHint("this host's log was lost or replaced; restore the volume from the object store into a new group")
+}
+
+func (a *Agent) readHeader(index uint64) (change.Header, change.Hash, error) {
+	b, err := a.wal.Read(index, nil)
+	if err != nil {
+		return change.Header{}, change.Hash{}, err
+	}
+	return change.ParseHeader(b)
+}
+
+// receive takes acknowledgements until the connection ends.
+func (ses *session) receive() error {
+	for {
+		typ, b, err := ses.conn.Recv()
+		if err != nil {
+			return err
+		}
+		if change.MessageType(typ) != change.MsgAck {
+			return fail.New(fail.Damaged, "receive from", "journal", fmt.Sprintf("unexpected message type %d", typ))
+		}
+		if err := ses.ack(b); err != nil {
+			return err
+		}
+	}
+}
+
+func (ses *session) ack(b []byte) error {
+	var ack change.Ack
+	if err := change.Decode(b, &ack); err != nil {
+		return err
+	}
+	s := ses.streams[ack.Stream]
+	if s == nil {
+		return nil
+	}
+	if err := ack.Fault.Err("extend", "group "+s.conf.Group); err != nil {
+		if fail.Is(err, fail.Fenced) {
+			s.setFault(err)
+			ses.a.opts.Logger.Error("stream is fenced", "group", s.conf.Group, "err", err)
+		}
+		return err
+	}
+	s.acked(&ack)
+	ses.settle(s, ack.Committed.LSN)
+	return nil
+}
+
+// settle gives back the window's places of appends that are committed.
+func (ses *session) settle(s *stream, committed uint64) {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	keep := ses.sent[:0]
+	for _, m := range ses.sent {
+		if m.stream == s && m.last <= committed {
+			<-ses.window
+			continue
+		}
+		keep = append(keep, m)
+	}
+	ses.sent = keep
+}
+
+// send reads the WAL from start on and appends frames to the journal. A frame
+// leaves only when it is durable here: the reader sees no others.
+func (ses *session) send(ctx context.Context, start uint64) error {
+	r := ses.a.wal.NewReader(max(start, ses.a.wal.First()))
+	var batch change.Append
+	var owner *stream
+	bytes := 0
+	flush := func() error {
+		if len(batch.Items) == 0 {
+			return nil
+		}
+		select {
+		case ses.window <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		owner.mu.Lock()
+		last := owner.ship.sent
+		batch.Lease = owner.ship.lease
+		owner.mu.Unlock()
+		ses.mu.Lock()
+		ses.sent = append(ses.sent, sentMark{owner, last})
+		ses.mu.Unlock()
+		err := ses.conn.Send(uint16(change.MsgAppend), batch.Parts()...)
+		batch.Items, bytes = batch.Items[:0], 0
+		return err
+	}
+	for next := start; ; {
+		if len(batch.Items) > 0 && ses.a.wal.Durable() < next {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		index, frame, err := r.Next(ctx)
+		if err != nil {
+			return err
+		}
+		next = index + 1
+		h, _, err := change.ParseHeader(frame)
+		if err != nil {
+			return fail.At("read WAL entry", fmt.Sprint(index), err)
+		}
+		s := ses.streams[h.Stream]
+		if s == nil || !s.advance(&h) {
+			continue
+		}
+		full := len(batch.Items) == change.MaxAppendItems || bytes+len(frame) > change.MaxFrameBytes
+		if owner != s || full {
+			if err := flush(); err != nil {
+				return err
+			}
+			owner, batch.Stream = s, h.Stream
+		}
+		s.mu.Lock()
+		s.ship.sent = h.LastLSN
+		s.mu.Unlock()
+		item := change.AppendItem{Ref: index, Header: slices.Clone(frame[:change.HeaderBytes])}
+		if !ses.a.opts.Reference {
+			item.Body = slices.Clone(frame[change.HeaderBytes:])
+			bytes += len(frame)
+		}
+		batch.Items = append(batch.Items, item)
+	}
+}
+
+// advance reports whether the frame is the next one to send.
+func (s *stream) advance(h *change.Header) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return h.FirstLSN == s.ship.sent+1
+}

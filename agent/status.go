@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/pollux-dr/pollux/agent/arena"
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/wal"
+)
+
+// StreamStatus is where a stream stands.
+type StreamStatus struct {
+	Conf       StreamConf
+	LastLSN    uint64 // newest acknowledged write
+	DurableLSN uint64 // in the agent's WAL
+	Committed  change.Point
+	Released   uint64
+	RemoteLSN  uint64 // in every required target
+	Lag        time.Duration
+	LagBytes   int64 // plain bytes not yet durable remotely, estimated from the WAL
+	Attached   bool
+	Fault      error // the stream must not be extended from here
+	ApplyErr   error // applying to the backing is delayed
+}
+
+// Status is where the agent stands.
+type Status struct {
+	Streams  []StreamStatus
+	Arena    arena.Usage
+	WAL      wal.Stats
+	ShipErr  error // why there is no session with the journal, or nil
+	Err      error // fatal
+	Slow     bool  // writers are throttled
+	NewArena bool  // this start lost the arena: a new device generation
+
+	Frames, PlainBytes, StoredBytes, RecoveredWrites int64
+}
+
+// Status returns a consistent enough picture for people and monitoring.
+func (a *Agent) Status() Status {
+	now := a.opts.Now()
+	a.mu.Lock()
+	st := Status{ShipErr: a.shipErr, Err: a.err, NewArena: !a.kept}
+	a.mu.Unlock()
+	st.Arena, st.WAL, st.Slow = a.mem.Usage(), a.wal.Stats(), a.slow.Load()
+	st.Frames, st.PlainBytes = a.count.frames.Load(), a.count.plain.Load()
+	st.StoredBytes, st.RecoveredWrites = a.count.stored.Load(), a.count.recovered.Load()
+	for _, s := range a.snapshotStreams() {
+		st.Streams = append(st.Streams, s.status(now))
+	}
+	return st
+}
+
+func (s *stream) status(now time.Time) StreamStatus {
+	lag := s.lag(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return StreamStatus{
+		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
+		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.ship.durable,
+		Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Fault: s.ship.fault, ApplyErr: s.applyErr,
+	}
+}
+
+// lagBytes counts what is open or sealed exactly, and of what is in the WAL the
+// bytes there. Called with mu held.
+func (s *stream) lagBytes() int64 {
+	n := int64(s.openBytes)
+	for _, batch := range s.sealed {
+		for i := range batch {
+			n += int64(batch[i].Buf.Len)
+		}
+	}
+	for i := len(s.refs) - 1; i >= 0 && s.refs[i].last > s.ship.durable; i-- {
+		n += int64(s.refs[i].bytes)
+	}
+	return n
+}

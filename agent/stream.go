@@ -1,0 +1,272 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/pollux-dr/pollux/agent/arena"
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// rec is an acknowledged write on its way through the stages.
+type rec struct {
+	arena.Entry
+	slot arena.SlotID
+	vol  *Volume // nil for marks
+}
+
+// frameRef is what memory keeps of a frame until the journal released it.
+type frameRef struct {
+	last  uint64 // LSN
+	wal   uint64 // index in the agent's WAL
+	time  int64  // of its first record, ns
+	bytes uint32 // plain
+}
+
+// appended is a frame that is in the WAL, perhaps not yet durable.
+type appended struct {
+	frameRef
+	first uint64
+	hash  change.Hash
+	recs  []rec
+}
+
+// stream is this agent's part of one consistency group: one order of writes.
+//
+// A record passes: open frame -> sealed -> appended (in the WAL) -> durable ->
+// applied. mu guards all of it and is held briefly; encMu is held while frames
+// are encoded and appended, so that their order in the WAL is theirs.
+type stream struct {
+	a    *Agent
+	conf StreamConf
+
+	mu        sync.Mutex
+	nextLSN   uint64
+	lastTime  int64
+	open      []rec
+	openBytes int
+	sealed    [][]rec
+	inWAL     []appended // appended, not durable yet
+	toApply   []appended // durable, not applied yet
+	refs      []frameRef // in the WAL and not yet released by the journal
+	spare     [][]rec    // emptied batches for reuse
+
+	appendedLSN, durableLSN, appliedLSN uint64
+	appendedWAL                         uint64
+	appliedPoint                        change.Point
+	appliedBytes                        int64 // since the last checkpoint
+	progress                            chan struct{}
+	waiters                             int
+	err                                 error // the log is poisoned or the agent closed
+	applyErr                            error // why applying is delayed, nil while it goes well
+
+	encMu sync.Mutex
+	enc   change.Encoder
+	tail  change.Point // the newest frame in the WAL
+	chg   []change.Change
+	parts [][]byte
+
+	wakeCommit, wakeSync, wakeApply chan struct{}
+
+	appending uint64 // no lower WAL index is about to be used by this stream; 0: none is
+
+	ship   shipState
+	ckptMu sync.Mutex // one checkpoint at a time
+	ckpt   checkpoint // what is on disk
+}
+
+func newStream(a *Agent, conf StreamConf) *stream {
+	s := &stream{a: a, conf: conf, progress: make(chan struct{}), nextLSN: 1,
+		wakeCommit: make(chan struct{}, 1), wakeSync: make(chan struct{}, 1), wakeApply: make(chan struct{}, 1)}
+	s.enc.Codec = a.opts.codec()
+	return s
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// submit acknowledges recs, whose payloads are complete: they get consecutive
+// LSNs, and from here on they outlive the process. It returns the last LSN.
+func (s *stream) submit(recs []rec) (uint64, error) {
+	now := s.a.opts.Now().UnixNano()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return 0, s.err
+	}
+	now = max(now, s.lastTime)
+	s.lastTime = now
+	for i := range recs {
+		r := &recs[i]
+		r.LSN, r.Stream, r.Time = s.nextLSN, s.conf.Number, now
+		s.a.mem.Commit(r.slot, &r.Entry)
+		s.nextLSN++
+		s.enqueue(r)
+	}
+	return s.nextLSN - 1, nil
+}
+
+// enqueue puts a committed record into the open frame and the overlay. Called
+// with mu held.
+func (s *stream) enqueue(r *rec) {
+	if len(s.open) > 0 && (s.openBytes+r.Buf.Len > sealBytes || len(s.open) >= sealRecords) {
+		s.seal()
+		wake(s.wakeCommit)
+	}
+	if len(s.open) == 0 {
+		wake(s.wakeCommit) // starts the linger
+	}
+	s.open = append(s.open, *r)
+	s.openBytes += r.Buf.Len
+	if r.vol != nil && (r.Kind == change.Write || int64(r.Len) <= overlayZeroBytes) {
+		r.vol.over.Insert(r.LSN, r.Off, int64(r.Len), r.Buf)
+	}
+}
+
+// seal ends the open frame. Called with mu held.
+func (s *stream) seal() {
+	if len(s.open) == 0 {
+		return
+	}
+	s.sealed = append(s.sealed, s.open)
+	s.open = nil
+	if n := len(s.spare); n > 0 {
+		s.open, s.spare = s.spare[n-1], s.spare[:n-1]
+	}
+	s.openBytes = 0
+}
+
+// broadcast wakes everyone who waits for progress. Called with mu held.
+func (s *stream) broadcast() {
+	if s.waiters > 0 {
+		close(s.progress)
+		s.progress = make(chan struct{})
+	}
+}
+
+// await blocks until done (called with mu held) says so, the stream fails, or
+// ctx ends.
+func (s *stream) await(ctx context.Context, done func() bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !done() {
+		if s.err != nil {
+			return s.err
+		}
+		c := s.progress
+		s.waiters++
+		s.mu.Unlock()
+		var err error
+		select {
+		case <-c:
+		case <-ctx.Done():
+			err = fail.Wrap(fail.Retry, "wait for", "group "+s.conf.Group, ctx.Err())
+		}
+		s.mu.Lock()
+		s.waiters--
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flush makes every acknowledged write durable.
+func (s *stream) flush(ctx context.Context) error {
+	s.mu.Lock()
+	lsn := s.nextLSN - 1
+	s.mu.Unlock()
+	return s.flushTo(ctx, lsn)
+}
+
+// flushTo makes every record up to lsn durable. The caller's own goroutine does
+// the work when nobody else is at it: a hand-over would cost as much as the
+// encoding.
+func (s *stream) flushTo(ctx context.Context, lsn uint64) error {
+	for {
+		s.mu.Lock()
+		if s.durableLSN >= lsn || s.err != nil {
+			err := s.err
+			if s.durableLSN >= lsn {
+				err = nil
+			}
+			s.mu.Unlock()
+			return err
+		}
+		if len(s.open) > 0 && s.open[0].LSN <= lsn {
+			s.seal()
+		}
+		inWAL, wal := s.appendedLSN >= lsn, s.appendedWAL
+		s.mu.Unlock()
+
+		if inWAL {
+			if err := s.a.wal.Sync(ctx, wal); err != nil {
+				return s.walFailed(ctx, err)
+			}
+			s.publish()
+			continue
+		}
+		if s.encMu.TryLock() {
+			err := s.appendSealed()
+			s.encMu.Unlock()
+			if err == nil {
+				continue
+			}
+			if !fail.Is(err, fail.Full) {
+				return s.walFailed(ctx, err)
+			}
+		}
+		wake(s.wakeCommit)
+		err := s.await(ctx, func() bool { return s.appendedLSN >= lsn || s.durableLSN >= lsn })
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// close makes every later call fail with err.
+func (s *stream) close(err error) {
+	s.mu.Lock()
+	if s.err == nil {
+		s.err = err
+	}
+	s.waiters++ // closes the channel even when nobody waits yet
+	s.broadcast()
+	s.waiters--
+	s.mu.Unlock()
+}
+
+// oldest returns the time of the oldest record after lsn, 0 if there is none.
+// Called with mu held.
+func (s *stream) oldest(lsn uint64) int64 {
+	for _, r := range s.refs {
+		if r.last > lsn {
+			return r.time
+		}
+	}
+	for _, b := range s.sealed {
+		return b[0].Time
+	}
+	if len(s.open) > 0 {
+		return s.open[0].Time
+	}
+	return 0
+}
+
+// lag is the age of the oldest acknowledged write that is not durable in the
+// remote store.
+func (s *stream) lag(now time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.oldest(s.ship.durable)
+	if t == 0 {
+		return 0
+	}
+	return max(0, now.Sub(time.Unix(0, t)))
+}

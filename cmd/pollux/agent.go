@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/cmd/pollux/daemon"
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+func newAgent() *cobra.Command {
+	var path string
+	c := &cobra.Command{
+		Use: "agent -c agent.yaml", Short: "Serve and protect the volumes of this host",
+		Long: `Runs in the foreground until SIGTERM or SIGINT: it then makes everything
+acknowledged durable and ends. Under systemd it notifies readiness.`,
+		Args: cobra.NoArgs,
+	}
+	c.Flags().StringVarP(&path, "config", "c", "/etc/pollux/agent.yaml", "configuration file")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		conf, err := config.LoadAgent(path)
+		if err != nil {
+			return err
+		}
+		log := newLogger(conf.Log)
+		d, err := daemon.Start(c.Context(), conf, version, log)
+		if err != nil {
+			return err
+		}
+		log.Info("serving", "version", version, "nbd", conf.NBD.Unix, "control", conf.Socket)
+		notify("READY=1")
+		err = d.Wait(c.Context())
+		notify("STOPPING=1")
+		log.Info("stopping")
+		if cerr := d.Close(); err == nil {
+			err = cerr
+		}
+		return err
+	}
+	return c
+}
+
+func newLogger(c config.Log) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // checked by config
+	o := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, o))
+}
+
+// notify tells systemd about the service's state: sd_notify(3).
+func notify(state string) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	if path[0] == '@' {
+		path = "\x00" + path[1:]
+	}
+	conn, err := net.Dial("unixgram", path)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pollux:", fail.Wrap(fail.Internal, "notify", "systemd", err))
+		return
+	}
+	defer conn.Close()
+	_, _ = conn.Write([]byte(state))
+}

@@ -1,0 +1,375 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
+
+	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/agent/nbd"
+	"github.com/pollux-dr/pollux/internal/block"
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/journal"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/uploader"
+)
+
+// Daemon is a running agent process.
+type Daemon struct {
+	conf    *config.Agent
+	version string
+	log     *slog.Logger
+	start   time.Time
+
+	lock    *os.File
+	journal *journal.Journal
+	agent   *agent.Agent
+	nbd     *nbd.Server
+	targets []*target
+	metrics *metrics
+	http    []*http.Server
+
+	verbs  sync.Mutex // state-changing verbs, one at a time
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	failed chan error
+}
+
+// target is one object store with its uploader.
+type target struct {
+	conf  config.Target
+	store objstore.Store
+	up    *uploader.Uploader
+}
+
+const (
+	closeTimeout   = 60 * time.Second
+	journalTimeout = 60 * time.Second
+)
+
+// Start brings everything up. It returns when volumes are served.
+func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger) (*Daemon, error) {
+	d := &Daemon{conf: conf, version: version, log: log, start: time.Now(), failed: make(chan error, 16)}
+	run, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
+	if err := d.open(ctx, run); err != nil {
+		_ = d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Daemon) open(ctx, run context.Context) error {
+	c := d.conf
+	for _, dir := range []string{c.State, c.Runtime, filepath.Dir(c.Socket), filepath.Dir(c.NBD.Unix)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fail.Wrap(fail.Denied, "create", dir, err)
+		}
+	}
+	if err := d.lockState(); err != nil {
+		return err
+	}
+	d.metrics = newMetrics(d)
+	var err error
+	if err = d.openJournal(ctx); err != nil {
+		return err
+	}
+	if err = d.openTargets(ctx); err != nil {
+		return err
+	}
+	if err = d.openAgent(); err != nil {
+		return err
+	}
+	if err = d.serveJournal(run); err != nil {
+		return err
+	}
+	for _, t := range d.targets {
+		d.spawn(func() error { return t.up.Run(run) })
+	}
+	if err = d.reconcile(ctx); err != nil {
+		return err
+	}
+	if err = d.serveNBD(run); err != nil {
+		return err
+	}
+	return d.serveHTTP()
+}
+
+// lockState keeps a second process away from the state directory.
+func (d *Daemon) lockState() error {
+	path := filepath.Join(d.conf.State, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fail.Wrap(fail.Denied, "lock", path, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return fail.New(fail.Refused, "lock", d.conf.State, "another process uses this state directory").
+			WithHint("is the agent already running?")
+	}
+	d.lock = f
+	return nil
+}
+
+func (d *Daemon) openJournal(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, journalTimeout)
+	defer cancel()
+	o := journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site,
+		LogBudgetBytes: int64(d.conf.Journal.LogBudget), Heartbeat: time.Duration(d.conf.Journal.Heartbeat)}
+	for _, t := range d.conf.Journal.Targets {
+		o.Targets = append(o.Targets, t.Name)
+		if !t.Optional {
+			o.Required = append(o.Required, t.Name)
+		}
+	}
+	d.journal, err = journal.Open(ctx, o)
+	return err
+}
+
+func (d *Daemon) openTargets(ctx context.Context) error {
+	for _, tc := range d.conf.Journal.Targets {
+		t := &target{conf: tc}
+		s, err := objstore.Open(ctx, tc.URL, objstore.Options{Endpoint: tc.Endpoint, Region: tc.Region,
+			CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Observe: d.metrics.observeStore(tc.Name)})
+		if err != nil {
+			return fail.At("open target", tc.Name, err)
+		}
+		t.store = objstore.WithRetry(s, objstore.Policy{Retryable: uploader.Retryable, Notify: func(err error) { t.up.Notify(err) }})
+		t.up = uploader.New(uploader.Options{Target: tc.Name, Journal: d.journal, Store: t.store, Logger: d.log,
+			RequestsPerSecond: *tc.Requests.Rate, Burst: tc.Requests.Burst})
+		d.targets = append(d.targets, t)
+	}
+	return nil
+}
+
+func (d *Daemon) journalSocket() string { return filepath.Join(d.conf.State, "journal.sock") }
+
+func (d *Daemon) openAgent() (err error) {
+	c := d.conf
+	d.agent, err = agent.Open(agent.Options{
+		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: filepath.Join(c.Runtime, "arena-"+c.Name),
+		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: int64(c.WAL.Segment),
+		Linger: time.Duration(c.WAL.Linger), Reference: true,
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			var nd net.Dialer
+			return nd.DialContext(ctx, "unix", d.journalSocket())
+		},
+	})
+	if err == nil {
+		d.journal.SetSource(d.agent.Frame)
+		d.watch(d.agent.Failed(), d.agent.Err)
+		d.watch(d.journal.Failed(), d.journal.Err)
+	}
+	return err
+}
+
+// watch turns a part's failure into the daemon's.
+func (d *Daemon) watch(failed <-chan struct{}, why func() error) {
+	go func() {
+		<-failed
+		d.fail(why())
+	}()
+}
+
+func (d *Daemon) fail(err error) {
+	select {
+	case d.failed <- err:
+	default:
+	}
+}
+
+// spawn runs a part; its error ends the daemon, unless it is a fence: then the
+// host goes on serving, unprotected, and says so.
+func (d *Daemon) spawn(part func() error) {
+	d.wg.Go(func() {
+		err := part()
+		switch {
+		case err == nil || errors.Is(err, context.Canceled):
+		case fail.Is(err, fail.Fenced):
+			d.log.Error("replication has stopped: another writer owns the object log", "err", err, "hint", fail.HintOf(err))
+		default:
+			d.fail(err)
+		}
+	})
+}
+
+func (d *Daemon) listenUnix(path string) (net.Listener, error) {
+	_ = os.Remove(path) // ours: the state directory is locked
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fail.Wrap(fail.Denied, "listen on", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, fail.Wrap(fail.Denied, "listen on", path, err)
+	}
+	return l, nil
+}
+
+func (d *Daemon) serveJournal(ctx context.Context) error {
+	l, err := d.listenUnix(d.journalSocket())
+	if err != nil {
+		return err
+	}
+	d.spawn(func() error { return d.journal.Serve(ctx, l) })
+	return nil
+}
+
+// exports offers the agent's volumes over NBD.
+type exports struct{ a *agent.Agent }
+
+func (e exports) Open(_ context.Context, name string) (block.Device, error) {
+	if vols := e.a.Volumes(); name == "" && len(vols) == 1 {
+		name = vols[0].Name
+	}
+	return e.a.Device(name)
+}
+
+func (e exports) List(context.Context) []nbd.Export {
+	var out []nbd.Export
+	for _, v := range e.a.Volumes() {
+		if v.Ready {
+			out = append(out, nbd.Export{Name: v.Name, Description: "group " + v.Group, SizeBytes: v.SizeBytes})
+		}
+	}
+	return out
+}
+
+func (d *Daemon) serveNBD(ctx context.Context) error {
+	c := d.conf.NBD
+	o := nbd.Options{Exports: exports{d.agent}, MaxConnections: c.MaxConnections, Logger: d.log, Metrics: d.metrics,
+		ReceiveBudgetBytes: int64(d.conf.Memory) / 2}
+	if c.TLS.Cert != "" {
+		var err error
+		if o.TLS, err = loadTLS(c.TLS); err != nil {
+			return err
+		}
+		o.RequireTLS = true
+	}
+	d.nbd = nbd.New(o)
+	l, err := d.listenUnix(c.Unix)
+	if err != nil {
+		return err
+	}
+	d.spawn(func() error { return d.nbd.Serve(ctx, l) })
+	if c.TCP == "" {
+		return nil
+	}
+	t, err := net.Listen("tcp", c.TCP)
+	if err != nil {
+		return fail.Wrap(fail.Refused, "listen on", c.TCP, err)
+	}
+	d.spawn(func() error { return d.nbd.Serve(ctx, t) })
+	return nil
+}
+
+func loadTLS(c config.TLS) (*tls.Config, error) {
+	cert, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+	if err != nil {
+		return nil, fail.Wrap(fail.Invalid, "load certificate", c.Cert, err)
+	}
+	conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	if c.ClientCA != "" {
+		pem, err := os.ReadFile(c.ClientCA)
+		if err != nil {
+			return nil, fail.Wrap(fail.Invalid, "load", c.ClientCA, err)
+		}
+		conf.ClientCAs = x509.NewCertPool()
+		if !conf.ClientCAs.AppendCertsFromPEM(pem) {
+			return nil, fail.New(fail.Invalid, "load", c.ClientCA, "no certificate in it")
+		}
+		conf.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	return conf, nil
+}
+
+func (d *Daemon) serveHTTP() error {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(d.metrics)
+	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+	ctl := http.NewServeMux()
+	ctl.Handle("/v1/", control.Handler(service{d}))
+	ctl.Handle("/metrics", prom)
+	l, err := d.listenUnix(d.conf.Socket)
+	if err != nil {
+		return err
+	}
+	d.serve(l, ctl)
+	if addr := d.conf.Metrics.Listen; addr != "" {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return fail.Wrap(fail.Refused, "listen on", addr, err)
+		}
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", prom)
+		d.serve(l, mux)
+	}
+	return nil
+}
+
+func (d *Daemon) serve(l net.Listener, h http.Handler) {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug)}
+	d.http = append(d.http, s)
+	d.spawn(func() error {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fail.Wrap(fail.Internal, "serve", l.Addr().String(), err)
+		}
+		return nil
+	})
+}
+
+// Wait blocks until ctx ends or a part cannot go on.
+func (d *Daemon) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-d.failed:
+		return err
+	}
+}
+
+// Close stops serving, makes everything acknowledged durable, and stops. What is
+// not yet in the targets is shipped by the next start.
+func (d *Daemon) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	var errs []error
+	for _, s := range d.http {
+		_ = s.Close()
+	}
+	if d.nbd != nil {
+		errs = append(errs, d.nbd.Shutdown(ctx))
+	}
+	if d.agent != nil {
+		errs = append(errs, d.agent.Close(ctx))
+	}
+	d.cancel()
+	d.wg.Wait()
+	if d.journal != nil {
+		errs = append(errs, d.journal.Close())
+	}
+	for _, t := range d.targets {
+		errs = append(errs, t.store.Close())
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fail.Wrap(fail.KindOf(err), "stop", "agent", fmt.Errorf("%w", err))
+	}
+	return nil
+}

@@ -1,0 +1,390 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/agent/backing"
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// service carries out the operators' verbs.
+type service struct{ *Daemon }
+
+var _ control.Service = service{}
+
+// GroupPut creates a group, or changes or pauses one.
+func (d service) GroupPut(_ context.Context, r control.GroupPut) (control.Group, error) {
+	d.verbs.Lock()
+	defer d.verbs.Unlock()
+	var g state.Group
+	exists := false
+	d.journal.View(func(s *state.State) {
+		if old := s.Groups[r.Name]; old != nil {
+			g, exists = *old, true
+		}
+	})
+	switch {
+	case r.Create && exists:
+		return control.Group{}, fail.New(fail.Exists, "create group", r.Name, "it exists").WithHint("pollux group set changes it")
+	case !r.Create && !exists:
+		return control.Group{}, noSuch("group", r.Name)
+	case r.Create:
+		g = state.Group{Name: r.Name, Ack: "local", Overflow: "throttle", PITR: "every-write", RPOTargetSeconds: 10, Created: time.Now().UTC()}
+	}
+	if err := state.CheckName("group", r.Name); err != nil {
+		return control.Group{}, err
+	}
+	if err := change(&g, &r); err != nil {
+		return control.Group{}, err
+	}
+	if r.DryRun {
+		return d.group(&g), nil
+	}
+	if _, err := d.journal.Propose(state.KindGroupPut, g); err != nil {
+		return control.Group{}, err
+	}
+	if err := d.syncStreams(); err != nil {
+		return control.Group{}, err
+	}
+	d.log.Info("group changed", "group", g.Name, "by", r.By)
+	return d.group(&g), nil
+}
+
+// change applies what the request sets, and refuses what this build cannot keep.
+func change(g *state.Group, r *control.GroupPut) error {
+	bad := func(setting, value, hint string) error {
+		return fail.New(fail.Invalid, "set "+setting+" of group", g.Name, fmt.Sprintf("%q", value)).WithHint(hint)
+	}
+	if r.Ack != nil {
+		if *r.Ack != "local" {
+			return bad("ack", *r.Ack, "an embedded journal of one voter can keep only `local`")
+		}
+		g.Ack = *r.Ack
+	}
+	if r.Overflow != nil {
+		if *r.Overflow != "throttle" {
+			return bad("overflow", *r.Overflow, "this version knows only `throttle`")
+		}
+		g.Overflow = *r.Overflow
+	}
+	if r.PITR != nil {
+		if *r.PITR != "every-write" {
+			return bad("pitr", *r.PITR, "this version keeps every write")
+		}
+		g.PITR = *r.PITR
+	}
+	if r.RPOTargetSeconds != nil {
+		if !(*r.RPOTargetSeconds > 0) {
+			return bad("RPO target", fmt.Sprint(*r.RPOTargetSeconds), "it must be more than 0 seconds")
+		}
+		g.RPOTargetSeconds = *r.RPOTargetSeconds
+	}
+	if r.Paused != nil {
+		g.Paused = *r.Paused
+	}
+	return nil
+}
+
+func noSuch(what, name string) error {
+	return fail.New(fail.NotFound, "find", what+" "+name, "no such "+what).WithHint("pollux " + what + " ls lists them")
+}
+
+func (d service) group(g *state.Group) control.Group {
+	out := control.Group{Name: g.Name, Ack: g.Ack, Overflow: g.Overflow, PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused}
+	d.journal.View(func(s *state.State) {
+		for _, v := range s.Volumes {
+			if v.Group == g.Name && !v.Removed {
+				out.Volumes++
+			}
+		}
+	})
+	return out
+}
+
+// GroupList lists all groups.
+func (d service) GroupList(context.Context, control.List) ([]control.Group, error) {
+	var groups []state.Group
+	d.journal.View(func(s *state.State) {
+		for _, g := range state.Sorted(s.Groups, func(g *state.Group) string { return g.Name }) {
+			groups = append(groups, *g)
+		}
+	})
+	out := make([]control.Group, 0, len(groups))
+	for i := range groups {
+		out = append(out, d.group(&groups[i]))
+	}
+	return out, nil
+}
+
+// VolumeCreate protects a new volume.
+func (d service) VolumeCreate(ctx context.Context, r control.VolumeCreate) (control.Volume, error) {
+	d.verbs.Lock()
+	defer d.verbs.Unlock()
+	if err := state.CheckName("volume", r.Name); err != nil {
+		return control.Volume{}, err
+	}
+	if r.Backing == "" {
+		r.Backing = filepath.Join(d.conf.State, "volumes", r.Name+".img")
+	}
+	if !filepath.IsAbs(r.Backing) {
+		return control.Volume{}, fail.New(fail.Invalid, "create volume", r.Name, "backing "+r.Backing+" is not an absolute path")
+	}
+	have, err := backing.Measure(r.Backing)
+	switch {
+	case fail.Is(err, fail.NotFound) && r.SizeBytes == 0:
+		return control.Volume{}, fail.New(fail.Invalid, "create volume", r.Name, "no size, and no backing at "+r.Backing).
+			WithHint("give --size for a new sparse file, or --backing for an existing file or device")
+	case fail.Is(err, fail.NotFound):
+	case err != nil:
+		return control.Volume{}, err
+	case r.SizeBytes == 0:
+		r.SizeBytes = have
+	case have < r.SizeBytes:
+		return control.Volume{}, fail.New(fail.Invalid, "create volume", r.Name,
+			fmt.Sprintf("backing %s has %d bytes, less than the size of %d", r.Backing, have, r.SizeBytes))
+	}
+	v := state.Volume{Name: r.Name, Group: r.Group, Agent: d.conf.Name, SizeBytes: r.SizeBytes, Backing: r.Backing, Created: time.Now().UTC()}
+	if err := d.checkVolume(&v); err != nil || r.DryRun {
+		return d.volume(&v), err
+	}
+	if v.Stream, err = d.streamOf(r.Group); err != nil {
+		return control.Volume{}, err
+	}
+	if _, err := d.journal.Propose(state.KindVolumeCreate, v); err != nil {
+		return control.Volume{}, err
+	}
+	d.log.Info("volume created", "volume", v.Name, "group", v.Group, "backing", v.Backing, "by", r.By)
+	if err := d.attach(ctx, r.Name); err != nil {
+		return control.Volume{}, err
+	}
+	d.journal.View(func(s *state.State) { v = *s.Volumes[r.Name] })
+	return d.volume(&v), nil
+}
+
+// checkVolume says early what the journal would refuse.
+func (d service) checkVolume(v *state.Volume) (err error) {
+	d.journal.View(func(s *state.State) {
+		switch {
+		case s.Groups[v.Group] == nil:
+			err = noSuch("group", v.Group)
+		case s.Volumes[v.Name] != nil:
+			err = fail.New(fail.Exists, "create volume", v.Name, "a volume of that name exists or existed").WithHint("choose another name")
+		}
+	})
+	return err
+}
+
+// streamOf returns this agent's stream of a group, creating it at first use.
+func (d *Daemon) streamOf(group string) (id uuid.UUID, err error) {
+	find := func() {
+		d.journal.View(func(s *state.State) {
+			if st := s.StreamOf(group, d.conf.Name); st != nil {
+				id = st.ID
+			}
+		})
+	}
+	if find(); id != uuid.Nil {
+		return id, d.syncStreams()
+	}
+	if _, err = d.journal.Propose(state.KindStreamCreate, state.Stream{ID: uuid.New(), Group: group, Agent: d.conf.Name}); err != nil {
+		return id, err
+	}
+	find()
+	return id, d.syncStreams()
+}
+
+// attach makes the agent serve a volume of the control state.
+func (d *Daemon) attach(ctx context.Context, name string) error {
+	var v state.Volume
+	d.journal.View(func(s *state.State) { v = *s.Volumes[name] })
+	if err := mkdirFor(v.Backing); err != nil {
+		return err
+	}
+	lsn, err := d.agent.AddVolume(ctx, agent.VolumeConf{Name: v.Name, Number: v.Number, Group: v.Group, Stream: v.Stream,
+		SizeBytes: v.SizeBytes, Backing: v.Backing})
+	if err != nil || v.Ready {
+		return err
+	}
+	_, err = d.journal.Propose(state.KindVolumeReady, state.VolumeReady{Name: v.Name, FirstLSN: lsn})
+	return err
+}
+
+// syncStreams tells the agent which streams there are, and which are paused.
+func (d *Daemon) syncStreams() error {
+	var confs []agent.StreamConf
+	d.journal.View(func(s *state.State) {
+		for _, st := range s.Streams {
+			if st.Agent == d.conf.Name {
+				confs = append(confs, agent.StreamConf{ID: st.ID, Number: st.Number, Group: st.Group, Paused: s.Groups[st.Group].Paused})
+			}
+		}
+	})
+	slices.SortFunc(confs, func(a, b agent.StreamConf) int { return int(a.Number) - int(b.Number) })
+	for _, c := range confs {
+		if err := d.agent.AddStream(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reconcile brings the agent to what the journal says: a verb may have been cut
+// short by a crash.
+func (d *Daemon) reconcile(ctx context.Context) error {
+	if err := d.syncStreams(); err != nil {
+		return err
+	}
+	served := map[string]bool{}
+	for _, v := range d.agent.Volumes() {
+		served[v.Name] = true
+	}
+	var add, drop []string
+	d.journal.View(func(s *state.State) {
+		for _, v := range s.Volumes {
+			if v.Agent != d.conf.Name {
+				continue
+			}
+			if v.Removed && served[v.Name] {
+				drop = append(drop, v.Name)
+			} else if !v.Removed && (!served[v.Name] || !v.Ready) {
+				add = append(add, v.Name)
+			}
+		}
+	})
+	for _, name := range add {
+		d.log.Info("completing a volume's creation", "volume", name)
+		if err := d.attach(ctx, name); err != nil {
+			return err
+		}
+	}
+	for _, name := range drop {
+		if err := d.agent.RemoveVolume(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d service) volume(v *state.Volume) control.Volume {
+	u := url.URL{Scheme: "nbd+unix", Path: "/" + v.Name, RawQuery: "socket=" + d.conf.NBD.Unix}
+	return control.Volume{Name: v.Name, Group: v.Group, Agent: v.Agent, SizeBytes: v.SizeBytes, Backing: v.Backing, Ready: v.Ready, NBD: "nbd+unix://" + u.Path + "?" + u.RawQuery}
+}
+
+// VolumeList lists the volumes that are protected.
+func (d service) VolumeList(_ context.Context, r control.List) ([]control.Volume, error) {
+	out := []control.Volume{}
+	d.journal.View(func(s *state.State) {
+		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
+			if !v.Removed && (r.Group == "" || v.Group == r.Group) {
+				out = append(out, d.volume(v))
+			}
+		}
+	})
+	return out, nil
+}
+
+// VolumeRemove ends protection.
+func (d service) VolumeRemove(ctx context.Context, r control.VolumeRemove) (control.Volume, error) {
+	d.verbs.Lock()
+	defer d.verbs.Unlock()
+	var v state.Volume
+	d.journal.View(func(s *state.State) {
+		if p := s.Volumes[r.Name]; p != nil && !p.Removed {
+			v = *p
+		}
+	})
+	if v.Name == "" {
+		return control.Volume{}, noSuch("volume", r.Name)
+	}
+	if r.DryRun {
+		return d.volume(&v), nil
+	}
+	if dev, err := d.agent.Device(r.Name); err == nil {
+		d.nbd.Detach(dev)
+	}
+	if err := d.agent.RemoveVolume(ctx, r.Name); err != nil {
+		return control.Volume{}, err
+	}
+	if _, err := d.journal.Propose(state.KindVolumeRemove, state.VolumeRemove{Name: r.Name}); err != nil {
+		return control.Volume{}, err
+	}
+	d.log.Info("volume removed", "volume", v.Name, "by", r.By)
+	return d.volume(&v), nil
+}
+
+// BookmarkAdd names the present point of a group.
+func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (control.Bookmark, error) {
+	d.verbs.Lock()
+	defer d.verbs.Unlock()
+	if err := state.CheckName("bookmark", r.Name); err != nil {
+		return control.Bookmark{}, err
+	}
+	var st *state.Stream
+	var taken, group bool
+	d.journal.View(func(s *state.State) {
+		group = s.Groups[r.Group] != nil
+		taken = s.Bookmarks[r.Group+"/"+r.Name] != nil
+		if p := s.StreamOf(r.Group, d.conf.Name); p != nil {
+			c := *p
+			st = &c
+		}
+	})
+	switch {
+	case !group:
+		return control.Bookmark{}, noSuch("group", r.Group)
+	case taken:
+		return control.Bookmark{}, fail.New(fail.Exists, "add bookmark", r.Group+"/"+r.Name, "it exists").WithHint("choose another name")
+	case st == nil:
+		return control.Bookmark{}, fail.New(fail.Refused, "add bookmark", r.Group+"/"+r.Name, "the group has no volume yet")
+	case r.DryRun:
+		return control.Bookmark{Name: r.Name, Group: r.Group}, nil
+	}
+	lsn, err := d.agent.Mark(ctx, st.ID, r.Name)
+	if err != nil {
+		return control.Bookmark{}, err
+	}
+	_, epoch, _ := d.journal.ID()
+	b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, LSN: lsn, Epoch: epoch, Time: time.Now().UTC()}
+	if _, err := d.journal.Propose(state.KindBookmarkAdd, b); err != nil {
+		return control.Bookmark{}, err
+	}
+	d.log.Info("bookmark added", "bookmark", r.Name, "group", r.Group, "lsn", lsn, "by", r.By)
+	return d.bookmark(&b), nil
+}
+
+func (d service) bookmark(b *state.Bookmark) control.Bookmark {
+	out := control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time}
+	for _, s := range d.agent.Status().Streams {
+		if s.Conf.ID == b.Stream {
+			out.Durable = s.RemoteLSN >= b.LSN
+		}
+	}
+	return out
+}
+
+// BookmarkList lists bookmarks, of one group or of all.
+func (d service) BookmarkList(_ context.Context, r control.List) ([]control.Bookmark, error) {
+	var marks []state.Bookmark
+	d.journal.View(func(s *state.State) {
+		for _, b := range state.Sorted(s.Bookmarks, func(b *state.Bookmark) string { return b.Group + "/" + b.Name }) {
+			if r.Group == "" || b.Group == r.Group {
+				marks = append(marks, *b)
+			}
+		}
+	})
+	out := make([]control.Bookmark, 0, len(marks))
+	for i := range marks {
+		out = append(out, d.bookmark(&marks[i]))
+	}
+	return out, nil
+}

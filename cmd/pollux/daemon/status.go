@@ -1,0 +1,129 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+func mkdirFor(path string) error {
+	return fail.Wrap(fail.Denied, "create", filepath.Dir(path), os.MkdirAll(filepath.Dir(path), 0o700))
+}
+
+// Status reports where everything stands.
+func (d service) Status(context.Context, struct{}) (control.Status, error) {
+	a, j := d.agent.Status(), d.journal.Status()
+	id, _, _ := d.journal.ID()
+	st := control.Status{
+		Groups: []control.GroupStatus{},
+		Journal: control.JournalStatus{ID: id.String(), Leader: j.Leader, Term: j.Term, Epoch: j.Epoch,
+			LogBytes: j.LogBytes, LogBudgetBytes: j.LogBudget},
+		Agent: control.AgentStatus{Name: d.conf.Name, Version: d.version, MemoryBytes: a.Arena.UsedBytes, MemoryBudget: a.Arena.TotalBytes,
+			WALBytes: a.WAL.LiveBytes, WALBudgetBytes: a.WAL.BudgetBytes, WrittenBytes: a.PlainBytes, StoredBytes: a.StoredBytes,
+			NewGeneration: a.NewArena, UptimeSeconds: time.Since(d.start).Seconds()},
+	}
+	if d.nbd != nil {
+		st.Agent.Connections = d.nbd.Connections()
+	}
+	if err := d.journal.Err(); err != nil {
+		st.Journal.Error = err.Error()
+	}
+	for _, t := range d.targets {
+		st.Targets = append(st.Targets, t.status())
+	}
+	streams := map[string]agent.StreamStatus{}
+	for _, s := range a.Streams {
+		streams[s.Conf.Group] = s
+	}
+	var groups []state.Group
+	initializing := map[string]bool{}
+	d.journal.View(func(s *state.State) {
+		for _, g := range state.Sorted(s.Groups, func(g *state.Group) string { return g.Name }) {
+			groups = append(groups, *g)
+		}
+		for _, v := range s.Volumes {
+			if !v.Removed && !v.Ready {
+				initializing[v.Group] = true
+			}
+		}
+	})
+	for i := range groups {
+		s := streams[groups[i].Name]
+		st.Groups = append(st.Groups, d.groupStatus(&groups[i], &s, &a, initializing[groups[i].Name]))
+	}
+	return st, nil
+}
+
+func (t *target) status() control.TargetStatus {
+	u := t.up.Status()
+	out := control.TargetStatus{Name: t.conf.Name, URL: u.URL, Site: t.conf.Site, Position: u.Position,
+		ShippedBytes: u.Bytes, ShippedObject: u.Objects}
+	if !u.LastSuccess.IsZero() {
+		out.LastSuccess = &u.LastSuccess
+	}
+	if u.Err != nil {
+		out.Error = u.Err.Error()
+	}
+	return out
+}
+
+func (d *Daemon) groupStatus(g *state.Group, s *agent.StreamStatus, a *agent.Status, initializing bool) control.GroupStatus {
+	out := control.GroupStatus{Name: g.Name, Role: "primary", Ack: g.Ack, RPOTargetSeconds: g.RPOTargetSeconds,
+		LagSeconds: s.Lag.Seconds(), LagBytes: s.LagBytes, LastLSN: s.LastLSN, DurableLSN: s.RemoteLSN, BacklogBytes: s.LagBytes}
+	if s.RemoteLSN > 0 {
+		t := time.Now().Add(-s.Lag)
+		out.LastPointTime = &t
+	}
+	out.State, out.Reason = d.groupState(g, s, a, initializing)
+	return out
+}
+
+// groupState names the worst thing that is true of a group, in the words of the
+// design.
+func (d *Daemon) groupState(g *state.Group, s *agent.StreamStatus, a *agent.Status, initializing bool) (string, string) {
+	fenced, storeErr := "", ""
+	for _, t := range d.targets {
+		u := t.up.Status()
+		if u.Fenced {
+			fenced = u.Err.Error()
+		} else if u.Err != nil && storeErr == "" {
+			storeErr = "target " + t.conf.Name + ": " + u.Err.Error()
+		}
+	}
+	because := func(own string) string {
+		switch {
+		case storeErr != "":
+			return storeErr
+		case a.ShipErr != nil:
+			return a.ShipErr.Error()
+		}
+		return own
+	}
+	switch {
+	case a.Err != nil:
+		return "Faulted", a.Err.Error()
+	case s.Fault != nil && fail.Is(s.Fault, fail.Fenced):
+		return "Fenced", s.Fault.Error()
+	case fenced != "":
+		return "Fenced", fenced
+	case s.Fault != nil:
+		return "Suspended", s.Fault.Error()
+	case g.Paused:
+		return "Paused", "paused by an operator"
+	case s.ApplyErr != nil:
+		return "Throttled", s.ApplyErr.Error()
+	case a.Slow:
+		return "Throttled", because("the WAL is nearly full")
+	case initializing:
+		return "Initializing", "initial sync"
+	case s.Lag.Seconds() > g.RPOTargetSeconds:
+		return "Lagging", because("lag is above the RPO target")
+	}
+	return "Replicating", ""
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+func newGroup() *cobra.Command {
+	c := &cobra.Command{Use: "group", Short: "Consistency groups: create, set, ls, pause, resume"}
+	c.AddCommand(newGroupPut("create", "Create a consistency group", true), newGroupPut("set", "Change a group's settings", false),
+		newGroupPause("pause", "Stop replicating a group; its writes collect in the WAL", true),
+		newGroupPause("resume", "Go on replicating a paused group", false), newGroupList())
+	return c
+}
+
+func newGroupPut(verb, short string, create bool) *cobra.Command {
+	var f daemonFlags
+	var ack, overflow, pitr string
+	var rpo float64
+	var dryRun bool
+	c := &cobra.Command{Use: verb + " GROUP", Short: short, Args: cobra.ExactArgs(1)}
+	f.add(c)
+	c.Flags().StringVar(&ack, "ack", "local", "what FLUSH waits for: local (journal and remote come with the journal cluster)")
+	c.Flags().StringVar(&overflow, "overflow", "throttle", "what a full WAL does: throttle")
+	c.Flags().StringVar(&pitr, "pitr", "every-write", "which points are kept: every-write")
+	c.Flags().Float64Var(&rpo, "rpo-target", 10, "lag in seconds above which the group is Lagging")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, change nothing")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		r := control.GroupPut{Name: args[0], Create: create, DryRun: dryRun, By: operator()}
+		set := func(flag string, p **string, v *string) {
+			if c.Flags().Changed(flag) {
+				*p = v
+			}
+		}
+		set("ack", &r.Ack, &ack)
+		set("overflow", &r.Overflow, &overflow)
+		set("pitr", &r.PITR, &pitr)
+		if c.Flags().Changed("rpo-target") {
+			r.RPOTargetSeconds = &rpo
+		}
+		if !create && r.Ack == nil && r.Overflow == nil && r.PITR == nil && r.RPOTargetSeconds == nil {
+			return fail.New(fail.Invalid, "set group", args[0], "nothing to set").WithHint("see pollux group set --help")
+		}
+		return groupPut(c, &f, r)
+	}
+	return c
+}
+
+func groupPut(c *cobra.Command, f *daemonFlags, r control.GroupPut) error {
+	var g control.Group
+	if err := f.client().Call(c.Context(), control.VerbGroupPut, r, &g); err != nil {
+		return err
+	}
+	if f.json {
+		return printJSON(c.OutOrStdout(), g)
+	}
+	printGroups(c, []control.Group{g})
+	return nil
+}
+
+func newGroupPause(verb, short string, paused bool) *cobra.Command {
+	var f daemonFlags
+	var dryRun bool
+	c := &cobra.Command{Use: verb + " GROUP", Short: short, Args: cobra.ExactArgs(1)}
+	f.add(c)
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, change nothing")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return groupPut(c, &f, control.GroupPut{Name: args[0], Paused: &paused, DryRun: dryRun, By: operator()})
+	}
+	return c
+}
+
+func newGroupList() *cobra.Command {
+	var f daemonFlags
+	c := &cobra.Command{Use: "ls", Short: "List the groups", Args: cobra.NoArgs}
+	f.add(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		var groups []control.Group
+		if err := f.client().Call(c.Context(), control.VerbGroupList, control.List{}, &groups); err != nil {
+			return err
+		}
+		if f.json {
+			return printJSON(c.OutOrStdout(), map[string]any{"groups": groups})
+		}
+		printGroups(c, groups)
+		return nil
+	}
+	return c
+}
+
+func printGroups(c *cobra.Command, groups []control.Group) {
+	rows := [][]string{{"GROUP", "ACK", "OVERFLOW", "PITR", "RPO TARGET", "PAUSED", "VOLUMES"}}
+	for _, g := range groups {
+		rows = append(rows, []string{g.Name, g.Ack, g.Overflow, g.PITR, fmt.Sprintf("%g s", g.RPOTargetSeconds), fmt.Sprint(g.Paused), fmt.Sprint(g.Volumes)})
+	}
+	table(c.OutOrStdout(), rows)
+}

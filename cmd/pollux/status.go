@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/internal/control"
+)
+
+func newStatus() *cobra.Command {
+	var f daemonFlags
+	var watch, check bool
+	c := &cobra.Command{Use: "status", Short: "Show groups, lag, journal and targets", Args: cobra.NoArgs,
+		Long: `With --check it prints one line and exits 0 when all groups replicate within their
+RPO target, 1 when one is Lagging, Throttled, Paused or Initializing, and 2 when
+one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer.`}
+	f.add(c)
+	c.Flags().BoolVar(&watch, "watch", false, "repeat every second until interrupted")
+	c.Flags().BoolVar(&check, "check", false, "for monitoring: one line and exit status 0, 1 or 2")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		for {
+			var st control.Status
+			err := f.client().Call(c.Context(), control.VerbStatus, struct{}{}, &st)
+			if check {
+				return checkStatus(c.OutOrStdout(), &f, &st, err)
+			}
+			if err != nil {
+				return err
+			}
+			if f.json {
+				err = printJSON(c.OutOrStdout(), st)
+			} else {
+				if watch {
+					fmt.Fprint(c.OutOrStdout(), "\x1b[H\x1b[2J")
+				}
+				printStatus(c.OutOrStdout(), &st)
+			}
+			if err != nil || !watch {
+				return err
+			}
+			select {
+			case <-c.Context().Done():
+				return nil
+			case <-time.After(time.Second):
+			}
+		}
+	}
+	return c
+}
+
+// severity is a group state's exit status under --check.
+func severity(state string) int {
+	switch state {
+	case "Replicating":
+		return 0
+	case "Lagging", "Throttled", "Paused", "Initializing", "Resyncing", "Testing", "FailingOver":
+		return 1
+	}
+	return 2
+}
+
+func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) error {
+	code, line := 0, ""
+	if err != nil {
+		code, line = 2, err.Error()
+	}
+	for _, g := range st.Groups {
+		s := severity(g.State)
+		if s > code || line == "" {
+			code = max(code, s)
+			line = fmt.Sprintf("group %s is %s, lag %.3f s (target %g s)", g.Name, g.State, g.LagSeconds, g.RPOTargetSeconds)
+			if g.Reason != "" {
+				line += ": " + g.Reason
+			}
+		}
+	}
+	if line == "" {
+		line = "no groups"
+	}
+	word := [...]string{"OK", "WARNING", "CRITICAL"}[code]
+	if f.json {
+		if err := printJSON(w, map[string]any{"check": word, "text": line, "status": st}); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(w, "%s: %s\n", word, line)
+	}
+	if code != 0 {
+		return exitCode(code)
+	}
+	return nil
+}
+
+func printStatus(w io.Writer, st *control.Status) {
+	rows := [][]string{{"GROUP", "ROLE", "STATE", "LAG", "BEHIND", "LAST LSN", "DURABLE LSN", "REASON"}}
+	for _, g := range st.Groups {
+		rows = append(rows, []string{g.Name, g.Role, g.State, humanDuration(time.Duration(g.LagSeconds * 1e9)), humanBytes(g.LagBytes),
+			fmt.Sprint(g.LastLSN), fmt.Sprint(g.DurableLSN), g.Reason})
+	}
+	table(w, rows)
+	fmt.Fprintln(w)
+	rows = [][]string{{"TARGET", "SITE", "URL", "OBJECTS", "LAST SUCCESS", "ERROR"}}
+	for _, t := range st.Targets {
+		last := "never"
+		if t.LastSuccess != nil {
+			last = humanDuration(time.Since(*t.LastSuccess)) + " ago"
+		}
+		rows = append(rows, []string{t.Name, t.Site, t.URL, fmt.Sprint(t.Position), last, t.Error})
+	}
+	table(w, rows)
+	role := "leader"
+	if !st.Journal.Leader {
+		role = "no leader"
+	}
+	fmt.Fprintf(w, "\njournal %s: %s, epoch %d, term %d, log %s of %s\n", st.Journal.ID, role, st.Journal.Epoch, st.Journal.Term,
+		humanBytes(st.Journal.LogBytes), humanBytes(st.Journal.LogBudgetBytes))
+	fmt.Fprintf(w, "agent %s: memory %s of %s, WAL %s of %s, %d NBD connections\n", st.Agent.Name, humanBytes(st.Agent.MemoryBytes),
+		humanBytes(st.Agent.MemoryBudget), humanBytes(st.Agent.WALBytes), humanBytes(st.Agent.WALBudgetBytes), st.Agent.Connections)
+}

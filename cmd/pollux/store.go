@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync/atomic"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/twin"
+)
+
+// retryLimit is how many failed attempts a verb waits out before it gives up;
+// the daemon, which has time, never does.
+const retryLimit = 5
+
+// openStore opens a store for a verb.
+func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), error) {
+	if f.url == "" {
+		return nil, nil, fail.New(fail.Invalid, "open", "object store", "none is named").WithHint("name it with --store file:///directory or s3://bucket/prefix")
+	}
+	s, err := objstore.Open(ctx, f.url, f.opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	var tries atomic.Int32
+	s = objstore.WithRetry(s, objstore.Policy{
+		Retryable: func(err error) bool { return fail.Is(err, fail.Retry) && tries.Add(1) <= retryLimit },
+		Notify:    func(err error) { fmt.Fprintln(os.Stderr, "pollux: trying again:", err) },
+	})
+	return s, func() { _ = s.Close() }, nil
+}
+
+func openLog(ctx context.Context, f *storeFlags, progress twin.Progress) (*twin.Log, func(), error) {
+	s, done, err := openStore(ctx, f)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := twin.Open(ctx, s, progress)
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return l, done, nil
+}

@@ -1,0 +1,292 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// restoreTarget is the file or device that a restore writes.
+type restoreTarget struct {
+	path       string
+	size       int64 // of the volume
+	exists     bool
+	device     bool
+	what       string   // for people: "new file", "ext4 filesystem, 10GiB block device"
+	objections []string // why it should not be overwritten
+	file       *os.File
+}
+
+// inspectTarget looks at path without changing anything. A target that can never
+// take the volume is an error; one that would lose something has objections.
+func inspectTarget(path string, size int64) (*restoreTarget, error) {
+	t := &restoreTarget{path: path, size: size, what: "new file"}
+	st, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		dir, derr := os.Stat(filepath.Dir(path))
+		if derr != nil || !dir.IsDir() {
+			return nil, fail.New(fail.NotFound, "restore to", path, "its directory does not exist")
+		}
+		return t, nil
+	}
+	if err != nil {
+		return nil, fail.Wrap(fail.Denied, "look at", path, err)
+	}
+	t.exists = true
+	switch {
+	case st.Mode().IsRegular():
+	case st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0:
+		t.device = true
+	default:
+		return nil, fail.New(fail.Invalid, "restore to", path, "neither a regular file nor a block device")
+	}
+	return t, t.examine()
+}
+
+func (t *restoreTarget) examine() error {
+	f, err := os.Open(t.path)
+	if err != nil {
+		return fail.Wrap(fail.Denied, "look at", t.path, err)
+	}
+	defer f.Close()
+	have, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fail.Wrap(fail.Internal, "measure", t.path, err)
+	}
+	kind := "regular file"
+	if t.device {
+		kind = "block device"
+	}
+	content := signature(f)
+	t.what = fmt.Sprintf("%s %s with %s", config.Bytes(have), kind, content)
+	object := func(format string, args ...any) { t.objections = append(t.objections, fmt.Sprintf(format, args...)) }
+	if t.device && have < t.size {
+		return fail.New(fail.Refused, "restore to", t.path, fmt.Sprintf("the device has %d bytes, the volume %d", have, t.size))
+	}
+	if !t.device && have > 0 && have < t.size {
+		object("it is too small (%d bytes; the volume has %d)", have, t.size)
+	}
+	if content != "nothing but zeros" && have > 0 {
+		object("it is not empty: %s", t.what)
+	}
+	if where := mountedAt(t.path); where != "" {
+		object("it is in use: %s", where)
+	}
+	if who := heldBy(t.path); who != "" {
+		object("it is held open by %s", who)
+	}
+	return nil
+}
+
+// signature says what a target seems to hold.
+func signature(f *os.File) string {
+	b := make([]byte, 1<<20)
+	n, _ := f.ReadAt(b, 0)
+	b = b[:n]
+	at := func(off int, magic string) bool {
+		return len(b) >= off+len(magic) && string(b[off:off+len(magic)]) == magic
+	}
+	switch {
+	case at(0, "XFSB"):
+		return "an XFS filesystem"
+	case at(1080, "\x53\xef"):
+		return "an ext2/3/4 filesystem"
+	case at(0x10040, "_BHRfS_M"):
+		return "a btrfs filesystem"
+	case at(0, "LUKS\xba\xbe"):
+		return "a LUKS container"
+	case at(512, "LABELONE"), at(0, "LABELONE"):
+		return "an LVM physical volume"
+	case at(4086, "SWAPSPACE2"):
+		return "swap space"
+	case at(512, "EFI PART"):
+		return "a GPT partition table"
+	case at(510, "\x55\xaa"):
+		return "an MBR partition table or boot sector"
+	case at(0, "SQLite format 3"):
+		return "an SQLite database"
+	case at(0, "QFI\xfb"):
+		return "a qcow2 image"
+	}
+	if len(bytes.TrimLeft(b, "\x00")) > 0 {
+		return "data of an unknown kind"
+	}
+	if off, err := f.Seek(0, unix.SEEK_DATA); err == nil && off >= 0 {
+		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
+			if nonZero(f, off) {
+				return "data of an unknown kind"
+			}
+		}
+	}
+	return "nothing but zeros"
+}
+
+// nonZero looks through a regular file's data for a byte that is not zero.
+func nonZero(f *os.File, from int64) bool {
+	b := make([]byte, 1<<20)
+	for off := from; ; {
+		n, err := f.ReadAt(b, off)
+		if len(bytes.TrimLeft(b[:n], "\x00")) > 0 {
+			return true
+		}
+		if err != nil || n == 0 {
+			return false
+		}
+		next, serr := f.Seek(off+int64(n), unix.SEEK_DATA)
+		if serr != nil {
+			return false
+		}
+		off = max(next, off+int64(n))
+	}
+}
+
+// mountedAt says where a device, or a loop device over a file, is in use.
+func mountedAt(path string) string {
+	st, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	var devs []string // major:minor
+	if st.Mode()&os.ModeDevice != 0 {
+		devs = append(devs, rdev(path))
+	}
+	real, _ := filepath.EvalSymlinks(path)
+	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, l := range loops {
+		b, _ := os.ReadFile(l)
+		if real != "" && strings.TrimSpace(string(b)) == real {
+			name := strings.Split(l, "/")[3]
+			dev, _ := os.ReadFile("/sys/block/" + name + "/dev")
+			devs = append(devs, strings.TrimSpace(string(dev)))
+			if where := mountOf(devs); where != "" {
+				return where
+			}
+			return "behind /dev/" + name
+		}
+	}
+	return mountOf(devs)
+}
+
+func rdev(path string) string {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+}
+
+func mountOf(devs []string) string {
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		for _, d := range devs {
+			if len(f) > 4 && f[2] == d {
+				return "mounted at " + f[4]
+			}
+		}
+	}
+	return ""
+}
+
+// heldBy looks for processes that have the target open.
+func heldBy(path string) string {
+	var want unix.Stat_t
+	if unix.Stat(path, &want) != nil {
+		return ""
+	}
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		pid := strings.Split(fd, "/")[2]
+		var st unix.Stat_t
+		if pid == fmt.Sprint(os.Getpid()) || unix.Stat(fd, &st) != nil {
+			continue
+		}
+		same := st.Dev == want.Dev && st.Ino == want.Ino
+		if want.Mode&unix.S_IFMT == unix.S_IFBLK {
+			same = st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == want.Rdev
+		}
+		if same {
+			comm, _ := os.ReadFile("/proc/" + pid + "/comm")
+			return fmt.Sprintf("process %s (%s)", pid, strings.TrimSpace(string(comm)))
+		}
+	}
+	return ""
+}
+
+// open makes the target ready: it reads as zeros when it returns. A file is
+// written beside its place, and moved there when it is complete.
+func (t *restoreTarget) open() (err error) {
+	if t.device {
+		if t.file, err = os.OpenFile(t.path, os.O_RDWR|unix.O_EXCL, 0); err != nil {
+			t.file, err = os.OpenFile(t.path, os.O_RDWR, 0) // in use, and the operator insists
+		}
+		if err != nil {
+			return fail.Wrap(fail.Denied, "open", t.path, err)
+		}
+		return t.zeroDevice()
+	}
+	t.file, err = os.OpenFile(t.partial(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fail.Wrap(fail.Denied, "create", t.partial(), err)
+	}
+	if err := t.file.Truncate(t.size); err != nil {
+		return t.finish(fail.Wrap(fail.Full, "create", t.partial(), err))
+	}
+	return nil
+}
+
+func (t *restoreTarget) partial() string { return t.path + ".partial" }
+
+const blkZeroOut = 0x127f // BLKZEROOUT of linux/fs.h
+
+func (t *restoreTarget) zeroDevice() error {
+	var span [16]byte
+	binary.NativeEndian.PutUint64(span[8:], uint64(t.size)&^511)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, t.file.Fd(), blkZeroOut, uintptr(unsafe.Pointer(&span[0])))
+	if errno != 0 {
+		return t.finish(fail.Wrap(fail.Internal, "zero", t.path, errno))
+	}
+	if rest := t.size & 511; rest > 0 {
+		if _, err := t.file.WriteAt(make([]byte, rest), t.size-rest); err != nil {
+			return t.finish(fail.Wrap(fail.Internal, "zero", t.path, err))
+		}
+	}
+	return nil
+}
+
+// finish makes a good restore durable, or removes a bad one's file.
+func (t *restoreTarget) finish(err error) error {
+	if err == nil {
+		err = fail.Wrap(fail.Full, "sync", t.path, t.file.Sync())
+	}
+	if cerr := t.file.Close(); err == nil {
+		err = fail.Wrap(fail.Full, "close", t.path, cerr)
+	}
+	if t.device {
+		return err
+	}
+	if err != nil {
+		_ = os.Remove(t.partial())
+		return err
+	}
+	if err := os.Rename(t.partial(), t.path); err != nil {
+		return fail.Wrap(fail.Denied, "complete", t.path, err)
+	}
+	d, err := os.Open(filepath.Dir(t.path))
+	if err == nil {
+		err = d.Sync()
+		_ = d.Close()
+	}
+	return fail.Wrap(fail.Internal, "sync", filepath.Dir(t.path), err)
+}

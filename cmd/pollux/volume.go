@@ -1,0 +1,175 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin"
+)
+
+func newVolume() *cobra.Command {
+	c := &cobra.Command{Use: "volume", Short: "Protected volumes: create, ls, rm"}
+	c.AddCommand(newVolumeCreate(), newVolumeList(), newVolumeRemove())
+	return c
+}
+
+func newVolumeCreate() *cobra.Command {
+	var f daemonFlags
+	var r control.VolumeCreate
+	var size config.Bytes
+	c := &cobra.Command{Use: "create VOLUME --group GROUP", Short: "Protect a new volume, or an existing file or device", Args: cobra.ExactArgs(1),
+		Long: `Without --backing, a sparse file of --size is made in the agent's state directory.
+With --backing, an existing file or device is protected as it is: what it holds
+is put into the log first (initial sync), then the volume is served.`}
+	f.add(c)
+	c.Flags().StringVar(&r.Group, "group", "", "consistency group (required)")
+	c.Flags().Var(&size, "size", "size, as in 10GiB (default: that of the backing)")
+	c.Flags().StringVar(&r.Backing, "backing", "", "file or device that holds the blocks")
+	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "check and show, change nothing")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if r.Group == "" {
+			return fail.New(fail.Invalid, "create volume", args[0], "no group").WithHint("name one with --group; pollux group ls lists them")
+		}
+		if r.Backing != "" {
+			abs, err := filepath.Abs(r.Backing)
+			if err != nil {
+				return fail.Wrap(fail.Invalid, "resolve", r.Backing, err)
+			}
+			r.Backing = abs
+		}
+		r.Name, r.SizeBytes, r.By = args[0], int64(size), operator()
+		var v control.Volume
+		if err := f.client().Call(c.Context(), control.VerbVolumeCreate, r, &v); err != nil {
+			return err
+		}
+		if f.json {
+			return printJSON(c.OutOrStdout(), v)
+		}
+		printVolumes(c, []control.Volume{v})
+		return nil
+	}
+	return c
+}
+
+func printVolumes(c *cobra.Command, vols []control.Volume) {
+	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "READY", "BACKING", "NBD"}}
+	for _, v := range vols {
+		rows = append(rows, []string{v.Name, v.Group, config.Bytes(v.SizeBytes).String(), fmt.Sprint(v.Ready), v.Backing, v.NBD})
+	}
+	table(c.OutOrStdout(), rows)
+}
+
+func newVolumeList() *cobra.Command {
+	var f daemonFlags
+	var s storeFlags
+	c := &cobra.Command{Use: "ls [--store URL]", Short: "List the volumes of the agent, or of an object store", Args: cobra.NoArgs}
+	f.add(c)
+	s.add(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if s.url != "" {
+			return listStoreVolumes(c, &f, &s)
+		}
+		var vols []control.Volume
+		if err := f.client().Call(c.Context(), control.VerbVolumeList, control.List{}, &vols); err != nil {
+			return err
+		}
+		if f.json {
+			return printJSON(c.OutOrStdout(), map[string]any{"volumes": vols})
+		}
+		printVolumes(c, vols)
+		return nil
+	}
+	return c
+}
+
+// storeVolume is what a bucket holds of a volume.
+type storeVolume struct {
+	Name       string    `json:"name"`
+	Group      string    `json:"group"`
+	SizeBytes  int64     `json:"size_bytes"`
+	Ready      bool      `json:"ready"`
+	Removed    bool      `json:"removed"`
+	FirstLSN   uint64    `json:"first_lsn"`
+	FirstTime  time.Time `json:"first_time"`
+	LastLSN    uint64    `json:"last_lsn"`
+	LastTime   time.Time `json:"last_time"`
+	AgeSeconds float64   `json:"age_seconds"`
+	Epoch      uint64    `json:"epoch"`
+}
+
+func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
+	l, closeStore, err := openLog(c.Context(), s, nil)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	vols := []storeVolume{}
+	for _, v := range state.Sorted(l.State.Volumes, func(v *state.Volume) string { return v.Name }) {
+		vols = append(vols, describe(l, v))
+	}
+	if f.json {
+		return printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "journal": l.Identity.Journal, "volumes": vols})
+	}
+	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "FIRST LSN", "FIRST POINT", "LAST LSN", "LAST POINT", "AGE", "STATE"}}
+	for _, v := range vols {
+		st := "ready"
+		if v.Removed {
+			st = "removed"
+		} else if !v.Ready {
+			st = "initializing"
+		}
+		rows = append(rows, []string{v.Name, v.Group, config.Bytes(v.SizeBytes).String(), fmt.Sprint(v.FirstLSN), v.FirstTime.Format(time.RFC3339),
+			fmt.Sprint(v.LastLSN), v.LastTime.Format(time.RFC3339), humanDuration(time.Duration(v.AgeSeconds * 1e9)), st})
+	}
+	table(c.OutOrStdout(), rows)
+	return nil
+}
+
+func describe(l *twin.Log, v *state.Volume) storeVolume {
+	out := storeVolume{Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Ready: v.Ready, Removed: v.Removed,
+		FirstLSN: v.FirstLSN, FirstTime: v.Created, LastTime: v.Created, Epoch: l.Epoch}
+	if r, ok := l.RangeOf(v.Stream); ok {
+		out.LastLSN, out.LastTime = r.LastLSN, r.LastTime.UTC()
+		if r.FirstTime.After(v.Created) {
+			out.FirstTime = r.FirstTime.UTC()
+		}
+	}
+	out.AgeSeconds = time.Since(out.LastTime).Seconds()
+	return out
+}
+
+func newVolumeRemove() *cobra.Command {
+	var f daemonFlags
+	var r control.VolumeRemove
+	var yes bool
+	c := &cobra.Command{Use: "rm VOLUME", Short: "End a volume's protection; its backing and its history stay", Args: cobra.ExactArgs(1)}
+	f.add(c)
+	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "show, change nothing")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		r.Name, r.By = args[0], operator()
+		if !r.DryRun {
+			what := "This ends the protection of volume " + r.Name + " and disconnects its clients. Backing and history stay."
+			if err := confirm(c, what, r.Name, yes); err != nil {
+				return err
+			}
+		}
+		var v control.Volume
+		if err := f.client().Call(c.Context(), control.VerbVolumeRemove, r, &v); err != nil {
+			return err
+		}
+		if f.json {
+			return printJSON(c.OutOrStdout(), v)
+		}
+		printVolumes(c, []control.Volume{v})
+		return nil
+	}
+	return c
+}

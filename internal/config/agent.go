@@ -1,0 +1,262 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// Agent are the settings of `pollux agent`.
+type Agent struct {
+	Name    string `yaml:"name"`    // default: the host's name
+	Site    string `yaml:"site"`    // where this host is; default "local"
+	State   string `yaml:"state"`   // default /var/lib/pollux
+	Runtime string `yaml:"runtime"` // on tmpfs; default /dev/shm/pollux
+	Socket  string `yaml:"socket"`  // control; default <state>/control.sock
+	Memory  Bytes  `yaml:"memory"`  // acknowledged writes in flight; default 128MiB
+
+	WAL     WAL     `yaml:"wal"`
+	NBD     NBD     `yaml:"nbd"`
+	Journal Journal `yaml:"journal"`
+	Metrics Metrics `yaml:"metrics"`
+	Log     Log     `yaml:"log"`
+}
+
+// WAL bounds the agent's change log.
+type WAL struct {
+	Budget  Bytes    `yaml:"budget"`  // default 8GiB
+	Segment Bytes    `yaml:"segment"` // default 64MiB
+	Linger  Duration `yaml:"linger"`  // how long an open frame waits; default 2ms
+}
+
+// NBD says where volumes are served.
+type NBD struct {
+	Unix           string `yaml:"unix"` // default <state>/nbd.sock
+	TCP            string `yaml:"tcp"`  // host:port; default none
+	TLS            TLS    `yaml:"tls"`  // for TCP
+	MaxConnections int    `yaml:"max_connections"`
+}
+
+// TLS names PEM files.
+type TLS struct {
+	Cert     string `yaml:"cert"`
+	Key      string `yaml:"key"`
+	ClientCA string `yaml:"client_ca"` // clients must show a certificate of it
+}
+
+// Journal configures the embedded journal.
+type Journal struct {
+	LogBudget Bytes    `yaml:"log_budget"` // default 2GiB
+	Heartbeat Duration `yaml:"heartbeat"`  // default 1m
+	Targets   []Target `yaml:"targets"`
+}
+
+// Target is one remote object store.
+type Target struct {
+	Name            string   `yaml:"name"`
+	URL             string   `yaml:"url"` // file:///directory or s3://bucket/prefix
+	Site            string   `yaml:"site"`
+	Endpoint        string   `yaml:"endpoint"`
+	Region          string   `yaml:"region"`
+	CredentialsFile string   `yaml:"credentials_file"`
+	CAFile          string   `yaml:"ca_file"`
+	Optional        bool     `yaml:"optional"`
+	Requests        Requests `yaml:"requests"`
+}
+
+// Requests is a token bucket over the objects created, because they cost money.
+type Requests struct {
+	Rate  *float64 `yaml:"rate"`  // per second; 0 is unlimited; default 10
+	Burst int      `yaml:"burst"` // default 100
+}
+
+// Metrics says where /metrics is served.
+type Metrics struct {
+	Listen string `yaml:"listen"` // host:port; default none (the control socket has it too)
+}
+
+// Log says what is logged, to standard error.
+type Log struct {
+	Level  string `yaml:"level"`  // debug, info, warn, error; default info
+	Format string `yaml:"format"` // text, json; default text
+}
+
+// LoadAgent reads, completes and checks a file.
+func LoadAgent(path string) (*Agent, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		kind := fail.Denied
+		if errors.Is(err, os.ErrNotExist) {
+			kind = fail.NotFound
+		}
+		return nil, fail.Wrap(kind, "read configuration", path, err)
+	}
+	return ParseAgent(path, b)
+}
+
+// ParseAgent is LoadAgent on bytes; path is for error texts.
+func ParseAgent(path string, b []byte) (*Agent, error) {
+	c := &Agent{}
+	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField())
+	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fail.New(fail.Invalid, "read configuration", path, strings.TrimSpace(yaml.FormatError(err, false, true))).
+			WithHint("docs/configuration.md lists the settings")
+	}
+	c.setDefaults()
+	if setting, err := c.check(); err != nil {
+		at := path
+		if line := lineOf(b, setting); line > 0 {
+			at = fmt.Sprintf("%s:%d", path, line)
+		}
+		return nil, fail.New(fail.Invalid, "read configuration", at, setting+": "+err.Error())
+	}
+	return c, nil
+}
+
+func (c *Agent) setDefaults() {
+	def := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	defBytes := func(p *Bytes, v Bytes) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	host, _ := os.Hostname()
+	def(&c.Name, host)
+	def(&c.Site, "local")
+	def(&c.State, "/var/lib/pollux")
+	def(&c.Runtime, "/dev/shm/pollux")
+	def(&c.Socket, filepath.Join(c.State, "control.sock"))
+	def(&c.NBD.Unix, filepath.Join(c.State, "nbd.sock"))
+	def(&c.Log.Level, "info")
+	def(&c.Log.Format, "text")
+	defBytes(&c.Memory, 128<<20)
+	defBytes(&c.WAL.Budget, 8<<30)
+	defBytes(&c.WAL.Segment, 64<<20)
+	defBytes(&c.Journal.LogBudget, 2<<30)
+	if c.WAL.Linger == 0 {
+		c.WAL.Linger = Duration(2 * time.Millisecond)
+	}
+	if c.Journal.Heartbeat == 0 {
+		c.Journal.Heartbeat = Duration(time.Minute)
+	}
+	if c.NBD.MaxConnections == 0 {
+		c.NBD.MaxConnections = 64
+	}
+	for i := range c.Journal.Targets {
+		t := &c.Journal.Targets[i]
+		def(&t.Name, fmt.Sprintf("target%d", i+1))
+		def(&t.Site, "remote")
+		if t.Requests.Rate == nil {
+			r := 10.0
+			t.Requests.Rate = &r
+		}
+		if t.Requests.Burst == 0 {
+			t.Requests.Burst = 100
+		}
+	}
+}
+
+// check returns the first setting that cannot work.
+func (c *Agent) check() (setting string, err error) {
+	switch {
+	case c.Name == "":
+		return "name", errors.New("is empty and the host has no name")
+	case c.Memory < 4<<20:
+		return "memory", fmt.Errorf("%v is less than the minimum of 4MiB", c.Memory)
+	case c.WAL.Segment < 4<<20 || c.WAL.Segment > 1<<30 || c.WAL.Segment%4096 != 0:
+		return "segment", fmt.Errorf("%v: 4MiB to 1GiB, a multiple of 4KiB", c.WAL.Segment)
+	case c.WAL.Budget < 2*c.WAL.Segment:
+		return "budget", fmt.Errorf("%v is less than two segments of %v", c.WAL.Budget, c.WAL.Segment)
+	case c.Journal.LogBudget < 64<<20:
+		return "log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.Journal.LogBudget)
+	case c.NBD.MaxConnections < 1 || c.NBD.MaxConnections > 4096:
+		return "max_connections", fmt.Errorf("%d: 1 to 4096", c.NBD.MaxConnections)
+	case (c.NBD.TLS.Cert == "") != (c.NBD.TLS.Key == ""):
+		return "tls", errors.New("cert and key belong together")
+	case !oneOf(c.Log.Level, "debug", "info", "warn", "error"):
+		return "level", fmt.Errorf("%q: debug, info, warn or error", c.Log.Level)
+	case !oneOf(c.Log.Format, "text", "json"):
+		return "format", fmt.Errorf("%q: text or json", c.Log.Format)
+	}
+	for _, a := range []struct{ setting, addr string }{{"tcp", c.NBD.TCP}, {"listen", c.Metrics.Listen}} {
+		if a.addr == "" {
+			continue
+		}
+		if err := checkListen(a.addr, a.setting == "tcp" && c.NBD.TLS.Cert != ""); err != nil {
+			return a.setting, err
+		}
+	}
+	return c.checkTargets()
+}
+
+func (c *Agent) checkTargets() (string, error) {
+	if len(c.Journal.Targets) == 0 {
+		return "targets", errors.New("name at least one object store under journal: targets:")
+	}
+	seen := map[string]bool{}
+	required := false
+	for _, t := range c.Journal.Targets {
+		switch {
+		case strings.ContainsAny(t.Name, "/ ") || len(t.Name) > 64:
+			return "name", fmt.Errorf("target %q: no slash, no space, 64 bytes at most", t.Name)
+		case seen[t.Name]:
+			return "targets", fmt.Errorf("two are called %q", t.Name)
+		case !strings.HasPrefix(t.URL, "file:///") && !strings.HasPrefix(t.URL, "s3://"):
+			return "url", fmt.Errorf("%q: file:///directory or s3://bucket/prefix", t.URL)
+		case *t.Requests.Rate < 0:
+			return "rate", fmt.Errorf("%v is negative", *t.Requests.Rate)
+		}
+		seen[t.Name] = true
+		required = required || !t.Optional
+	}
+	if !required {
+		return "targets", errors.New("at least one must not be optional")
+	}
+	return "", nil
+}
+
+func oneOf(s string, all ...string) bool {
+	for _, a := range all {
+		if s == a {
+			return true
+		}
+	}
+	return false
+}
+
+// checkListen refuses to serve in clear beyond loopback.
+func checkListen(addr string, tls bool) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is not host:port", addr)
+	}
+	ip := net.ParseIP(host)
+	if !tls && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("%q is not a loopback address, and nothing listens in clear elsewhere: use TLS or 127.0.0.1", addr)
+	}
+	return nil
+}
+
+// lineOf finds the first line whose key is the setting.
+func lineOf(b []byte, setting string) int {
+	for i, line := range strings.Split(string(b), "\n") {
+		if strings.HasPrefix(strings.TrimLeft(line, " -"), setting+":") {
+			return i + 1
+		}
+	}
+	return 0
+}

@@ -1,0 +1,70 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Bytes is a size, written as 4096, 64KiB, 128MiB, 8GiB or 2TiB.
+type Bytes int64
+
+var units = []struct {
+	suffix string
+	bytes  int64
+}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"T", 1 << 40}, {"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}, {"B", 1}, {"", 1}}
+
+// ParseBytes reads a size.
+func ParseBytes(s string) (Bytes, error) {
+	for _, u := range units {
+		digits, ok := strings.CutSuffix(s, u.suffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
+		if err != nil || n < 0 || n > (1<<62)/u.bytes {
+			break
+		}
+		return Bytes(n * u.bytes), nil
+	}
+	return 0, fmt.Errorf("%q is not a size; write 4096, 64KiB, 128MiB, 8GiB or 2TiB", s)
+}
+
+// UnmarshalText reads a size from YAML.
+func (b *Bytes) UnmarshalText(text []byte) error {
+	v, err := ParseBytes(string(text))
+	*b = v
+	return err
+}
+
+// Set and Type make a Bytes a command-line flag.
+func (b *Bytes) Set(s string) error { return b.UnmarshalText([]byte(s)) }
+
+// Type names the flag's kind in help texts.
+func (b *Bytes) Type() string { return "size" }
+
+// String returns the size in the largest unit that keeps it exact.
+func (b Bytes) String() string {
+	for _, u := range units[:4] {
+		if b != 0 && int64(b)%u.bytes == 0 {
+			return fmt.Sprintf("%d%s", int64(b)/u.bytes, u.suffix)
+		}
+	}
+	return strconv.FormatInt(int64(b), 10)
+}
+
+// Duration is a time span, written as 500ms, 10s, 5m or 24h.
+type Duration time.Duration
+
+// UnmarshalText reads a span from YAML.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a time span; write 500ms, 10s, 5m or 24h", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+func (d Duration) String() string { return time.Duration(d).String() }

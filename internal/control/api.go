@@ -1,0 +1,157 @@
+package control
+
+import (
+	"context"
+	"time"
+)
+
+// Group is a consistency group with its policy.
+type Group struct {
+	Name             string  `json:"name"`
+	Ack              string  `json:"ack"`
+	Overflow         string  `json:"overflow"`
+	PITR             string  `json:"pitr"`
+	RPOTargetSeconds float64 `json:"rpo_target_seconds"`
+	Paused           bool    `json:"paused"`
+	Volumes          int     `json:"volumes"`
+}
+
+// GroupPut creates a group or changes settings of one; nil means unchanged or
+// the default.
+type GroupPut struct {
+	Name             string   `json:"name"`
+	Create           bool     `json:"create"`
+	DryRun           bool     `json:"dry_run,omitempty"`
+	By               string   `json:"by,omitempty"`
+	Ack              *string  `json:"ack,omitempty"`
+	Overflow         *string  `json:"overflow,omitempty"`
+	PITR             *string  `json:"pitr,omitempty"`
+	RPOTargetSeconds *float64 `json:"rpo_target_seconds,omitempty"`
+	Paused           *bool    `json:"paused,omitempty"`
+}
+
+// Volume is a protected volume.
+type Volume struct {
+	Name      string `json:"name"`
+	Group     string `json:"group"`
+	Agent     string `json:"agent"`
+	SizeBytes int64  `json:"size_bytes"`
+	Backing   string `json:"backing"`
+	NBD       string `json:"nbd"` // URI
+	Ready     bool   `json:"ready"`
+}
+
+// VolumeCreate asks for a new volume.
+type VolumeCreate struct {
+	Name      string `json:"name"`
+	Group     string `json:"group"`
+	SizeBytes int64  `json:"size_bytes"` // 0: that of an existing backing
+	Backing   string `json:"backing"`    // "": a sparse file in the state directory
+	DryRun    bool   `json:"dry_run,omitempty"`
+	By        string `json:"by,omitempty"`
+}
+
+// VolumeRemove ends a volume's protection. Backing and history stay.
+type VolumeRemove struct {
+	Name   string `json:"name"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	By     string `json:"by,omitempty"`
+}
+
+// Bookmark is a named recovery point.
+type Bookmark struct {
+	Name  string    `json:"name"`
+	Group string    `json:"group"`
+	LSN   uint64    `json:"lsn"`
+	Epoch uint64    `json:"epoch"`
+	Time  time.Time `json:"time"`
+	// Durable tells whether every required target holds it.
+	Durable bool `json:"durable"`
+}
+
+// BookmarkAdd asks for a bookmark at the present point of a group.
+type BookmarkAdd struct {
+	Name   string `json:"name"`
+	Group  string `json:"group"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	By     string `json:"by,omitempty"`
+}
+
+// List asks for things, of one group where that is set.
+type List struct {
+	Group string `json:"group,omitempty"`
+}
+
+// Status is what `pollux status --json` prints.
+type Status struct {
+	Groups  []GroupStatus  `json:"groups"`
+	Journal JournalStatus  `json:"journal"`
+	Targets []TargetStatus `json:"targets"`
+	Agent   AgentStatus    `json:"agent"`
+}
+
+// GroupStatus is where a group stands.
+type GroupStatus struct {
+	Name             string     `json:"name"`
+	Role             string     `json:"role"`
+	State            string     `json:"state"`
+	Reason           string     `json:"reason"`
+	Ack              string     `json:"ack"`
+	LagSeconds       float64    `json:"lag_seconds"`
+	LagBytes         int64      `json:"lag_bytes"`
+	RPOTargetSeconds float64    `json:"rpo_target_seconds"`
+	LastLSN          uint64     `json:"last_lsn"`
+	DurableLSN       uint64     `json:"durable_lsn"`
+	LastPointTime    *time.Time `json:"last_point_time"`
+	BacklogBytes     int64      `json:"backlog_bytes"`
+}
+
+// JournalStatus is where the journal stands.
+type JournalStatus struct {
+	ID             string `json:"id"`
+	Leader         bool   `json:"leader"`
+	Term           uint64 `json:"term"`
+	Epoch          uint64 `json:"epoch"`
+	LogBytes       int64  `json:"log_bytes"`
+	LogBudgetBytes int64  `json:"log_budget_bytes"`
+	Error          string `json:"error"`
+}
+
+// TargetStatus is where a target's object log stands.
+type TargetStatus struct {
+	Name          string     `json:"name"`
+	URL           string     `json:"url"`
+	Site          string     `json:"site"`
+	Position      uint64     `json:"position"`
+	LastSuccess   *time.Time `json:"last_success"`
+	Error         string     `json:"error"`
+	ShippedBytes  int64      `json:"shipped_bytes"`
+	ShippedObject int64      `json:"shipped_objects"`
+}
+
+// AgentStatus are the host's own figures.
+type AgentStatus struct {
+	Name           string  `json:"name"`
+	Version        string  `json:"version"`
+	MemoryBytes    int64   `json:"memory_bytes"`
+	MemoryBudget   int64   `json:"memory_budget_bytes"`
+	WALBytes       int64   `json:"wal_bytes"`
+	WALBudgetBytes int64   `json:"wal_budget_bytes"`
+	WrittenBytes   int64   `json:"written_bytes"` // payload since the start
+	StoredBytes    int64   `json:"stored_bytes"`  // its frames
+	Connections    int     `json:"nbd_connections"`
+	NewGeneration  bool    `json:"new_generation"` // this start found no arena
+	UptimeSeconds  float64 `json:"uptime_seconds"`
+}
+
+// Service is what a daemon can do for operators.
+type Service interface {
+	Status(ctx context.Context, _ struct{}) (Status, error)
+	GroupPut(ctx context.Context, r GroupPut) (Group, error)
+	GroupList(ctx context.Context, r List) ([]Group, error)
+	VolumeCreate(ctx context.Context, r VolumeCreate) (Volume, error)
+	VolumeList(ctx context.Context, r List) ([]Volume, error)
+	VolumeRemove(ctx context.Context, r VolumeRemove) (Volume, error)
+	BookmarkAdd(ctx context.Context, r BookmarkAdd) (Bookmark, error)
+	BookmarkList(ctx context.Context, r List) ([]Bookmark, error)
+}

@@ -1,0 +1,432 @@
+package journal
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/hashicorp/raft"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// A Raft entry's data begins with what it is.
+const (
+	tagCommand  = 'C' // a command envelope
+	tagAppend   = 'A' // an append message
+	tagUploaded = 'U' // JSON of Uploaded
+	tagTarget   = 'T' // JSON of targetPut
+)
+
+// Uploaded records that a target holds the journal up to Index, in positions
+// below Position.
+type Uploaded struct {
+	Target   string                           `json:"target"`
+	Position uint64                           `json:"position"` // the next one
+	Index    uint64                           `json:"index"`    // the last one uploaded
+	Token    segment.Token                    `json:"token"`    // of the fence that holds there
+	Streams  map[change.StreamID]change.Point `json:"streams"`  // where it brings each stream
+}
+
+// targetPut names the targets that entries are kept for.
+type targetPut struct {
+	Targets []string `json:"targets"`
+}
+
+// Target is how far an object log has come.
+type Target struct {
+	Position uint64 `json:"position"`
+	Index    uint64 `json:"index"`
+	// Token is of the newest fence below Position: older writers' objects
+	// beyond it are void.
+	Token segment.Token `json:"token"`
+}
+
+// fsm is what the log's entries did. All state is in Pebble; mirrors of the small
+// part serve reads. Writes come from Raft's one FSM goroutine.
+type fsm struct {
+	db *pebble.DB
+
+	mu      sync.RWMutex
+	applied uint64 // Raft index
+	next    uint64 // journal index
+	state   *state.State
+	points  map[change.StreamID]change.Point
+	targets map[string]*Target
+	durable map[string]map[change.StreamID]change.Point // target -> stream -> what it holds
+	floor   uint64                                      // frame index entries below are gone
+
+	changed func() // after every batch
+	fatal   func(error)
+}
+
+// result is what Apply returns to the proposer.
+type result struct {
+	point change.Point // of an append: where the stream stands
+	index uint64       // of a command: its journal index
+	err   error
+}
+
+var _ raft.BatchingFSM = (*fsm)(nil)
+
+func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch applies entries and commits their effects together with the
+// applied index. The commit is not synced: what a crash loses is in the Raft log,
+// and is applied again.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	out := make([]any, len(logs))
+	b := f.db.NewBatch()
+	defer b.Close()
+	f.mu.Lock()
+	for i, l := range logs {
+		if l.Index <= f.applied {
+			out[i] = result{err: fail.New(fail.Internal, "apply", "Raft entry", "applied before")}
+			continue
+		}
+		f.applied = l.Index
+		if l.Type == raft.LogCommand {
+			out[i] = f.applyOne(b, l.Data)
+		}
+	}
+	f.putApplied(b)
+	err := b.Commit(pebble.NoSync)
+	f.mu.Unlock()
+	if err != nil {
+		f.fatal(fail.Wrap(fail.Internal, "commit", "journal state", err))
+	}
+	f.changed()
+	return out
+}
+
+func (f *fsm) putApplied(b *pebble.Batch) {
+	v := binary.LittleEndian.AppendUint64(make([]byte, 0, 24), f.applied)
+	v = binary.LittleEndian.AppendUint64(v, f.next)
+	v = binary.LittleEndian.AppendUint64(v, f.floor)
+	_ = b.Set(keyApplied, v, nil) // a batch's Set does not fail
+}
+
+func (f *fsm) applyOne(b *pebble.Batch, data []byte) result {
+	if len(data) == 0 {
+		return result{err: fail.New(fail.Damaged, "apply", "Raft entry", "empty")}
+	}
+	body := data[1:]
+	switch data[0] {
+	case tagCommand:
+		return f.applyCommand(b, body)
+	case tagAppend:
+		return f.applyAppend(b, body)
+	case tagUploaded:
+		return f.applyUploaded(b, body)
+	case tagTarget:
+		return f.applyTargets(b, body)
+	}
+	err := fail.New(fail.Unsupported, "apply", "Raft entry", fmt.Sprintf("tag %q", data[0]))
+	f.fatal(err) // going on would make this member's state differ
+	return result{err: err}
+}
+
+func (f *fsm) applyCommand(b *pebble.Batch, data []byte) result {
+	kind, body, err := state.Open(data)
+	if err != nil {
+		return result{err: err}
+	}
+	changed, err := f.state.Apply(kind, body)
+	if err != nil {
+		return result{err: err}
+	}
+	for _, key := range changed {
+		_ = b.Set(append(append([]byte{}, keyControl...), key...), f.state.Save(key), nil)
+	}
+	return result{index: f.index(b, append([]byte{tagCommand}, data...))}
+}
+
+// index gives an accepted entry the next journal index.
+func (f *fsm) index(b *pebble.Batch, entry []byte) uint64 {
+	n := f.next
+	f.next++
+	_ = b.Set(frameKey(n), entry, nil)
+	return n
+}
+
+// applyAppend accepts the frames that continue their stream. A frame that was
+// accepted before succeeds; anything else that does not continue it is refused.
+func (f *fsm) applyAppend(b *pebble.Batch, data []byte) result {
+	a, err := change.ParseAppend(data)
+	if err != nil {
+		return result{err: err}
+	}
+	at := f.points[a.Stream]
+	st := f.state.Streams[a.Stream]
+	if st == nil {
+		return result{point: at, err: fail.New(fail.NotFound, "append to", a.Stream.String(), "no such stream")}
+	}
+	if a.Lease != st.Lease {
+		return result{point: at, err: fail.New(fail.Fenced, "append to", "group "+st.Group,
+			fmt.Sprintf("lease %d of epoch %d was superseded by %d of epoch %d", a.Lease.Number, a.Lease.Epoch, st.Lease.Number, st.Lease.Epoch)).
+			WithHint("another agent, or a newer session of this one, has taken the stream over")}
+	}
+	for i := range a.Items {
+		it := &a.Items[i]
+		h, hash, err := change.ParseHeader(it.Header)
+		if err != nil {
+			f.keepPoint(b, a.Stream, at)
+			return result{point: at, err: err}
+		}
+		here := change.Point{LSN: h.LastLSN, Hash: hash}
+		if here == at {
+			continue // the last one again
+		}
+		if h.LastLSN <= at.LSN && at.LSN != 0 && h.Stream == a.Stream {
+			continue // a repeat from before; its successor's chain vouches for it
+		}
+		if h.Stream != a.Stream {
+			return result{point: at, err: fail.New(fail.Damaged, "append to", "group "+st.Group, "a frame of another stream")}
+		}
+		if err := h.Follows(at); err != nil {
+			kind := fail.Fenced // another history
+			if h.FirstLSN > at.LSN+1 {
+				kind = fail.Retry // something before it did not arrive
+			}
+			f.keepPoint(b, a.Stream, at)
+			return result{point: at, err: fail.Wrap(kind, "append to", "group "+st.Group, err)}
+		}
+		f.index(b, frameEntry(it))
+		at = here
+	}
+	f.keepPoint(b, a.Stream, at)
+	return result{point: at}
+}
+
+func (f *fsm) keepPoint(b *pebble.Batch, id change.StreamID, at change.Point) {
+	f.points[id] = at
+	_ = b.Set(pointKey(id), putPoint(at), nil)
+}
+
+// frameEntry encodes an indexed frame: tag, the agent's WAL index, header, and
+// the body unless it is held by reference.
+func frameEntry(it *change.AppendItem) []byte {
+	e := make([]byte, 0, 9+len(it.Header)+len(it.Body))
+	e = append(e, tagAppend)
+	e = binary.LittleEndian.AppendUint64(e, it.Ref)
+	e = append(e, it.Header...)
+	return append(e, it.Body...)
+}
+
+func (f *fsm) applyUploaded(b *pebble.Batch, data []byte) result {
+	var u Uploaded
+	if err := json.Unmarshal(data, &u); err != nil {
+		return result{err: fail.Wrap(fail.Damaged, "apply", "Uploaded", err)}
+	}
+	t := f.targets[u.Target]
+	if t == nil || u.Index < t.Index || u.Position < t.Position || u.Index >= f.next {
+		return result{err: fail.New(fail.Refused, "apply", "Uploaded", fmt.Sprintf("%+v after %+v", u, t))}
+	}
+	t.Position, t.Index, t.Token = u.Position, u.Index, u.Token
+	f.putTarget(b, u.Target)
+	for id, p := range u.Streams {
+		f.durable[u.Target][id] = p
+		_ = b.Set(durableKey(u.Target, id), putPoint(p), nil)
+	}
+	f.dropUploaded(b)
+	return result{}
+}
+
+func (f *fsm) putTarget(b *pebble.Batch, name string) {
+	js, _ := json.Marshal(f.targets[name])
+	_ = b.Set(append(append([]byte{}, keyTarget...), name...), js, nil)
+}
+
+// dropUploaded forgets the entries that every target has.
+func (f *fsm) dropUploaded(b *pebble.Batch) {
+	low := f.next
+	for _, t := range f.targets {
+		low = min(low, t.Index+1)
+	}
+	if low > f.floor {
+		_ = b.DeleteRange(frameKey(f.floor), frameKey(low), nil)
+		f.floor = low
+	}
+}
+
+// applyTargets sets the list of targets. A new one starts from the beginning of
+// the journal, which must still be there.
+func (f *fsm) applyTargets(b *pebble.Batch, data []byte) result {
+	var p targetPut
+	if err := json.Unmarshal(data, &p); err != nil {
+		return result{err: fail.Wrap(fail.Damaged, "apply", "targets", err)}
+	}
+	want := map[string]bool{}
+	for _, name := range p.Targets {
+		want[name] = true
+		if f.targets[name] != nil {
+			continue
+		}
+		if f.floor > 1 {
+			return result{err: fail.New(fail.Refused, "add target", name, "the journal no longer holds its beginning").
+				WithHint("targets can be added only before anything was uploaded; keep the ones that there are")}
+		}
+		f.targets[name] = &Target{}
+		f.durable[name] = map[change.StreamID]change.Point{}
+		f.putTarget(b, name)
+	}
+	for name := range f.targets {
+		if !want[name] {
+			delete(f.targets, name)
+			delete(f.durable, name)
+			_ = b.Delete(append(append([]byte{}, keyTarget...), name...), nil)
+			prefix := append(append(append([]byte{}, keyDurable...), name...), '/')
+			_ = b.DeleteRange(prefix, prefixEnd(prefix), nil)
+		}
+	}
+	f.dropUploaded(b)
+	return result{}
+}
+
+func prefixEnd(p []byte) []byte {
+	end := append([]byte{}, p...)
+	end[len(end)-1]++
+	return end
+}
+
+// load fills the mirrors from Pebble.
+func (f *fsm) load() error {
+	f.state = state.New()
+	f.points = map[change.StreamID]change.Point{}
+	f.targets = map[string]*Target{}
+	f.durable = map[string]map[change.StreamID]change.Point{}
+	f.applied, f.next, f.floor = 0, 1, 1
+	v, err := get(f.db, keyApplied)
+	if err != nil {
+		return err
+	}
+	if len(v) == 24 {
+		f.applied, f.next, f.floor = binary.LittleEndian.Uint64(v), binary.LittleEndian.Uint64(v[8:]), binary.LittleEndian.Uint64(v[16:])
+	}
+	if err := f.scan(keyControl, func(k, v []byte) error { return f.state.Load(string(k), v) }); err != nil {
+		return err
+	}
+	if err := f.scan(keyPoint, func(k, v []byte) error {
+		var id change.StreamID
+		copy(id[:], k)
+		f.points[id], err = parsePoint(v)
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := f.scan(keyTarget, func(k, v []byte) error {
+		t := &Target{}
+		f.targets[string(k)], f.durable[string(k)] = t, map[change.StreamID]change.Point{}
+		return json.Unmarshal(v, t)
+	}); err != nil {
+		return err
+	}
+	return f.scan(keyDurable, func(k, v []byte) error {
+		n := len(k) - 17 // <target>/<stream>
+		if n < 1 || f.durable[string(k[:n])] == nil {
+			return fail.New(fail.Damaged, "read", "journal state", fmt.Sprintf("key d/%q", k))
+		}
+		var id change.StreamID
+		copy(id[:], k[n+1:])
+		f.durable[string(k[:n])][id], err = parsePoint(v)
+		return err
+	})
+}
+
+func (f *fsm) scan(prefix []byte, fn func(key, value []byte) error) error {
+	it, err := f.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
+	if err != nil {
+		return fail.Wrap(fail.Internal, "read", "journal state", err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := fn(it.Key()[len(prefix):], it.Value()); err != nil {
+			return err
+		}
+	}
+	return fail.Wrap(fail.Internal, "read", "journal state", it.Error())
+}
+
+// Snapshot makes Pebble durable up to here, so that the log may be dropped, and
+// captures the FSM's keys.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if err := f.db.LogData(nil, pebble.Sync); err != nil {
+		return nil, fail.Wrap(fail.Internal, "sync", "journal state", err)
+	}
+	return &fsmSnapshot{f.db.NewSnapshot()}, nil
+}
+
+type fsmSnapshot struct{ snap *pebble.Snapshot }
+
+// Persist writes every key but Raft's own: 4-byte key length, 4-byte value
+// length, key, value.
+func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	it, err := s.snap.NewIter(&pebble.IterOptions{UpperBound: keyStable})
+	if err == nil {
+		for ok := it.First(); ok && err == nil; ok = it.Next() {
+			var n [8]byte
+			binary.LittleEndian.PutUint32(n[:], uint32(len(it.Key())))
+			binary.LittleEndian.PutUint32(n[4:], uint32(len(it.Value())))
+			_, err = sink.Write(append(append(n[:], it.Key()...), it.Value()...))
+		}
+		if err == nil {
+			err = it.Error()
+		}
+		if cerr := it.Close(); err == nil {
+			err = cerr
+		}
+	}
+	if err != nil {
+		_ = sink.Cancel()
+		return err
+	}
+	return sink.Close()
+}
+
+func (s *fsmSnapshot) Release() { _ = s.snap.Close() }
+
+// Restore replaces the FSM's keys by a snapshot's.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	b := f.db.NewBatch()
+	defer b.Close()
+	_ = b.DeleteRange([]byte{0}, keyStable, nil)
+	for {
+		var n [8]byte
+		if _, err := io.ReadFull(r, n[:]); err == io.EOF {
+			break
+		} else if err != nil {
+			return fail.Wrap(fail.Damaged, "restore", "snapshot", err)
+		}
+		kv := make([]byte, int(binary.LittleEndian.Uint32(n[:]))+int(binary.LittleEndian.Uint32(n[4:])))
+		if _, err := io.ReadFull(r, kv); err != nil {
+			return fail.Wrap(fail.Damaged, "restore", "snapshot", err)
+		}
+		k := binary.LittleEndian.Uint32(n[:])
+		_ = b.Set(kv[:k], kv[k:], nil)
+	}
+	if err := b.Commit(pebble.Sync); err != nil {
+		return fail.Wrap(fail.Internal, "restore", "snapshot", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.load()
+}
+
+// durableLSN is what every one of the targets holds of a stream.
+func (f *fsm) durableLSN(id change.StreamID, targets []string) uint64 {
+	if len(targets) == 0 {
+		return 0
+	}
+	low := ^uint64(0)
+	for _, t := range targets {
+		low = min(low, f.durable[t][id].LSN)
+	}
+	return low
+}

@@ -1,0 +1,410 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+	"github.com/hashicorp/raft"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/wal"
+)
+
+// FrameSource reads frames that the journal holds by reference: appended to buf,
+// as an agent in the same process has them in its WAL.
+type FrameSource func(ref uint64, buf []byte) ([]byte, error)
+
+// Options configure a Journal.
+type Options struct {
+	Dir    string
+	FS     vfs.FS // default vfs.Default
+	Logger *slog.Logger
+	Site   string
+	// Targets that the journal keeps entries for, and which of them a record
+	// must be in to count as durable remotely.
+	Targets  []string
+	Required []string
+
+	LogBudgetBytes  int64 // of Raft's log; appends wait above it
+	LogSegmentBytes int64
+	// SnapshotBytes is how far Raft's log grows before a snapshot lets it shrink.
+	SnapshotBytes int64
+	Heartbeat     time.Duration
+}
+
+const (
+	defaultLogBudgetBytes  = 8 << 30
+	defaultLogSegmentBytes = 16 << 20
+	defaultSnapshotBytes   = 64 << 20
+	defaultHeartbeat       = time.Minute
+	applyTimeout           = 30 * time.Second
+	trailingLogs           = 512
+	// snapshotMaxPending: a snapshot contains what is not yet uploaded, so it
+	// is taken only while that is little.
+	snapshotMaxPending = 100_000
+)
+
+// identity is what a journal is born with.
+type identity struct {
+	Journal uuid.UUID `json:"journal"`
+	Epoch   uint64    `json:"epoch"`
+	Site    string    `json:"site"`
+	Created time.Time `json:"created"`
+}
+
+// Journal is one Raft group, here with a single voter. It is safe for
+// concurrent use.
+type Journal struct {
+	opts   Options
+	id     identity
+	wal    *wal.Log
+	db     *pebble.DB
+	fsm    *fsm
+	raft   *raft.Raft
+	trans  *raft.InmemTransport
+	source FrameSource
+
+	changed notifier // after every applied batch
+	mu      sync.Mutex
+	err     error
+	failed  chan struct{}
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+}
+
+// Open recovers or creates the journal in o.Dir and waits until it leads.
+func Open(ctx context.Context, o Options) (*Journal, error) {
+	o.setDefaults()
+	j := &Journal{opts: o, failed: make(chan struct{})}
+	j.ctx, j.cancel = context.WithCancel(context.Background())
+	if err := j.open(ctx); err != nil {
+		_ = j.Close()
+		return nil, err
+	}
+	j.wg.Add(1)
+	go j.housekeeping()
+	return j, nil
+}
+
+func (o *Options) setDefaults() {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	for p, v := range map[*int64]int64{&o.LogBudgetBytes: defaultLogBudgetBytes,
+		&o.LogSegmentBytes: defaultLogSegmentBytes, &o.SnapshotBytes: defaultSnapshotBytes} {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	if o.Heartbeat == 0 {
+		o.Heartbeat = defaultHeartbeat
+	}
+}
+
+func (j *Journal) open(ctx context.Context) (err error) {
+	o := &j.opts
+	snapDir := filepath.Join(o.Dir, "snapshots")
+	for _, d := range []string{o.Dir, snapDir} {
+		if err := o.FS.MkdirAll(d, 0o700); err != nil {
+			return fail.Wrap(fail.Denied, "create", d, err)
+		}
+	}
+	if err := syncDir(o.FS, o.Dir); err != nil {
+		return fail.Wrap(fail.Internal, "sync", o.Dir, err)
+	}
+	if j.db, err = openKV(o.FS, filepath.Join(o.Dir, "state"), pebbleLogger{o.Logger}); err != nil {
+		return err
+	}
+	if err = j.loadIdentity(); err != nil {
+		return err
+	}
+	j.wal, err = wal.Open(wal.Options{FS: o.FS, Dir: filepath.Join(o.Dir, "raft"), SegmentBytes: o.LogSegmentBytes,
+		BudgetBytes: o.LogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true})
+	if err != nil {
+		return err
+	}
+	j.fsm = &fsm{db: j.db, changed: j.changed.broadcast, fatal: j.fatal}
+	if err = j.fsm.load(); err != nil {
+		return err
+	}
+	return j.startRaft(ctx, &snapStore{o.FS, snapDir})
+}
+
+// loadIdentity reads who the journal is, or makes it up, once.
+func (j *Journal) loadIdentity() error {
+	b, err := get(j.db, keyIdentity)
+	if err != nil {
+		return err
+	}
+	if b == nil {
+		j.id = identity{Journal: uuid.New(), Epoch: 1, Site: j.opts.Site, Created: time.Now().UTC()}
+		js, _ := json.Marshal(j.id)
+		return fail.Wrap(fail.Full, "create", "journal", j.db.Set(keyIdentity, js, pebble.Sync))
+	}
+	return fail.Wrap(fail.Damaged, "load", "journal identity", json.Unmarshal(b, &j.id))
+}
+
+func (j *Journal) startRaft(ctx context.Context, snaps *snapStore) error {
+	logs := &logStore{log: j.wal, retain: func() uint64 { return 0 }, failed: j.fatal}
+	metas, err := snaps.List()
+	if err != nil {
+		return err
+	}
+	// The state directory is ahead of every snapshot, unless it was lost.
+	behind := len(metas) > 0 && j.fsm.applied < metas[0].Index
+
+	addr, trans := raft.NewInmemTransport("embedded")
+	j.trans = trans
+	conf := raft.DefaultConfig()
+	conf.LocalID = "embedded"
+	conf.Logger = raftLogger(j.opts.Logger)
+	conf.HeartbeatTimeout, conf.ElectionTimeout = 50*time.Millisecond, 50*time.Millisecond
+	conf.LeaderLeaseTimeout, conf.CommitTimeout = 50*time.Millisecond, 5*time.Millisecond
+	conf.SnapshotThreshold, conf.SnapshotInterval = 1<<60, 24*time.Hour // housekeeping decides
+	conf.TrailingLogs = trailingLogs
+	conf.MaxAppendEntries = 64
+	conf.NoSnapshotRestoreOnStart = !behind
+	st := stable{j.db}
+	has, err := raft.HasExistingState(logs, st, snaps)
+	if err != nil {
+		return err
+	}
+	if !has {
+		servers := raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: addr}}}
+		if err := raft.BootstrapCluster(conf, logs, st, snaps, trans, servers); err != nil {
+			return fail.Wrap(fail.Internal, "bootstrap", "journal", err)
+		}
+	}
+	if j.raft, err = raft.NewRaft(conf, j.fsm, logs, st, snaps, trans); err != nil {
+		return fail.Wrap(fail.Internal, "start", "journal", err)
+	}
+	select {
+	case <-j.raft.LeaderCh():
+	case <-ctx.Done():
+		return fail.Wrap(fail.Retry, "wait for", "journal leadership", ctx.Err())
+	case <-j.failed:
+		return j.Err()
+	}
+	if err := j.raft.Barrier(applyTimeout).Error(); err != nil {
+		return fail.Wrap(fail.Retry, "start", "journal", err)
+	}
+	_, err = j.apply(tagTarget, mustJSON(targetPut{j.opts.Targets}))
+	return err
+}
+
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func (j *Journal) fatal(err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.err == nil {
+		j.err = err
+		close(j.failed)
+	}
+}
+
+// Failed is closed when the journal cannot go on in this process; Err says why.
+func (j *Journal) Failed() <-chan struct{} { return j.failed }
+
+// Err is the reason behind Failed.
+func (j *Journal) Err() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.err
+}
+
+// Close stops the journal. Nothing that it accepted is lost.
+func (j *Journal) Close() error {
+	j.cancel()
+	j.wg.Wait()
+	var first error
+	keep := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	if j.raft != nil {
+		keep(j.raft.Shutdown().Error())
+	}
+	if j.trans != nil {
+		keep(j.trans.Close())
+	}
+	if j.wal != nil {
+		keep(j.wal.Close())
+	}
+	if j.db != nil {
+		keep(j.db.Close())
+	}
+	return first
+}
+
+// apply proposes an entry and waits for its result.
+func (j *Journal) apply(tag byte, body []byte) (result, error) {
+	r, err := j.wait(j.raft.Apply(append([]byte{tag}, body...), applyTimeout))
+	if err == nil {
+		err = r.err
+	}
+	return r, err
+}
+
+func (j *Journal) wait(f raft.ApplyFuture) (result, error) {
+	if err := f.Error(); err != nil {
+		if cause := j.Err(); cause != nil {
+			err = cause
+		}
+		return result{}, fail.Wrap(fail.Retry, "append to", "journal", err)
+	}
+	r, ok := f.Response().(result)
+	if !ok {
+		return result{}, fail.New(fail.Internal, "apply", "journal entry", "no result")
+	}
+	return r, nil
+}
+
+// Propose applies a control command and returns its journal index.
+func (j *Journal) Propose(kind state.Kind, v any) (uint64, error) {
+	r, err := j.apply(tagCommand, state.Encode(kind, v))
+	return r.index, err
+}
+
+// Uploaded commits that a target has come so far.
+func (j *Journal) Uploaded(u Uploaded) error {
+	_, err := j.apply(tagUploaded, mustJSON(u))
+	return err
+}
+
+// View calls fn with the control state, which it must neither keep nor change.
+func (j *Journal) View(fn func(*state.State)) {
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	fn(j.fsm.state)
+}
+
+// Changed returns a channel that is closed when something is applied next.
+func (j *Journal) Changed() <-chan struct{} { return j.changed.next() }
+
+// Target returns how far a target has come.
+func (j *Journal) Target(name string) Target {
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	if t := j.fsm.targets[name]; t != nil {
+		return *t
+	}
+	return Target{}
+}
+
+// ID names the journal, its epoch and its site.
+func (j *Journal) ID() (id uuid.UUID, epoch uint64, site string) {
+	return j.id.Journal, j.id.Epoch, j.id.Site
+}
+
+// Created is when the journal was born.
+func (j *Journal) Created() time.Time { return j.id.Created }
+
+// Term is Raft's current term.
+func (j *Journal) Term() uint64 { return j.raft.CurrentTerm() }
+
+// TargetPoints returns where every stream stands in a target's object log.
+func (j *Journal) TargetPoints(name string) map[change.StreamID]change.Point {
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	return maps.Clone(j.fsm.durable[name])
+}
+
+// SetSource says where frames that are held by reference are read.
+func (j *Journal) SetSource(s FrameSource) { j.source = s }
+
+// Status is where the journal stands.
+type Status struct {
+	Leader    bool
+	Term      uint64
+	Epoch     uint64
+	LogBytes  int64
+	LogBudget int64
+	LastIndex uint64 // newest journal index
+	Pending   uint64 // entries not yet in every target
+	Targets   map[string]Target
+	WAL       wal.Stats
+}
+
+// Status returns the journal's figures.
+func (j *Journal) Status() Status {
+	w := j.wal.Stats()
+	s := Status{Leader: j.raft.State() == raft.Leader, Term: j.Term(), Epoch: j.id.Epoch,
+		LogBytes: w.LiveBytes, LogBudget: w.BudgetBytes, WAL: w, Targets: map[string]Target{}}
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	s.LastIndex, s.Pending = j.fsm.next-1, j.fsm.next-j.fsm.floor
+	for n, t := range j.fsm.targets {
+		s.Targets[n] = *t
+	}
+	return s
+}
+
+// housekeeping takes snapshots when the log has grown, and beats while idle.
+func (j *Journal) housekeeping() {
+	defer j.wg.Done()
+	tick := time.NewTicker(min(time.Second, j.opts.Heartbeat))
+	defer tick.Stop()
+	lastIndex, since := uint64(0), time.Now()
+	for {
+		select {
+		case <-j.ctx.Done():
+			return
+		case now := <-tick.C:
+			st := j.Status()
+			if st.LastIndex != lastIndex {
+				lastIndex, since = st.LastIndex, now
+			} else if now.Sub(since) >= j.opts.Heartbeat {
+				if _, err := j.Propose(state.KindHeartbeat, state.Heartbeat{Time: now.UTC()}); err != nil {
+					j.opts.Logger.Warn("heartbeat failed", "err", err)
+				}
+			}
+			if st.LogBytes > j.opts.SnapshotBytes && st.Pending < snapshotMaxPending {
+				if err := j.Snapshot(); err != nil {
+					j.opts.Logger.Warn("snapshot failed", "err", err)
+				}
+			}
+		}
+	}
+}
+
+// Snapshot writes a snapshot and lets Raft's log shrink.
+func (j *Journal) Snapshot() error {
+	err := j.raft.Snapshot().Error()
+	if err == raft.ErrNothingNewToSnapshot {
+		return nil
+	}
+	return fail.Wrap(fail.Retry, "take", "journal snapshot", err)
+}
+
+// requiredDurable is the LSN that every required target holds. Called with
+// fsm.mu held.
+func (j *Journal) requiredDurable(id change.StreamID) uint64 {
+	return j.fsm.durableLSN(id, j.opts.Required)
+}
+
+// releasedLSN is what every target holds: below, an agent's WAL is not needed.
+func (j *Journal) releasedLSN(id change.StreamID) uint64 {
+	return j.fsm.durableLSN(id, j.opts.Targets)
+}

@@ -1,0 +1,115 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// Keys of the Pebble store. Everything but z/ is the FSM's and part of its
+// snapshot.
+//
+//	a                   applied Raft index, next journal index
+//	i                   identity: journal UUID, epoch, site
+//	c/<kind>/<name>     control state (JSON, see package state)
+//	f<8 bytes, BE>      journal index -> entry not yet uploaded everywhere
+//	p<16 bytes>         stream -> last LSN, hash
+//	t/<name>            target -> next position, uploaded index (JSON)
+//	d/<target>/<stream> stream -> point durable in that target
+//	z/stable/<name>     Raft's term and vote
+var (
+	keyApplied  = []byte("a")
+	keyIdentity = []byte("i")
+	keyControl  = []byte("c/")
+	keyFrame    = []byte("f")
+	keyPoint    = []byte("p")
+	keyTarget   = []byte("t/")
+	keyDurable  = []byte("d/")
+	keyStable   = []byte("z/stable/") // last, so that one range holds the FSM's
+)
+
+func openKV(fs vfs.FS, dir string, logger pebble.Logger) (*pebble.DB, error) {
+	opts := &pebble.Options{FS: fs, Logger: logger, FormatMajorVersion: pebble.FormatNewest,
+		MemTableSize: 4 << 20, MaxOpenFiles: 128}
+	opts.CacheSize = 8 << 20
+	db, err := pebble.Open(dir, opts)
+	if err != nil {
+		kind := fail.Internal
+		if errors.Is(err, pebble.ErrCorruption) {
+			kind = fail.Damaged
+		}
+		return nil, fail.Wrap(kind, "open", dir, err)
+	}
+	return db, nil
+}
+
+func get(db pebble.Reader, key []byte) ([]byte, error) {
+	v, closer, err := db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fail.Wrap(fail.Internal, "read", fmt.Sprintf("journal key %q", key), err)
+	}
+	out := append([]byte{}, v...)
+	return out, closer.Close()
+}
+
+// stable is Raft's StableStore: term and vote, synced before Raft goes on.
+type stable struct{ db *pebble.DB }
+
+func (s stable) key(k []byte) []byte { return append(append([]byte{}, keyStable...), k...) }
+
+func (s stable) Set(k, v []byte) error { return s.db.Set(s.key(k), v, pebble.Sync) }
+
+func (s stable) Get(k []byte) ([]byte, error) {
+	v, err := get(s.db, s.key(k))
+	if err == nil && v == nil {
+		v = []byte{} // Raft takes an error for a failure and nothing for "not found"
+	}
+	return v, err
+}
+
+func (s stable) SetUint64(k []byte, v uint64) error {
+	return s.Set(k, binary.BigEndian.AppendUint64(nil, v))
+}
+
+func (s stable) GetUint64(k []byte) (uint64, error) {
+	v, err := s.Get(k)
+	if err != nil || len(v) == 0 {
+		return 0, err
+	}
+	if len(v) != 8 {
+		return 0, fail.New(fail.Damaged, "read", "Raft's stable store", fmt.Sprintf("key %q has %d bytes", k, len(v)))
+	}
+	return binary.BigEndian.Uint64(v), nil
+}
+
+func frameKey(index uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(make([]byte, 0, 9), keyFrame...), index)
+}
+
+func pointKey(id change.StreamID) []byte { return append(append([]byte{}, keyPoint...), id[:]...) }
+
+func durableKey(target string, id change.StreamID) []byte {
+	return append(append(append(append([]byte{}, keyDurable...), target...), '/'), id[:]...)
+}
+
+func putPoint(p change.Point) []byte {
+	return append(binary.LittleEndian.AppendUint64(make([]byte, 0, 24), p.LSN), p.Hash[:]...)
+}
+
+func parsePoint(b []byte) (p change.Point, err error) {
+	if len(b) != 24 {
+		return p, fail.New(fail.Damaged, "read", "journal state", fmt.Sprintf("point of %d bytes", len(b)))
+	}
+	p.LSN = binary.LittleEndian.Uint64(b)
+	copy(p.Hash[:], b[8:])
+	return p, nil
+}

@@ -1,0 +1,166 @@
+package journal
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/wal"
+)
+
+// logStore is Raft's log on a wal.Log: Raft's indexes are the WAL's.
+//
+// Raft's front deletion only moves a mark; retain says below which index bytes
+// may really go.
+type logStore struct {
+	log    *wal.Log
+	mark   atomic.Uint64 // FirstIndex as Raft knows it; 0: as the WAL has it
+	retain func() uint64
+	failed func(error)
+	buf    []byte
+}
+
+var _ raft.LogStore = (*logStore)(nil)
+
+// IsMonotonic keeps Raft from leaving gaps after a snapshot was installed.
+func (s *logStore) IsMonotonic() bool { return true }
+
+func (s *logStore) FirstIndex() (uint64, error) {
+	if s.log.Last() < s.log.First() {
+		return 0, nil
+	}
+	return max(s.mark.Load(), s.log.First()), nil
+}
+
+func (s *logStore) LastIndex() (uint64, error) {
+	if s.log.Last() < s.log.First() {
+		return 0, nil
+	}
+	return s.log.Last(), nil
+}
+
+// raftEntryHead comes before an entry's data:
+//
+//	0 1 version   1 1 type   2 2 reserved   4 4 extension bytes
+//	8 8 index   16 8 term   24 8 appended at, ns
+const (
+	raftEntryHead    = 32
+	raftEntryVersion = 1
+)
+
+func appendRaftLog(b []byte, l *raft.Log) []byte {
+	var h [raftEntryHead]byte
+	le := binary.LittleEndian
+	h[0], h[1] = raftEntryVersion, byte(l.Type)
+	le.PutUint32(h[4:], uint32(len(l.Extensions)))
+	le.PutUint64(h[8:], l.Index)
+	le.PutUint64(h[16:], l.Term)
+	if !l.AppendedAt.IsZero() {
+		le.PutUint64(h[24:], uint64(l.AppendedAt.UnixNano()))
+	}
+	return append(append(append(b, h[:]...), l.Extensions...), l.Data...)
+}
+
+func parseRaftLog(b []byte, l *raft.Log) error {
+	if len(b) < raftEntryHead {
+		return fail.New(fail.Damaged, "decode", "Raft entry", fmt.Sprintf("%d bytes", len(b)))
+	}
+	if b[0] != raftEntryVersion {
+		return fail.New(fail.Unsupported, "decode", "Raft entry", fmt.Sprintf("version %d", b[0]))
+	}
+	le := binary.LittleEndian
+	ext := int(le.Uint32(b[4:]))
+	if ext > len(b)-raftEntryHead {
+		return fail.New(fail.Damaged, "decode", "Raft entry", fmt.Sprintf("%d extension bytes", ext))
+	}
+	*l = raft.Log{Type: raft.LogType(b[1]), Index: le.Uint64(b[8:]), Term: le.Uint64(b[16:]), Data: b[raftEntryHead+ext:]}
+	if ext > 0 {
+		l.Extensions = b[raftEntryHead : raftEntryHead+ext]
+	}
+	if ns := le.Uint64(b[24:]); ns != 0 {
+		l.AppendedAt = time.Unix(0, int64(ns))
+	}
+	return nil
+}
+
+func (s *logStore) GetLog(index uint64, l *raft.Log) error {
+	b, err := s.log.Read(index, nil)
+	if fail.Is(err, fail.NotFound) || index < s.mark.Load() {
+		return raft.ErrLogNotFound
+	}
+	if err != nil {
+		return err
+	}
+	return parseRaftLog(b, l)
+}
+
+func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs appends durably. Raft calls it from one goroutine at a time.
+func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	if len(logs) == 0 {
+		return nil
+	}
+	if first := logs[0].Index; first != s.log.Last()+1 {
+		if s.log.Last() >= s.log.First() && first <= s.log.Last() {
+			return fail.New(fail.Internal, "append", "Raft log", fmt.Sprintf("index %d after %d", first, s.log.Last()))
+		}
+		if err := s.log.Reset(first); err != nil { // after an installed snapshot
+			return err
+		}
+	}
+	buf := s.buf[:0]
+	ends := make([]int, len(logs))
+	for i, l := range logs {
+		buf = appendRaftLog(buf, l)
+		ends[i] = len(buf)
+	}
+	s.buf = buf
+	entries := make([][]byte, len(logs))
+	from := 0
+	for i, end := range ends {
+		entries[i], from = buf[from:end], end
+	}
+	last, err := s.log.AppendReserved(entries...)
+	if err == nil {
+		err = s.log.Sync(context.Background(), last)
+	}
+	if err != nil && errors.Is(err, wal.ErrPoisoned) {
+		s.failed(err)
+	}
+	return err
+}
+
+// DeleteRange forgets entries at one end of the log.
+func (s *logStore) DeleteRange(low, high uint64) error {
+	first, last := max(s.mark.Load(), s.log.First()), s.log.Last()
+	switch {
+	case low <= first && high >= last:
+		s.mark.Store(0)
+		return s.log.Reset(high + 1)
+	case low <= first:
+		s.mark.Store(high + 1)
+		return s.release()
+	case high >= last:
+		return s.log.TruncateBack(low - 1)
+	}
+	return fail.New(fail.Internal, "delete", "Raft log", fmt.Sprintf("%d to %d lies inside %d to %d", low, high, first, last))
+}
+
+// release frees what neither Raft nor an uploader needs.
+func (s *logStore) release() error {
+	to := s.mark.Load()
+	if keep := s.retain(); keep > 0 {
+		to = min(to, keep)
+	}
+	if to <= s.log.First() {
+		return nil
+	}
+	return s.log.TruncateFront(to)
+}

@@ -1,0 +1,180 @@
+package objstore
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// Policy says how WithRetry waits. The zero value has working defaults.
+type Policy struct {
+	// MinBackoff is the wait after the first failure, doubled after each
+	// further one up to MaxBackoff. Defaults 100 ms and 10 s.
+	MinBackoff, MaxBackoff time.Duration
+	// Jitter is the part of a wait that is left to chance, from 0 to 1, so that
+	// many clients do not return together. 0 is the default of 0.5; below 0 is
+	// none.
+	Jitter float64
+	// Retryable says which errors are waited out; nil means those of kind
+	// fail.Retry. A daemon may add Denied and Full, which an operator mends
+	// while it runs.
+	Retryable func(err error) bool
+	// Notify, if set, hears of every error that is going to be retried.
+	Notify func(err error)
+	// Clock and Rand (in [0, 1)) are for tests; nil is the real ones.
+	Clock Clock
+	Rand  func() float64
+}
+
+// Clock waits.
+type Clock interface {
+	// Sleep returns nil after d, or the context's error when that ends before.
+	Sleep(ctx context.Context, d time.Duration) error
+}
+
+// WithRetry repeats what fails with a passing fault until it works or the
+// context ends; the last error is then part of the error, of kind fail.Retry.
+// A Create that fails and then meets its own object, because only the reply had
+// been lost, succeeds: all bytes of the object are compared.
+func WithRetry(s Store, p Policy) Store {
+	if p.MinBackoff <= 0 {
+		p.MinBackoff = 100 * time.Millisecond
+	}
+	if p.MaxBackoff <= 0 {
+		p.MaxBackoff = 10 * time.Second
+	}
+	switch {
+	case p.Jitter == 0:
+		p.Jitter = 0.5
+	case p.Jitter < 0:
+		p.Jitter = 0
+	}
+	p.MaxBackoff = max(p.MaxBackoff, p.MinBackoff)
+	p.Jitter = min(p.Jitter, 1)
+	if p.Retryable == nil {
+		p.Retryable = func(err error) bool { return fail.Is(err, fail.Retry) }
+	}
+	if p.Notify == nil {
+		p.Notify = func(error) {}
+	}
+	if p.Clock == nil {
+		p.Clock = realClock{}
+	}
+	if p.Rand == nil {
+		p.Rand = rand.Float64
+	}
+	return &retrying{Store: s, p: p}
+}
+
+type realClock struct{}
+
+func (realClock) Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+type retrying struct {
+	Store
+	p Policy
+}
+
+// do calls f until it succeeds or fails for good.
+func (r *retrying) do(ctx context.Context, op, name string, f func() error) error {
+	wait := r.p.MinBackoff
+	for {
+		err := f()
+		if err == nil || !r.p.Retryable(err) {
+			return err
+		}
+		ended := ctx.Err()
+		if ended == nil {
+			r.p.Notify(err)
+			ended = r.p.Clock.Sleep(ctx, wait-time.Duration(float64(wait)*r.p.Jitter*r.p.Rand()))
+		}
+		if ended != nil {
+			return fail.Wrap(fail.Retry, op, r.URL()+"/"+name, fmt.Errorf("%w; last: %w", ended, err))
+		}
+		wait = min(2*wait, r.p.MaxBackoff)
+	}
+}
+
+func (r *retrying) Create(ctx context.Context, name string, body []byte) error {
+	uncertain := false // an earlier attempt may have created the object
+	var exists error   // what is left is to compare, without sending body again
+	return r.do(ctx, "create object", name, func() error {
+		if exists == nil {
+			err := r.Store.Create(ctx, name, body)
+			if !uncertain || !fail.Is(err, fail.Exists) {
+				uncertain = true
+				return err
+			}
+			exists = err
+		}
+		return r.compare(ctx, name, body, exists)
+	})
+}
+
+// compare returns nil if the object that is there is body, else exists.
+func (r *retrying) compare(ctx context.Context, name string, body []byte, exists error) error {
+	// One byte more, so that a longer object is not taken for equal.
+	there, err := r.Store.Read(ctx, name, 0, int64(len(body))+1, nil)
+	switch {
+	case fail.Is(err, fail.NotFound):
+		return exists // and deleted since, which no writer may undo
+	case err != nil:
+		return err
+	case bytes.Equal(there, body):
+		return nil
+	}
+	return exists
+}
+
+func (r *retrying) Read(ctx context.Context, name string, off, n int64, buf []byte) (b []byte, err error) {
+	err = r.do(ctx, "read object", name, func() error {
+		b, err = r.Store.Read(ctx, name, off, n, buf)
+		return err
+	})
+	return b, err
+}
+
+func (r *retrying) Size(ctx context.Context, name string) (n int64, err error) {
+	err = r.do(ctx, "size of object", name, func() error {
+		n, err = r.Store.Size(ctx, name)
+		return err
+	})
+	return n, err
+}
+
+// List goes on where it was interrupted, so fn sees each name once.
+func (r *retrying) List(ctx context.Context, prefix, after string, fn func(Info) error) error {
+	var failed error // fn's, which is the caller's business and never repeated
+	err := r.do(ctx, "list objects", prefix, func() error {
+		err := r.Store.List(ctx, prefix, after, func(i Info) error {
+			after = i.Name
+			failed = fn(i)
+			return failed
+		})
+		if failed != nil {
+			return nil
+		}
+		return err
+	})
+	if failed != nil {
+		return failed
+	}
+	return err
+}
+
+func (r *retrying) Delete(ctx context.Context, name string) error {
+	return r.do(ctx, "delete object", name, func() error { return r.Store.Delete(ctx, name) })
+}

@@ -1,0 +1,188 @@
+package segment
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// Index is what an object's tail tells: head and footer.
+type Index struct {
+	Head
+	Entries []Entry
+	Bytes   int64 // of the whole object
+}
+
+type trailer struct {
+	footerOff        int64
+	entries, streams uint32
+	sum              uint32 // CRC-32C of streams and entries
+}
+
+// putTrailer writes
+//
+//	0 8 footer offset   8 4 entries   12 4 streams   16 4 CRC-32C of both tables
+//	20 4 reserved   24 4 CRC-32C of bytes 0..23   28 4 magic "PLXE"
+func putTrailer(b []byte, t trailer) {
+	b = b[:TrailerBytes]
+	clear(b)
+	le := binary.LittleEndian
+	le.PutUint64(b, uint64(t.footerOff))
+	le.PutUint32(b[8:], t.entries)
+	le.PutUint32(b[12:], t.streams)
+	le.PutUint32(b[16:], t.sum)
+	le.PutUint32(b[24:], crc32.Checksum(b[:24], castagnoli))
+	copy(b[28:], trailerMagic)
+}
+
+func parseTrailer(b []byte, size int64) (trailer, error) {
+	var t trailer
+	at := size - TrailerBytes
+	if len(b) != TrailerBytes || string(b[28:]) != trailerMagic {
+		return t, damaged(max(0, at), "no trailer: the object is cut short or not of Pollux")
+	}
+	le := binary.LittleEndian
+	if crc32.Checksum(b[:24], castagnoli) != le.Uint32(b[24:]) {
+		return t, damaged(at+24, "trailer checksum does not match")
+	}
+	t = trailer{int64(le.Uint64(b)), le.Uint32(b[8:]), le.Uint32(b[12:]), le.Uint32(b[16:])}
+	if t.entries > MaxEntries || t.streams > t.entries || le.Uint32(b[20:]) != 0 ||
+		t.footerOff < HeadBytes || t.footerOff+HeadBytes+int64(t.streams)*streamBytes+int64(t.entries)*entryBytes != at {
+		return t, damaged(at, "trailer of %d entries and %d streams does not fit the object's %d bytes", t.entries, t.streams, size)
+	}
+	return t, nil
+}
+
+// TailBytes returns how many bytes at the end of an object ParseTail needs,
+// judged from a tail that holds at least the trailer.
+func TailBytes(tail []byte, size int64) (int64, error) {
+	if len(tail) < TrailerBytes {
+		return 0, damaged(0, "object of %d bytes", size)
+	}
+	t, err := parseTrailer(tail[len(tail)-TrailerBytes:], size)
+	if err != nil {
+		return 0, err
+	}
+	return size - t.footerOff, nil
+}
+
+// ParseTail decodes and checks the footer of an object of size bytes from its
+// last bytes, at least TailBytes of them.
+func ParseTail(tail []byte, size int64) (*Index, error) {
+	need, err := TailBytes(tail, size)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(tail)) < need {
+		return nil, damaged(size-need, "tail of %d bytes, %d needed", len(tail), need)
+	}
+	b := tail[int64(len(tail))-need:]
+	off := size - need
+	t, err := parseTrailer(b[len(b)-TrailerBytes:], size)
+	if err != nil {
+		return nil, err
+	}
+	x := &Index{Bytes: size}
+	if x.Head, err = ParseHead(b, off); err != nil {
+		return nil, err
+	}
+	tables := b[HeadBytes : len(b)-TrailerBytes]
+	if crc32.Checksum(tables, castagnoli) != t.sum {
+		return nil, damaged(off+HeadBytes, "footer checksum does not match")
+	}
+	if x.Type == Segment && x.LastIndex-x.FirstIndex+1 != uint64(t.entries) {
+		return nil, damaged(off, "%d entries for journal index %d to %d", t.entries, x.FirstIndex, x.LastIndex)
+	}
+	streams := make([]change.StreamID, t.streams)
+	for i := range streams {
+		copy(streams[i][:], tables[i*streamBytes:])
+	}
+	x.Entries = make([]Entry, t.entries)
+	tables = tables[len(streams)*streamBytes:]
+	for i := range x.Entries {
+		if err := x.Entries[i].parse(tables[i*entryBytes:][:entryBytes], streams, off); err != nil {
+			return nil, err
+		}
+	}
+	return x, nil
+}
+
+func (e *Entry) parse(b []byte, streams []change.StreamID, footerOff int64) error {
+	le := binary.LittleEndian
+	*e = Entry{Kind: EntryKind(b[0]), Flags: le.Uint16(b[2:]), Offset: int64(le.Uint64(b[8:])), Bytes: le.Uint32(b[16:]),
+		FirstLSN: le.Uint64(b[24:]), LastLSN: le.Uint64(b[32:]),
+		FirstTime: int64(le.Uint64(b[40:])), LastTime: int64(le.Uint64(b[48:]))}
+	copy(e.Hash[:], b[56:72])
+	ord := le.Uint32(b[4:])
+	switch {
+	case e.Offset < HeadBytes || e.Offset+int64(e.Bytes) > footerOff:
+		return damaged(footerOff, "entry at %d with %d bytes lies outside the object's body", e.Offset, e.Bytes)
+	case e.Kind == CommandEntry:
+		e.Command = state.Kind(ord)
+	case e.Kind == FrameEntry && int(ord) < len(streams):
+		e.Stream = streams[ord]
+	default:
+		return damaged(footerOff, "entry of kind %d, stream %d", b[0], ord)
+	}
+	return nil
+}
+
+// Parse decodes and checks a whole object: head, footer, and every entry's own
+// checksums (Frame and Command check again what they return).
+func Parse(obj []byte) (*Index, error) {
+	x, err := ParseTail(obj, int64(len(obj)))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := ParseHead(obj, 0); err != nil {
+		return nil, err
+	}
+	footer := int64(len(obj)) - TrailerBytes
+	if t, err := parseTrailer(obj[footer:], int64(len(obj))); err != nil {
+		return nil, err
+	} else if !sameHead(obj, obj[t.footerOff:]) {
+		return nil, damaged(0, "head and footer are of different objects")
+	}
+	end := int64(HeadBytes)
+	for i := range x.Entries {
+		end += int64(x.Entries[i].Bytes)
+	}
+	t, _ := parseTrailer(obj[footer:], int64(len(obj)))
+	if end != t.footerOff {
+		return nil, damaged(end, "entries end here, the footer begins at %d", t.footerOff)
+	}
+	return x, nil
+}
+
+// Frame returns entry i of obj as a checked frame.
+func (x *Index) Frame(f *change.Frame, body []byte, i int) error {
+	e := &x.Entries[i]
+	if err := f.Reset(body); err != nil {
+		return inEntry(e, err)
+	}
+	if f.Hash != e.Hash || f.Stream != e.Stream || f.FirstLSN != e.FirstLSN || f.LastLSN != e.LastLSN {
+		return damaged(e.Offset, "frame is not the one that the footer names")
+	}
+	return nil
+}
+
+// Command returns entry i, whose bytes are body, as a command.
+func (x *Index) Command(body []byte, i int) (state.Kind, []byte, error) {
+	e := &x.Entries[i]
+	kind, js, err := state.Open(body)
+	if err != nil {
+		return 0, nil, inEntry(e, err)
+	}
+	if kind != e.Command {
+		return 0, nil, damaged(e.Offset, "command is not the one that the footer names")
+	}
+	return kind, js, nil
+}
+
+func inEntry(e *Entry, err error) error {
+	return fail.At("decode entry", fmt.Sprintf("at byte %d", e.Offset), err)
+}

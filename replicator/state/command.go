@@ -1,0 +1,198 @@
+package state
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// Kind names a command, or a document of the object log.
+type Kind uint16
+
+const (
+	KindGroupPut     Kind = 1 // create a group or change its settings
+	KindStreamCreate Kind = 2
+	KindVolumeCreate Kind = 3
+	KindVolumeReady  Kind = 4
+	KindVolumeRemove Kind = 5
+	KindBookmarkAdd  Kind = 6
+	KindLease        Kind = 7
+	KindHeartbeat    Kind = 8
+
+	KindIdentity Kind = 100 // the object log's first object
+	KindFence    Kind = 101
+)
+
+func (k Kind) String() string {
+	if n, ok := kindNames[k]; ok {
+		return n
+	}
+	return fmt.Sprintf("command(%d)", uint16(k))
+}
+
+var kindNames = map[Kind]string{
+	KindGroupPut: "group-put", KindStreamCreate: "stream-create", KindVolumeCreate: "volume-create",
+	KindVolumeReady: "volume-ready", KindVolumeRemove: "volume-remove", KindBookmarkAdd: "bookmark-add",
+	KindLease: "lease", KindHeartbeat: "heartbeat", KindIdentity: "identity", KindFence: "fence",
+}
+
+// Group is a consistency group and its policy.
+type Group struct {
+	Name             string    `json:"name"`
+	Ack              string    `json:"ack"`
+	Overflow         string    `json:"overflow"`
+	PITR             string    `json:"pitr"`
+	RPOTargetSeconds float64   `json:"rpo_target_seconds"`
+	Paused           bool      `json:"paused,omitempty"`
+	Created          time.Time `json:"created"`
+}
+
+// Stream is one agent's part of a group.
+type Stream struct {
+	ID     change.StreamID `json:"id"`
+	Number uint32          `json:"number"`
+	Group  string          `json:"group"`
+	Agent  string          `json:"agent"`
+	Lease  change.Lease    `json:"lease"`
+}
+
+// Volume is a protected volume.
+type Volume struct {
+	Name      string          `json:"name"`
+	Number    uint32          `json:"number"`
+	Group     string          `json:"group"`
+	Stream    change.StreamID `json:"stream"`
+	Agent     string          `json:"agent"`
+	SizeBytes int64           `json:"size_bytes"`
+	Backing   string          `json:"backing"`
+	Created   time.Time       `json:"created"`
+	// FirstLSN is the first LSN at which the twin is complete.
+	FirstLSN uint64 `json:"first_lsn"`
+	Ready    bool   `json:"ready"`
+	Removed  bool   `json:"removed,omitempty"`
+}
+
+// Bookmark is a named recovery point.
+type Bookmark struct {
+	Name   string          `json:"name"`
+	Group  string          `json:"group"`
+	Stream change.StreamID `json:"stream"`
+	LSN    uint64          `json:"lsn"`
+	Epoch  uint64          `json:"epoch"`
+	Time   time.Time       `json:"time"`
+}
+
+// VolumeReady ends a volume's initial sync.
+type VolumeReady struct {
+	Name     string `json:"name"`
+	FirstLSN uint64 `json:"first_lsn"`
+}
+
+// VolumeRemove ends a volume's protection.
+type VolumeRemove struct {
+	Name string `json:"name"`
+}
+
+// LeaseGrant gives a stream its next lease.
+type LeaseGrant struct {
+	Stream change.StreamID `json:"stream"`
+	Agent  string          `json:"agent"`
+	Epoch  uint64          `json:"epoch"`
+}
+
+// Heartbeat shows that an idle journal is alive.
+type Heartbeat struct {
+	Time time.Time `json:"time"`
+}
+
+// Identity is the document at position 0 of an object log.
+type Identity struct {
+	Journal uuid.UUID `json:"journal"`
+	Format  int       `json:"format"`
+	Site    string    `json:"site"`
+	Created time.Time `json:"created"`
+}
+
+// FormatVersion is the object log's format that this build writes.
+const FormatVersion = 1
+
+// Fence is the document of a fence: where history goes on.
+type Fence struct {
+	NextIndex uint64                           `json:"next_index"`
+	Streams   map[change.StreamID]change.Point `json:"streams"`
+	Reason    string                           `json:"reason"`
+}
+
+// Envelope bytes come before every command's JSON:
+//
+//	0 4 magic "PLXC"   4 2 version   6 2 kind   8 4 JSON bytes
+//	12 4 CRC-32C of bytes 0..11 and the JSON
+const (
+	envelopeMagic = "PLXC"
+	// EnvelopeVersion is the version that this build writes and reads.
+	EnvelopeVersion = 1
+	EnvelopeBytes   = 16
+	// MaxCommandBytes bounds one encoded command.
+	MaxCommandBytes = 1 << 20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Encode wraps v, one of the types above, as a command of kind.
+func Encode(kind Kind, v any) []byte {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // our own plain structs
+	}
+	b := make([]byte, EnvelopeBytes, EnvelopeBytes+len(body))
+	copy(b, envelopeMagic)
+	binary.LittleEndian.PutUint16(b[4:], EnvelopeVersion)
+	binary.LittleEndian.PutUint16(b[6:], uint16(kind))
+	binary.LittleEndian.PutUint32(b[8:], uint32(len(body)))
+	sum := crc32.Update(crc32.Checksum(b[:12], castagnoli), castagnoli, body)
+	binary.LittleEndian.PutUint32(b[12:], sum)
+	return append(b, body...)
+}
+
+// Open checks an encoded command and returns its kind and JSON. Errors are
+// fail.Damaged or fail.Unsupported.
+func Open(b []byte) (Kind, []byte, error) {
+	if len(b) < EnvelopeBytes || string(b[:4]) != envelopeMagic {
+		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 0", "not a command")
+	}
+	le := binary.LittleEndian
+	if v := le.Uint16(b[4:]); v != EnvelopeVersion {
+		return 0, nil, fail.New(fail.Unsupported, "decode command", "", fmt.Sprintf("version %d; this build reads %d", v, EnvelopeVersion))
+	}
+	body := b[EnvelopeBytes:]
+	if int(le.Uint32(b[8:])) != len(body) {
+		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 8", fmt.Sprintf("%d bytes, its head says %d", len(body), le.Uint32(b[8:])))
+	}
+	if crc32.Update(crc32.Checksum(b[:12], castagnoli), castagnoli, body) != le.Uint32(b[12:]) {
+		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 12", "checksum does not match")
+	}
+	return Kind(le.Uint16(b[6:])), body, nil
+}
+
+// Decode opens b, which must be of kind, into v.
+func Decode(b []byte, kind Kind, v any) error {
+	k, body, err := Open(b)
+	if err != nil {
+		return err
+	}
+	if k != kind {
+		return fail.New(fail.Damaged, "decode command", "at byte 6", fmt.Sprintf("%v in place of %v", k, kind))
+	}
+	return unmarshal(kind, body, v)
+}
+
+func unmarshal(kind Kind, body []byte, v any) error {
+	return fail.Wrap(fail.Damaged, "decode", kind.String(), json.Unmarshal(body, v))
+}

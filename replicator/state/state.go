@@ -1,0 +1,270 @@
+package state
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// State is the control state. Its methods are for one goroutine at a time.
+type State struct {
+	Groups    map[string]*Group
+	Streams   map[change.StreamID]*Stream
+	Volumes   map[string]*Volume
+	Bookmarks map[string]*Bookmark // by "group/name"
+	next      uint32               // the next stream's or volume's number
+}
+
+// New returns an empty state.
+func New() *State {
+	return &State{Groups: map[string]*Group{}, Streams: map[change.StreamID]*Stream{},
+		Volumes: map[string]*Volume{}, Bookmarks: map[string]*Bookmark{}, next: 1}
+}
+
+var nameRule = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
+
+// CheckName refuses names that could be mistaken for an LSN or a time, or that
+// no file or URL could carry.
+func CheckName(what, name string) error {
+	if len(name) > change.MaxNameBytes || !nameRule.MatchString(name) {
+		return fail.New(fail.Invalid, "name", what, fmt.Sprintf("%q", name)).
+			WithHint("a name begins with a letter and has letters, digits, '_', '.', '-' only")
+	}
+	return nil
+}
+
+// Apply changes the state by one command and returns the keys of what changed,
+// for Save. A command that the state forbids changes nothing and returns an
+// error, everywhere the same.
+func (s *State) Apply(kind Kind, body []byte) (changed []string, err error) {
+	switch kind {
+	case KindGroupPut:
+		return with(kind, body, s.putGroup)
+	case KindStreamCreate:
+		return with(kind, body, s.createStream)
+	case KindVolumeCreate:
+		return with(kind, body, s.createVolume)
+	case KindVolumeReady:
+		return with(kind, body, s.volumeReady)
+	case KindVolumeRemove:
+		return with(kind, body, s.removeVolume)
+	case KindBookmarkAdd:
+		return with(kind, body, s.addBookmark)
+	case KindLease:
+		return with(kind, body, s.grantLease)
+	case KindHeartbeat:
+		return nil, nil
+	}
+	return nil, fail.New(fail.Unsupported, "apply", kind.String(), "unknown command").
+		WithHint("use a pollux version that knows it")
+}
+
+func with[T any](kind Kind, body []byte, do func(*T) (string, error)) ([]string, error) {
+	v := new(T)
+	if err := unmarshal(kind, body, v); err != nil {
+		return nil, err
+	}
+	key, err := do(v)
+	if err != nil {
+		return nil, err
+	}
+	return []string{key}, nil
+}
+
+func (s *State) putGroup(g *Group) (string, error) {
+	if err := CheckName("group", g.Name); err != nil {
+		return "", err
+	}
+	if old := s.Groups[g.Name]; old != nil {
+		g.Created = old.Created
+	}
+	s.Groups[g.Name] = g
+	return "group/" + g.Name, nil
+}
+
+func (s *State) createStream(st *Stream) (string, error) {
+	if s.Groups[st.Group] == nil {
+		return "", noSuch("group", st.Group)
+	}
+	if s.StreamOf(st.Group, st.Agent) != nil || s.Streams[st.ID] != nil {
+		return "", fail.New(fail.Exists, "create stream", st.Group+" on "+st.Agent, "it exists")
+	}
+	st.Number = s.number()
+	s.Streams[st.ID] = st
+	return "stream/" + st.ID.String(), nil
+}
+
+func (s *State) number() uint32 {
+	n := s.next
+	s.next++
+	return n
+}
+
+func noSuch(what, name string) error {
+	return fail.New(fail.NotFound, "find", what+" "+name, "no such "+what)
+}
+
+func (s *State) createVolume(v *Volume) (string, error) {
+	if err := CheckName("volume", v.Name); err != nil {
+		return "", err
+	}
+	if s.Groups[v.Group] == nil {
+		return "", noSuch("group", v.Group)
+	}
+	if s.Streams[v.Stream] == nil {
+		return "", noSuch("stream", v.Stream.String())
+	}
+	if old := s.Volumes[v.Name]; old != nil {
+		why := "a volume of that name exists"
+		if old.Removed {
+			why = "a removed volume of that name still has its history in the log"
+		}
+		return "", fail.New(fail.Exists, "create volume", v.Name, why).WithHint("choose another name")
+	}
+	if v.SizeBytes <= 0 {
+		return "", fail.New(fail.Invalid, "create volume", v.Name, fmt.Sprintf("size of %d bytes", v.SizeBytes))
+	}
+	for _, o := range s.Volumes {
+		if !o.Removed && o.Agent == v.Agent && o.Backing == v.Backing {
+			return "", fail.New(fail.Refused, "create volume", v.Name, "volume "+o.Name+" uses the same backing "+v.Backing)
+		}
+	}
+	v.Number = s.number()
+	s.Volumes[v.Name] = v
+	return "volume/" + v.Name, nil
+}
+
+func (s *State) volume(name string) (*Volume, error) {
+	v := s.Volumes[name]
+	if v == nil || v.Removed {
+		return nil, noSuch("volume", name)
+	}
+	return v, nil
+}
+
+func (s *State) volumeReady(r *VolumeReady) (string, error) {
+	v, err := s.volume(r.Name)
+	if err != nil {
+		return "", err
+	}
+	v.Ready, v.FirstLSN = true, r.FirstLSN
+	return "volume/" + v.Name, nil
+}
+
+func (s *State) removeVolume(r *VolumeRemove) (string, error) {
+	v, err := s.volume(r.Name)
+	if err != nil {
+		return "", err
+	}
+	v.Removed = true
+	return "volume/" + v.Name, nil
+}
+
+func (s *State) addBookmark(b *Bookmark) (string, error) {
+	if err := CheckName("bookmark", b.Name); err != nil {
+		return "", err
+	}
+	key := b.Group + "/" + b.Name
+	if s.Groups[b.Group] == nil {
+		return "", noSuch("group", b.Group)
+	}
+	if s.Bookmarks[key] != nil {
+		return "", fail.New(fail.Exists, "add bookmark", key, "it exists").WithHint("choose another name")
+	}
+	s.Bookmarks[key] = b
+	return "bookmark/" + key, nil
+}
+
+func (s *State) grantLease(g *LeaseGrant) (string, error) {
+	st := s.Streams[g.Stream]
+	if st == nil {
+		return "", noSuch("stream", g.Stream.String())
+	}
+	if st.Agent != g.Agent {
+		return "", fail.New(fail.Fenced, "attach", "group "+st.Group, fmt.Sprintf("the stream belongs to agent %s, not %s", st.Agent, g.Agent))
+	}
+	st.Lease = change.Lease{Epoch: g.Epoch, Number: st.Lease.Number + 1}
+	return "stream/" + st.ID.String(), nil
+}
+
+// StreamOf returns the agent's stream of a group, or nil.
+func (s *State) StreamOf(group, agent string) *Stream {
+	for _, st := range s.Streams {
+		if st.Group == group && st.Agent == agent {
+			return st
+		}
+	}
+	return nil
+}
+
+// Save returns the JSON of what a key of Apply names.
+func (s *State) Save(key string) []byte {
+	what, name, _ := strings.Cut(key, "/")
+	var v any
+	switch what {
+	case "group":
+		v = s.Groups[name]
+	case "stream":
+		v = s.Streams[uuid.MustParse(name)]
+	case "volume":
+		v = s.Volumes[name]
+	case "bookmark":
+		v = s.Bookmarks[name]
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// Load puts back what Save returned.
+func (s *State) Load(key string, b []byte) error {
+	what, name, _ := strings.Cut(key, "/")
+	switch what {
+	case "group":
+		return load(b, s.Groups, name)
+	case "stream":
+		id, err := uuid.Parse(name)
+		if err != nil {
+			return fail.Wrap(fail.Damaged, "load", key, err)
+		}
+		if err := load(b, s.Streams, id); err != nil {
+			return err
+		}
+		s.next = max(s.next, s.Streams[id].Number+1)
+		return nil
+	case "volume":
+		if err := load(b, s.Volumes, name); err != nil {
+			return err
+		}
+		s.next = max(s.next, s.Volumes[name].Number+1)
+		return nil
+	case "bookmark":
+		return load(b, s.Bookmarks, name)
+	}
+	return fail.New(fail.Damaged, "load", key, "unknown key")
+}
+
+func load[K comparable, T any](b []byte, into map[K]*T, key K) error {
+	v := new(T)
+	if err := json.Unmarshal(b, v); err != nil {
+		return fail.Wrap(fail.Damaged, "load", fmt.Sprint(key), err)
+	}
+	into[key] = v
+	return nil
+}
+
+// Sorted returns a map's values in the order of less.
+func Sorted[K comparable, T any](m map[K]*T, name func(*T) string) []*T {
+	return slices.SortedFunc(maps.Values(m), func(a, b *T) int { return cmp.Compare(name(a), name(b)) })
+}

@@ -1,0 +1,111 @@
+package twin
+
+import (
+	"fmt"
+	"sort"
+	"strconv"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// Point is a recovery point of a volume.
+type Point struct {
+	Volume *state.Volume
+	Epoch  uint64
+	LSN    uint64
+	Time   time.Time // of the last frame that it contains
+}
+
+// Volume finds a volume by name; removed ones still have their history.
+func (l *Log) Volume(name string) (*state.Volume, error) {
+	if v := l.State.Volumes[name]; v != nil {
+		return v, nil
+	}
+	return nil, fail.New(fail.NotFound, "find volume", name, "no such volume in "+l.store.URL()).
+		WithHint("pollux volume ls --store " + l.store.URL() + " lists them")
+}
+
+// Resolve turns what an operator wrote behind --at into a point: "" is the
+// newest, digits an LSN, RFC 3339 or -10m a time (the last frame that ends at or
+// before it), anything else a bookmark of the volume's group.
+func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) {
+	r, ok := l.RangeOf(v.Stream)
+	if !ok {
+		r.LastTime = v.Created // a volume that nobody wrote to is all zeros
+	}
+	p := Point{Volume: v, Epoch: l.Epoch, LSN: r.LastLSN, Time: r.LastTime}
+	bad := func(kind fail.Kind, why string) (Point, error) {
+		hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", v.FirstLSN, r.FirstTime.UTC().Format(time.RFC3339), r.LastLSN, r.LastTime.UTC().Format(time.RFC3339))
+		return p, fail.New(kind, "resolve", "--at "+at, why).WithHint(hint)
+	}
+	switch {
+	case at == "":
+	case at[0] >= '0' && at[0] <= '9' && isDigits(at):
+		lsn, err := strconv.ParseUint(at, 10, 64)
+		if err != nil || lsn > r.LastLSN {
+			return bad(fail.NotFound, "no such LSN in the log")
+		}
+		p.LSN = lsn
+	case at[0] == '-' || (at[0] >= '0' && at[0] <= '9'):
+		t, err := parseTime(at, now)
+		if err != nil {
+			return bad(fail.Invalid, "neither an LSN, nor RFC 3339, nor a time ago as in -10m")
+		}
+		p.LSN = l.lsnAt(v, t)
+		if p.LSN == 0 && (!ok || t.Before(r.FirstTime)) && t.Before(v.Created) {
+			return bad(fail.NotFound, "before the volume was protected")
+		}
+	default:
+		b := l.State.Bookmarks[v.Group+"/"+at]
+		if b == nil {
+			return bad(fail.NotFound, "no such bookmark in group "+v.Group)
+		}
+		if b.Stream != v.Stream || b.LSN > r.LastLSN {
+			return bad(fail.NotFound, "the bookmark's writes are not in the log")
+		}
+		p.LSN = b.LSN
+	}
+	if !v.Ready || p.LSN < v.FirstLSN {
+		return bad(fail.Refused, "the volume's initial sync was not complete then")
+	}
+	p.Time = l.timeOf(v, p.LSN)
+	return p, nil
+}
+
+func isDigits(s string) bool {
+	for _, c := range s {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+func parseTime(s string, now time.Time) (time.Time, error) {
+	if s[0] == '-' {
+		d, err := time.ParseDuration(s)
+		return now.Add(d), err
+	}
+	return time.Parse(time.RFC3339Nano, s)
+}
+
+// lsnAt is the last LSN of the last frame that ends at or before t.
+func (l *Log) lsnAt(v *state.Volume, t time.Time) uint64 {
+	f := l.Frames[v.Stream]
+	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastTime > t.UnixNano() })
+	if n == 0 {
+		return 0
+	}
+	return f[n-1].entry().LastLSN
+}
+
+func (l *Log) timeOf(v *state.Volume, lsn uint64) time.Time {
+	f := l.Frames[v.Stream]
+	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn })
+	if n == len(f) || lsn == 0 {
+		return v.Created
+	}
+	return time.Unix(0, f[n].entry().LastTime)
+}

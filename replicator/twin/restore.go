@@ -1,0 +1,247 @@
+package twin
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sort"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/uploader"
+)
+
+// Target is what a restore writes to. It reads as zeros before; WriteAt may be
+// called concurrently for disjoint ranges.
+type Target interface {
+	WriteAt(p []byte, off int64) (int, error)
+}
+
+// Plan is the work of a restore.
+type Plan struct {
+	Point   Point
+	Frames  int
+	Objects int
+	Bytes   int64 // to be read from the store
+	parts   []part
+	chain   []change.Hash // of the frames, oldest first
+}
+
+// part is the run of one object that belongs to the volume's stream.
+type part struct {
+	object *segment.Index
+	frames []int // entries, oldest first
+	first  int   // place of the first one in the chain
+	lo, hi int64
+}
+
+// Result is what a restore did.
+type Result struct {
+	Frames       int   `json:"frames"`
+	Records      int64 `json:"records"`
+	ReadBytes    int64 `json:"read_bytes"`
+	WrittenBytes int64 `json:"written_bytes"`
+}
+
+// Plan lists what a restore of p needs.
+func (l *Log) Plan(p Point) *Plan {
+	pl := &Plan{Point: p}
+	frames := l.Frames[p.Volume.Stream]
+	n := sort.Search(len(frames), func(i int) bool { return frames[i].entry().FirstLSN > p.LSN })
+	for i, f := range frames[:n] {
+		e := f.entry()
+		k := len(pl.parts) - 1
+		if k < 0 || pl.parts[k].object != f.Object {
+			pl.parts = append(pl.parts, part{object: f.Object, first: i, lo: e.Offset})
+			k++
+		}
+		w := &pl.parts[k]
+		w.frames = append(w.frames, f.Entry)
+		w.hi = e.Offset + int64(e.Bytes)
+		pl.chain = append(pl.chain, e.Hash)
+	}
+	for _, w := range pl.parts {
+		pl.Bytes += w.hi - w.lo
+	}
+	pl.Frames, pl.Objects = n, len(pl.parts)
+	return pl
+}
+
+const (
+	// fetchAhead bounds the objects in memory, each up to a segment's size
+	// compressed and a few times that plain.
+	fetchAhead = 4
+	// decodeAhead bounds the decoded frames that wait to be written.
+	decodeAhead = 32
+)
+
+// Restore writes the volume's image at the plan's point to t, each live byte
+// once: the log is applied newest first, and what is settled is not written
+// again. Zeros are not written at all.
+func (l *Log) Restore(ctx context.Context, pl *Plan, t Target, progress Progress) (Result, error) {
+	var res Result
+	g, ctx := errgroup.WithContext(ctx)
+	fetched := make(chan fetch, fetchAhead)
+	decoded := make(chan *decode, decodeAhead)
+	writes := make(chan write, 64)
+	var read, written atomic.Int64
+
+	g.Go(func() error { defer close(fetched); return l.fetchParts(ctx, g, pl, fetched) })
+	g.Go(func() error { defer close(decoded); return l.decodeParts(ctx, g, pl, fetched, decoded) })
+	g.Go(func() error {
+		defer close(writes)
+		return l.settleFrames(ctx, pl, decoded, writes, &res, func(n int64) {
+			if d := read.Add(n); progress != nil {
+				progress(d, pl.Bytes)
+			}
+		})
+	})
+	for range 2 {
+		g.Go(func() error {
+			for w := range writes {
+				if _, err := t.WriteAt(w.data, w.off); err != nil {
+					return fail.Wrap(fail.Full, "write", fmt.Sprintf("restore target at byte %d", w.off), err)
+				}
+				written.Add(int64(len(w.data)))
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	res.Frames, res.ReadBytes, res.WrittenBytes = pl.Frames, read.Load(), written.Load()
+	return res, err
+}
+
+// fetch is an object's part on its way from the store.
+type fetch struct {
+	part *part
+	body chan []byte // one
+}
+
+// fetchParts reads the parts, newest first, a few at once.
+func (l *Log) fetchParts(ctx context.Context, g *errgroup.Group, pl *Plan, out chan<- fetch) error {
+	for i := len(pl.parts) - 1; i >= 0; i-- {
+		f := fetch{part: &pl.parts[i], body: make(chan []byte, 1)}
+		select {
+		case out <- f:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		g.Go(func() error {
+			w := f.part
+			b, err := l.store.Read(ctx, uploader.ObjectName(w.object.Position), w.lo, w.hi-w.lo, nil)
+			if err == nil && int64(len(b)) < w.hi-w.lo {
+				err = l.damaged(w.object.Position, "object cut short at byte %d", w.lo+int64(len(b)))
+			}
+			if err != nil {
+				return err
+			}
+			f.body <- b
+			return nil
+		})
+	}
+	return nil
+}
+
+// decode is a frame on its way through decompression.
+type decode struct {
+	frame change.Frame
+	plain []byte
+	bytes int64
+	ready chan struct{}
+}
+
+// decodeParts checks and decompresses frames, newest first.
+func (l *Log) decodeParts(ctx context.Context, g *errgroup.Group, pl *Plan, in <-chan fetch, out chan<- *decode) error {
+	workers := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for f := range in {
+		var body []byte
+		select {
+		case body = <-f.body:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		for k := len(f.part.frames) - 1; k >= 0; k-- {
+			x, i := f.part.object, f.part.frames[k]
+			e := &x.Entries[i]
+			d := &decode{ready: make(chan struct{}), bytes: int64(e.Bytes)}
+			raw := body[e.Offset-f.part.lo:][:e.Bytes]
+			prev := change.Point{LSN: e.FirstLSN - 1}
+			if n := f.part.first + k; n > 0 {
+				prev.Hash = pl.chain[n-1]
+			}
+			select {
+			case workers <- struct{}{}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			g.Go(func() error {
+				defer func() { <-workers }()
+				err := x.Frame(&d.frame, raw, i)
+				if err == nil {
+					err = d.frame.Follows(prev)
+				}
+				if err == nil {
+					d.plain, err = d.frame.Plain(nil)
+				}
+				if err != nil {
+					return fail.At("read", l.at(x.Position), fail.At("frame", fmt.Sprintf("at byte %d", e.Offset), err))
+				}
+				close(d.ready)
+				return nil
+			})
+			select {
+			case out <- d:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
+// write is a run of live bytes.
+type write struct {
+	off  int64
+	data []byte
+}
+
+// settleFrames decides, newest record first, which bytes are live.
+func (l *Log) settleFrames(ctx context.Context, pl *Plan, in <-chan *decode, out chan<- write, res *Result, read func(int64)) error {
+	c := newCover()
+	for d := range in {
+		select {
+		case <-d.ready:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		read(d.bytes)
+		for i := len(d.frame.Records) - 1; i >= 0; i-- {
+			r := &d.frame.Records[i]
+			if r.LSN > pl.Point.LSN || r.Volume != pl.Point.Volume.Number || r.Kind == change.Mark {
+				continue
+			}
+			res.Records++
+			data := d.frame.Data(i, d.plain)
+			var err error
+			c.settle(r.Off, int64(r.Len), func(off, n int64) {
+				if r.Kind != change.Write || err != nil {
+					return
+				}
+				select {
+				case out <- write{off: off, data: data[off-r.Off:][:n]}:
+				case <-ctx.Done():
+					err = ctx.Err()
+				}
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

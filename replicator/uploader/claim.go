@@ -1,0 +1,130 @@
+package uploader
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/journal"
+	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// claim makes the log ours: identity, then every valid segment that is there is
+// adopted, then our fence at the first free position.
+func (u *Uploader) claim(ctx context.Context) error {
+	if err := u.identify(ctx); err != nil {
+		return err
+	}
+	t := u.o.Journal.Target(u.o.Target)
+	u.pos, u.next = max(1, t.Position), t.Index+1
+	cur := t.Token
+	for {
+		x, err := ReadIndex(ctx, u.o.Store, u.pos)
+		if fail.Is(err, fail.NotFound) {
+			err = u.fence(ctx)
+			if fail.Is(err, fail.Exists) {
+				continue // somebody was faster: look at it
+			}
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		if err := u.adopt(ctx, x, &cur); err != nil {
+			return err
+		}
+		u.pos++
+	}
+}
+
+// identify creates position 0, or checks that it is this journal's.
+func (u *Uploader) identify(ctx context.Context) error {
+	id, _, site := u.o.Journal.ID()
+	doc := state.Identity{Journal: id, Format: state.FormatVersion, Site: site, Created: u.o.Journal.Created()}
+	obj := segment.Document(segment.Head{Type: segment.Identity, Journal: id, Token: segment.Token{Epoch: u.token.Epoch},
+		FirstIndex: 1, Time: doc.Created.UnixNano()}, state.KindIdentity, doc)
+	x, err := ReadIndex(ctx, u.o.Store, 0)
+	if fail.Is(err, fail.NotFound) {
+		if err = u.store.Create(ctx, ObjectName(0), obj); err == nil || fail.Is(err, fail.Exists) {
+			x, err = ReadIndex(ctx, u.o.Store, 0)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if x.Journal != id {
+		return fail.New(fail.Fenced, "claim", u.o.Store.URL(), fmt.Sprintf("it belongs to journal %s, not to %s", x.Journal, id)).
+			WithHint("give this target a prefix of its own")
+	}
+	return nil
+}
+
+// adopt takes an object that is already in the log into account.
+func (u *Uploader) adopt(ctx context.Context, x *segment.Index, cur *segment.Token) error {
+	object := u.o.Store.URL() + "/" + ObjectName(u.pos)
+	if c := x.Token.Compare(u.token); c > 0 || (c == 0 && x.Token.Writer != u.token.Writer) {
+		return fail.New(fail.Fenced, "claim", object, fmt.Sprintf("another writer holds the log: %v; ours is %v", x.Token, u.token)).
+			WithHint("this journal was replaced elsewhere; do not start it again")
+	}
+	if x.Token.Compare(*cur) < 0 {
+		return nil // void: its writer was fenced before
+	}
+	switch x.Type {
+	case segment.Fence:
+		*cur = x.Token
+		return nil
+	case segment.Identity:
+		return fail.New(fail.Damaged, "claim", object, "an identity in the middle of the log")
+	}
+	*cur = x.Token
+	if x.FirstIndex != u.next {
+		return fail.New(fail.Damaged, "claim", object, fmt.Sprintf("it begins at journal index %d, %d is next", x.FirstIndex, u.next))
+	}
+	entries, err := u.matching(x, object)
+	if err != nil {
+		return err
+	}
+	u.next = x.LastIndex + 1
+	return u.o.Journal.Uploaded(journal.Uploaded{Target: u.o.Target, Position: u.pos + 1, Index: x.LastIndex, Token: *cur, Streams: streamsOf(entries)})
+}
+
+// matching returns the journal's own entries for those of a segment, which must
+// be the same: the journal put them there before it was stopped.
+func (u *Uploader) matching(x *segment.Index, object string) ([]journal.Entry, error) {
+	var entries []journal.Entry
+	err := u.o.Journal.Entries(x.FirstIndex, func(e journal.Entry) bool {
+		entries = append(entries, e)
+		return len(entries) < len(x.Entries)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(entries) < len(x.Entries) {
+		return nil, fail.New(fail.Fenced, "claim", object, fmt.Sprintf("the object log is ahead of this journal, which ends at index %d", u.o.Journal.LastIndex())).
+			WithHint("the journal's state is older than its bucket (a backup put back?): restore from the bucket instead")
+	}
+	for i := range entries {
+		if a, b := &entries[i], &x.Entries[i]; a.Kind != b.Kind || a.Hash != b.Hash || a.Stream != b.Stream || a.Bytes != b.Bytes {
+			return nil, fail.New(fail.Fenced, "claim", object, fmt.Sprintf("journal index %d is another entry there than here", a.Index)).
+				WithHint("two journals share one identity; stop both and restore from the bucket")
+		}
+	}
+	return entries, nil
+}
+
+// fence creates our fence at the first free position.
+func (u *Uploader) fence(ctx context.Context) error {
+	id, _, _ := u.o.Journal.ID()
+	doc := state.Fence{NextIndex: u.next, Streams: u.o.Journal.TargetPoints(u.o.Target), Reason: "writer started"}
+	h := segment.Head{Type: segment.Fence, Journal: id, Token: u.token, Position: u.pos, DurablePosition: u.pos,
+		FirstIndex: u.next, Time: time.Now().UnixNano()}
+	obj := segment.Document(h, state.KindFence, doc)
+	if err := u.store.Create(ctx, ObjectName(u.pos), obj); err != nil {
+		return err
+	}
+	u.pos++
+	u.note(nil)
+	return u.o.Journal.Uploaded(journal.Uploaded{Target: u.o.Target, Position: u.pos, Index: u.next - 1, Token: u.token})
+}

@@ -1,0 +1,236 @@
+package uploader
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/journal"
+	"github.com/pollux-dr/pollux/replicator/segment"
+)
+
+// object is one segment on its way.
+type object struct {
+	pos     uint64
+	last    uint64 // journal index
+	streams map[change.StreamID]change.Point
+	body    []byte
+	err     error
+	done    chan struct{}
+}
+
+// feed uploads what the journal accepts.
+func (u *Uploader) feed(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(u.order)
+		return u.launch(ctx, g)
+	})
+	g.Go(func() error { return u.confirm(ctx) })
+	return g.Wait()
+}
+
+// launch builds objects and starts their upload. When none is on its way it
+// sends what there is at once; otherwise it collects.
+func (u *Uploader) launch(ctx context.Context, g *errgroup.Group) error {
+	for {
+		changed := u.o.Journal.Changed()
+		if err := u.collect(); err != nil {
+			return err
+		}
+		if len(u.batch) == 0 || !u.mayLaunch() {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-changed:
+			case <-u.landed:
+			}
+			continue
+		}
+		if err := u.store.Reserve(ctx); err != nil {
+			return err
+		}
+		if err := u.collect(); err != nil { // what came while we waited
+			return err
+		}
+		ob, err := u.build()
+		if err != nil {
+			return err
+		}
+		u.mu.Lock()
+		u.flying++
+		u.mu.Unlock()
+		g.Go(func() error { u.create(ctx, ob); return nil })
+		select {
+		case u.order <- ob:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// mayLaunch applies natural batching. Just after our fence, objects go one at a
+// time: a fenced writer may still create some up to segment.MaxInFlight beyond
+// it, and stepping over them needs no more than that.
+func (u *Uploader) mayLaunch() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.flying == 0 {
+		return true
+	}
+	return u.careful == 0 && u.flying < u.o.InFlight && (u.batchFull || u.batchBytes >= pipelineBytes)
+}
+
+// collect adds what the journal has accepted meanwhile to the next object.
+func (u *Uploader) collect() error {
+	if u.batchFull {
+		return nil
+	}
+	return u.o.Journal.Entries(u.next+uint64(len(u.batch)), func(e journal.Entry) bool {
+		if len(u.batch) > 0 && (u.batchBytes+int(e.Bytes) > u.o.SegmentBytes || len(u.batch) == segment.MaxEntries) {
+			u.batchFull = true
+			return false
+		}
+		u.batch = append(u.batch, e)
+		u.batchBytes += int(e.Bytes)
+		return true
+	})
+}
+
+// build encodes the collected entries as the object of the next position.
+func (u *Uploader) build() (*object, error) {
+	entries := u.batch
+	id, _, _ := u.o.Journal.ID()
+	last := entries[len(entries)-1].Index
+	h := segment.Head{Type: segment.Segment, Journal: id, Token: u.token, Position: u.pos, DurablePosition: u.Status().Position,
+		FirstIndex: entries[0].Index, LastIndex: last, Time: time.Now().UnixNano()}
+	index := make([]segment.Entry, len(entries))
+	for i := range entries {
+		index[i] = entries[i].Entry
+	}
+	buf, _ := u.pool.Get().(*[]byte)
+	if buf == nil {
+		buf = new([]byte)
+	}
+	body, err := segment.Build(h, index, *buf, func(i int, dst []byte) error { return u.o.Journal.Fetch(&entries[i], dst) })
+	if err != nil {
+		return nil, err
+	}
+	ob := &object{pos: u.pos, last: last, streams: streamsOf(entries), body: body, done: make(chan struct{})}
+	u.pos++
+	u.next = last + 1
+	clear(u.batch)
+	u.batch, u.batchBytes, u.batchFull = u.batch[:0], 0, false
+	return ob, nil
+}
+
+// create uploads an object; confirm learns the outcome in order.
+func (u *Uploader) create(ctx context.Context, ob *object) {
+	ob.err = u.store.Create(ctx, ObjectName(ob.pos), ob.body)
+	for fail.Is(ob.err, fail.Exists) && u.alone() {
+		if ob.err = u.stepOver(ctx, ob); ob.err == nil {
+			ob.err = u.store.Create(ctx, ObjectName(ob.pos), ob.body)
+		}
+	}
+	u.mu.Lock()
+	u.flying--
+	if u.careful > 0 {
+		u.careful--
+	}
+	u.mu.Unlock()
+	close(ob.done)
+	select {
+	case u.landed <- struct{}{}:
+	default:
+	}
+}
+
+// alone reports whether objects still go one at a time.
+func (u *Uploader) alone() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.careful > 0
+}
+
+// stepOver moves an object past one that a fenced writer left at its position.
+// Nothing else is on its way then.
+func (u *Uploader) stepOver(ctx context.Context, ob *object) error {
+	x, err := ReadIndex(ctx, u.o.Store, ob.pos)
+	if err != nil {
+		return err
+	}
+	if x.Token.Compare(u.token) >= 0 {
+		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+ObjectName(ob.pos), "another writer has taken the log over: "+x.Token.String())
+	}
+	ob.pos++
+	u.pos = ob.pos + 1
+	return segment.Move(ob.body, ob.pos)
+}
+
+// confirm commits, in order, what has been created: only the contiguous prefix
+// counts. What landed meanwhile goes along.
+func (u *Uploader) confirm(ctx context.Context) error {
+	for ob := range u.order {
+		up := journal.Uploaded{Target: u.o.Target, Token: u.token, Streams: map[change.StreamID]change.Point{}}
+		for ob != nil {
+			select {
+			case <-ob.done:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if ob.err != nil {
+				return u.lost(ob)
+			}
+			up.Position, up.Index = ob.pos+1, ob.last
+			maps.Copy(up.Streams, ob.streams)
+			u.landedObject(ob)
+			ob = u.alsoDone()
+		}
+		if err := u.o.Journal.Uploaded(up); err != nil {
+			return err
+		}
+		u.mu.Lock()
+		u.status.Position, u.status.Index = up.Position, up.Index
+		u.mu.Unlock()
+		u.note(nil)
+	}
+	return nil
+}
+
+// alsoDone returns the next object if it has landed already.
+func (u *Uploader) alsoDone() *object {
+	u.mu.Lock()
+	flying := u.flying
+	u.mu.Unlock()
+	if flying > 0 {
+		return nil // it may be the next one: do not keep the others waiting for it
+	}
+	select {
+	case ob := <-u.order:
+		return ob
+	default:
+		return nil
+	}
+}
+
+func (u *Uploader) landedObject(ob *object) {
+	u.mu.Lock()
+	u.status.Objects++
+	u.status.Bytes += int64(len(ob.body))
+	u.mu.Unlock()
+	body := ob.body[:0]
+	ob.body = nil
+	u.pool.Put(&body)
+}
+
+// lost turns a position that somebody else has taken into a fence.
+func (u *Uploader) lost(ob *object) error {
+	if fail.Is(ob.err, fail.Exists) {
+		return fail.Wrap(fail.Fenced, "extend", u.o.Store.URL()+"/"+ObjectName(ob.pos), ob.err)
+	}
+	return ob.err
+}

@@ -1,0 +1,163 @@
+package uploader
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/journal"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/segment"
+)
+
+// Options configure an Uploader. Zero values take the defaults.
+type Options struct {
+	Target  string
+	Journal *journal.Journal
+	// Store retries whatever is Retryable, until its context ends, and compares
+	// after a lost reply (objstore.WithRetry).
+	Store  objstore.Store
+	Logger *slog.Logger
+	// RequestsPerSecond and Burst bound the objects created; 0 per second is
+	// unlimited.
+	RequestsPerSecond float64
+	Burst             int
+	// InFlight is the number of objects on their way, up to segment.MaxInFlight.
+	InFlight int
+	// SegmentBytes is the size at which an object is closed.
+	SegmentBytes int
+}
+
+const (
+	defaultInFlight     = 4
+	defaultSegmentBytes = 8 << 20
+	// pipelineBytes: while an object is on its way, the next one starts only
+	// when it has this much. Below, waiting makes it larger at no cost in lag.
+	pipelineBytes = 1 << 20
+)
+
+// ObjectName is the name of a position of the log.
+func ObjectName(position uint64) string { return fmt.Sprintf("log/%020d", position) }
+
+// Uploader writes one object log.
+type Uploader struct {
+	o     Options
+	token segment.Token
+	store *objstore.Limited
+
+	pos  uint64 // next position to use
+	next uint64 // next journal index to upload
+
+	batch      []journal.Entry // collected for the next object
+	batchBytes int
+	batchFull  bool
+
+	careful int // objects still to be created one at a time
+
+	mu     sync.Mutex
+	status Status
+	flying int
+	landed chan struct{} // an object was created
+
+	order chan *object // in the order of positions
+	pool  sync.Pool
+}
+
+// Status is where the target's log stands.
+type Status struct {
+	Target      string
+	URL         string
+	Position    uint64 // objects in the log
+	Index       uint64 // last journal index in it
+	LastSuccess time.Time
+	Err         error // why it does not go on just now
+	Fenced      bool  // for good
+	Objects     int64 // created by this process
+	Bytes       int64
+}
+
+// New prepares an uploader; Run does the work.
+func New(o Options) *Uploader {
+	if o.InFlight == 0 {
+		o.InFlight = defaultInFlight
+	}
+	o.InFlight = min(o.InFlight, segment.MaxInFlight)
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = defaultSegmentBytes
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	_, epoch, _ := o.Journal.ID()
+	u := &Uploader{o: o, token: segment.Token{Epoch: epoch, Term: o.Journal.Term(), Writer: uuid.New()},
+		store: objstore.WithRequests(o.Store, o.RequestsPerSecond, o.Burst), landed: make(chan struct{}, 1), careful: segment.MaxInFlight,
+		order: make(chan *object, segment.MaxInFlight)}
+	u.status = Status{Target: o.Target, URL: o.Store.URL()}
+	return u
+}
+
+// Status returns a copy.
+func (u *Uploader) Status() Status {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.status
+}
+
+// Token is the fence token that this uploader writes under.
+func (u *Uploader) Token() segment.Token { return u.token }
+
+// Run claims the log and feeds it until ctx ends, or until another writer has
+// taken it over: then the error is fail.Fenced.
+func (u *Uploader) Run(ctx context.Context) error {
+	err := u.claim(ctx)
+	if err == nil {
+		err = u.feed(ctx)
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	u.note(err)
+	return err
+}
+
+// note records success or what is wrong.
+func (u *Uploader) note(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.status.Err = err
+	if err == nil {
+		u.status.LastSuccess = time.Now()
+	} else if fail.Is(err, fail.Fenced) {
+		u.status.Fenced = true
+	}
+}
+
+// Retryable is the policy for a target's store: everything is waited out but
+// what tells something about the log itself. Wrong credentials, a missing bucket
+// or a full disk are for the operator to mend, while the entries wait.
+func Retryable(err error) bool {
+	switch fail.KindOf(err) {
+	case fail.Exists, fail.NotFound, fail.Fenced, fail.Damaged, fail.Unsupported, fail.Refused:
+		return false
+	}
+	return true
+}
+
+// Notify is for objstore.WithRetry: what is wrong while it retries.
+func (u *Uploader) Notify(err error) { u.note(err) }
+
+func streamsOf(entries []journal.Entry) map[change.StreamID]change.Point {
+	m := map[change.StreamID]change.Point{}
+	for i := range entries {
+		if entries[i].Kind == segment.FrameEntry {
+			m[entries[i].Stream] = change.Point{LSN: entries[i].LastLSN, Hash: entries[i].Hash}
+		}
+	}
+	return m
+}

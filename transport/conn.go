@@ -1,0 +1,131 @@
+package transport
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+const (
+	magic = "PLXT"
+	// Version is the protocol version of this build.
+	Version = 1
+	// HeadBytes precede every message.
+	HeadBytes = 24
+	// MaxMessageBytes bounds one message's payload.
+	MaxMessageBytes = 16 << 20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Conn sends and receives messages on one connection. One goroutine may receive
+// while any number send. Every message is preceded by
+//
+//	0 4 magic "PLXT"   4 2 version   6 2 type   8 4 payload bytes
+//	12 4 CRC-32C of the payload   16 4 reserved   20 4 CRC-32C of bytes 0..19
+type Conn struct {
+	raw     net.Conn
+	timeout time.Duration
+	r       *bufio.Reader
+	buf     []byte
+	mu      sync.Mutex // serialises senders
+	head    [HeadBytes]byte
+	bufs    net.Buffers
+}
+
+// NewConn takes over raw. A send that makes no progress for timeout fails; a
+// receive may wait for ever, as streams can be idle for long.
+func NewConn(raw net.Conn, timeout time.Duration) *Conn {
+	return &Conn{raw: raw, timeout: timeout, r: bufio.NewReaderSize(raw, 256<<10)}
+}
+
+// Close ends the connection and unblocks everyone; errors of closing do not
+// matter to anybody.
+func (c *Conn) Close() { _ = c.raw.Close() }
+
+// Peer names the other side for logs and errors.
+func (c *Conn) Peer() string { return c.raw.RemoteAddr().String() }
+
+// Send writes one message whose payload is the parts one after another. Errors
+// are fail.Retry: reconnect and ask what arrived.
+func (c *Conn) Send(typ uint16, parts ...[]byte) error {
+	n, sum := 0, uint32(0)
+	for _, p := range parts {
+		n += len(p)
+		sum = crc32.Update(sum, castagnoli, p)
+	}
+	if n > MaxMessageBytes {
+		return fail.New(fail.Internal, "send to", c.Peer(), fmt.Sprintf("message of %d bytes exceeds %d", n, MaxMessageBytes))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	le := binary.LittleEndian
+	h := c.head[:]
+	clear(h)
+	copy(h, magic)
+	le.PutUint16(h[4:], Version)
+	le.PutUint16(h[6:], typ)
+	le.PutUint32(h[8:], uint32(n))
+	le.PutUint32(h[12:], sum)
+	le.PutUint32(h[20:], crc32.Checksum(h[:20], castagnoli))
+	c.bufs = append(append(c.bufs[:0], h), parts...)
+	bufs := c.bufs // WriteTo consumes its receiver
+	if err := c.raw.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+		return c.broken("send to", err)
+	}
+	if _, err := bufs.WriteTo(c.raw); err != nil {
+		c.Close() // half a message may be out: nothing may follow it
+		return c.broken("send to", err)
+	}
+	return nil
+}
+
+// Recv returns the next message. The payload is valid until the next Recv.
+// Errors: fail.Retry when the connection ended, fail.Damaged for bytes that
+// fail their checksum, fail.Unsupported for another version.
+func (c *Conn) Recv() (typ uint16, payload []byte, err error) {
+	var h [HeadBytes]byte
+	if _, err := io.ReadFull(c.r, h[:]); err != nil {
+		return 0, nil, c.broken("receive from", err)
+	}
+	le := binary.LittleEndian
+	if string(h[:4]) != magic {
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("not a Pollux message: magic %q", h[:4]))
+	}
+	if v := le.Uint16(h[4:]); v != Version {
+		return 0, nil, fail.New(fail.Unsupported, "receive from", c.Peer(), fmt.Sprintf("protocol version %d; this build speaks %d", v, Version))
+	}
+	if crc32.Checksum(h[:20], castagnoli) != le.Uint32(h[20:]) {
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), "message head fails its checksum")
+	}
+	n := int(le.Uint32(h[8:]))
+	if n > MaxMessageBytes {
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("message of %d bytes exceeds %d", n, MaxMessageBytes))
+	}
+	if cap(c.buf) < n {
+		c.buf = make([]byte, n)
+	}
+	payload = c.buf[:n]
+	if _, err := io.ReadFull(c.r, payload); err != nil {
+		return 0, nil, c.broken("receive from", err)
+	}
+	if crc32.Checksum(payload, castagnoli) != le.Uint32(h[12:]) {
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), "message fails its checksum")
+	}
+	return le.Uint16(h[6:]), payload, nil
+}
+
+func (c *Conn) broken(op string, err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errors.New("connection closed")
+	}
+	return fail.Wrap(fail.Retry, op, c.Peer(), err)
+}

@@ -1,0 +1,150 @@
+package wal
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Dump prints every segment, batch and entry of the log in dir to w, and where
+// and why it stopped reading each segment. entry says what to print of an entry;
+// nil prints only its length. Nothing is changed, and another process may write
+// meanwhile.
+//
+// It prints all that can be read even where something is damaged, and returns
+// the first fail.Damaged or fail.Unsupported error only then.
+func Dump(fs vfs.FS, dir string, w io.Writer, entry func(index uint64, b []byte) string) error {
+	names, err := fs.List(dir)
+	if err != nil {
+		return ioError("dump wal", dir, err)
+	}
+	slices.Sort(names)
+	d := dumper{fs: fs, dir: dir, w: bufio.NewWriter(w), entry: entry}
+	for _, name := range names {
+		n, isSegment, isSpare := parseName(name)
+		path := fs.PathJoin(dir, name)
+		switch {
+		case isSegment:
+			d.open(path, n)
+		case isSpare:
+			if info, err := fs.Stat(path); err == nil {
+				d.spares = append(d.spares, fmt.Sprintf("spare %s: %d bytes\n", name, info.Size()))
+			}
+		}
+	}
+	d.segments()
+	for _, s := range d.spares {
+		d.printf("%s", s)
+	}
+	if err := d.w.Flush(); err != nil {
+		return ioError("dump wal", dir, err)
+	}
+	return d.err
+}
+
+type dumper struct {
+	fs     vfs.FS
+	dir    string
+	w      *bufio.Writer
+	entry  func(uint64, []byte) string
+	all    []found
+	spares []string
+	err    error // the first damage
+}
+
+func (d *dumper) printf(format string, args ...any) { fmt.Fprintf(d.w, format, args...) }
+
+func (d *dumper) note(err error) {
+	d.printf("  error: %v\n", err)
+	if d.err == nil {
+		d.err = err
+	}
+}
+
+func (d *dumper) open(path string, sequence uint64) {
+	f, err := openSegment(d.fs, path, sequence, true)
+	switch {
+	case err == nil:
+		d.all = append(d.all, f)
+	case !isNotExist(err): // else recycled since the directory was listed
+		d.printf("segment %s: unreadable\n", path)
+		d.note(err)
+	}
+}
+
+func (d *dumper) segments() {
+	defer closeAll(d.all)
+	chain, _, err := linkSegments(d.dir, d.all)
+	if err != nil {
+		d.printf("the segments do not form a chain\n")
+		d.note(err)
+	}
+	for _, f := range d.all {
+		until, state := uint64(0), "dead"
+		i := slices.IndexFunc(chain, func(c found) bool { return c.sequence == f.sequence })
+		switch {
+		case err != nil:
+			state = "of unknown state"
+		case i >= 0 && i == len(chain)-1:
+			state = "newest"
+		case i >= 0:
+			until = chain[i+1].base
+			state = fmt.Sprintf("live below entry %d", until)
+		}
+		d.segment(f, state, until)
+	}
+}
+
+func (d *dumper) segment(f found, state string, until uint64) {
+	d.printf("segment %s: sequence %d, base %d, front %d, continues %d, salt %016x, %s\n",
+		f.path, f.sequence, f.base, f.front, f.prevSequence, f.salt, state)
+	sc, err := newScan(f.file, f.segmentHeader, f.crc, true)
+	if err != nil {
+		d.note(ioError("dump wal", f.path, err))
+		return
+	}
+	if err := sc.run(func(b *batch) error { d.batch(sc.off, b, until); return nil }); err != nil {
+		d.note(damaged("dump wal", f.path, sc.off, err))
+		return
+	}
+	d.printf("  stopped at byte %d, before entry %d: %v\n", sc.off, sc.next, sc.why)
+	if until > sc.next {
+		d.note(damaged("dump wal", f.path, sc.off, fmt.Errorf("%w; entries up to %d were durable", sc.why, until-1)))
+		return
+	}
+	synced, more, err := sc.laterBatch()
+	switch {
+	case err != nil:
+		d.note(damaged("dump wal", f.path, sc.off, err))
+	case more && synced >= sc.next && state == "newest":
+		d.note(damaged("dump wal", f.path, sc.off, fmt.Errorf("%w; entries up to %d were durable", sc.why, synced)))
+	case more && state == "newest":
+		d.printf("  a torn tail that was never synced follows\n")
+	case sc.sealed:
+		d.printf("  closed in order\n")
+	}
+}
+
+func (d *dumper) batch(off int64, b *batch, until uint64) {
+	if b.flags&flagSeal != 0 {
+		d.printf("  seal at byte %d: everything through entry %d is durable\n", off, b.synced)
+		return
+	}
+	d.printf("  batch at byte %d: entries %d to %d, %d bytes, synced through %d, front %d, chain %08x\n",
+		off, b.first, b.first+uint64(b.count)-1, b.payloadBytes, b.synced, b.front, b.chain)
+	for i, e := range b.entries {
+		index := b.first + uint64(i)
+		dead := ""
+		if until != 0 && index >= until {
+			dead = " (truncated)"
+		}
+		text := ""
+		if d.entry != nil {
+			text = ": " + d.entry(index, e)
+		}
+		d.printf("    entry %d: %d bytes at byte %d%s%s\n", index, len(e), b.offsets[i], dead, text)
+	}
+}
