@@ -115,7 +115,7 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 		vols = append(vols, describe(l, v))
 	}
 	if f.json {
-		return printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "journal": l.Identity.Journal, "volumes": vols})
+		return printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "journal": l.Identity.Journal, "objects": l.End, "log_bytes": l.Bytes, "volumes": vols})
 	}
 	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "FIRST LSN", "FIRST POINT", "LAST LSN", "LAST POINT", "AGE", "STATE"}}
 	for _, v := range vols {

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/demo"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+)
+
+type demoFlags struct {
+	store   storeFlags
+	seconds int
+	size    config.Bytes
+	seed    uint64
+	keep    bool
+	json    bool
+}
+
+const minDemoBytes = 16 << 20
+
+func newDemo() *cobra.Command {
+	f := demoFlags{size: 1 << 30}
+	c := &cobra.Command{Use: "demo", Short: "Watch a volume survive the loss of its site", Args: cobra.NoArgs,
+		Long: `In a temporary directory: starts an agent with a volume behind NBD, an embedded
+journal and an object store; writes real data, sets a bookmark half way, kills the
+agent in mid-load, deletes its state, restores from the store alone and compares
+with a model. Exits 0 only when everything was verified.`}
+	f.store.add(c)
+	c.Flags().Lookup("store").Usage = "object store (default: a directory); s3://bucket/prefix gets a prefix of its own below"
+	c.Flags().IntVar(&f.seconds, "seconds", 20, "length of the load")
+	c.Flags().Var(&f.size, "size", "size of the volume")
+	c.Flags().Uint64Var(&f.seed, "seed", 0, "seed of the load (default: random)")
+	c.Flags().BoolVar(&f.keep, "keep", false, "keep the temporary directory and the objects")
+	c.Flags().BoolVar(&f.json, "json", false, "print one JSON object and nothing else")
+	c.RunE = func(c *cobra.Command, _ []string) error { return runDemo(c, &f) }
+	return c
+}
+
+func runDemo(c *cobra.Command, f *demoFlags) error {
+	if f.seconds < 2 || f.seconds > 24*3600 {
+		return fail.New(fail.Invalid, "demo", "--seconds", fmt.Sprintf("%d: 2 to 86400", f.seconds))
+	}
+	if f.size < minDemoBytes || f.size%4096 != 0 {
+		return fail.New(fail.Invalid, "demo", "--size", fmt.Sprintf("%v: at least 16MiB, a multiple of 4KiB", f.size))
+	}
+	binaryPath, err := os.Executable()
+	if err != nil {
+		return fail.Wrap(fail.Internal, "find", "own binary", err)
+	}
+	dir, err := os.MkdirTemp("", "pollux-demo-")
+	if err != nil {
+		return fail.Wrap(fail.Full, "create", "temporary directory", err)
+	}
+	if f.seed == 0 {
+		var b [8]byte
+		_, _ = rand.Read(b[:])
+		f.seed = binary.LittleEndian.Uint64(b[:]) >> 16
+	}
+	o := demo.Options{Dir: dir, Runtime: filepath.Join(tmpfs(), filepath.Base(dir)), Binary: binaryPath, SizeBytes: int64(f.size),
+		Load: time.Duration(f.seconds) * time.Second, Seed: f.seed, Out: c.OutOrStdout()}
+	if f.json {
+		o.Out = c.ErrOrStderr()
+	}
+	defer func() {
+		_ = os.RemoveAll(o.Runtime)
+		if !f.keep {
+			_ = os.RemoveAll(dir)
+		}
+	}()
+	if err := demoStore(&o, f); err != nil {
+		return err
+	}
+	rep, err := demo.Run(c.Context(), o)
+	if err == nil {
+		err = demoReport(c, f, rep)
+	}
+	switch {
+	case f.keep:
+		fmt.Fprintf(c.ErrOrStderr(), "kept: %s and %s\n", dir, o.Store)
+	case f.store.url != "":
+		removeObjects(c.Context(), f)
+	}
+	return err
+}
+
+// tmpfs is where arenas can live on this machine.
+func tmpfs() string {
+	if st, err := os.Stat("/dev/shm"); err == nil && st.IsDir() {
+		return "/dev/shm"
+	}
+	return os.TempDir()
+}
+
+// demoStore gives the demo a place of its own in the store.
+func demoStore(o *demo.Options, f *demoFlags) error {
+	if f.store.url == "" {
+		o.Store = "file://" + filepath.Join(o.Dir, "remote-site")
+		return nil
+	}
+	f.store.url = strings.TrimRight(f.store.url, "/") + "/" + filepath.Base(o.Dir)
+	o.Store = f.store.url
+	for _, s := range []struct{ flag, key, value string }{{"endpoint", "endpoint", f.store.opts.Endpoint}, {"region", "region", f.store.opts.Region},
+		{"credentials-file", "credentials_file", f.store.opts.CredentialsFile}, {"ca-file", "ca_file", f.store.opts.CAFile}} {
+		if s.value != "" {
+			o.StoreArgs = append(o.StoreArgs, "--"+s.flag, s.value)
+			o.Target += fmt.Sprintf("      %s: %q\n", s.key, s.value)
+		}
+	}
+	return nil
+}
+
+// removeObjects deletes what the demo put into the store, where it may.
+func removeObjects(ctx context.Context, f *demoFlags) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	s, done, err := openStore(ctx, &f.store)
+	if err != nil {
+		return
+	}
+	defer done()
+	var names []string
+	err = s.List(ctx, "log/", "", func(i objstore.Info) error { names = append(names, i.Name); return nil })
+	for _, n := range names {
+		if err == nil {
+			err = s.Delete(ctx, n)
+		}
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "pollux: the demo's objects stay in %s: %v\n", f.store.url, err)
+	}
+}
+
+func demoReport(c *cobra.Command, f *demoFlags, r *demo.Report) error {
+	w := c.OutOrStdout()
+	if f.json {
+		if err := printJSON(w, r); err != nil {
+			return err
+		}
+	} else {
+		ms := func(s float64) string { return humanDuration(time.Duration(s * 1e9)) }
+		fmt.Fprintf(w, "\n  lag           p50 %s, p99 %s, max %s\n", ms(r.Lag.P50), ms(r.Lag.P99), ms(r.Lag.Max))
+		fmt.Fprintf(w, "  actual RPO    %d writes, %s (newest point: LSN %d of %d acknowledged; %d was reported durable)\n", r.RPOWrites, ms(r.RPOSeconds),
+			r.RestoredLSN, r.LastAckedLSN, r.DurableLSN)
+		fmt.Fprintf(w, "  RTO           %s from the kill to the restored image\n", ms(r.RTOSeconds))
+		fmt.Fprintf(w, "  bytes         %s written, %s shipped, %s stored\n", humanBytes(r.BytesWritten), humanBytes(r.BytesShipped), humanBytes(r.BytesStored))
+		if r.Verified {
+			fmt.Fprintln(w, "  verified      both images equal the model, byte by byte")
+		}
+	}
+	if !r.Verified {
+		return fail.New(fail.Damaged, "verify", "demo", r.FailureReason).WithHint(fmt.Sprintf("repeat with --keep --seed %d and report it", r.Seed))
+	}
+	return nil
+}

@@ -1,0 +1,140 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// command prepares a child that dies with us.
+func command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	c := exec.CommandContext(ctx, name, args...)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return c
+}
+
+// agentProcess is the serving process, a child of ours.
+type agentProcess struct {
+	cmd  *exec.Cmd
+	once sync.Once
+	done chan struct{}
+}
+
+const startTimeout = 60 * time.Second
+
+func startAgent(ctx context.Context, binary, config, socket, logPath string) (*agentProcess, error) {
+	log, err := os.Create(logPath)
+	if err != nil {
+		return nil, fail.Wrap(fail.Full, "create", logPath, err)
+	}
+	defer log.Close()
+	// Not command(): the death signal would come when the starting thread ends.
+	cmd := exec.Command(binary, "agent", "-c", config)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fail.Wrap(fail.Internal, "start", binary, err)
+	}
+	p := &agentProcess{cmd: cmd, done: make(chan struct{})}
+	go func() { _ = cmd.Wait(); close(p.done) }()
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		var st control.Status
+		err := control.Dial(socket).Call(ctx, control.VerbStatus, struct{}{}, &st)
+		if err == nil {
+			return p, nil
+		}
+		select {
+		case <-p.done:
+			text, _ := os.ReadFile(logPath)
+			return nil, fail.New(fail.Internal, "start", "agent", "it ended: "+lastLine(string(text)))
+		case <-ctx.Done():
+			p.kill()
+			return nil, fail.Wrap(fail.Retry, "start", "agent", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
+}
+
+// kill ends the agent as a power cut of the process would, and waits for it.
+func (p *agentProcess) kill() {
+	p.once.Do(func() { _ = p.cmd.Process.Kill() })
+	<-p.done
+}
+
+// watcher samples the agent's status during the load.
+type watcher struct {
+	mu      sync.Mutex
+	lags    []float64
+	durable uint64
+	shipped int64
+}
+
+const samplePeriod = 20 * time.Millisecond
+
+func (w *watcher) run(ctx context.Context, c *control.Client, out io.Writer) {
+	begin, shown := time.Now(), time.Now()
+	tick := time.NewTicker(samplePeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var st control.Status
+		if err := c.Call(ctx, control.VerbStatus, struct{}{}, &st); err != nil || len(st.Groups) == 0 {
+			continue
+		}
+		g := st.Groups[0]
+		w.mu.Lock()
+		w.lags = append(w.lags, g.LagSeconds)
+		w.durable = max(w.durable, g.DurableLSN)
+		for _, t := range st.Targets {
+			w.shipped = max(w.shipped, t.ShippedBytes)
+		}
+		w.mu.Unlock()
+		if now := time.Now(); now.Sub(shown) >= time.Second {
+			shown = now
+			fmt.Fprintf(out, "   %3.0f s  %-11s lag %7.1f ms  behind %9s  LSN %d, durable %d\n", now.Sub(begin).Seconds(), g.State,
+				g.LagSeconds*1000, human(g.LagBytes), g.LastLSN, g.DurableLSN)
+		}
+	}
+}
+
+func (w *watcher) result() (Lag, uint64, int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.lags) == 0 {
+		return Lag{}, w.durable, w.shipped
+	}
+	slices.Sort(w.lags)
+	at := func(q float64) float64 { return w.lags[int(q*float64(len(w.lags)-1))] }
+	return Lag{P50: at(0.5), P99: at(0.99), Max: at(1)}, w.durable, w.shipped
+}
+
+func human(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+}
