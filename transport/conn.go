@@ -98,17 +98,17 @@ func (c *Conn) Recv() (typ uint16, payload []byte, err error) {
 	}
 	le := binary.LittleEndian
 	if string(h[:4]) != magic {
-		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("not a Pollux message: magic %q", h[:4]))
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("at byte 0 of a message: magic %q", h[:4]))
 	}
 	if v := le.Uint16(h[4:]); v != Version {
 		return 0, nil, fail.New(fail.Unsupported, "receive from", c.Peer(), fmt.Sprintf("protocol version %d; this build speaks %d", v, Version))
 	}
 	if crc32.Checksum(h[:20], castagnoli) != le.Uint32(h[20:]) {
-		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), "message head fails its checksum")
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), "at byte 20 of a message: its head fails its checksum")
 	}
 	n := int(le.Uint32(h[8:]))
 	if n > MaxMessageBytes {
-		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("message of %d bytes exceeds %d", n, MaxMessageBytes))
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("at byte 8 of a message: its %d bytes exceed %d", n, MaxMessageBytes))
 	}
 	if cap(c.buf) < n {
 		c.buf = make([]byte, n)
@@ -118,7 +118,7 @@ func (c *Conn) Recv() (typ uint16, payload []byte, err error) {
 		return 0, nil, c.broken("receive from", err)
 	}
 	if crc32.Checksum(payload, castagnoli) != le.Uint32(h[12:]) {
-		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), "message fails its checksum")
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("at byte %d of a message: its %d bytes fail their checksum", HeadBytes, n))
 	}
 	return le.Uint16(h[6:]), payload, nil
 }

@@ -17,6 +17,24 @@ import (
 // It prints all that can be read even where something is damaged, and returns
 // the first fail.Damaged or fail.Unsupported error only then.
 func Dump(fs vfs.FS, dir string, w io.Writer, entry func(index uint64, b []byte) string) error {
+	if entry == nil {
+		return DumpEntries(fs, dir, w, nil)
+	}
+	return DumpEntries(fs, dir, w, func(e DumpedEntry) string { return entry(e.Index, e.Bytes) })
+}
+
+// DumpedEntry is an entry as DumpEntries finds it.
+type DumpedEntry struct {
+	Index  uint64
+	File   string
+	Offset int64
+	Live   bool   // false: truncated, or in a segment that does not count
+	Bytes  []byte // valid during the call
+}
+
+// DumpEntries is Dump for callers that want to know where an entry lies and
+// whether it counts.
+func DumpEntries(fs vfs.FS, dir string, w io.Writer, entry func(DumpedEntry) string) error {
 	names, err := fs.List(dir)
 	if err != nil {
 		return ioError("dump wal", dir, err)
@@ -49,7 +67,7 @@ type dumper struct {
 	fs     vfs.FS
 	dir    string
 	w      *bufio.Writer
-	entry  func(uint64, []byte) string
+	entry  func(DumpedEntry) string
 	all    []found
 	spares []string
 	err    error // the first damage
@@ -106,7 +124,7 @@ func (d *dumper) segment(f found, state string, until uint64) {
 		d.note(ioError("dump wal", f.path, err))
 		return
 	}
-	if err := sc.run(func(b *batch) error { d.batch(sc.off, b, until); return nil }); err != nil {
+	if err := sc.run(func(b *batch) error { d.batch(f.path, sc.off, b, until, state == "dead"); return nil }); err != nil {
 		d.note(damaged("dump wal", f.path, sc.off, err))
 		return
 	}
@@ -128,7 +146,7 @@ func (d *dumper) segment(f found, state string, until uint64) {
 	}
 }
 
-func (d *dumper) batch(off int64, b *batch, until uint64) {
+func (d *dumper) batch(path string, off int64, b *batch, until uint64, deadSegment bool) {
 	if b.flags&flagSeal != 0 {
 		d.printf("  seal at byte %d: everything through entry %d is durable\n", off, b.synced)
 		return
@@ -137,13 +155,14 @@ func (d *dumper) batch(off int64, b *batch, until uint64) {
 		off, b.first, b.first+uint64(b.count)-1, b.payloadBytes, b.synced, b.front, b.chain)
 	for i, e := range b.entries {
 		index := b.first + uint64(i)
-		dead := ""
+		dead, live := "", !deadSegment
 		if until != 0 && index >= until {
+			live = false
 			dead = " (truncated)"
 		}
 		text := ""
 		if d.entry != nil {
-			text = ": " + d.entry(index, e)
+			text = ": " + d.entry(DumpedEntry{index, path, int64(b.offsets[i]), live, e})
 		}
 		d.printf("    entry %d: %d bytes at byte %d%s%s\n", index, len(e), b.offsets[i], dead, text)
 	}

@@ -10,13 +10,11 @@ import (
 // out itself: a device may have to write the zeros.
 const inlineClearBytes = 1 << 20
 
-// Copying a large payload takes a device longer than waking a worker, so large
-// plain writes overlap with the reception of what follows: as many of one
-// connection as maxOverlapped, since they hold the device's memory.
-const (
-	overlapBytes  = 32 << 10
-	maxOverlapped = 4
-)
+// maxOverlapped is how many large plain writes of one connection are with
+// workers at a time, holding the device's memory. Taking in so much data keeps
+// a device busy for longer than it takes to wake a worker; with payloads up to
+// 64 KiB nothing was gained.
+const maxOverlapped = 4
 
 // write carries out a WRITE. It returns an error only when the connection is
 // unusable.
@@ -39,7 +37,7 @@ func (c *conn) write(r request) error {
 		payload = payload[copy(piece, payload):]
 	}
 	_, _ = c.in.Discard(n)
-	if r.fua() || c.overlaps(n, c.in.Buffered() > 0) {
+	if r.fua() {
 		c.dispatch(r, buf, int64(r.off))
 		return nil
 	}
@@ -47,10 +45,10 @@ func (c *conn) write(r request) error {
 	return nil
 }
 
-// overlaps says whether a plain write of n bytes goes to a worker, and counts
-// it if so. more says that there is something to receive meanwhile.
-func (c *conn) overlaps(n int, more bool) bool {
-	if n < overlapBytes || !more || c.overlapped.Load() >= maxOverlapped {
+// overlaps says whether a large plain write goes to a worker, so that the next
+// payload is received meanwhile, and counts it if so.
+func (c *conn) overlaps() bool {
+	if c.overlapped.Load() >= maxOverlapped {
 		return false
 	}
 	c.overlapped.Add(1)
@@ -78,11 +76,10 @@ func (c *conn) writeLarge(r request) error {
 			failed = c.errno(&r, buf.err)
 			continue // part is still to be drained
 		}
-		c.srv.receive.Release(part)
 		at := int64(r.off) + done
 		done += part
 		last := done == int64(r.length)
-		if last && (r.fua() && done == part || !r.fua() && c.overlaps(int(part), true)) {
+		if last && (r.fua() && done == part || !r.fua() && c.overlaps()) {
 			c.dispatch(r, buf.Buffer, at)
 			return nil
 		}
@@ -103,24 +100,23 @@ type received struct {
 	err error
 }
 
-// receive reads n bytes of payload into a new buffer of the device, and holds n
-// bytes of the receive budget unless the device refused. Its error is the
-// connection's.
+// receive reads n bytes of payload into a new buffer of the device. Meanwhile it
+// holds n bytes of the receive budget: so much of the devices' memory may wait
+// for clients. Its error is the connection's.
 func (c *conn) receive(n int) (received, error) {
 	c.out.flush() // all that follows may block
 	if err := c.srv.receive.Acquire(c.ctx, int64(n)); err != nil {
 		return received{err: err}, nil
 	}
+	defer c.srv.receive.Release(int64(n))
 	buf, err := c.dev.Prepare(c.ctx, n)
 	if err != nil {
-		c.srv.receive.Release(int64(n))
 		return received{err: err}, nil
 	}
 	c.arm()
 	for _, piece := range buf.Pieces() {
 		if err := c.readFull(piece); err != nil {
 			buf.Release()
-			c.srv.receive.Release(int64(n))
 			return received{}, unexpected(err)
 		}
 	}

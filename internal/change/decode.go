@@ -134,7 +134,7 @@ func (f *Frame) Data(i int, plain []byte) []byte {
 	return plain[r.dataOff : r.dataOff+r.DataLen]
 }
 
-var zstdReader, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*BlockBytes))
+var zstdReader, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*BlockBytes), zstd.WithDecodeAllCapLimit(true))
 
 // decompress fills dst exactly. A block as long as its plain bytes was stored
 // as it is.

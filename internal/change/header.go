@@ -123,6 +123,9 @@ func ParseHeader(b []byte) (Header, Hash, error) {
 	if got, want := crc32.Checksum(b[:156], castagnoli), le.Uint32(b[156:]); got != want {
 		return h, Hash{}, damaged(156, "frame header checksum %08x, stored %08x", got, want)
 	}
+	if n := le.Uint16(b[6:]); n != HeaderBytes {
+		return h, Hash{}, damaged(6, "frame header of %d bytes, version %d has %d", n, FrameVersion, HeaderBytes)
+	}
 	if b[9] != 0 {
 		return h, Hash{}, unsupported("frame cipher %d, key %d", b[9], le.Uint32(b[12:]))
 	}
@@ -151,7 +154,7 @@ func (h *Header) checkShape() error {
 	switch {
 	case h.Records == 0 || h.Records > MaxRecords:
 		return damaged(96, "frame of %d records", h.Records)
-	case h.FirstLSN == 0 || h.LastLSN-h.FirstLSN != uint64(h.Records)-1:
+	case h.FirstLSN == 0 || h.LastLSN < h.FirstLSN || h.LastLSN-h.FirstLSN != uint64(h.Records)-1:
 		return damaged(32, "frame of %d records claims LSNs %d to %d", h.Records, h.FirstLSN, h.LastLSN)
 	case h.PlainBytes > MaxPlainBytes || h.StoredBytes > h.PlainBytes:
 		return damaged(108, "frame of %d stored and %d plain bytes", h.StoredBytes, h.PlainBytes)

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -40,6 +41,8 @@ type Options struct {
 	// SnapshotBytes is how far Raft's log grows before a snapshot lets it shrink.
 	SnapshotBytes int64
 	Heartbeat     time.Duration
+	// Election is how long a start waits before it elects itself.
+	Election time.Duration
 }
 
 const (
@@ -47,6 +50,7 @@ const (
 	defaultLogSegmentBytes = 16 << 20
 	defaultSnapshotBytes   = 64 << 20
 	defaultHeartbeat       = time.Minute
+	defaultElection        = 50 * time.Millisecond
 	applyTimeout           = 30 * time.Second
 	trailingLogs           = 512
 	// snapshotMaxPending: a snapshot contains what is not yet uploaded, so it
@@ -113,6 +117,9 @@ func (o *Options) setDefaults() {
 	if o.Heartbeat == 0 {
 		o.Heartbeat = defaultHeartbeat
 	}
+	if o.Election == 0 {
+		o.Election = defaultElection
+	}
 }
 
 func (j *Journal) open(ctx context.Context) (err error) {
@@ -172,18 +179,26 @@ func (j *Journal) startRaft(ctx context.Context, snaps *snapStore) error {
 	conf := raft.DefaultConfig()
 	conf.LocalID = "embedded"
 	conf.Logger = raftLogger(j.opts.Logger)
-	conf.HeartbeatTimeout, conf.ElectionTimeout = 50*time.Millisecond, 50*time.Millisecond
-	conf.LeaderLeaseTimeout, conf.CommitTimeout = 50*time.Millisecond, 5*time.Millisecond
+	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = j.opts.Election, j.opts.Election, j.opts.Election
+	conf.CommitTimeout = 5 * time.Millisecond
 	conf.SnapshotThreshold, conf.SnapshotInterval = 1<<60, 24*time.Hour // housekeeping decides
 	conf.TrailingLogs = trailingLogs
 	conf.MaxAppendEntries = 64
 	conf.NoSnapshotRestoreOnStart = !behind
 	st := stable{j.db}
-	has, err := raft.HasExistingState(logs, st, snaps)
+	last, err := logs.LastIndex()
 	if err != nil {
 		return err
 	}
-	if !has {
+	if last == 0 && len(metas) == 0 {
+		if j.fsm.applied > 0 {
+			return fail.New(fail.Damaged, "open", j.opts.Dir, fmt.Sprintf("Raft's log is empty, but the state holds its entry %d", j.fsm.applied)).
+				WithHint("the raft directory was deleted or replaced: restore the volumes from the object store")
+		}
+		// A bootstrap that a crash cut short may have set a term already.
+		if err := st.clear(); err != nil {
+			return err
+		}
 		servers := raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: addr}}}
 		if err := raft.BootstrapCluster(conf, logs, st, snaps, trans, servers); err != nil {
 			return fail.Wrap(fail.Internal, "bootstrap", "journal", err)

@@ -66,6 +66,12 @@ type stable struct{ db *pebble.DB }
 
 func (s stable) key(k []byte) []byte { return append(append([]byte{}, keyStable...), k...) }
 
+// clear forgets term and vote: before a first bootstrap there is no promise in
+// them.
+func (s stable) clear() error {
+	return fail.Wrap(fail.Internal, "clear", "Raft's stable store", s.db.DeleteRange(keyStable, prefixEnd(keyStable), pebble.Sync))
+}
+
 func (s stable) Set(k, v []byte) error { return s.db.Set(s.key(k), v, pebble.Sync) }
 
 func (s stable) Get(k []byte) ([]byte, error) {

@@ -1,11 +1,14 @@
 package segment
 
 import (
+	"cmp"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"slices"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -69,9 +72,13 @@ func Size(entries []Entry) int {
 
 // Build encodes an object in buf (which grows as needed). entries are in journal
 // order with Bytes set; Build sets their offsets. fetch fills dst, which is
-// exactly as long as the entry.
+// exactly as long as the entry. What readers would refuse as beyond the limits is
+// not built.
 func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) error) ([]byte, error) {
 	size := Size(entries)
+	if size > MaxObjectBytes || len(entries) > MaxEntries {
+		return nil, fail.New(fail.Internal, "build", "object", fmt.Sprintf("%d bytes and %d entries exceed its limits", size, len(entries)))
+	}
 	if cap(buf) < size {
 		buf = make([]byte, size)
 	}
@@ -81,7 +88,13 @@ func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) er
 		order[i] = i
 	}
 	// Commands first, then stream by stream; within one, journal order stays.
-	slices.SortStableFunc(order, func(a, b int) int { return slices.Compare(entries[a].Stream[:], entries[b].Stream[:]) })
+	slices.SortStableFunc(order, func(a, b int) int {
+		x, y := &entries[a], &entries[b]
+		if x.Kind == CommandEntry || y.Kind == CommandEntry {
+			return cmp.Compare(y.Kind, x.Kind)
+		}
+		return slices.Compare(x.Stream[:], y.Stream[:])
+	})
 
 	at := HeadBytes
 	var streams []change.StreamID

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"slices"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -48,6 +49,9 @@ func parseTrailer(b []byte, size int64) (trailer, error) {
 	le := binary.LittleEndian
 	if crc32.Checksum(b[:24], castagnoli) != le.Uint32(b[24:]) {
 		return t, damaged(at+24, "trailer checksum does not match")
+	}
+	if size > MaxObjectBytes {
+		return t, damaged(at, "object of %d bytes, %d at most", size, int64(MaxObjectBytes))
 	}
 	t = trailer{int64(le.Uint64(b)), le.Uint32(b[8:]), le.Uint32(b[12:]), le.Uint32(b[16:])}
 	if t.entries > MaxEntries || t.streams > t.entries || le.Uint32(b[20:]) != 0 ||
@@ -108,7 +112,46 @@ func ParseTail(tail []byte, size int64) (*Index, error) {
 			return nil, err
 		}
 	}
-	return x, nil
+	return x, x.checkLayout(streams, off)
+}
+
+// checkLayout sees to it that the entries fill the object from head to footer
+// as Build lays them out: commands, then stream by stream, each in journal
+// order. So every byte belongs to one entry, and is covered by its checksums.
+func (x *Index) checkLayout(streams []change.StreamID, footerOff int64) error {
+	place := make(map[change.StreamID]int, len(streams)) // where the stream stands, 0: commands
+	for i, id := range streams {
+		if i > 0 && slices.Compare(streams[i-1][:], id[:]) >= 0 {
+			return damaged(footerOff+HeadBytes, "the footer's streams are not in order")
+		}
+		place[id] = i + 1
+	}
+	slot := func(e *Entry) int {
+		if e.Kind == CommandEntry {
+			return 0
+		}
+		return place[e.Stream]
+	}
+	next := make([]int64, len(streams)+2) // first the lengths, then where each begins
+	for i := range x.Entries {
+		next[slot(&x.Entries[i])+1] += int64(x.Entries[i].Bytes)
+	}
+	next[0] = HeadBytes
+	for i := 1; i < len(next); i++ {
+		next[i] += next[i-1]
+	}
+	if end := next[len(next)-1]; end != footerOff {
+		return damaged(min(end, footerOff), "entries end at byte %d, the footer begins at %d", end, footerOff)
+	}
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		at := &next[slot(e)]
+		if e.Offset != *at {
+			return damaged(footerOff, "entry %d lies at byte %d in place of %d", i, e.Offset, *at)
+		}
+		*at += int64(e.Bytes)
+	}
+	return nil
 }
 
 func (e *Entry) parse(b []byte, streams []change.StreamID, footerOff int64) error {
@@ -131,8 +174,8 @@ func (e *Entry) parse(b []byte, streams []change.StreamID, footerOff int64) erro
 	return nil
 }
 
-// Parse decodes and checks a whole object: head, footer, and every entry's own
-// checksums (Frame and Command check again what they return).
+// Parse decodes and checks a whole object but for the entries' own checksums:
+// Frame and Command check what they return, Walk checks all.
 func Parse(obj []byte) (*Index, error) {
 	x, err := ParseTail(obj, int64(len(obj)))
 	if err != nil {
@@ -141,19 +184,12 @@ func Parse(obj []byte) (*Index, error) {
 	if _, err := ParseHead(obj, 0); err != nil {
 		return nil, err
 	}
-	footer := int64(len(obj)) - TrailerBytes
-	if t, err := parseTrailer(obj[footer:], int64(len(obj))); err != nil {
+	t, err := parseTrailer(obj[len(obj)-TrailerBytes:], x.Bytes)
+	if err != nil {
 		return nil, err
-	} else if !sameHead(obj, obj[t.footerOff:]) {
+	}
+	if !sameHead(obj, obj[t.footerOff:]) {
 		return nil, damaged(0, "head and footer are of different objects")
-	}
-	end := int64(HeadBytes)
-	for i := range x.Entries {
-		end += int64(x.Entries[i].Bytes)
-	}
-	t, _ := parseTrailer(obj[footer:], int64(len(obj)))
-	if end != t.footerOff {
-		return nil, damaged(end, "entries end here, the footer begins at %d", t.footerOff)
 	}
 	return x, nil
 }

@@ -172,6 +172,9 @@ func Open(b []byte) (Kind, []byte, error) {
 		return 0, nil, fail.New(fail.Unsupported, "decode command", "", fmt.Sprintf("version %d; this build reads %d", v, EnvelopeVersion))
 	}
 	body := b[EnvelopeBytes:]
+	if len(b) > MaxCommandBytes {
+		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 8", fmt.Sprintf("%d bytes exceed %d", len(b), MaxCommandBytes))
+	}
 	if int(le.Uint32(b[8:])) != len(body) {
 		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 8", fmt.Sprintf("%d bytes, its head says %d", len(body), le.Uint32(b[8:])))
 	}

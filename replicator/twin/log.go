@@ -3,8 +3,6 @@ package twin
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -53,7 +51,7 @@ type Progress func(done, total int64)
 // prefix, fail.Damaged with the object's name for a broken log.
 func Open(ctx context.Context, s objstore.Store, progress Progress) (*Log, error) {
 	l := &Log{store: s, State: state.New(), Frames: map[change.StreamID][]FrameRef{}}
-	n, sizes, err := l.list(ctx)
+	n, err := l.list(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -70,9 +68,6 @@ func Open(ctx context.Context, s objstore.Store, progress Progress) (*Log, error
 	if err != nil {
 		return nil, err
 	}
-	for _, b := range sizes {
-		l.Bytes += b
-	}
 	l.End = uint64(n)
 	if err := l.identify(ctx, all[0]); err != nil {
 		return nil, err
@@ -84,8 +79,8 @@ func Open(ctx context.Context, s objstore.Store, progress Progress) (*Log, error
 }
 
 // parallel runs fn for 0..n-1, a few at a time.
-func parallel(ctx context.Context, n int, fn func(ctx context.Context, i int) error) error {
-	g, ctx := errgroup.WithContext(ctx)
+func parallel(parent context.Context, n int, fn func(ctx context.Context, i int) error) error {
+	g, ctx := errgroup.WithContext(parent)
 	g.SetLimit(readers)
 	for i := range n {
 		if ctx.Err() != nil {
@@ -93,42 +88,39 @@ func parallel(ctx context.Context, n int, fn func(ctx context.Context, i int) er
 		}
 		g.Go(func() error { return fn(ctx, i) })
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return parent.Err() // not all of them ran, then
 }
 
 // list finds the contiguous positions from 0 on. Objects beyond the first
-// missing one are on their way, or their writer died: they do not count.
-func (l *Log) list(ctx context.Context) (n int, sizes []int64, err error) {
-	var beyond []uint64
-	err = l.store.List(ctx, "log/", "", func(i objstore.Info) error {
-		pos, err := strconv.ParseUint(strings.TrimPrefix(i.Name, "log/"), 10, 64)
-		if err != nil || uploader.ObjectName(pos) != i.Name {
-			return nil // not ours
-		}
-		if pos == uint64(len(sizes)) {
-			sizes = append(sizes, i.Bytes)
-		} else {
-			beyond = append(beyond, pos)
-		}
-		return nil
-	})
+// missing one are on their way, or their writer died: they do not count, unless
+// one of them proves that the missing one was there.
+func (l *Log) list(ctx context.Context) (n int, err error) {
+	all, err := positions(ctx, l.store)
 	if err != nil {
-		return 0, nil, err
+		return 0, err
 	}
-	if len(sizes) == 0 && len(beyond) == 0 {
-		return 0, nil, fail.New(fail.NotFound, "open", l.store.URL(), "no object log here").
-			WithHint("check bucket and prefix; a journal writes log/ below its target's URL")
+	n = contiguous(all)
+	for _, o := range all[:n] {
+		l.Bytes += o.bytes
 	}
-	l.Beyond = len(beyond)
-	for _, pos := range beyond {
-		// A writer creates at most MaxInFlight beyond what is durable.
-		if pos > uint64(len(sizes))+segment.MaxInFlight || len(sizes) == 0 {
-			return 0, nil, fail.New(fail.Damaged, "open", l.store.URL()+"/"+uploader.ObjectName(uint64(len(sizes))),
-				fmt.Sprintf("the object is missing, but position %d exists", pos)).
-				WithHint("an object of the log was deleted; restore it from a version or replica of the bucket")
+	l.Beyond = len(all) - n
+	for _, o := range all[n:] {
+		gone := n == 0 || missing(uint64(n), o.position, nil)
+		if !gone {
+			x, err := uploader.ReadIndex(ctx, l.store, o.position)
+			if err != nil {
+				return 0, err
+			}
+			gone = missing(uint64(n), o.position, x)
+		}
+		if gone {
+			return 0, l.missing(uint64(n), o.position)
 		}
 	}
-	return len(sizes), sizes, nil
+	return n, nil
 }
 
 func (l *Log) at(position uint64) string { return l.store.URL() + "/" + uploader.ObjectName(position) }
@@ -138,10 +130,25 @@ func (l *Log) damaged(position uint64, format string, args ...any) error {
 }
 
 func (l *Log) identify(ctx context.Context, x *segment.Index) error {
-	if x.Type != segment.Identity || len(x.Entries) != 1 {
+	if x.Type != segment.Identity {
 		return l.damaged(0, "position 0 is a %v, not the log's identity", x.Type)
 	}
-	return l.document(ctx, x, state.KindIdentity, &l.Identity)
+	if err := l.document(ctx, x, state.KindIdentity, &l.Identity); err != nil {
+		return err
+	}
+	return fail.At("read", l.at(0), checkIdentity(x, &l.Identity))
+}
+
+// checkIdentity refuses a log that this build does not know.
+func checkIdentity(x *segment.Index, id *state.Identity) error {
+	if id.Format != state.FormatVersion {
+		return fail.New(fail.Unsupported, "open", "object log", fmt.Sprintf("format %d; this build reads %d", id.Format, state.FormatVersion)).
+			WithHint("use a pollux version that knows this format")
+	}
+	if id.Journal != x.Journal {
+		return fail.New(fail.Damaged, "open", "object log", fmt.Sprintf("the identity names journal %s, its head %s", id.Journal, x.Journal))
+	}
+	return nil
 }
 
 // document reads the one entry of an identity or a fence.
@@ -160,35 +167,19 @@ func (l *Log) document(ctx context.Context, x *segment.Index, kind state.Kind, v
 // order applies the rules of fences and checks that the journal index and every
 // stream go on without a gap.
 func (l *Log) order(all []*segment.Index) error {
-	var cur segment.Token
-	next := uint64(1)
+	r := rules{journal: l.Identity.Journal, next: 1}
 	for _, x := range all {
-		if x.Journal != l.Identity.Journal {
-			return l.damaged(x.Position, "it is of journal %s, the log of %s", x.Journal, l.Identity.Journal)
-		}
-		c := x.Token.Compare(cur)
+		valid, err := r.judge(x)
 		switch {
-		case c < 0:
+		case err != nil:
+			return l.damaged(x.Position, "%v", err)
+		case !valid:
 			l.Void++
-		case c == 0 && x.Token.Writer != cur.Writer && cur.Epoch != 0:
-			l.Void++ // the first of two rivals counts
 		case x.Type == segment.Fence:
-			cur = x.Token
-			l.Epoch = cur.Epoch
-			if x.FirstIndex > next {
-				return l.damaged(x.Position, "the fence goes on at journal index %d, the log reached %d", x.FirstIndex, next)
-			}
-			if x.FirstIndex < next {
-				l.cut(x.FirstIndex)
-				next = x.FirstIndex
-			}
-		case x.Type != segment.Segment || c > 0:
-			return l.damaged(x.Position, "%v under %v without a fence before it", x.Type, x.Token)
-		case x.FirstIndex != next:
-			return l.damaged(x.Position, "it begins at journal index %d, %d must follow", x.FirstIndex, next)
+			l.Epoch = x.Token.Epoch
+			l.cut(x.FirstIndex)
 		default:
 			l.Objects = append(l.Objects, x)
-			next = x.LastIndex + 1
 		}
 	}
 	return l.index()
@@ -260,7 +251,7 @@ func (l *Log) replay(ctx context.Context) error {
 			}
 			kind, body, err := x.Command(bodies[i][e.Offset-lo:][:e.Bytes], k)
 			if err == nil {
-				_, err = l.State.Apply(kind, body)
+				err = apply(l.State, kind, body)
 			}
 			if err != nil {
 				return fail.At("replay", l.at(x.Position), err)
@@ -268,6 +259,16 @@ func (l *Log) replay(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// apply is State.Apply on a command that the journal accepted: the state must
+// take it too.
+func apply(s *state.State, kind state.Kind, body []byte) error {
+	_, err := s.Apply(kind, body)
+	if err == nil || fail.Is(err, fail.Unsupported) {
+		return err
+	}
+	return fail.Wrap(fail.Damaged, "apply", kind.String(), err)
 }
 
 func isCommand(e *segment.Entry) bool {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -14,11 +15,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/agent/nbd"
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/config"
@@ -36,7 +39,8 @@ type Daemon struct {
 	log     *slog.Logger
 	start   time.Time
 
-	lock    *os.File
+	seams   seams
+	lock    io.Closer
 	journal *journal.Journal
 	agent   *agent.Agent
 	nbd     *nbd.Server
@@ -45,6 +49,7 @@ type Daemon struct {
 	http    []*http.Server
 
 	verbs  sync.Mutex // state-changing verbs, one at a time
+	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	failed chan error
@@ -62,12 +67,26 @@ const (
 	journalTimeout = 60 * time.Second
 )
 
+// seams are where crash tests put another disk under the daemon.
+type seams struct {
+	fs            vfs.FS
+	createBacking func(path string, sizeBytes int64) (existed bool, err error)
+	openBacking   func(path string, sizeBytes int64) (backing.Backing, error)
+	election      time.Duration
+	checkpoint    time.Duration
+	logSegment    int64
+	walSegment    int64
+}
+
 // Start brings everything up. It returns when volumes are served.
 func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, start: time.Now(), failed: make(chan error, 16)}
-	run, cancel := context.WithCancel(context.Background())
-	d.cancel = cancel
-	if err := d.open(ctx, run); err != nil {
+	return start(ctx, conf, version, log, seams{fs: vfs.Default})
+}
+
+func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s seams) (*Daemon, error) {
+	d := &Daemon{conf: conf, version: version, log: log, seams: s, start: time.Now(), failed: make(chan error, 16)}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	if err := d.open(ctx, d.ctx); err != nil {
 		_ = d.Close()
 		return nil, err
 	}
@@ -76,7 +95,10 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 
 func (d *Daemon) open(ctx, run context.Context) error {
 	c := d.conf
-	for _, dir := range []string{c.State, c.Runtime, filepath.Dir(c.Socket), filepath.Dir(c.NBD.Unix)} {
+	if err := d.seams.fs.MkdirAll(c.State, 0o700); err != nil {
+		return fail.Wrap(fail.Denied, "create", c.State, err)
+	}
+	for _, dir := range []string{c.Runtime, filepath.Dir(c.Socket), filepath.Dir(c.NBD.Unix)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fail.Wrap(fail.Denied, "create", dir, err)
 		}
@@ -113,16 +135,15 @@ func (d *Daemon) open(ctx, run context.Context) error {
 // lockState keeps a second process away from the state directory.
 func (d *Daemon) lockState() error {
 	path := filepath.Join(d.conf.State, "lock")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fail.Wrap(fail.Denied, "lock", path, err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
+	l, err := d.seams.fs.Lock(path)
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
 		return fail.New(fail.Refused, "lock", d.conf.State, "another process uses this state directory").
 			WithHint("is the agent already running?")
+	case err != nil:
+		return fail.Wrap(fail.Denied, "lock", path, err)
 	}
-	d.lock = f
+	d.lock = l
 	return nil
 }
 
@@ -130,7 +151,8 @@ func (d *Daemon) openJournal(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, journalTimeout)
 	defer cancel()
 	o := journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site,
-		LogBudgetBytes: int64(d.conf.Journal.LogBudget), Heartbeat: time.Duration(d.conf.Journal.Heartbeat)}
+		FS:       d.seams.fs,
+		Election: d.seams.election, LogSegmentBytes: d.seams.logSegment, LogBudgetBytes: int64(d.conf.Journal.LogBudget), Heartbeat: time.Duration(d.conf.Journal.Heartbeat)}
 	for _, t := range d.conf.Journal.Targets {
 		o.Targets = append(o.Targets, t.Name)
 		if !t.Optional {
@@ -144,7 +166,7 @@ func (d *Daemon) openJournal(ctx context.Context) (err error) {
 func (d *Daemon) openTargets(ctx context.Context) error {
 	for _, tc := range d.conf.Journal.Targets {
 		t := &target{conf: tc}
-		s, err := objstore.Open(ctx, tc.URL, objstore.Options{Endpoint: tc.Endpoint, Region: tc.Region,
+		s, err := objstore.Open(ctx, tc.URL, objstore.Options{FS: d.seams.fs, Endpoint: tc.Endpoint, Region: tc.Region,
 			CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Observe: d.metrics.observeStore(tc.Name)})
 		if err != nil {
 			return fail.At("open target", tc.Name, err)
@@ -157,14 +179,21 @@ func (d *Daemon) openTargets(ctx context.Context) error {
 	return nil
 }
 
-func (d *Daemon) journalSocket() string { return filepath.Join(d.conf.State, "journal.sock") }
+func (d *Daemon) journalSocket() string {
+	return filepath.Join(d.conf.Runtime, "journal-"+d.conf.Name+".sock")
+}
 
 func (d *Daemon) openAgent() (err error) {
 	c := d.conf
+	walSegment := int64(c.WAL.Segment)
+	if d.seams.walSegment > 0 {
+		walSegment = d.seams.walSegment
+	}
 	d.agent, err = agent.Open(agent.Options{
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: filepath.Join(c.Runtime, "arena-"+c.Name),
-		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: int64(c.WAL.Segment),
-		Linger: time.Duration(c.WAL.Linger), Reference: true,
+		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
+		Linger: time.Duration(c.WAL.Linger), Reference: true, FS: d.seams.fs, CheckpointInterval: d.seams.checkpoint,
+		CreateBacking: d.seams.createBacking, OpenBacking: d.seams.openBacking,
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			var nd net.Dialer
 			return nd.DialContext(ctx, "unix", d.journalSocket())
@@ -180,10 +209,13 @@ func (d *Daemon) openAgent() (err error) {
 
 // watch turns a part's failure into the daemon's.
 func (d *Daemon) watch(failed <-chan struct{}, why func() error) {
-	go func() {
-		<-failed
-		d.fail(why())
-	}()
+	d.wg.Go(func() {
+		select {
+		case <-failed:
+			d.fail(why())
+		case <-d.ctx.Done():
+		}
+	})
 }
 
 func (d *Daemon) fail(err error) {

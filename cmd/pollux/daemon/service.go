@@ -207,8 +207,9 @@ func (d *Daemon) streamOf(group string) (id uuid.UUID, err error) {
 func (d *Daemon) attach(ctx context.Context, name string) error {
 	var v state.Volume
 	d.journal.View(func(s *state.State) { v = *s.Volumes[name] })
-	if err := mkdirFor(v.Backing); err != nil {
-		return err
+	dir := filepath.Dir(v.Backing)
+	if err := d.seams.fs.MkdirAll(dir, 0o700); err != nil {
+		return fail.Wrap(fail.Denied, "create", dir, err)
 	}
 	lsn, err := d.agent.AddVolume(ctx, agent.VolumeConf{Name: v.Name, Number: v.Number, Group: v.Group, Stream: v.Stream,
 		SizeBytes: v.SizeBytes, Backing: v.Backing})

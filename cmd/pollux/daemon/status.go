@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/pollux-dr/pollux/agent"
@@ -11,10 +9,6 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
-
-func mkdirFor(path string) error {
-	return fail.Wrap(fail.Denied, "create", filepath.Dir(path), os.MkdirAll(filepath.Dir(path), 0o700))
-}
 
 // Status reports where everything stands.
 func (d service) Status(context.Context, struct{}) (control.Status, error) {

@@ -1,0 +1,230 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/nbdclient"
+	"github.com/pollux-dr/pollux/replicator/twin"
+)
+
+// RestoreReport is the outcome of Restore. A megabyte is 1e6 bytes of the image.
+type RestoreReport struct {
+	Header
+	RestoreMBPerSecond float64        `json:"restore_mb_per_s"`
+	RawGetMBPerSecond  float64        `json:"raw_get_mb_per_s"`
+	Ratio              float64        `json:"ratio"` // pair by pair
+	ImageBytes         int64          `json:"image_bytes"`
+	LogBytes           int64          `json:"log_bytes"` // of the objects fetched
+	Objects            int            `json:"objects"`
+	Records            int64          `json:"records"`
+	Verified           bool           `json:"verified"` // the image equals the volume
+	Rounds             []RestoreRound `json:"rounds"`
+}
+
+// RestoreRound is one restore and one bare fetch.
+type RestoreRound struct {
+	RestoreSeconds    float64 `json:"restore_seconds"`
+	OpenSeconds       float64 `json:"open_seconds"`  // of it: until the plan was there
+	WriteSeconds      float64 `json:"write_seconds"` // of it: fetch, decode, write
+	SyncSeconds       float64 `json:"sync_seconds"`  // of it: fsync
+	RestoreCPUSeconds float64 `json:"restore_cpu_seconds"`
+	RawSeconds        float64 `json:"raw_seconds"`
+	RawCPUSeconds     float64 `json:"raw_cpu_seconds"`
+	Ratio             float64 `json:"ratio"`
+}
+
+// Restore compares a restore with fetching the same objects. The volume is
+// filled by its initial sync, then a quarter of it is overwritten at random.
+func Restore(ctx context.Context, o Options) (*RestoreReport, error) {
+	if err := o.complete(1); err != nil {
+		return nil, err
+	}
+	s, err := newSession(ctx, &o, "restore")
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	s.head.Settings["rounds"], s.head.Settings["request_rate"] = o.Rounds, o.rate()
+	a, err := s.filledLog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// From here on this process is `pollux restore`: without the corpus.
+	s.data.close()
+	rep := &RestoreReport{}
+	for i := range o.Rounds {
+		r, err := s.restoreRound(ctx, a, rep, i == 0)
+		if err != nil {
+			return nil, err
+		}
+		rep.Rounds = append(rep.Rounds, *r)
+		o.Say(fmt.Sprintf("round %d of %d: restore %.2f s, bare fetch %.2f s (ratio %.2f)", i+1, o.Rounds, r.RestoreSeconds, r.RawSeconds, r.Ratio))
+	}
+	mb := float64(rep.ImageBytes) / 1e6
+	rep.RestoreMBPerSecond = median(column(rep.Rounds, func(r *RestoreRound) float64 { return ratio(mb, r.RestoreSeconds) }))
+	rep.RawGetMBPerSecond = median(column(rep.Rounds, func(r *RestoreRound) float64 { return ratio(mb, r.RawSeconds) }))
+	rep.Ratio = median(column(rep.Rounds, func(r *RestoreRound) float64 { return r.Ratio }))
+	rep.Header = s.finish()
+	return rep, nil
+}
+
+// filledLog leaves an object log in the store and a stopped agent.
+func (s *session) filledLog(ctx context.Context) (*agentProc, error) {
+	s.o.Say("filling a volume")
+	a, err := s.startAgent(ctx, "agent", s.o.RequestRate)
+	if err != nil {
+		return nil, err
+	}
+	defer a.kill()
+	if err := s.overwrite(ctx, a.uri, int64(s.o.Size)/4/blockBytes); err != nil {
+		return nil, err
+	}
+	if _, err := a.drain(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.idle(ctx); err != nil {
+		return nil, err
+	}
+	a.stop(drainTimeout)
+	s.settle()
+	return a, nil
+}
+
+func (s *session) overwrite(ctx context.Context, uri string, writes int64) error {
+	conn, err := nbdclient.Dial(ctx, uri, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	c := cell{bytes: blockBytes, depth: 16, flushEvery: 256}
+	g := newGenerator(c, int64(s.o.Size), s.data, random(s.o.Seed, "overwrite", 0))
+	_, err = runWrites(ctx, conn, g, writes)
+	return err
+}
+
+// restoreRound runs both sides once, each into a new file.
+func (s *session) restoreRound(ctx context.Context, a *agentProc, rep *RestoreReport, verify bool) (*RestoreRound, error) {
+	r := &RestoreRound{}
+	path := filepath.Join(s.dir, "restored.img")
+	collect()
+	cpu, begin := ownCPUSeconds(), time.Now()
+	res, err := s.restore(ctx, a.store, path, r, rep)
+	if err != nil {
+		return nil, err
+	}
+	r.RestoreSeconds, r.RestoreCPUSeconds = time.Since(begin).Seconds(), ownCPUSeconds()-cpu
+	rep.ImageBytes, rep.Records = res.WrittenBytes, res.Records
+	if verify {
+		if err := sameFiles(a.backing, path); err != nil {
+			return nil, err
+		}
+		rep.Verified = true
+	}
+	if err := s.discard(path); err != nil {
+		return nil, err
+	}
+	objects, err := s.objects(ctx, a.store, "log/")
+	if err != nil {
+		return nil, err
+	}
+	path = filepath.Join(s.dir, "fetched.img")
+	collect()
+	cpu, begin = ownCPUSeconds(), time.Now()
+	if err := s.rawGet(ctx, a.store, path, objects, res.WrittenBytes); err != nil {
+		return nil, err
+	}
+	r.RawSeconds, r.RawCPUSeconds = time.Since(begin).Seconds(), ownCPUSeconds()-cpu
+	r.Ratio = ratio(r.RawSeconds, r.RestoreSeconds)
+	return r, s.discard(path)
+}
+
+// restore does what `pollux restore` does, to a new sparse file.
+func (s *session) restore(ctx context.Context, url, path string, r *RestoreRound, rep *RestoreReport) (res twin.Result, err error) {
+	begin := time.Now()
+	st, err := s.open(ctx, url, 0)
+	if err != nil {
+		return res, err
+	}
+	defer st.Close()
+	l, err := twin.Open(ctx, st, nil)
+	if err != nil {
+		return res, err
+	}
+	v, err := l.Volume(volumeName)
+	if err != nil {
+		return res, err
+	}
+	p, err := l.Resolve(v, "", time.Now())
+	if err != nil {
+		return res, err
+	}
+	plan := l.Plan(p)
+	rep.Objects, rep.LogBytes = plan.Objects, plan.Bytes
+	f, err := createImage(path, v.SizeBytes)
+	if err != nil {
+		return res, err
+	}
+	planned := time.Now()
+	res, err = l.Restore(ctx, plan, f, nil)
+	written := time.Now()
+	if err == nil {
+		err = fail.Wrap(fail.Full, "sync", path, f.Sync())
+	}
+	r.OpenSeconds, r.WriteSeconds, r.SyncSeconds = planned.Sub(begin).Seconds(), written.Sub(planned).Seconds(), time.Since(written).Seconds()
+	return res, errors.Join(err, f.Close())
+}
+
+func createImage(path string, size int64) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fail.Wrap(fail.Denied, "create", path, err)
+	}
+	if err := f.Truncate(size); err != nil {
+		_ = f.Close()
+		return nil, fail.Wrap(fail.Full, "create", path, err)
+	}
+	return f, nil
+}
+
+// discard removes a file, and lets the filesystem finish with it before the next
+// one is timed.
+func (s *session) discard(path string) error {
+	if err := os.Remove(path); err != nil {
+		return fail.Wrap(fail.Denied, "remove", path, err)
+	}
+	s.settle()
+	return nil
+}
+
+// sameFiles compares the volume with its restored image.
+func sameFiles(want, got string) error {
+	a, err := os.Open(want)
+	if err != nil {
+		return fail.Wrap(fail.NotFound, "open", want, err)
+	}
+	defer a.Close()
+	b, err := os.Open(got)
+	if err != nil {
+		return fail.Wrap(fail.NotFound, "open", got, err)
+	}
+	defer b.Close()
+	x, y := make([]byte, segmentBytes), make([]byte, segmentBytes)
+	for off := int64(0); ; off += segmentBytes {
+		n, xerr := io.ReadFull(a, x)
+		m, yerr := io.ReadFull(b, y)
+		if n != m || !bytes.Equal(x[:n], y[:n]) {
+			return fail.New(fail.Damaged, "compare", got, fmt.Sprintf("it differs from the volume in the MiB at byte %d", off))
+		}
+		if xerr != nil || yerr != nil {
+			return nil // both have ended: the lengths were equal
+		}
+	}
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/bench"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+func newBench() *cobra.Command {
+	c := &cobra.Command{Use: "bench", Short: "Measure what protection costs here: write, lag, restore",
+		Long: `Each benchmark starts what it needs, in temporary directories that it removes
+afterwards: agents, an unprotected NBD server, and, without --store, an S3 server.
+docs/benchmarks.md says what is measured and how to read it.`}
+	c.AddCommand(
+		newBenchRun("write", "Throughput of a protected volume beside an unprotected one and nbdkit", 2, bench.Write),
+		newBenchRun("lag", "Time from a write's acknowledgement to its durability in the store, beside bare PUTs", 30, bench.Lag),
+		newBenchRun("restore", "Rate of a restore beside fetching the same objects", 0, bench.Restore),
+		newBenchServe())
+	return c
+}
+
+// texter is a report that people can read.
+type texter interface{ Text(w io.Writer) }
+
+func newBenchRun[R texter](name, short string, seconds float64, run func(context.Context, bench.Options) (R, error)) *cobra.Command {
+	var s storeFlags
+	var o bench.Options
+	var json bool
+	c := &cobra.Command{Use: name, Short: short, Args: cobra.NoArgs}
+	s.add(c)
+	f := c.Flags()
+	f.BoolVar(&json, "json", false, "print one JSON object and nothing else")
+	if seconds > 0 {
+		f.Float64Var(&o.Seconds, "seconds", seconds, "length of one slice or run")
+	}
+	f.Var(&o.Size, "size", "size of the volume (default 512MiB)")
+	f.Var(&o.Memory, "memory", "the agent's memory budget (default 32MiB)")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed of offsets and block contents")
+	f.StringVar(&o.Data, "data", "", "file tree for block contents (default: the Go toolchain's, else /usr)")
+	f.StringVar(&o.Dir, "dir", "", "where to make the temporary directory (default: the system's)")
+	if name == "write" {
+		f.StringSliceVar(&o.Only, "workload", nil, "only these of rand4k-flush1, rand4k-qd16, rand4k-qd16-flush32, seq1m-flush16")
+	}
+	if name != "lag" {
+		f.IntVar(&o.Rounds, "rounds", 5, "rounds, of which the median counts")
+		f.Float64Var(&o.RequestRate, "request-rate", -1, "store requests per second: 0 is unlimited, -1 the agent's default")
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		o.Store, o.StoreOptions, o.Version = s.url, s.opts, version
+		o.Say = func(line string) { fmt.Fprintln(c.ErrOrStderr(), line) }
+		r, err := run(c.Context(), o)
+		if err != nil {
+			if cerr := c.Context().Err(); cerr != nil {
+				return cerr
+			}
+			return err
+		}
+		if json {
+			return printJSON(c.OutOrStdout(), r)
+		}
+		r.Text(c.OutOrStdout())
+		return nil
+	}
+	return c
+}
+
+// newBenchServe is the unprotected server, which the benchmark runs as a child.
+func newBenchServe() *cobra.Command {
+	var file, socket string
+	c := &cobra.Command{Use: "serve --file FILE --socket PATH", Short: "Serve a bare file over NBD", Hidden: true, Args: cobra.NoArgs}
+	c.Flags().StringVar(&file, "file", "", "file to serve (required)")
+	c.Flags().StringVar(&socket, "socket", "", "unix socket to listen on (required)")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if file == "" || socket == "" {
+			return fail.New(fail.Invalid, "serve", "", "--file and --socket are both needed")
+		}
+		return bench.Serve(c.Context(), file, socket)
+	}
+	return c
+}

@@ -1,0 +1,276 @@
+package twin
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/uploader"
+)
+
+// examiner walks a log from its first object to its last.
+type examiner struct {
+	store  objstore.Store
+	rules  rules
+	points map[change.StreamID]change.Point
+	lost   bool // something was damaged: state and chains have a gap
+	state  *state.State
+	totals Totals
+	parts  map[change.StreamID]*StreamPart
+}
+
+// ofObject reports whether err says something about the object, rather than
+// about the way to it.
+func ofObject(err error) bool {
+	switch fail.KindOf(err) {
+	case fail.Damaged, fail.Unsupported, fail.NotFound:
+		return true
+	}
+	return false
+}
+
+// note records the first thing that is wrong with an object.
+func (o *Object) note(err error) {
+	if err != nil && o.Err == nil {
+		o.Err = err
+		if o.Standing == Valid {
+			o.Standing = Damaged
+		}
+	}
+}
+
+// footers reads all objects' footers, and notes the positions that are missing.
+func (x *examiner) footers(ctx context.Context, all []located) ([]*Object, error) {
+	objects := make([]*Object, len(all))
+	err := parallel(ctx, len(all), func(ctx context.Context, i int) error {
+		o := &Object{Position: all[i].position, Name: uploader.ObjectName(all[i].position), Bytes: all[i].bytes, Standing: Valid}
+		objects[i] = o
+		var err error
+		if o.Index, err = uploader.ReadIndex(ctx, x.store, o.Position); ofObject(err) {
+			o.note(err)
+			err = nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return x.gaps(objects), nil
+}
+
+// gaps puts an Object in for each run of positions that must have been there.
+func (x *examiner) gaps(objects []*Object) []*Object {
+	reached := uint64(0) // positions below were there once
+	for _, o := range objects {
+		if o.Position > segment.MaxInFlight {
+			reached = max(reached, o.Position-segment.MaxInFlight)
+		}
+		if o.Index != nil {
+			reached = max(reached, o.Index.DurablePosition)
+		}
+	}
+	reached = max(reached, 1)
+	var out []*Object
+	next, open := uint64(0), false
+	for _, o := range objects {
+		if through := min(o.Position, reached); next < through {
+			m := &Object{Position: next, Name: uploader.ObjectName(next), Standing: Missing}
+			m.note((&Log{store: x.store}).missing(next, o.Position))
+			if through-next > 1 {
+				m.Err = fail.At("open", fmt.Sprintf("positions %d to %d", next, through-1), m.Err)
+			}
+			out = append(out, m)
+			next = through
+		}
+		open = open || next < o.Position
+		if open && o.Err == nil {
+			o.Standing = Beyond
+		}
+		next = o.Position + 1
+		out = append(out, o)
+	}
+	return out
+}
+
+// standings applies the rules of fences.
+func (x *examiner) standings(objects []*Object) {
+	x.rules.next = 1
+	var valid []*Object
+	for i, o := range objects {
+		switch {
+		case o.Index == nil || o.Standing == Beyond:
+			x.rules.lost = x.rules.lost || o.Standing != Beyond
+			continue
+		case i == 0 && o.Position == 0:
+			x.identity(o)
+			continue
+		case x.rules.journal == [16]byte{}:
+			x.rules.journal = o.Index.Journal // the identity cannot be read
+		}
+		ok, err := x.rules.judge(o.Index)
+		if err != nil {
+			o.note(fail.New(fail.Damaged, "read", x.at(o), err.Error()))
+			x.rules.lost = true
+			continue
+		}
+		if !ok {
+			o.Standing = Void
+			continue
+		}
+		if o.Index.Type == segment.Fence {
+			for _, before := range valid {
+				if before.Index.LastIndex >= o.Index.FirstIndex && (before.DeadFrom == 0 || before.DeadFrom > o.Index.FirstIndex) {
+					before.DeadFrom = max(o.Index.FirstIndex, before.Index.FirstIndex)
+				}
+			}
+			valid = slices.DeleteFunc(valid, func(b *Object) bool { return b.Index.FirstIndex >= o.Index.FirstIndex })
+		} else {
+			valid = append(valid, o)
+		}
+	}
+}
+
+func (x *examiner) identity(o *Object) {
+	if o.Index.Type != segment.Identity {
+		o.note(fail.New(fail.Damaged, "read", x.at(o), fmt.Sprintf("position 0 is a %v, not the log's identity", o.Index.Type)))
+	}
+	x.rules.journal = o.Index.Journal
+}
+
+func (x *examiner) at(o *Object) string { return x.store.URL() + "/" + o.Name }
+
+// read fetches an object and checks all of it. Several run at once.
+func (x *examiner) read(ctx context.Context, o *Object) error {
+	if o.Index == nil {
+		return nil
+	}
+	b, err := x.store.Read(ctx, o.Name, 0, -1, nil)
+	if err != nil {
+		if ofObject(err) {
+			o.note(err)
+			return nil
+		}
+		return err
+	}
+	parts := map[change.StreamID]*StreamPart{}
+	_, err = segment.Walk(b, func(i int, c segment.Checked) {
+		if c.Err != nil {
+			return
+		}
+		index := uint64(0)
+		if o.Index.Type == segment.Segment {
+			index = o.Index.FirstIndex + uint64(i)
+		}
+		if c.Frame == nil {
+			o.Commands = append(o.Commands, Command{Index: index, Kind: c.Command.String(), Body: slices.Clone(c.JSON), kind: c.Command})
+			return
+		}
+		if !o.live(index) {
+			return
+		}
+		f := c.Frame
+		o.frames = append(o.frames, frameLink{f.Header, f.Hash})
+		p := parts[f.Stream]
+		if p == nil {
+			p = &StreamPart{}
+			parts[f.Stream] = p
+		}
+		one := partOf(f)
+		p.add(&one)
+	})
+	o.note(fail.At("read", x.at(o), err))
+	for _, id := range slices.SortedFunc(maps.Keys(parts), func(a, b change.StreamID) int { return cmp.Compare(a.String(), b.String()) }) {
+		o.Streams = append(o.Streams, *parts[id])
+	}
+	return nil
+}
+
+func partOf(f *change.Frame) StreamPart {
+	p := StreamPart{Stream: f.Stream, Frames: 1, Records: int64(len(f.Records)), Kinds: map[string]int64{}, FirstLSN: f.FirstLSN, LastLSN: f.LastLSN,
+		FirstTime: time.Unix(0, f.FirstTime).UTC(), LastTime: time.Unix(0, f.LastTime).UTC(), StoredBytes: int64(f.FrameBytes()), PlainBytes: int64(f.PlainBytes)}
+	for i := range f.Records {
+		p.Kinds[f.Records[i].Kind.String()]++
+	}
+	return p
+}
+
+// live reports whether an entry of a valid object is no dead branch.
+func (o *Object) live(index uint64) bool { return o.DeadFrom == 0 || index < o.DeadFrom }
+
+// chain checks what an object says against what came before it.
+func (x *examiner) chain(o *Object) {
+	if o.Standing == Void || o.Standing == Beyond {
+		return
+	}
+	if o.Err == nil {
+		o.note(fail.At("read", x.at(o), x.follow(o)))
+	}
+	if o.Err != nil {
+		x.lost = true
+		clear(x.points) // chains begin anew behind the damage
+	}
+}
+
+func (x *examiner) follow(o *Object) error {
+	switch o.Index.Type {
+	case segment.Identity:
+		var id state.Identity
+		if err := document(o, state.KindIdentity, &id); err != nil {
+			return err
+		}
+		return checkIdentity(o.Index, &id)
+	case segment.Fence:
+		var f state.Fence
+		if err := document(o, state.KindFence, &f); err != nil {
+			return err
+		}
+		return x.fence(o, &f)
+	}
+	for _, f := range o.frames {
+		at, known := x.points[f.header.Stream]
+		if known || !x.lost {
+			if err := f.header.Follows(at); err != nil {
+				return err
+			}
+		}
+		x.points[f.header.Stream] = change.Point{LSN: f.header.LastLSN, Hash: f.hash}
+	}
+	for _, c := range o.Commands {
+		if !o.live(c.Index) || x.lost {
+			continue
+		}
+		if err := apply(x.state, c.kind, c.Body); err != nil {
+			return fail.At("apply", fmt.Sprintf("journal index %d", c.Index), err)
+		}
+	}
+	return nil
+}
+
+func document(o *Object, kind state.Kind, v any) error {
+	if len(o.Commands) != 1 || o.Commands[0].kind != kind {
+		return fail.New(fail.Damaged, "read", o.Index.Type.String(), "it does not hold one document of its kind")
+	}
+	return fail.Wrap(fail.Damaged, "decode", kind.String(), json.Unmarshal(o.Commands[0].Body, v))
+}
+
+// fence holds what a fence says against what the log holds there.
+func (x *examiner) fence(o *Object, f *state.Fence) error {
+	if f.NextIndex != o.Index.FirstIndex {
+		return fail.New(fail.Damaged, "check", "fence", fmt.Sprintf("it names journal index %d, its head %d", f.NextIndex, o.Index.FirstIndex))
+	}
+	for id, p := range f.Streams {
+		if at := x.points[id]; at != p && !x.lost {
+			return fail.New(fail.Damaged, "check", "fence", fmt.Sprintf("it goes on with stream %s at %v, the log holds %v", id, p, at))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,59 @@
+package twin
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/uploader"
+)
+
+// located is an object of the log as a List tells it.
+type located struct {
+	position uint64
+	bytes    int64
+}
+
+// positions lists the log's objects in order.
+func positions(ctx context.Context, s objstore.Store) ([]located, error) {
+	var all []located
+	err := s.List(ctx, "log/", "", func(i objstore.Info) error {
+		pos, err := strconv.ParseUint(strings.TrimPrefix(i.Name, "log/"), 10, 64)
+		if err == nil && uploader.ObjectName(pos) == i.Name { // else not ours
+			all = append(all, located{pos, i.Bytes})
+		}
+		return nil
+	})
+	if err == nil && len(all) == 0 {
+		err = fail.New(fail.NotFound, "open", s.URL(), "no object log here").
+			WithHint("check bucket and prefix; a journal writes log/ below its target's URL")
+	}
+	return all, err
+}
+
+// contiguous returns how many of all lie without a gap from position 0 on.
+func contiguous(all []located) int {
+	for i := range all {
+		if all[i].position != uint64(i) {
+			return i
+		}
+	}
+	return len(all)
+}
+
+// missing tells whether an object that exists proves that position `first`,
+// which does not, once did: a writer creates at most segment.MaxInFlight beyond
+// what is durable, and says in each object what it knew durable. x may be nil
+// where only the position is known.
+func missing(first, position uint64, x *segment.Index) bool {
+	return position > first+segment.MaxInFlight || (x != nil && x.DurablePosition > first)
+}
+
+func (l *Log) missing(first, position uint64) error {
+	return fail.New(fail.Damaged, "open", l.at(first), fmt.Sprintf("the object is missing, but position %d exists", position)).
+		WithHint("an object of the log was deleted; restore it from a version or replica of the bucket")
+}

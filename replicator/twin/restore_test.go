@@ -1,0 +1,219 @@
+package twin
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/uploader"
+)
+
+const modelVolumeBytes = 5*granule + 1000
+
+// model replays a stream's records in the plainest way there is.
+type model struct {
+	stream change.StreamID
+	images map[string][]byte
+	at     []map[string][]byte // by LSN
+	number map[uint32]string
+}
+
+func (m *model) apply(c change.Change) {
+	if c.Kind != change.Mark {
+		img := m.images[m.number[c.Volume]]
+		clear(img[c.Off : c.Off+int64(c.Len)])
+		copy(img[c.Off:], bytes.Join(c.Data, nil))
+	}
+	now := map[string][]byte{}
+	for name, img := range m.images {
+		now[name] = bytes.Clone(img)
+	}
+	m.at = append(m.at, now)
+}
+
+func newModel(h *history, id change.StreamID, first uint32, names ...string) *model {
+	m := &model{stream: id, images: map[string][]byte{}, number: map[uint32]string{}}
+	for i, name := range names {
+		m.images[name] = make([]byte, modelVolumeBytes)
+		m.number[first+uint32(i)] = name
+	}
+	m.apply(change.Change{Kind: change.Mark}) // LSN 0
+	return m
+}
+
+func randomChange(r *rand.Rand, m *model) change.Change {
+	var volumes []uint32
+	for v := range m.number {
+		volumes = append(volumes, v)
+	}
+	v := volumes[0]
+	for _, o := range volumes { // maps have no order, seeds need one
+		v = min(v, o)
+	}
+	v += uint32(r.IntN(len(volumes)))
+	off := r.Int64N(modelVolumeBytes)
+	n := 1 + r.Int64N(min(modelVolumeBytes-off, 3*granule))
+	if r.IntN(2) == 0 {
+		off = off / 512 * 512
+		n = min((n+511)/512*512, modelVolumeBytes-off)
+	}
+	c := change.Change{Kind: change.Write, Volume: v, Off: off, Len: uint32(n)}
+	switch r.IntN(8) {
+	case 0:
+		c.Kind = change.Zero
+	case 1:
+		c.Kind = change.Trim
+	case 2:
+		return change.Change{Kind: change.Mark, Data: [][]byte{[]byte("mark")}}
+	default:
+		b := bytes.Repeat([]byte{byte(1 + r.IntN(255))}, int(n))
+		for range r.IntN(20) {
+			b[r.IntN(len(b))] = byte(r.Uint32())
+		}
+		c.Data = [][]byte{b[:n/2], b[n/2:]}
+	}
+	return c
+}
+
+// randomLog writes frames of two streams, with three volumes, through segments
+// of any size and fences in between.
+func randomLog(t *testing.T, r *rand.Rand) (*history, []*model) {
+	h := begun(t)
+	h.control(streamA, streamB) // volumes vola (2) and volb (4)
+	h.volume("extra", streamA, "a")
+	models := []*model{newModel(h, streamA, 2, "vola"), newModel(h, streamB, 4, "volb")}
+	models[0].number[5], models[0].images["extra"] = "extra", make([]byte, modelVolumeBytes)
+	models[0].number = map[uint32]string{2: "vola", 5: "extra"}
+	for i := range 30 {
+		m := models[r.IntN(2)]
+		var changes []change.Change
+		for range 1 + r.IntN(5) {
+			c := randomChange(r, m)
+			if m.stream == streamA && c.Volume == 3 {
+				c.Volume = 5
+			}
+			changes = append(changes, c)
+			m.apply(c)
+		}
+		h.frame(m.stream, changes...)
+		if r.IntN(3) == 0 {
+			h.segment()
+			if r.IntN(4) == 0 {
+				h.token = token(1, uint64(i+2), byte(i))
+				h.fence(h.next)
+			}
+		}
+	}
+	if len(h.entries) > 0 {
+		h.segment()
+	}
+	return h, models
+}
+
+// TestRestoreModel: newest first with a coverage map gives what a plain replay
+// gives, for every volume at every LSN.
+func TestRestoreModel(t *testing.T) {
+	base := rand.Uint64()
+	for i := range uint64(6) {
+		seed := base + i
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			t.Parallel()
+			h, models := randomLog(t, rand.New(rand.NewPCG(seed, 0)))
+			l := h.mustOpen()
+			for _, m := range models {
+				for lsn := range m.at {
+					for name := range m.images {
+						v := *l.State.Volumes[name]
+						want := m.at[lsn][name]
+						if want == nil {
+							want = make([]byte, modelVolumeBytes)
+						}
+						got := image(t, l, Point{Volume: &v, LSN: uint64(lsn)})[:modelVolumeBytes]
+						if !bytes.Equal(got, want) {
+							t.Fatalf("seed %d: %s at LSN %d of %d differs from byte %d on", seed, name, lsn, len(m.at)-1, firstDifference(got, want))
+						}
+					}
+				}
+			}
+			if _, totals := examine(t, h); totals.Err() != nil {
+				t.Error(totals.Err())
+			}
+		})
+	}
+}
+
+func firstDifference(a, b []byte) int {
+	for i := range a {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return -1
+}
+
+// TestRestoreWritesOnce: each live byte is written once, zeros never.
+func TestRestoreWritesOnce(t *testing.T) {
+	h := begun(t)
+	h.control(streamA)
+	for i := range 20 {
+		h.frame(streamA, fill(2, 0, 3*granule, byte(i)), fill(2, 100, 10, byte(i)))
+		h.segment()
+	}
+	h.frame(streamA, change.Change{Kind: change.Zero, Volume: 2, Off: granule, Len: granule})
+	h.segment()
+	l := h.mustOpen()
+	v, _ := l.Volume("vola")
+	p, err := l.Resolve(v, "", epochStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pl := l.Plan(p)
+	var last atomic.Int64
+	res, err := l.Restore(t.Context(), pl, make(memory, v.SizeBytes), func(done, total int64) {
+		if total != pl.Bytes {
+			t.Errorf("total %d of %d", total, pl.Bytes)
+		}
+		last.Store(done)
+	})
+	if err != nil || res.WrittenBytes != 2*granule || res.Frames != 21 || res.Records != 41 || res.ReadBytes != pl.Bytes || last.Load() != pl.Bytes {
+		t.Errorf("%+v of %d bytes, %v", res, pl.Bytes, err)
+	}
+	if pl.Objects != 21 || pl.Frames != 21 {
+		t.Errorf("plan of %d objects, %d frames", pl.Objects, pl.Frames)
+	}
+}
+
+type failing struct{}
+
+func (failing) WriteAt([]byte, int64) (int, error) { return 0, errors.New("disk full") }
+
+// TestRestoreFails: a target that fails, and an interruption, end the call; no
+// goroutine stays behind (TestMain looks).
+func TestRestoreFails(t *testing.T) {
+	h, _ := randomLog(t, rand.New(rand.NewPCG(1, 1)))
+	l := h.mustOpen()
+	v, _ := l.Volume("vola")
+	p, err := l.Resolve(v, "", epochStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Restore(t.Context(), l.Plan(p), failing{}, nil); !fail.Is(err, fail.Full) || !strings.Contains(err.Error(), "disk full") {
+		t.Errorf("failing target: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.Restore(ctx, l.Plan(p), make(memory, v.SizeBytes), nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	h.remove(2)
+	if _, err := l.Restore(t.Context(), l.Plan(p), make(memory, v.SizeBytes), nil); !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), uploader.ObjectName(2)) {
+		t.Errorf("object gone meanwhile: %v", err)
+	}
+}
