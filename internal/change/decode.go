@@ -128,6 +128,28 @@ func (f *Frame) Plain(buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
+// Block is a compressed block of a frame, for people.
+type Block struct {
+	Offset      int    `json:"offset"` // in the frame
+	StoredBytes uint32 `json:"stored_bytes"`
+	PlainBytes  uint32 `json:"plain_bytes"`
+	CRC         uint32 `json:"crc32c"` // of the plain bytes
+}
+
+// BlockTable lists the frame's blocks, which Plain checks.
+func (f *Frame) BlockTable() []Block {
+	le := binary.LittleEndian
+	table := f.raw[HeaderBytes+int(f.Header.Records)*recordBytes:]
+	at := HeaderBytes + int(f.TableBytes)
+	out := make([]Block, f.Blocks)
+	for i := range out {
+		e := table[i*blockEntryBytes:]
+		out[i] = Block{at, le.Uint32(e), le.Uint32(e[4:]), le.Uint32(e[8:])}
+		at += int(out[i].StoredBytes)
+	}
+	return out
+}
+
 // Data returns record i's bytes within plain, which Plain returned.
 func (f *Frame) Data(i int, plain []byte) []byte {
 	r := &f.Records[i]

@@ -19,6 +19,18 @@ const (
 	CodecZstd Codec = 2
 )
 
+func (c Codec) String() string {
+	switch c {
+	case CodecNone:
+		return "none"
+	case CodecS2:
+		return "s2"
+	case CodecZstd:
+		return "zstd"
+	}
+	return fmt.Sprintf("codec(%d)", uint8(c))
+}
+
 const (
 	frameMagic = "PLXF"
 	// FrameVersion is the version that this build writes and reads.

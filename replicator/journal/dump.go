@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -60,10 +61,10 @@ func (e *RaftEntry) parse(tag byte, body []byte) error {
 	switch tag {
 	case tagCommand:
 		kind, js, err := state.Open(body)
-		e.Tag, e.Command, e.Body = "command", kind.String(), js
+		e.Tag, e.Command, e.Body = "command", kind.String(), bytes.Clone(js)
 		return err
 	case tagUploaded, tagTarget:
-		e.Tag, e.Body = "uploaded", body
+		e.Tag, e.Body = "uploaded", bytes.Clone(body)
 		if tag == tagTarget {
 			e.Tag = "targets"
 		}

@@ -41,6 +41,8 @@ type Options struct {
 	// SnapshotBytes is how far Raft's log grows before a snapshot lets it shrink.
 	SnapshotBytes int64
 	Heartbeat     time.Duration
+	// TrailingLogs is how many entries Raft keeps behind a snapshot.
+	TrailingLogs uint64
 	// Election is how long a start waits before it elects itself.
 	Election time.Duration
 }
@@ -52,7 +54,7 @@ const (
 	defaultHeartbeat       = time.Minute
 	defaultElection        = 50 * time.Millisecond
 	applyTimeout           = 30 * time.Second
-	trailingLogs           = 512
+	defaultTrailingLogs    = 512
 	// snapshotMaxPending: a snapshot contains what is not yet uploaded, so it
 	// is taken only while that is little.
 	snapshotMaxPending = 100_000
@@ -116,6 +118,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Heartbeat == 0 {
 		o.Heartbeat = defaultHeartbeat
+	}
+	if o.TrailingLogs == 0 {
+		o.TrailingLogs = defaultTrailingLogs
 	}
 	if o.Election == 0 {
 		o.Election = defaultElection
@@ -182,13 +187,17 @@ func (j *Journal) startRaft(ctx context.Context, snaps *snapStore) error {
 	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = j.opts.Election, j.opts.Election, j.opts.Election
 	conf.CommitTimeout = 5 * time.Millisecond
 	conf.SnapshotThreshold, conf.SnapshotInterval = 1<<60, 24*time.Hour // housekeeping decides
-	conf.TrailingLogs = trailingLogs
+	conf.TrailingLogs = j.opts.TrailingLogs
 	conf.MaxAppendEntries = 64
 	conf.NoSnapshotRestoreOnStart = !behind
 	st := stable{j.db}
 	last, err := logs.LastIndex()
 	if err != nil {
 		return err
+	}
+	if first, _ := logs.FirstIndex(); first > 1 && len(metas) == 0 {
+		return fail.New(fail.Damaged, "open", j.opts.Dir, fmt.Sprintf("Raft's log begins at entry %d, and the snapshot before it is gone", first)).
+			WithHint("the snapshots directory was deleted: restore the volumes from the object store")
 	}
 	if last == 0 && len(metas) == 0 {
 		if j.fsm.applied > 0 {

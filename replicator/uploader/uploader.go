@@ -77,7 +77,8 @@ type Status struct {
 	Index       uint64 // last journal index in it
 	LastSuccess time.Time
 	Err         error // why it does not go on just now
-	Fenced      bool  // for good
+	Fenced      bool  // for good: another writer owns the log
+	Stopped     bool  // for good: the log needs an operator
 	Objects     int64 // created by this process
 	Bytes       int64
 }
@@ -123,6 +124,9 @@ func (u *Uploader) Run(ctx context.Context) error {
 		return nil
 	}
 	u.note(err)
+	u.mu.Lock()
+	u.status.Stopped = true
+	u.mu.Unlock()
 	return err
 }
 

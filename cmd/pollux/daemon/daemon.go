@@ -76,6 +76,7 @@ type seams struct {
 	checkpoint    time.Duration
 	logSegment    int64
 	walSegment    int64
+	trailingLogs  uint64
 }
 
 // Start brings everything up. It returns when volumes are served.
@@ -121,7 +122,7 @@ func (d *Daemon) open(ctx, run context.Context) error {
 		return err
 	}
 	for _, t := range d.targets {
-		d.spawn(func() error { return t.up.Run(run) })
+		d.wg.Go(func() { d.upload(run, t) })
 	}
 	if err = d.reconcile(ctx); err != nil {
 		return err
@@ -152,7 +153,7 @@ func (d *Daemon) openJournal(ctx context.Context) (err error) {
 	defer cancel()
 	o := journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site,
 		FS:       d.seams.fs,
-		Election: d.seams.election, LogSegmentBytes: d.seams.logSegment, LogBudgetBytes: int64(d.conf.Journal.LogBudget), Heartbeat: time.Duration(d.conf.Journal.Heartbeat)}
+		Election: d.seams.election, TrailingLogs: d.seams.trailingLogs, LogSegmentBytes: d.seams.logSegment, LogBudgetBytes: int64(d.conf.Journal.LogBudget), Heartbeat: time.Duration(d.conf.Journal.Heartbeat)}
 	for _, t := range d.conf.Journal.Targets {
 		o.Targets = append(o.Targets, t.Name)
 		if !t.Optional {
@@ -225,19 +226,22 @@ func (d *Daemon) fail(err error) {
 	}
 }
 
-// spawn runs a part; its error ends the daemon, unless it is a fence: then the
-// host goes on serving, unprotected, and says so.
+// spawn runs a part whose error ends the daemon.
 func (d *Daemon) spawn(part func() error) {
 	d.wg.Go(func() {
-		err := part()
-		switch {
-		case err == nil || errors.Is(err, context.Canceled):
-		case fail.Is(err, fail.Fenced):
-			d.log.Error("replication has stopped: another writer owns the object log", "err", err, "hint", fail.HintOf(err))
-		default:
+		if err := part(); err != nil && !errors.Is(err, context.Canceled) {
 			d.fail(err)
 		}
 	})
+}
+
+// upload runs a target's uploader. Whatever ends it, a fence or a damaged log,
+// the host goes on serving: the writes collect in the WAL, and the status says
+// why.
+func (d *Daemon) upload(ctx context.Context, t *target) {
+	if err := t.up.Run(ctx); err != nil {
+		d.log.Error("replication to this target has stopped", "target", t.conf.Name, "err", err, "hint", fail.HintOf(err))
+	}
 }
 
 func (d *Daemon) listenUnix(path string) (net.Listener, error) {

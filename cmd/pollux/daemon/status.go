@@ -81,11 +81,13 @@ func (d *Daemon) groupStatus(g *state.Group, s *agent.StreamStatus, a *agent.Sta
 // groupState names the worst thing that is true of a group, in the words of the
 // design.
 func (d *Daemon) groupState(g *state.Group, s *agent.StreamStatus, a *agent.Status, initializing bool) (string, string) {
-	fenced, storeErr := "", ""
+	fenced, stopped, storeErr := "", "", ""
 	for _, t := range d.targets {
 		u := t.up.Status()
 		if u.Fenced {
 			fenced = u.Err.Error()
+		} else if u.Stopped && u.Err != nil {
+			stopped = "target " + t.conf.Name + ": " + u.Err.Error()
 		} else if u.Err != nil && storeErr == "" {
 			storeErr = "target " + t.conf.Name + ": " + u.Err.Error()
 		}
@@ -108,6 +110,8 @@ func (d *Daemon) groupState(g *state.Group, s *agent.StreamStatus, a *agent.Stat
 		return "Fenced", fenced
 	case s.Fault != nil:
 		return "Suspended", s.Fault.Error()
+	case stopped != "":
+		return "Suspended", stopped
 	case g.Paused:
 		return "Paused", "paused by an operator"
 	case s.ApplyErr != nil:

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/doctor"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+)
+
+func newDoctor() *cobra.Command {
+	var f daemonFlags
+	var s storeFlags
+	var path string
+	c := &cobra.Command{Use: "doctor -c agent.yaml | doctor --store URL", Short: "Check whether host and object stores give what Pollux relies on", Args: cobra.NoArgs,
+		Long: `Proves the store's conditional create under a real race, reads back, measures, and
+checks this host's disk, memory and limits against the configuration. Prints one
+line a check and exits 1 if one failed. Test objects go below doctor/ in the
+store, and are deleted where the credentials allow it.`}
+	f.addJSON(c)
+	s.add(c)
+	c.Flags().StringVarP(&path, "config", "c", "", "agent's configuration: check the host and every target")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		var all []doctor.Result
+		var err error
+		tell := tellResults(c, f.json)
+		switch {
+		case (path == "") == (s.url == ""):
+			return fail.New(fail.Invalid, "doctor", "", "name either a configuration or a store").WithHint("use -c agent.yaml or --store URL")
+		case path != "":
+			all, err = checkConfig(c.Context(), path, tell)
+		default:
+			all = checkStore(c.Context(), s.url, s.opts, tell)
+			all = append(all, doctor.CheckLimits(c.Context(), &doctor.Host{Remote: isRemote(s.url)}, tell)...)
+		}
+		if err == nil {
+			err = c.Context().Err()
+		}
+		if err != nil {
+			return err
+		}
+		worst := doctor.Worst(all)
+		if f.json {
+			if err := printJSON(c.OutOrStdout(), map[string]any{"worst": worst, "checks": all}); err != nil {
+				return err
+			}
+		}
+		if worst == doctor.Fail {
+			return exitCode(1)
+		}
+		return nil
+	}
+	return c
+}
+
+// tellResults prints lines as they come, under a heading for each subject.
+func tellResults(c *cobra.Command, json bool) func(doctor.Result) {
+	subject := ""
+	return func(r doctor.Result) {
+		if json {
+			return
+		}
+		if r.Subject != subject {
+			subject = r.Subject
+			fmt.Fprintln(c.OutOrStdout(), subject)
+		}
+		fmt.Fprintln(c.OutOrStdout(), "  "+strings.ReplaceAll(r.String(), "\n", "\n  "))
+	}
+}
+
+func isRemote(url string) bool { return !strings.HasPrefix(url, "file:") }
+
+func checkConfig(ctx context.Context, path string, tell func(doctor.Result)) ([]doctor.Result, error) {
+	conf, err := config.LoadAgent(path)
+	if err != nil {
+		return nil, err
+	}
+	h := doctor.Host{StateDir: conf.State, RuntimeDir: conf.Runtime, MemoryBytes: int64(conf.Memory), WALBudget: int64(conf.WAL.Budget),
+		JournalBudget: int64(conf.Journal.LogBudget), MaxConnections: conf.NBD.MaxConnections}
+	for _, t := range conf.Journal.Targets {
+		h.Remote = h.Remote || isRemote(t.URL)
+	}
+	all := doctor.CheckHost(ctx, &h, tell)
+	for _, t := range conf.Journal.Targets {
+		opts := objstore.Options{Endpoint: t.Endpoint, Region: t.Region, CredentialsFile: t.CredentialsFile, CAFile: t.CAFile}
+		all = append(all, checkStore(ctx, t.URL, opts, tell)...)
+	}
+	return all, nil
+}
+
+// checkStore checks a store as it is, without retries: they would hide faults
+// and falsify what is measured.
+func checkStore(ctx context.Context, url string, opts objstore.Options, tell func(doctor.Result)) []doctor.Result {
+	s, err := objstore.Open(ctx, url, opts)
+	if err != nil {
+		r := doctor.Result{Level: doctor.Fail, Subject: url, Check: "open the store", Text: err.Error(), Hint: fail.HintOf(err)}
+		tell(r)
+		return []doctor.Result{r}
+	}
+	defer func() { _ = s.Close() }()
+	return doctor.CheckStore(ctx, doctorStore{s}, tell)
+}
+
+// doctorStore gives package doctor, which knows nothing of replicator, a store.
+type doctorStore struct{ objstore.Store }
+
+func (d doctorStore) List(ctx context.Context, prefix string, fn func(doctor.Info) error) error {
+	return d.Store.List(ctx, prefix, "", func(i objstore.Info) error {
+		return fn(doctor.Info{Name: i.Name, Bytes: i.Bytes, Modified: i.Modified})
+	})
+}
