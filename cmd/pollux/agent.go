@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/daemon"
 	"github.com/pollux-dr/pollux/internal/config"
@@ -28,6 +29,7 @@ acknowledged durable and ends. Under systemd it notifies readiness.`,
 			return err
 		}
 		log := newLogger(conf.Log)
+		guardMemory(log)
 		d, err := daemon.Start(c.Context(), conf, version, log)
 		if err != nil {
 			return err
@@ -71,4 +73,16 @@ func notify(state string) {
 	}
 	defer conn.Close()
 	_, _ = conn.Write([]byte(state))
+}
+
+// guardMemory keeps reclaim from waiting for itself: this process is what dirty
+// pages of its volumes are written through. Without the privilege it goes on and
+// says so.
+func guardMemory(log *slog.Logger) {
+	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil {
+		log.Warn("not marked as an I/O flusher; under memory pressure a volume mounted on this host may stall", "err", err)
+	}
+	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+		log.Warn("memory is not locked; raise LimitMEMLOCK", "err", err)
+	}
 }

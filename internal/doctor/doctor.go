@@ -10,8 +10,7 @@ import (
 // Level is a check's outcome.
 type Level string
 
-// The levels, from good to bad. Skip is a check that could not be made and says
-// nothing.
+// The levels, from good to bad.
 const (
 	OK   Level = "OK"
 	Warn Level = "WARN"

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"sync"
@@ -340,6 +341,8 @@ func (d *Daemon) serveHTTP() error {
 	ctl := http.NewServeMux()
 	ctl.Handle("/v1/", control.Handler(service{d}))
 	ctl.Handle("/metrics", prom)
+	ctl.HandleFunc("/debug/pprof/", pprof.Index) // the socket is its owner's only
+	ctl.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	l, err := d.listenUnix(d.conf.Socket)
 	if err != nil {
 		return err

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/uploader"
+)
+
+// headInfo is an object's head.
+type headInfo struct {
+	Type            string        `json:"type"`
+	Journal         string        `json:"journal"`
+	Token           segment.Token `json:"token"`
+	Position        uint64        `json:"position"`
+	DurablePosition uint64        `json:"durable_position"`
+	FirstIndex      uint64        `json:"first_index"`
+	LastIndex       uint64        `json:"last_index"`
+	Time            time.Time     `json:"time"`
+}
+
+func headOf(h *segment.Head) *headInfo {
+	return &headInfo{h.Type.String(), h.Journal.String(), h.Token, h.Position, h.DurablePosition, h.FirstIndex, h.LastIndex, time.Unix(0, h.Time).UTC()}
+}
+
+// segmentDump is what `pollux dump segment --json` prints.
+type segmentDump struct {
+	Object  string         `json:"object"`
+	Bytes   int            `json:"bytes"`
+	Head    *headInfo      `json:"head"`
+	Entries []segmentEntry `json:"entries"`
+	Error   *damageInfo    `json:"error"`
+}
+
+type segmentEntry struct {
+	Index   uint64          `json:"index,omitempty"` // 0 in an identity or a fence
+	Offset  int64           `json:"offset"`
+	Bytes   uint32          `json:"bytes"`
+	Frame   *frameInfo      `json:"frame,omitempty"`
+	Command string          `json:"command,omitempty"`
+	Body    json.RawMessage `json:"body,omitempty"`
+	Error   *damageInfo     `json:"error,omitempty"`
+}
+
+func newDumpSegment() *cobra.Command {
+	var f daemonFlags
+	var s storeFlags
+	c := &cobra.Command{Use: "segment FILE | segment --store URL POSITION", Short: "Show one object of an object log: segment, fence or identity", Args: cobra.ExactArgs(1)}
+	f.addJSON(c)
+	s.add(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		name, obj, err := readObject(c, &s, args[0])
+		if err != nil {
+			return err
+		}
+		d := segmentDump{Object: name, Bytes: len(obj), Entries: []segmentEntry{}}
+		err = fail.At("read", name, d.read(obj))
+		d.Error = damageOf(err)
+		if f.json {
+			if perr := printJSON(c.OutOrStdout(), d); perr != nil {
+				return perr
+			}
+			return err
+		}
+		d.print(c.OutOrStdout())
+		return err
+	}
+	return c
+}
+
+func readObject(c *cobra.Command, s *storeFlags, arg string) (name string, b []byte, err error) {
+	if s.url == "" {
+		st, err := os.Stat(arg)
+		if err == nil && st.Size() > segment.MaxObjectBytes {
+			return arg, nil, fail.New(fail.Invalid, "read", arg, fmt.Sprintf("%d bytes are more than any object has", st.Size()))
+		}
+		if b, err = os.ReadFile(arg); err != nil {
+			return arg, nil, fileError("read", arg, err)
+		}
+		return arg, b, nil
+	}
+	pos, err := strconv.ParseUint(arg, 10, 64)
+	if err != nil {
+		return "", nil, fail.New(fail.Invalid, "read", arg, "a position is a number")
+	}
+	store, done, err := openStore(c.Context(), s)
+	if err != nil {
+		return "", nil, err
+	}
+	defer done()
+	name = uploader.ObjectName(pos)
+	b, err = store.Read(c.Context(), name, 0, -1, nil)
+	return store.URL() + "/" + name, b, err
+}
+
+func (d *segmentDump) read(obj []byte) error {
+	var entries []segmentEntry
+	x, err := segment.Walk(obj, func(i int, c segment.Checked) {
+		e := segmentEntry{Error: damageOf(c.Err)}
+		if c.Frame != nil {
+			e.Frame = infoOf(&c.Frame.Header, c.Frame.Hash)
+		} else if c.Err == nil {
+			e.Command, e.Body = c.Command.String(), c.JSON
+		}
+		entries = append(entries, e)
+	})
+	if x == nil {
+		return err
+	}
+	d.Head = headOf(&x.Head)
+	for i := range entries {
+		e := &entries[i]
+		e.Offset, e.Bytes = x.Entries[i].Offset, x.Entries[i].Bytes
+		if x.Type == segment.Segment {
+			e.Index = x.FirstIndex + uint64(i)
+		}
+	}
+	d.Entries = append(d.Entries, entries...)
+	return err
+}
+
+func (d *segmentDump) print(w io.Writer) {
+	if d.Head == nil {
+		return
+	}
+	h := d.Head
+	fmt.Fprintf(w, "%s: %s at position %d, %d bytes, of journal %s\n", d.Object, h.Type, h.Position, d.Bytes, h.Journal)
+	fmt.Fprintf(w, "token %s, positions below %d were durable, written %s\n", h.Token, h.DurablePosition, h.Time.Format(time.RFC3339Nano))
+	if h.Type == segment.Segment.String() {
+		fmt.Fprintf(w, "journal index %d to %d\n", h.FirstIndex, h.LastIndex)
+	}
+	for i := range d.Entries {
+		fmt.Fprintln(w, d.Entries[i].String())
+	}
+	if d.Error == nil {
+		fmt.Fprintln(w, "all checksums are right")
+	}
+}
+
+func (e *segmentEntry) String() string {
+	where := fmt.Sprintf("  at byte %d, %d bytes: ", e.Offset, e.Bytes)
+	if e.Index > 0 {
+		where = fmt.Sprintf("  index %d at byte %d, %d bytes: ", e.Index, e.Offset, e.Bytes)
+	}
+	switch {
+	case e.Error != nil:
+		return where + "error: " + e.Error.Text
+	case e.Frame != nil:
+		return where + e.Frame.String()
+	}
+	return fmt.Sprintf("%s%s %s", where, e.Command, e.Body)
+}

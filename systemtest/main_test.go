@@ -1,0 +1,81 @@
+package systemtest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+)
+
+// program is the pollux under test; shm a directory on tmpfs for arenas and
+// sockets.
+var program, shm string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "pst-bin-")
+		if err != nil {
+			return complain(err)
+		}
+		defer os.RemoveAll(dir)
+		if shm, err = os.MkdirTemp("/dev/shm", "pst-"); err != nil {
+			return complain(err)
+		}
+		defer os.RemoveAll(shm)
+		if program = os.Getenv("POLLUX_BINARY"); program == "" {
+			program = filepath.Join(dir, "pollux")
+			if err := build(program); err != nil {
+				return complain(err)
+			}
+		}
+		return m.Run()
+	}())
+}
+
+func complain(err error) int {
+	fmt.Fprintln(os.Stderr, "systemtest:", err)
+	return 1
+}
+
+// build compiles without cgo, as the product is shipped, whatever the tests
+// themselves were built with.
+func build(path string) error {
+	cmd := exec.Command("go", "build", "-o", path, "github.com/pollux-dr/pollux/cmd/pollux")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build pollux: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// newRand returns a generator whose seed is printed.
+func newRand(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := rand.Uint64()
+	if s := os.Getenv("POLLUX_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatalf("POLLUX_SEED: %v", err)
+		}
+	}
+	t.Logf("POLLUX_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// tool finds a program that the test cannot do without.
+func tool(t *testing.T, name, debianPackage string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		for _, dir := range []string{"/usr/sbin", "/sbin"} {
+			if p, e := exec.LookPath(filepath.Join(dir, name)); e == nil {
+				return p
+			}
+		}
+		t.Fatalf("%s is missing: apt-get install %s", name, debianPackage)
+	}
+	return path
+}

@@ -1,0 +1,86 @@
+package systemtest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// run executes a tool that must succeed and returns its output.
+func run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// quietly executes what is expected to fail now and then: cleaning up.
+func quietly(name string, args ...string) { _ = exec.Command(name, args...).Run() }
+
+// nbdFile shows a volume as a file, through nbdfuse: this works where the kernel
+// has no NBD client.
+func (s *site) nbdFile(volume string) (path string, end func()) {
+	t := s.t
+	t.Helper()
+	nbdfuse := tool(t, "nbdfuse", "libnbd-bin")
+	dir := filepath.Join(s.dir, "nbd-"+volume)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(nbdfuse, dir, s.uri(volume))
+	cmd.Stderr = os.Stderr
+	c, err := startChild(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end = func() {
+		c.kill9()
+		quietly("umount", "-l", dir)
+	}
+	t.Cleanup(end)
+	path = filepath.Join(dir, "nbd")
+	until(t, 20*time.Second, "nbdfuse shows the volume (is fuse3 installed?)", func() error {
+		_, err := os.Stat(path)
+		return err
+	})
+	return path, end
+}
+
+// loop puts a loop device over a file.
+func loop(t *testing.T, path string) (dev string, end func()) {
+	t.Helper()
+	dev = run(t, tool(t, "losetup", "mount"), "--find", "--show", path)
+	end = func() { quietly("losetup", "-d", dev) }
+	t.Cleanup(end)
+	return dev, end
+}
+
+// mount mounts a device at a new directory that other users may enter.
+func mount(t *testing.T, dev, dir string) (end func()) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Fatal("this test mounts filesystems: run it as root")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mount", "-t", "ext4", dev, dir).CombinedOutput(); err != nil {
+		t.Fatalf("mount %s: %v: %s", dev, err, out)
+	}
+	end = func() {
+		if syscall.Unmount(dir, 0) != nil {
+			_ = syscall.Unmount(dir, syscall.MNT_DETACH)
+		}
+	}
+	t.Cleanup(end)
+	return end
+}

@@ -1,0 +1,237 @@
+package systemtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/nbdclient"
+)
+
+// siteConf are the settings that tests vary; zero values take defaults fit for
+// a small machine.
+type siteConf struct {
+	url, endpoint, credentials string // of the target; "": a file:// store beside the state
+	memory, walBudget          string
+	state                      string
+	env                        []string
+}
+
+// site is one host with its agent.
+type site struct {
+	t     *testing.T
+	conf  siteConf
+	dir   string // on disk
+	shm   string // on tmpfs: arena and sockets
+	agent *child // nil before the first start
+}
+
+// startTimeout is generous: the machine may be busy with other tests.
+const startTimeout = 60 * time.Second
+
+func newSite(t *testing.T, c siteConf) *site {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pst-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := os.MkdirTemp(shm, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{t: t, conf: c, dir: dir, shm: run}
+	if s.conf.state == "" {
+		s.conf.state = filepath.Join(dir, "state")
+	}
+	if s.conf.url == "" {
+		s.conf.url = "file://" + filepath.Join(dir, "store")
+	}
+	t.Cleanup(s.cleanup)
+	s.configure()
+	return s
+}
+
+// cleanup ends the agent, and shows its log when the test has failed.
+func (s *site) cleanup() {
+	if s.agent != nil {
+		s.agent.kill9()
+	}
+	if s.t.Failed() {
+		s.t.Logf("end of the agent's log:\n%s", tail(s.logText(), 60))
+	}
+	_ = os.RemoveAll(s.dir)
+	_ = os.RemoveAll(s.shm)
+}
+
+func tail(text string, lines int) string {
+	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// configure writes agent.yaml.
+func (s *site) configure() {
+	or := func(v, def string) string {
+		if v == "" {
+			return def
+		}
+		return v
+	}
+	y := fmt.Sprintf("name: host1\nstate: %s\nruntime: %s\nsocket: %s\nmemory: %s\n", s.conf.state, s.shm, s.socket(), or(s.conf.memory, "32MiB"))
+	y += fmt.Sprintf("wal:\n  budget: %s\n  segment: 4MiB\nnbd:\n  unix: %s\n", or(s.conf.walBudget, "256MiB"), s.nbdSocket())
+	y += fmt.Sprintf("journal:\n  log_budget: 64MiB\n  targets:\n    - name: faraway\n      url: %s\n      requests: {rate: 0}\n", s.conf.url)
+	if s.conf.endpoint != "" {
+		y += fmt.Sprintf("      endpoint: %s\n      credentials_file: %s\n", s.conf.endpoint, s.conf.credentials)
+	}
+	if err := os.WriteFile(s.config(), []byte(y), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *site) config() string    { return filepath.Join(s.dir, "agent.yaml") }
+func (s *site) socket() string    { return filepath.Join(s.shm, "control.sock") }
+func (s *site) nbdSocket() string { return filepath.Join(s.shm, "nbd.sock") }
+func (s *site) logPath() string   { return filepath.Join(s.dir, "agent.log") }
+func (s *site) storeDir() string  { return strings.TrimPrefix(s.conf.url, "file://") }
+
+func (s *site) logText() string {
+	b, _ := os.ReadFile(s.logPath()) // none is none
+	return string(b)
+}
+
+// launch starts the process and does not wait until it serves.
+func (s *site) launch() {
+	s.t.Helper()
+	log, err := os.OpenFile(s.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(program, "agent", "-c", s.config())
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = s.environ()
+	if s.agent, err = startChild(cmd); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// environ is ours without the variables that would change what is tested.
+func (s *site) environ() []string {
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "AWS_") && !strings.HasPrefix(v, "POLLUX_") {
+			env = append(env, v)
+		}
+	}
+	return append(append(env, "POLLUX_SOCKET="+s.socket()), s.conf.env...)
+}
+
+// start brings the agent up and waits until it answers. It returns an error
+// when the process ends instead.
+func (s *site) start() error {
+	s.t.Helper()
+	s.launch()
+	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if _, err := s.tryStatus(); err == nil {
+			return nil
+		}
+		if !s.agent.running() {
+			return fmt.Errorf("the agent ended with code %d: %s", s.agent.exitCode(), tail(s.logText(), 3))
+		}
+	}
+	s.t.Fatalf("the agent does not serve after %v", startTimeout)
+	return nil
+}
+
+func (s *site) mustStart() {
+	s.t.Helper()
+	if err := s.start(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// stop ends the agent in order.
+func (s *site) stop() {
+	s.t.Helper()
+	if !s.agent.end(syscall.SIGTERM, 90*time.Second) {
+		s.t.Fatal("the agent ignores SIGTERM")
+	}
+	if c := s.agent.exitCode(); c != 0 {
+		s.t.Fatalf("the agent stopped with code %d: %s", c, tail(s.logText(), 5))
+	}
+}
+
+func (s *site) tryStatus() (control.Status, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var st control.Status
+	err := control.Dial(s.socket()).Call(ctx, control.VerbStatus, struct{}{}, &st)
+	return st, err
+}
+
+func (s *site) status() control.Status {
+	s.t.Helper()
+	st, err := s.tryStatus()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return st
+}
+
+// groupOf picks a group out of a status.
+func groupOf(st control.Status, name string) (control.GroupStatus, error) {
+	for _, g := range st.Groups {
+		if g.Name == name {
+			return g, nil
+		}
+	}
+	return control.GroupStatus{}, fmt.Errorf("no group %s in the status", name)
+}
+
+func (s *site) group(name string) control.GroupStatus {
+	s.t.Helper()
+	g, err := groupOf(s.status(), name)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return g
+}
+
+// volume creates a group and a volume in it.
+func (s *site) volume(group, volume, size string) {
+	s.t.Helper()
+	s.verb("group", "create", group)
+	s.verb("volume", "create", volume, "--group", group, "--size", size)
+}
+
+func (s *site) uri(volume string) string {
+	return "nbd+unix:///" + volume + "?socket=" + s.nbdSocket()
+}
+
+func (s *site) dial(volume string) *nbdclient.Conn {
+	s.t.Helper()
+	c, err := nbdclient.Dial(s.t.Context(), s.uri(volume), nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// drained waits until the store holds every acknowledged write.
+func (s *site) drained(group string, limit time.Duration) {
+	s.t.Helper()
+	until(s.t, limit, "the store holds all of group "+group, func() error {
+		g := s.group(group)
+		if g.DurableLSN == g.LastLSN && g.LagSeconds == 0 {
+			return nil
+		}
+		return fmt.Errorf("%+v", g)
+	})
+}
