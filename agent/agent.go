@@ -84,7 +84,8 @@ func (a *Agent) open() error {
 	}
 	var err error
 	a.wal, err = wal.Open(wal.Options{FS: o.FS, Dir: a.walDir(), SegmentBytes: o.WALSegmentBytes,
-		BudgetBytes: o.WALBudgetBytes, ReserveBytes: o.WALReserveBytes, PreallocateInBackground: true})
+		BudgetBytes: o.WALBudgetBytes, ReserveBytes: o.WALReserveBytes,
+		MaxSpares: walSpares, PreallocateInBackground: true})
 	if err != nil {
 		return err
 	}

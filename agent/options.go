@@ -48,10 +48,14 @@ const (
 	defaultMemoryBytes     = 128 << 20
 	defaultWALBudgetBytes  = 8 << 30
 	defaultWALReserveBytes = 64 << 20
-	defaultWALSegmentBytes = 64 << 20
-	defaultLinger          = 2 * time.Millisecond
+	defaultWALSegmentBytes = 32 << 20
+	defaultLinger          = time.Millisecond
 	defaultCheckpoint      = 5 * time.Second
-	defaultCheckpointBytes = 256 << 20
+	defaultCheckpointBytes = 128 << 20
+
+	// walSpares is how many written segments are kept: what is appended at full
+	// speed between two checkpoints, and until the journal has released it.
+	walSpares = 16
 
 	// sealBytes is the size at which a frame is sealed without waiting: large
 	// enough to compress well, small enough for Raft (64-256 KiB do best).

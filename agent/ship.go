@@ -31,6 +31,12 @@ const (
 	// full, frames collect and travel together.
 	windowAppends = 4
 	maxReconnect  = 5 * time.Second
+
+	// Each append costs the journal an fdatasync. Frames that come faster than
+	// busyGap (a client that flushes every write) would make it compete with the
+	// WAL's for the disk, so they wait for each other up to paceTime.
+	busyGap  = 800 * time.Microsecond
+	paceTime = 4 * time.Millisecond
 )
 
 // shipLoop keeps a session with the journal for ever: frames go out in WAL
@@ -339,17 +345,23 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 		batch.Items, bytes = batch.Items[:0], 0
 		return err
 	}
+	var p pacer
 	for next := start; ; {
 		if len(batch.Items) > 0 && ses.a.wal.Durable() < next {
+			if p.wait(ctx) {
+				continue
+			}
 			if err := flush(); err != nil {
 				return err
 			}
+			p.sent()
 		}
 		index, frame, err := r.Next(ctx)
 		if err != nil {
 			return err
 		}
 		next = index + 1
+		p.frame()
 		h, _, err := change.ParseHeader(frame)
 		if err != nil {
 			return fail.At("read WAL entry", fmt.Sprint(index), err)
@@ -382,4 +394,31 @@ func (s *stream) advance(h *change.Header) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return h.FirstLSN == s.ship.sent+1
+}
+
+// pacer decides how long frames wait for each other.
+type pacer struct {
+	last, lastSent time.Time
+	gap            time.Duration // smoothed time between frames
+}
+
+func (p *pacer) frame() {
+	now := time.Now()
+	p.gap += (min(now.Sub(p.last), 10*busyGap) - p.gap) / 16
+	p.last = now
+}
+
+func (p *pacer) sent() { p.lastSent = time.Now() }
+
+// wait reports whether it waited, and more frames may be there.
+func (p *pacer) wait(ctx context.Context) bool {
+	left := paceTime - time.Since(p.lastSent)
+	if p.gap >= busyGap || left <= 0 {
+		return false
+	}
+	select {
+	case <-time.After(left):
+	case <-ctx.Done():
+	}
+	return true
 }

@@ -57,6 +57,8 @@ func (a *Agent) watchFill(ctx context.Context) {
 		a.slow.Store(fill > throttleFrom)
 		if fill > 0.5 {
 			wake(a.wakeCheckpoint)
+		} else if a.wal.Stats().LiveBytes > a.opts.WALSegmentBytes {
+			a.trim() // segments that come back early need not be made
 		}
 	}
 }

@@ -171,7 +171,7 @@ func copyTree(t *testing.T, from, to string) {
 }
 
 // wantError holds what a verb says against the rules: one line that names the
-// thing, the right code, a hint below it.
+// thing, and the right code.
 func wantError(t *testing.T, what string, o outcome, kind fail.Kind, names ...string) {
 	t.Helper()
 	if want := fail.ExitCode(fail.New(kind, "", "", "")); o.code != want {

@@ -155,7 +155,7 @@ func TestFullWAL(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- w.run(t.Context()) }()
-	w.mustBlock()
+	w.mustBlock("faraway")
 	s.agent.kill9()
 	if err := <-done; err == nil {
 		t.Fatal("the writer did not notice that the agent was killed")
@@ -165,7 +165,7 @@ func TestFullWAL(t *testing.T) {
 	w.settle()
 	w.verify()
 	stop := w.background()
-	w.mustBlock()
+	w.mustBlock("faraway")
 	before := w.ops.Load()
 	if err := srv.Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -184,24 +184,23 @@ func TestFullWAL(t *testing.T) {
 	}
 }
 
-// mustBlock waits until no request has been answered for two seconds and the
-// status says why.
-func (w *writer) mustBlock() {
+// mustBlock waits until no request has been answered for two seconds; the status
+// must say that the group is throttled, and why.
+func (w *writer) mustBlock(why string) {
 	w.site.t.Helper()
 	last, since := w.ops.Load(), time.Now()
-	until(w.site.t, time.Minute, "the writer is throttled", func() error {
-		g := w.site.group("g")
+	until(w.site.t, time.Minute, "the writer is blocked", func() error {
 		if now := w.ops.Load(); now != last {
 			last, since = now, time.Now()
 		}
-		switch {
-		case g.State != "Throttled" || !strings.Contains(g.Reason, "faraway"):
-			return fmt.Errorf("state %s, reason %q", g.State, g.Reason)
-		case time.Since(since) < 2*time.Second:
+		if time.Since(since) < 2*time.Second {
 			return errors.New("it still writes")
 		}
 		return nil
 	})
+	if g := w.site.group("g"); g.State != "Throttled" || !strings.Contains(g.Reason, why) {
+		w.site.t.Errorf("writers are blocked in state %s: %q does not name %q", g.State, g.Reason, why)
+	}
 }
 
 // TestMinIO is the second opinion: another S3 server, killed once under load.

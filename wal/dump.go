@@ -27,7 +27,7 @@ func Dump(fs vfs.FS, dir string, w io.Writer, entry func(index uint64, b []byte)
 type DumpedEntry struct {
 	Index  uint64
 	File   string
-	Offset int64
+	Offset int64  // of Bytes in File
 	Live   bool   // false: truncated, or in a segment that does not count
 	Bytes  []byte // valid during the call
 }
@@ -155,6 +155,7 @@ func (d *dumper) batch(path string, off int64, b *batch, until uint64, deadSegme
 		off, b.first, b.first+uint64(b.count)-1, b.payloadBytes, b.synced, b.front, b.chain)
 	for i, e := range b.entries {
 		index := b.first + uint64(i)
+		at := int64(b.offsets[i]) + entryHeaderBytes // of the entry's own bytes
 		dead, live := "", !deadSegment
 		if until != 0 && index >= until {
 			live = false
@@ -162,8 +163,8 @@ func (d *dumper) batch(path string, off int64, b *batch, until uint64, deadSegme
 		}
 		text := ""
 		if d.entry != nil {
-			text = ": " + d.entry(DumpedEntry{index, path, int64(b.offsets[i]), live, e})
+			text = ": " + d.entry(DumpedEntry{index, path, at, live, e})
 		}
-		d.printf("    entry %d: %d bytes at byte %d%s%s\n", index, len(e), b.offsets[i], dead, text)
+		d.printf("    entry %d: %d bytes at byte %d%s%s\n", index, len(e), at, dead, text)
 	}
 }

@@ -23,7 +23,7 @@ const (
 	MaxSegmentBytes = 2 << 30
 
 	maxBatchEntries = 1 << 16
-	maxSpares       = 2
+	defaultSpares   = 2
 	// keepScratchBytes is the largest encoding buffer kept between appends.
 	keepScratchBytes = 4 << 20
 )
@@ -48,6 +48,11 @@ type Options struct {
 	// PreallocateInBackground keeps one zeroed and synced segment ready, so that
 	// an append that fills a segment does not wait for a new one.
 	PreallocateInBackground bool
+
+	// MaxSpares is how many written segments are kept for reuse; 0 means 2. A
+	// writer that outruns its truncation for a while needs as many as it fills in
+	// that time: a segment that must be zeroed first costs its bytes twice.
+	MaxSpares int
 
 	// ReadOnly opens without changing, creating or locking anything, even while
 	// another process writes. What has been written by then is seen, no more.
@@ -176,6 +181,9 @@ func (o *Options) check() error {
 	}
 	if o.Salt == nil {
 		o.Salt = randomSalt
+	}
+	if o.MaxSpares == 0 {
+		o.MaxSpares = defaultSpares
 	}
 	switch {
 	case o.Dir == "":

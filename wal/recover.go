@@ -132,7 +132,7 @@ func (l *Log) findFiles() ([]found, error) {
 // removes it where it is of no use.
 func (l *Log) adoptSpare(path string) {
 	info, err := l.fs.Stat(path)
-	if err == nil && len(l.spares) < maxSpares && info.Size() <= l.opt.SegmentBytes {
+	if err == nil && len(l.spares) < l.opt.MaxSpares && info.Size() <= l.opt.SegmentBytes {
 		if f, err := l.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified); err == nil {
 			l.spares = append(l.spares, &spare{path: path, file: f})
 			return

@@ -77,7 +77,7 @@ func (l *Log) recycle() error {
 			return nil
 		}
 		s := l.freed[0]
-		keep := len(l.spares) < maxSpares && s.sizeBytes == l.opt.SegmentBytes
+		keep := len(l.spares) < l.opt.MaxSpares && s.sizeBytes == l.opt.SegmentBytes
 		l.mu.Unlock()
 		if err := l.recycleOne(s, keep); err != nil {
 			return err

@@ -121,6 +121,9 @@ func (d *frameDump) print(w io.Writer) {
 		return
 	}
 	fmt.Fprintf(w, "%s, %d bytes\n", d.Frame, d.Frame.Bytes)
+	if d.List == nil {
+		return
+	}
 	rows := [][]string{{"LSN", "KIND", "VOLUME", "OFFSET", "BYTES", "NAME"}}
 	for _, r := range d.List {
 		rows = append(rows, []string{fmt.Sprint(r.LSN), r.Kind, fmt.Sprint(r.Volume), fmt.Sprint(r.Offset), fmt.Sprint(r.Bytes), r.Name})

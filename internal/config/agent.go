@@ -35,8 +35,8 @@ type Agent struct {
 // WAL bounds the agent's change log.
 type WAL struct {
 	Budget  Bytes    `yaml:"budget"`  // default 8GiB
-	Segment Bytes    `yaml:"segment"` // default 64MiB
-	Linger  Duration `yaml:"linger"`  // how long an open frame waits; default 2ms
+	Segment Bytes    `yaml:"segment"` // default 32MiB
+	Linger  Duration `yaml:"linger"`  // how long an open frame waits; default 1ms
 }
 
 // NBD says where volumes are served.
@@ -145,10 +145,10 @@ func (c *Agent) setDefaults() {
 	def(&c.Log.Format, "text")
 	defBytes(&c.Memory, 128<<20)
 	defBytes(&c.WAL.Budget, 8<<30)
-	defBytes(&c.WAL.Segment, 64<<20)
+	defBytes(&c.WAL.Segment, 32<<20)
 	defBytes(&c.Journal.LogBudget, 2<<30)
 	if c.WAL.Linger == 0 {
-		c.WAL.Linger = Duration(2 * time.Millisecond)
+		c.WAL.Linger = Duration(time.Millisecond)
 	}
 	if c.Journal.Heartbeat == 0 {
 		c.Journal.Heartbeat = Duration(time.Minute)

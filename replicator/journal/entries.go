@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -27,9 +28,64 @@ func (j *Journal) LastIndex() uint64 {
 	return j.fsm.next - 1
 }
 
+// recent keeps the newest entries in memory, where an uploader that keeps up
+// finds them.
+type recent struct {
+	first   uint64
+	entries [][]byte
+}
+
+const recentEntries = 4096
+
+// add appends an entry; the older half goes when it is full.
+func (r *recent) add(index uint64, entry []byte) {
+	if len(r.entries) == 0 {
+		r.first = index
+	}
+	if len(r.entries) == recentEntries {
+		half := recentEntries / 2
+		r.entries = append(r.entries[:0:0], r.entries[half:]...)
+		r.first += uint64(half)
+	}
+	r.entries = append(r.entries, entry)
+}
+
+// from returns the entries from index on, if they are all here. What it returns
+// is never changed.
+func (r *recent) from(index uint64) ([][]byte, bool) {
+	if len(r.entries) == 0 || index < r.first {
+		return nil, false
+	}
+	return r.entries[min(index-r.first, uint64(len(r.entries))):len(r.entries):len(r.entries)], true
+}
+
 // Entries calls fn with the entries from index first on, in order, until there
 // are no more or fn returns false.
 func (j *Journal) Entries(first uint64, fn func(Entry) bool) error {
+	j.fsm.mu.RLock()
+	got, ok := j.fsm.recent.from(first)
+	none := first >= j.fsm.next
+	j.fsm.mu.RUnlock()
+	if none {
+		return nil
+	}
+	if !ok {
+		return j.storedEntries(first, fn)
+	}
+	for i, v := range got {
+		e, err := parseEntry(first+uint64(i), v)
+		if err != nil {
+			return fail.At("read", fmt.Sprintf("journal entry %d", first+uint64(i)), err)
+		}
+		if !fn(e) {
+			break
+		}
+	}
+	return nil
+}
+
+// storedEntries is Entries from Pebble.
+func (j *Journal) storedEntries(first uint64, fn func(Entry) bool) error {
 	it, err := j.db.NewIter(&pebble.IterOptions{LowerBound: frameKey(first), UpperBound: prefixEnd(keyFrame)})
 	if err != nil {
 		return fail.Wrap(fail.Internal, "read", "journal index", err)
@@ -60,7 +116,7 @@ func parseEntry(index uint64, v []byte) (Entry, error) {
 	}
 	switch v[0] {
 	case tagCommand:
-		e.body = append([]byte{}, v[1:]...)
+		e.body = bytes.Clone(v[1:])
 		kind, _, err := state.Open(e.body)
 		e.Entry = segment.Entry{Kind: segment.CommandEntry, Command: kind, Bytes: uint32(len(e.body))}
 		return e, err
@@ -72,7 +128,7 @@ func parseEntry(index uint64, v []byte) (Entry, error) {
 		e.ref = binary.LittleEndian.Uint64(v[1:])
 		e.Entry = segment.FrameEntryOf(&h, hash)
 		if len(v) > 9+change.HeaderBytes {
-			e.body = append([]byte{}, v[9:]...)
+			e.body = bytes.Clone(v[9:])
 		}
 		return e, err
 	}

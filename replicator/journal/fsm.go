@@ -61,6 +61,7 @@ type fsm struct {
 	targets map[string]*Target
 	durable map[string]map[change.StreamID]change.Point // target -> stream -> what it holds
 	floor   uint64                                      // frame index entries below are gone
+	recent  recent                                      // the newest entries once more
 
 	changed func() // after every batch
 	fatal   func(error)
@@ -152,6 +153,7 @@ func (f *fsm) index(b *pebble.Batch, entry []byte) uint64 {
 	n := f.next
 	f.next++
 	_ = b.Set(frameKey(n), entry, nil)
+	f.recent.add(n, entry)
 	return n
 }
 
@@ -249,9 +251,9 @@ func (f *fsm) dropUploaded(b *pebble.Batch) {
 	for _, t := range f.targets {
 		low = min(low, t.Index+1)
 	}
-	if low > f.floor {
-		_ = b.DeleteRange(frameKey(f.floor), frameKey(low), nil)
-		f.floor = low
+	// One by one: each range tombstone would burden every later iterator.
+	for ; f.floor < low; f.floor++ {
+		_ = b.Delete(frameKey(f.floor), nil)
 	}
 }
 
@@ -301,7 +303,7 @@ func (f *fsm) load() error {
 	f.points = map[change.StreamID]change.Point{}
 	f.targets = map[string]*Target{}
 	f.durable = map[string]map[change.StreamID]change.Point{}
-	f.applied, f.next, f.floor = 0, 1, 1
+	f.applied, f.next, f.floor, f.recent = 0, 1, 1, recent{}
 	v, err := get(f.db, keyApplied)
 	if err != nil {
 		return err

@@ -90,17 +90,16 @@ type frameLink struct {
 
 // Totals sum a log up.
 type Totals struct {
-	Objects       int            `json:"objects"`
-	Standings     map[string]int `json:"standings"`
-	Types         map[string]int `json:"types"` // of the valid ones
-	Bytes         int64          `json:"bytes"`
-	LastIndex     uint64         `json:"last_index"`
-	Epoch         uint64         `json:"epoch"`
-	Commands      int            `json:"commands"`
-	Streams       []StreamPart   `json:"streams"`
-	Damaged       int            `json:"damaged"` // objects with an error, and gaps
-	firstDamage   error
-	damagedObject string
+	Objects     int            `json:"objects"`
+	Standings   map[string]int `json:"standings"`
+	Types       map[string]int `json:"types"` // of the valid ones
+	Bytes       int64          `json:"bytes"`
+	LastIndex   uint64         `json:"last_index"`
+	Epoch       uint64         `json:"epoch"`
+	Commands    int            `json:"commands"`
+	Streams     []StreamPart   `json:"streams"`
+	Damaged     int            `json:"damaged"` // objects with an error, and gaps
+	firstDamage error
 }
 
 // Err is a summary of the damage, nil where there is none.
@@ -112,7 +111,7 @@ func (t *Totals) Err() error {
 		return t.firstDamage
 	}
 	return fail.Wrap(fail.KindOf(t.firstDamage), "examine", "object log",
-		fmt.Errorf("%d objects are damaged or missing, the first is %s: %w", t.Damaged, t.damagedObject, t.firstDamage))
+		fmt.Errorf("%d objects are damaged or missing; the first: %w", t.Damaged, t.firstDamage))
 }
 
 // Examine reads every byte of a log and checks every checksum, the rules of
@@ -158,7 +157,7 @@ func (x *examiner) count(o *Object) {
 	t.Standings[string(o.Standing)]++
 	if o.Err != nil {
 		if t.firstDamage == nil {
-			t.firstDamage, t.damagedObject = o.Err, x.at(o)
+			t.firstDamage = o.Err
 		}
 		t.Damaged++
 	}

@@ -51,15 +51,16 @@ type Progress func(done, total int64)
 // prefix, fail.Damaged with the object's name for a broken log.
 func Open(ctx context.Context, s objstore.Store, progress Progress) (*Log, error) {
 	l := &Log{store: s, State: state.New(), Frames: map[change.StreamID][]FrameRef{}}
-	n, err := l.list(ctx)
+	there, err := l.list(ctx)
 	if err != nil {
 		return nil, err
 	}
+	n := len(there)
 	all := make([]*segment.Index, n)
 	var done atomic.Int64
 	err = parallel(ctx, n, func(ctx context.Context, i int) error {
 		var err error
-		all[i], err = uploader.ReadIndex(ctx, s, uint64(i))
+		all[i], err = uploader.ReadIndexSized(ctx, s, uint64(i), there[i].bytes)
 		if progress != nil {
 			progress(done.Add(1), int64(n))
 		}
@@ -97,12 +98,12 @@ func parallel(parent context.Context, n int, fn func(ctx context.Context, i int)
 // list finds the contiguous positions from 0 on. Objects beyond the first
 // missing one are on their way, or their writer died: they do not count, unless
 // one of them proves that the missing one was there.
-func (l *Log) list(ctx context.Context) (n int, err error) {
+func (l *Log) list(ctx context.Context) (there []located, err error) {
 	all, err := positions(ctx, l.store)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	n = contiguous(all)
+	n := contiguous(all)
 	for _, o := range all[:n] {
 		l.Bytes += o.bytes
 	}
@@ -112,15 +113,15 @@ func (l *Log) list(ctx context.Context) (n int, err error) {
 		if !gone {
 			x, err := uploader.ReadIndex(ctx, l.store, o.position)
 			if err != nil {
-				return 0, err
+				return nil, err
 			}
 			gone = missing(uint64(n), o.position, x)
 		}
 		if gone {
-			return 0, l.missing(uint64(n), o.position)
+			return nil, l.missing(uint64(n), o.position)
 		}
 	}
-	return n, nil
+	return all[:n], nil
 }
 
 func (l *Log) at(position uint64) string { return l.store.URL() + "/" + uploader.ObjectName(position) }

@@ -1,9 +1,11 @@
 package twin
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sort"
 	"sync/atomic"
 
@@ -87,7 +89,7 @@ func (l *Log) Restore(ctx context.Context, pl *Plan, t Target, progress Progress
 	g, ctx := errgroup.WithContext(ctx)
 	fetched := make(chan fetch, fetchAhead)
 	decoded := make(chan *decode, decodeAhead)
-	writes := make(chan write, 64)
+	writes := make(chan []write, decodeAhead)
 	var read, written atomic.Int64
 
 	g.Go(func() error { defer close(fetched); return l.fetchParts(ctx, g, pl, fetched) })
@@ -102,11 +104,13 @@ func (l *Log) Restore(ctx context.Context, pl *Plan, t Target, progress Progress
 	})
 	for range 2 {
 		g.Go(func() error {
-			for w := range writes {
-				if _, err := t.WriteAt(w.data, w.off); err != nil {
-					return fail.Wrap(fail.Full, "write", fmt.Sprintf("restore target at byte %d", w.off), err)
+			for batch := range writes {
+				for _, w := range batch {
+					if _, err := t.WriteAt(w.data, w.off); err != nil {
+						return fail.Wrap(fail.Full, "write", fmt.Sprintf("restore target at byte %d", w.off), err)
+					}
+					written.Add(int64(len(w.data)))
 				}
-				written.Add(int64(len(w.data)))
 			}
 			return nil
 		})
@@ -210,8 +214,9 @@ type write struct {
 	data []byte
 }
 
-// settleFrames decides, newest record first, which bytes are live.
-func (l *Log) settleFrames(ctx context.Context, pl *Plan, in <-chan *decode, out chan<- write, res *Result, read func(int64)) error {
+// settleFrames decides, newest record first, which bytes are live. The writes of
+// one frame travel together, in the order of the volume.
+func (l *Log) settleFrames(ctx context.Context, pl *Plan, in <-chan *decode, out chan<- []write, res *Result, read func(int64)) error {
 	c := newCover()
 	for d := range in {
 		select {
@@ -219,7 +224,7 @@ func (l *Log) settleFrames(ctx context.Context, pl *Plan, in <-chan *decode, out
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		read(d.bytes)
+		var batch []write
 		for i := len(d.frame.Records) - 1; i >= 0; i-- {
 			r := &d.frame.Records[i]
 			if r.LSN > pl.Point.LSN || r.Volume != pl.Point.Volume.Number || r.Kind == change.Mark {
@@ -227,21 +232,19 @@ func (l *Log) settleFrames(ctx context.Context, pl *Plan, in <-chan *decode, out
 			}
 			res.Records++
 			data := d.frame.Data(i, d.plain)
-			var err error
 			c.settle(r.Off, int64(r.Len), func(off, n int64) {
-				if r.Kind != change.Write || err != nil {
-					return
-				}
-				select {
-				case out <- write{off: off, data: data[off-r.Off:][:n]}:
-				case <-ctx.Done():
-					err = ctx.Err()
+				if r.Kind == change.Write {
+					batch = append(batch, write{off: off, data: data[off-r.Off:][:n]})
 				}
 			})
-			if err != nil {
-				return err
-			}
 		}
+		slices.SortFunc(batch, func(a, b write) int { return cmp.Compare(a.off, b.off) })
+		select {
+		case out <- batch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		read(d.bytes)
 	}
 	return nil
 }

@@ -15,12 +15,17 @@ const tailGuessBytes = 64 << 10
 // ReadIndex reads the head and footer of a position by range reads of the
 // object's tail. An absent object is fail.NotFound.
 func ReadIndex(ctx context.Context, s objstore.Store, position uint64) (*segment.Index, error) {
-	name := ObjectName(position)
-	at := func(err error) error { return fail.At("read", s.URL()+"/"+name, err) }
-	size, err := s.Size(ctx, name)
+	size, err := s.Size(ctx, ObjectName(position))
 	if err != nil {
 		return nil, err
 	}
+	return ReadIndexSized(ctx, s, position, size)
+}
+
+// ReadIndexSized is ReadIndex of an object whose size is known, from a list.
+func ReadIndexSized(ctx context.Context, s objstore.Store, position uint64, size int64) (*segment.Index, error) {
+	name := ObjectName(position)
+	at := func(err error) error { return fail.At("read", s.URL()+"/"+name, err) }
 	tail, err := s.Read(ctx, name, -tailGuessBytes, -1, nil)
 	if err != nil {
 		return nil, err
