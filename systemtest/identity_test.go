@@ -136,7 +136,7 @@ func (s *site) mustNotExtend(w *writer) {
 	if err := s.start(); err != nil {
 		s.t.Logf("refused: %v", err)
 	} else {
-		s.dial("v") // it may serve
+		// It may serve, as long as nothing of that reaches the store.
 		if c := s.dial("v"); c.WriteAt(s.t.Context(), make([]byte, 512), 0, 0) == nil {
 			_ = c.Flush(s.t.Context())
 		}
