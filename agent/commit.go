@@ -108,6 +108,7 @@ func (s *stream) commitLoop(ctx context.Context) {
 		s.encMu.Lock()
 		err := s.appendSealed()
 		s.encMu.Unlock()
+		s.noteFull(err)
 		if fail.Is(err, fail.Full) {
 			s.a.waitTrim(ctx)
 			wake(s.wakeCommit)
@@ -122,6 +123,20 @@ func (s *stream) commitLoop(ctx context.Context) {
 			timer.Reset(s.a.opts.Linger)
 		}
 		s.mu.Unlock()
+	}
+}
+
+// noteFull records why frames cannot be appended, and that they can again.
+func (s *stream) noteFull(err error) {
+	if err != nil && !fail.Is(err, fail.Full) {
+		return
+	}
+	s.mu.Lock()
+	first := s.fullErr == nil && err != nil
+	s.fullErr = err
+	s.mu.Unlock()
+	if first {
+		s.a.opts.Logger.Error("the WAL takes no more; writers wait", "group", s.conf.Group, "err", err, "hint", fail.HintOf(err))
 	}
 }
 

@@ -3,7 +3,10 @@ package agent
 import (
 	"context"
 	"sync"
+	"time"
 )
+
+const fullRetry = time.Second
 
 // notifier lets any number of goroutines wait for the next event.
 type notifier struct {
@@ -37,6 +40,7 @@ func (a *Agent) waitTrim(ctx context.Context) {
 	wake(a.wakeCheckpoint)
 	select {
 	case <-c:
+	case <-time.After(fullRetry): // a disk gets room without telling anybody
 	case <-ctx.Done():
 	}
 }

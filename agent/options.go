@@ -36,6 +36,9 @@ type Options struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Reference asks the journal to read frames from this agent's WAL.
 	Reference bool
+	// Committed, if set, returns what the journal has accepted of a stream. A WAL
+	// that does not hold it has lost what was durable: Open then refuses.
+	Committed func(change.StreamID) change.Point
 	// NoCompression stores blocks as they are.
 	NoCompression bool
 	// CreateBacking and OpenBacking make and open a volume's backing; default

@@ -50,6 +50,9 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 		if err := s.recovered(); err != nil {
 			return err
 		}
+		if err := s.checkCommitted(); err != nil {
+			return err
+		}
 	}
 	return a.recoverArena(found)
 }
@@ -103,6 +106,26 @@ func (s *stream) recovered() error {
 	s.appendedLSN, s.durableLSN, s.appliedLSN = s.tail.LSN, s.tail.LSN, s.tail.LSN
 	s.appliedPoint = s.tail
 	s.nextLSN = s.tail.LSN + 1
+	return nil
+}
+
+// checkCommitted compares the WAL with the journal. Nothing is shipped before it
+// is durable here, so a journal that is ahead means that the WAL has lost synced
+// frames: what was taken for a torn tail is damage.
+func (s *stream) checkCommitted() error {
+	if s.a.opts.Committed == nil {
+		return nil
+	}
+	p := s.a.opts.Committed(s.conf.ID)
+	if _, err := s.locate(p); err != nil {
+		where := s.a.walDir()
+		if r := s.a.wal.Recovery(); r.TornFile != "" {
+			where = fmt.Sprintf("%s at byte %d (%s)", r.TornFile, r.TornOffsetBytes, r.TornReason)
+		}
+		return fail.New(fail.Damaged, "recover group "+s.conf.Group+" from", where,
+			fmt.Sprintf("the journal has accepted %v, the WAL ends at %v", p, s.tail)).
+			WithHint("the WAL lost frames that were durable; restore the group's volumes from the object store")
+	}
 	return nil
 }
 

@@ -20,6 +20,7 @@ type StreamStatus struct {
 	LagBytes   int64 // plain bytes not yet durable remotely, estimated from the WAL
 	Attached   bool
 	Fault      error // the stream must not be extended from here
+	FullErr    error // the WAL takes no more
 	ApplyErr   error // applying to the backing is delayed
 }
 
@@ -58,7 +59,7 @@ func (s *stream) status(now time.Time) StreamStatus {
 	return StreamStatus{
 		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
 		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.ship.durable,
-		Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Fault: s.ship.fault, ApplyErr: s.applyErr,
+		Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Fault: s.ship.fault, ApplyErr: s.applyErr, FullErr: s.fullErr,
 	}
 }
 

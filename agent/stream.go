@@ -61,6 +61,7 @@ type stream struct {
 	waiters                             int
 	err                                 error // the log is poisoned or the agent closed
 	applyErr                            error // why applying is delayed, nil while it goes well
+	fullErr                             error // why the WAL takes no more, nil while it does
 
 	encMu sync.Mutex
 	enc   change.Encoder

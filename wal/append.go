@@ -3,6 +3,7 @@ package wal
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -160,6 +161,8 @@ func (l *Log) rollover() error {
 	}
 	l.mu.Lock()
 	l.stats.Rollovers++
+	now := time.Now()
+	l.fillTime, l.lastRollover = now.Sub(l.lastRollover), now
 	next := l.last + 1
 	l.mu.Unlock()
 	return l.replaceActive("append to wal", next, true, nil)

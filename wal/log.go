@@ -130,7 +130,10 @@ type Log struct {
 	stuck    bool       // a directory sync failed: no recycling any more
 	spares   []*spare
 	spareSeq uint64
-	stats    Stats
+
+	lastRollover time.Time
+	fillTime     time.Duration // how long the segment before took to fill
+	stats        Stats
 
 	kick chan struct{} // wakes the background goroutine
 	stop chan struct{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sort"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -162,11 +163,16 @@ func (l *Log) discard(sp *spare) {
 	_ = l.fs.Remove(sp.path)
 }
 
+// busyFill: a log that fills a segment faster than this has no disk to spare for
+// zeros. It goes on with segments that are merely allocated, until written ones
+// come back.
+const busyFill = time.Second
+
 // stockSpare makes a zeroed spare if there is none. An error leaves none; the
 // appender then makes its own, or reports the same trouble.
 func (l *Log) stockSpare() error {
 	l.mu.Lock()
-	enough := len(l.spares) > 0
+	enough := len(l.spares) > 0 || l.stats.Rollovers > 1 && l.fillTime < busyFill
 	l.mu.Unlock()
 	if enough {
 		return nil

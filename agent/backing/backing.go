@@ -92,6 +92,10 @@ func Measure(path string) (int64, error) {
 		return 0, openError(path, err)
 	}
 	defer f.Close()
+	if st, err := f.Stat(); err == nil && !st.Mode().IsRegular() && (st.Mode()&os.ModeDevice == 0 || st.Mode()&os.ModeCharDevice != 0) {
+		return 0, fail.New(fail.Invalid, "use as backing", path, "neither a regular file nor a block device").
+			WithHint("name a file or a block device with --backing")
+	}
 	n, err := f.Seek(0, io.SeekEnd)
 	return n, fail.Wrap(fail.Internal, "measure backing", path, err)
 }

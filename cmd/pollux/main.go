@@ -69,9 +69,9 @@ at any recovery point.
 		return fail.New(fail.Invalid, c.CommandPath(), "", err.Error()).WithHint("see " + c.CommandPath() + " --help")
 	})
 	for _, add := range []func() *cobra.Command{newAgent, newGroup, newVolume, newBookmark, newStatus, newRestore, newDemo, newBench, newDump, newDoctor} {
-		root.AddCommand(strict(add()))
+		root.AddCommand(add())
 	}
-	return root
+	return strict(root)
 }
 
 // strict makes wrong arguments and unknown subcommands errors of kind Invalid.

@@ -60,7 +60,7 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 		return fail.New(fail.Invalid, "restore", name, "no target").WithHint("name a file or a block device with -o")
 	}
 	if f.at != "" && f.at[0] == '-' && len(f.at) == 1 {
-		return fail.New(fail.Invalid, "restore", name, "--at - is not a point")
+		return fail.New(fail.Invalid, "restore", name, "--at - is not a point").WithHint("write an LSN, a time (RFC 3339, or -10m for ten minutes ago) or a bookmark's name")
 	}
 	start := time.Now()
 	l, closeStore, err := openLog(c.Context(), &f.store, nil)

@@ -20,6 +20,7 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 	if f.url == "" {
 		return nil, nil, fail.New(fail.Invalid, "open", "object store", "none is named").WithHint("name it with --store file:///directory or s3://bucket/prefix")
 	}
+	f.opts.ReadOnly = true // verbs look; only the daemon writes
 	s, err := objstore.Open(ctx, f.url, f.opts)
 	if err != nil {
 		return nil, nil, err
@@ -40,6 +41,9 @@ func openLog(ctx context.Context, f *storeFlags, progress twin.Progress) (*twin.
 	l, err := twin.Open(ctx, s, progress)
 	if err != nil {
 		done()
+		if fail.Is(err, fail.Retry) && fail.HintOf(err) == "" {
+			err = &fail.Error{Kind: fail.Retry, Op: "open", Object: f.url, Err: err, Hint: "is the store reachable? Check --store, --endpoint and the network"}
+		}
 		return nil, nil, err
 	}
 	return l, done, nil

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -99,7 +100,8 @@ func LoadAgent(path string) (*Agent, error) {
 		if errors.Is(err, os.ErrNotExist) {
 			kind = fail.NotFound
 		}
-		return nil, fail.Wrap(kind, "read configuration", path, err)
+		e := &fail.Error{Kind: kind, Op: "read configuration", Object: path, Err: err}
+		return nil, e.WithHint("name the file with -c; docs/configuration.md lists the settings")
 	}
 	return ParseAgent(path, b)
 }
@@ -109,7 +111,7 @@ func ParseAgent(path string, b []byte) (*Agent, error) {
 	c := &Agent{}
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField())
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fail.New(fail.Invalid, "read configuration", path, strings.TrimSpace(yaml.FormatError(err, false, true))).
+		return nil, fail.New(fail.Invalid, "read configuration", atValue(path, b, err), strings.TrimSpace(yaml.FormatError(err, false, true))).
 			WithHint("docs/configuration.md lists the settings")
 	}
 	c.setDefaults()
@@ -251,12 +253,36 @@ func checkListen(addr string, tls bool) error {
 	return nil
 }
 
-// lineOf finds the first line whose key is the setting.
+// lineOf finds the first line that gives the setting a value, in block or flow
+// style.
 func lineOf(b []byte, setting string) int {
+	return findLine(b, regexp.MustCompile(`^([^#]*[\s{,-])?`+regexp.QuoteMeta(setting)+`\s*:`))
+}
+
+func findLine(b []byte, re *regexp.Regexp) int {
 	for i, line := range strings.Split(string(b), "\n") {
-		if strings.HasPrefix(strings.TrimLeft(line, " -"), setting+":") {
+		if re.MatchString(line) {
 			return i + 1
 		}
 	}
 	return 0
+}
+
+var (
+	hasLine = regexp.MustCompile(`^\[\d+:\d+\]`)
+	quoted  = regexp.MustCompile(`"([^"]+)"`)
+)
+
+// atValue names the line of a value that one of our own types refused: the
+// decoder does not.
+func atValue(path string, b []byte, err error) string {
+	text := err.Error()
+	m := quoted.FindStringSubmatch(text)
+	if hasLine.MatchString(text) || m == nil {
+		return path
+	}
+	if line := findLine(b, regexp.MustCompile(`^[^#]*`+regexp.QuoteMeta(m[1]))); line > 0 {
+		return fmt.Sprintf("%s:%d", path, line)
+	}
+	return path
 }

@@ -31,15 +31,17 @@ func ParseBytes(s string) (Bytes, error) {
 	return 0, fmt.Errorf("%q is not a size; write 4096, 64KiB, 128MiB, 8GiB or 2TiB", s)
 }
 
-// UnmarshalText reads a size from YAML.
-func (b *Bytes) UnmarshalText(text []byte) error {
-	v, err := ParseBytes(string(text))
-	*b = v
-	return err
-}
+// UnmarshalYAML reads a size.
+func (b *Bytes) UnmarshalYAML(text []byte) error { return b.Set(scalar(text)) }
+
+// scalar strips what YAML may put round a plain value.
+func scalar(text []byte) string { return strings.Trim(strings.TrimSpace(string(text)), `"'`) }
 
 // Set and Type make a Bytes a command-line flag.
-func (b *Bytes) Set(s string) error { return b.UnmarshalText([]byte(s)) }
+func (b *Bytes) Set(s string) (err error) {
+	*b, err = ParseBytes(s)
+	return err
+}
 
 // Type names the flag's kind in help texts.
 func (b *Bytes) Type() string { return "size" }
@@ -57,11 +59,11 @@ func (b Bytes) String() string {
 // Duration is a time span, written as 500ms, 10s, 5m or 24h.
 type Duration time.Duration
 
-// UnmarshalText reads a span from YAML.
-func (d *Duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
+// UnmarshalYAML reads a span.
+func (d *Duration) UnmarshalYAML(text []byte) error {
+	v, err := time.ParseDuration(scalar(text))
 	if err != nil || v < 0 {
-		return fmt.Errorf("%q is not a time span; write 500ms, 10s, 5m or 24h", text)
+		return fmt.Errorf("%q is not a time span; write 500ms, 10s, 5m or 24h", scalar(text))
 	}
 	*d = Duration(v)
 	return nil

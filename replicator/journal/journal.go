@@ -141,12 +141,12 @@ func (j *Journal) open(ctx context.Context) (err error) {
 	if j.db, err = openKV(o.FS, filepath.Join(o.Dir, "state"), pebbleLogger{o.Logger}); err != nil {
 		return err
 	}
-	if err = j.loadIdentity(); err != nil {
-		return err
-	}
 	j.wal, err = wal.Open(wal.Options{FS: o.FS, Dir: filepath.Join(o.Dir, "raft"), SegmentBytes: o.LogSegmentBytes,
 		BudgetBytes: o.LogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true})
 	if err != nil {
+		return err
+	}
+	if err = j.loadIdentity(); err != nil {
 		return err
 	}
 	j.fsm = &fsm{db: j.db, changed: j.changed.broadcast, fatal: j.fatal}
@@ -162,12 +162,38 @@ func (j *Journal) loadIdentity() error {
 	if err != nil {
 		return err
 	}
+	if b == nil && j.wal.Last() > 0 {
+		return j.stateLost("it names no journal, but Raft's log has entries")
+	}
 	if b == nil {
 		j.id = identity{Journal: uuid.New(), Epoch: 1, Site: j.opts.Site, Created: time.Now().UTC()}
 		js, _ := json.Marshal(j.id)
 		return fail.Wrap(fail.Full, "create", "journal", j.db.Set(keyIdentity, js, pebble.Sync))
 	}
 	return fail.Wrap(fail.Damaged, "load", "journal identity", json.Unmarshal(b, &j.id))
+}
+
+// stateLost refuses a state store that lost what was durable.
+func (j *Journal) stateLost(why string) error {
+	return fail.New(fail.Damaged, "open", filepath.Join(j.opts.Dir, "state"), why).
+		WithHint("the journal's state is damaged: restore the volumes from the object store")
+}
+
+// checkTerm compares the stored term with the newest entry's: Raft stores a term
+// before it writes under it.
+func (j *Journal) checkTerm(logs *logStore, st stable, last uint64) error {
+	if last == 0 {
+		return nil
+	}
+	var l raft.Log
+	if err := logs.GetLog(last, &l); err != nil {
+		return err
+	}
+	term, err := st.GetUint64([]byte("CurrentTerm"))
+	if err == nil && term < l.Term {
+		err = j.stateLost(fmt.Sprintf("it knows Raft's term %d, but the log's newest entry is of term %d", term, l.Term))
+	}
+	return err
 }
 
 func (j *Journal) startRaft(ctx context.Context, snaps *snapStore) error {
@@ -193,6 +219,9 @@ func (j *Journal) startRaft(ctx context.Context, snaps *snapStore) error {
 	st := stable{j.db}
 	last, err := logs.LastIndex()
 	if err != nil {
+		return err
+	}
+	if err := j.checkTerm(logs, st, last); err != nil {
 		return err
 	}
 	if first, _ := logs.FirstIndex(); first > 1 && len(metas) == 0 {
@@ -347,6 +376,13 @@ func (j *Journal) Created() time.Time { return j.id.Created }
 
 // Term is Raft's current term.
 func (j *Journal) Term() uint64 { return j.raft.CurrentTerm() }
+
+// Point returns how far the journal has accepted a stream.
+func (j *Journal) Point(id change.StreamID) change.Point {
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	return j.fsm.points[id]
+}
 
 // TargetPoints returns where every stream stands in a target's object log.
 func (j *Journal) TargetPoints(name string) map[change.StreamID]change.Point {

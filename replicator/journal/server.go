@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -136,6 +137,9 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 			if err != nil {
 				return err
 			}
+			if err := checkBodies(&a); err != nil {
+				return err
+			}
 			p := pending{stream: a.Stream, future: s.j.raft.Apply(append([]byte{tagAppend}, b...), applyTimeout)}
 			select {
 			case queue <- p:
@@ -146,6 +150,21 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 			return unexpected(typ)
 		}
 	}
+}
+
+// checkBodies refuses a frame whose bytes are not what its header says: once it
+// is in the log, it must be uploadable.
+func checkBodies(a *change.Append) error {
+	for i := range a.Items {
+		it := &a.Items[i]
+		if it.Body == nil {
+			continue
+		}
+		if _, err := change.Parse(slices.Concat(it.Header, it.Body)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // waitBudget holds appends back while Raft's log is over its budget; commands,

@@ -53,6 +53,12 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 	if s.root = strings.TrimRight(s.root, "/"); s.root == "" {
 		return nil, fail.New(fail.Invalid, op, u.String(), "the root directory cannot be a store")
 	}
+	if opts.ReadOnly {
+		if _, err := s.fs.Stat(s.root); err != nil {
+			return nil, fail.Wrap(fail.NotFound, op, u.String(), err)
+		}
+		return s, nil
+	}
 	parent := s.fs.PathDir(s.root)
 	// Only the last level is made: a missing parent is likelier a file system
 	// that is not mounted than a wish to fill the disk below it.

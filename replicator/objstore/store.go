@@ -65,6 +65,10 @@ type Options struct {
 	// FS carries file:// stores; nil is vfs.Default.
 	FS vfs.FS
 
+	// ReadOnly opens a file:// store as it is: nothing is made, and a directory
+	// that does not exist is fail.NotFound.
+	ReadOnly bool
+
 	// Endpoint is the S3 server, as http(s)://host:port. Empty is Amazon's.
 	Endpoint string
 	// Region of the bucket. Empty is AWS_REGION, AWS_DEFAULT_REGION, then

@@ -47,7 +47,7 @@ func (u *Uploader) identify(ctx context.Context) error {
 		FirstIndex: 1, Time: doc.Created.UnixNano()}, state.KindIdentity, doc)
 	x, err := ReadIndex(ctx, u.o.Store, 0)
 	if fail.Is(err, fail.NotFound) {
-		if err = u.store.Create(ctx, ObjectName(0), obj); err == nil || fail.Is(err, fail.Exists) {
+		if err = u.timed(0, func() error { return u.store.Create(ctx, ObjectName(0), obj) }); err == nil || fail.Is(err, fail.Exists) {
 			x, err = ReadIndex(ctx, u.o.Store, 0)
 		}
 	}
@@ -121,10 +121,13 @@ func (u *Uploader) fence(ctx context.Context) error {
 	h := segment.Head{Type: segment.Fence, Journal: id, Token: u.token, Position: u.pos, DurablePosition: u.pos,
 		FirstIndex: u.next, Time: time.Now().UnixNano()}
 	obj := segment.Document(h, state.KindFence, doc)
-	if err := u.store.Create(ctx, ObjectName(u.pos), obj); err != nil {
+	if err := u.timed(u.pos, func() error { return u.store.Create(ctx, ObjectName(u.pos), obj) }); err != nil {
 		return err
 	}
 	u.pos++
+	u.mu.Lock()
+	u.status.Position, u.status.Index = u.pos, u.next-1
+	u.mu.Unlock()
 	u.note(nil)
 	return u.o.Journal.Uploaded(journal.Uploaded{Target: u.o.Target, Position: u.pos, Index: u.next - 1, Token: u.token})
 }

@@ -130,10 +130,10 @@ func (u *Uploader) build() (*object, error) {
 
 // create uploads an object; confirm learns the outcome in order.
 func (u *Uploader) create(ctx context.Context, ob *object) {
-	ob.err = u.store.Create(ctx, ObjectName(ob.pos), ob.body)
+	ob.err = u.timed(ob.pos, func() error { return u.store.Create(ctx, ObjectName(ob.pos), ob.body) })
 	for fail.Is(ob.err, fail.Exists) && u.alone() {
 		if ob.err = u.stepOver(ctx, ob); ob.err == nil {
-			ob.err = u.store.Create(ctx, ObjectName(ob.pos), ob.body)
+			ob.err = u.timed(ob.pos, func() error { return u.store.Create(ctx, ObjectName(ob.pos), ob.body) })
 		}
 	}
 	u.mu.Lock()

@@ -63,7 +63,8 @@ type Uploader struct {
 	mu     sync.Mutex
 	status Status
 	flying int
-	landed chan struct{} // an object was created
+	began  map[uint64]time.Time // by position: objects under way
+	landed chan struct{}        // an object was created
 
 	order chan *object // in the order of positions
 	pool  sync.Pool
@@ -79,8 +80,10 @@ type Status struct {
 	Err         error // why it does not go on just now
 	Fenced      bool  // for good: another writer owns the log
 	Stopped     bool  // for good: the log needs an operator
-	Objects     int64 // created by this process
-	Bytes       int64
+	// OldestRequest is when the oldest object under way was sent; zero: none is.
+	OldestRequest time.Time
+	Objects       int64 // created by this process
+	Bytes         int64
 }
 
 // New prepares an uploader; Run does the work.
@@ -99,6 +102,7 @@ func New(o Options) *Uploader {
 	u := &Uploader{o: o, token: segment.Token{Epoch: epoch, Term: o.Journal.Term(), Writer: uuid.New()},
 		store: objstore.WithRequests(o.Store, o.RequestsPerSecond, o.Burst), landed: make(chan struct{}, 1), careful: segment.MaxInFlight,
 		order: make(chan *object, segment.MaxInFlight)}
+	u.began = map[uint64]time.Time{}
 	u.status = Status{Target: o.Target, URL: o.Store.URL()}
 	return u
 }
@@ -107,7 +111,13 @@ func New(o Options) *Uploader {
 func (u *Uploader) Status() Status {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.status
+	st := u.status
+	for _, began := range u.began {
+		if st.OldestRequest.IsZero() || began.Before(st.OldestRequest) {
+			st.OldestRequest = began
+		}
+	}
+	return st
 }
 
 // Token is the fence token that this uploader writes under.
@@ -126,6 +136,18 @@ func (u *Uploader) Run(ctx context.Context) error {
 	u.note(err)
 	u.mu.Lock()
 	u.status.Stopped = true
+	u.mu.Unlock()
+	return err
+}
+
+// timed runs one Create and lets Status know since when.
+func (u *Uploader) timed(pos uint64, create func() error) error {
+	u.mu.Lock()
+	u.began[pos] = time.Now()
+	u.mu.Unlock()
+	err := create()
+	u.mu.Lock()
+	delete(u.began, pos)
 	u.mu.Unlock()
 	return err
 }

@@ -157,6 +157,9 @@ func (d service) VolumeCreate(ctx context.Context, r control.VolumeCreate) (cont
 	if err := d.checkVolume(&v); err != nil || r.DryRun {
 		return d.volume(&v), err
 	}
+	if err := d.tryBacking(&v); err != nil { // before the journal knows of it
+		return control.Volume{}, err
+	}
 	if v.Stream, err = d.streamOf(r.Group); err != nil {
 		return control.Volume{}, err
 	}
@@ -203,14 +206,30 @@ func (d *Daemon) streamOf(group string) (id uuid.UUID, err error) {
 	return id, d.syncStreams()
 }
 
-// attach makes the agent serve a volume of the control state.
-func (d *Daemon) attach(ctx context.Context, name string) error {
-	var v state.Volume
-	d.journal.View(func(s *state.State) { v = *s.Volumes[name] })
+// tryBacking makes and opens a volume's backing once.
+func (d *Daemon) tryBacking(v *state.Volume) error {
 	dir := filepath.Dir(v.Backing)
 	if err := d.seams.fs.MkdirAll(dir, 0o700); err != nil {
 		return fail.Wrap(fail.Denied, "create", dir, err)
 	}
+	create, open := d.seams.createBacking, d.seams.openBacking
+	if create == nil {
+		create, open = backing.Create, backing.Open
+	}
+	if _, err := create(v.Backing, v.SizeBytes); err != nil {
+		return err
+	}
+	b, err := open(v.Backing, v.SizeBytes)
+	if err != nil {
+		return err
+	}
+	return b.Close()
+}
+
+// attach makes the agent serve a volume of the control state.
+func (d *Daemon) attach(ctx context.Context, name string) error {
+	var v state.Volume
+	d.journal.View(func(s *state.State) { v = *s.Volumes[name] })
 	lsn, err := d.agent.AddVolume(ctx, agent.VolumeConf{Name: v.Name, Number: v.Number, Group: v.Group, Stream: v.Stream,
 		SizeBytes: v.SizeBytes, Backing: v.Backing})
 	if err != nil || v.Ready {
@@ -264,8 +283,8 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	})
 	for _, name := range add {
 		d.log.Info("completing a volume's creation", "volume", name)
-		if err := d.attach(ctx, name); err != nil {
-			return err
+		if err := d.attach(ctx, name); err != nil { // the others are served all the same
+			d.log.Error("volume is not served", "volume", name, "err", err, "hint", fail.HintOf(err))
 		}
 	}
 	for _, name := range drop {

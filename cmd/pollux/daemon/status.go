@@ -2,12 +2,15 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/wal"
 )
 
 // Status reports where everything stands.
@@ -62,7 +65,7 @@ func (t *target) status() control.TargetStatus {
 		out.LastSuccess = &u.LastSuccess
 	}
 	if u.Err != nil {
-		out.Error = u.Err.Error()
+		out.Error = reason(u.Err)
 	}
 	return out
 }
@@ -78,6 +81,17 @@ func (d *Daemon) groupStatus(g *state.Group, s *agent.StreamStatus, a *agent.Sta
 	return out
 }
 
+// slowRequest is how long a store may take before the status says so.
+const slowRequest = 3 * time.Second
+
+// reason is an error and what to do about it.
+func reason(err error) string {
+	if hint := fail.HintOf(err); hint != "" {
+		return err.Error() + " (" + hint + ")"
+	}
+	return err.Error()
+}
+
 // groupState names the worst thing that is true of a group, in the words of the
 // design.
 func (d *Daemon) groupState(g *state.Group, s *agent.StreamStatus, a *agent.Status, initializing bool) (string, string) {
@@ -85,11 +99,13 @@ func (d *Daemon) groupState(g *state.Group, s *agent.StreamStatus, a *agent.Stat
 	for _, t := range d.targets {
 		u := t.up.Status()
 		if u.Fenced {
-			fenced = u.Err.Error()
+			fenced = reason(u.Err)
 		} else if u.Stopped && u.Err != nil {
-			stopped = "target " + t.conf.Name + ": " + u.Err.Error()
+			stopped = "target " + t.conf.Name + ": " + reason(u.Err)
 		} else if u.Err != nil && storeErr == "" {
-			storeErr = "target " + t.conf.Name + ": " + u.Err.Error()
+			storeErr = "target " + t.conf.Name + ": " + reason(u.Err)
+		} else if d := time.Since(u.OldestRequest); storeErr == "" && !u.OldestRequest.IsZero() && d > slowRequest {
+			storeErr = fmt.Sprintf("target %s: %s has not answered a request for %.0f s", t.conf.Name, u.URL, d.Seconds())
 		}
 	}
 	because := func(own string) string {
@@ -105,17 +121,21 @@ func (d *Daemon) groupState(g *state.Group, s *agent.StreamStatus, a *agent.Stat
 	case a.Err != nil:
 		return "Faulted", a.Err.Error()
 	case s.Fault != nil && fail.Is(s.Fault, fail.Fenced):
-		return "Fenced", s.Fault.Error()
+		return "Fenced", reason(s.Fault)
 	case fenced != "":
 		return "Fenced", fenced
 	case s.Fault != nil:
-		return "Suspended", s.Fault.Error()
+		return "Suspended", reason(s.Fault)
 	case stopped != "":
 		return "Suspended", stopped
 	case g.Paused:
 		return "Paused", "paused by an operator"
 	case s.ApplyErr != nil:
 		return "Throttled", s.ApplyErr.Error()
+	case s.FullErr != nil && errors.Is(s.FullErr, wal.ErrFull):
+		return "Throttled", because("the WAL's budget is used up")
+	case s.FullErr != nil:
+		return "Throttled", reason(s.FullErr)
 	case a.Slow:
 		return "Throttled", because("the WAL is nearly full")
 	case initializing:
