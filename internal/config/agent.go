@@ -207,7 +207,7 @@ func (c *Agent) check() (setting string, err error) {
 
 func (c *Agent) checkTargets() (string, error) {
 	if len(c.Journal.Targets) == 0 {
-		return "targets", errors.New("name at least one object store under journal: targets:")
+		return "targets", errors.New("name at least one object store under journal.targets")
 	}
 	seen := map[string]bool{}
 	required := false

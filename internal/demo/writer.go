@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,7 +36,6 @@ type writer struct {
 	err     error
 	highest atomic.Uint64
 	acked   uint64
-	sent    uint64
 	flushes uint64
 	next    time.Time
 }
@@ -48,7 +46,7 @@ func newWriter(conn *nbdclient.Conn, m *model) *writer {
 
 // findTree picks a file tree that is on this machine.
 func findTree() (string, error) {
-	for _, dir := range []string{os.Getenv("GOROOT"), runtime.GOROOT(), "/usr/local/go", "/usr/lib/go", "/usr/share", "/usr/lib"} {
+	for _, dir := range []string{os.Getenv("GOROOT"), "/usr/local/go", "/usr/lib/go", "/usr/share", "/usr/lib"} {
 		if st, err := os.Stat(dir); dir != "" && err == nil && st.IsDir() {
 			return dir, nil
 		}

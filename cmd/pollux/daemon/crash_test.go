@@ -49,7 +49,6 @@ type crashModel struct {
 	flushed  uint64            // LSN that a FLUSH covered
 	durable  uint64            // LSN reported durable in the store
 	bookmark map[string]uint64 // acknowledged ones
-	closed   bool              // the daemon was stopped in order
 }
 
 type crashOp struct {
