@@ -58,6 +58,29 @@ func (u *Uploader) identify(ctx context.Context) error {
 		return fail.New(fail.Fenced, "claim", u.o.Store.URL(), fmt.Sprintf("it belongs to journal %s, not to %s", x.Journal, id)).
 			WithHint("give this target a prefix of its own")
 	}
+	return u.checkFormat(ctx, x)
+}
+
+// checkFormat refuses to write into a log of a format that this build does not
+// know.
+func (u *Uploader) checkFormat(ctx context.Context, x *segment.Index) error {
+	object := u.o.Store.URL() + "/" + ObjectName(0)
+	if x.Type != segment.Identity || len(x.Entries) != 1 {
+		return fail.New(fail.Damaged, "claim", object, "position 0 is not the log's identity")
+	}
+	e := &x.Entries[0]
+	b, err := u.o.Store.Read(ctx, ObjectName(0), e.Offset, int64(e.Bytes), nil)
+	if err != nil {
+		return err
+	}
+	var there state.Identity
+	if err := state.Decode(b, state.KindIdentity, &there); err != nil {
+		return fail.At("claim", object, err)
+	}
+	if there.Format != state.FormatVersion {
+		return fail.New(fail.Unsupported, "claim", object, fmt.Sprintf("format %d; this build writes %d", there.Format, state.FormatVersion)).
+			WithHint("use a pollux version that knows this format")
+	}
 	return nil
 }
 
