@@ -60,9 +60,12 @@ type snapSink struct {
 func (k *snapSink) ID() string { return k.meta.ID }
 
 func (k *snapSink) Write(b []byte) (int, error) {
+	crc := crc32.Update(k.crc, castagnoli, b) // before: a vfs file may change what it was given
 	n, err := k.f.Write(b)
-	k.crc = crc32.Update(k.crc, castagnoli, b[:n])
-	k.meta.Size += int64(n)
+	if err == nil {
+		k.crc = crc
+		k.meta.Size += int64(n)
+	}
 	return n, err
 }
 
