@@ -79,7 +79,11 @@ func (w *writer) submit(ctx context.Context, o op, r nbdclient.Request) error {
 		}
 		<-w.slots
 	}
-	return w.conn.Submit(&r)
+	err := w.conn.Submit(&r)
+	if err != nil {
+		<-w.slots // Done is not called then
+	}
+	return err
 }
 
 // pace keeps to opsPerSecond.
