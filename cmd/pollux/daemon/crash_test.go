@@ -355,7 +355,8 @@ func crashRun(t *testing.T, seed uint64, stride, phase int, lose func(crashfs.Op
 	queue := make(chan cut, 8)
 	var stop atomic.Bool
 	var cutMu sync.Mutex
-	fs := &crashfs.FS{FS: mem, Lose: lose, Before: func(op crashfs.Op) {
+	fs := &crashfs.FS{FS: mem, Lose: lose}
+	fs.Before = func(op crashfs.Op) {
 		n := count.Add(1)
 		if int(n)%stride != phase || stop.Load() {
 			return
@@ -363,10 +364,11 @@ func crashRun(t *testing.T, seed uint64, stride, phase int, lose func(crashfs.Op
 		cutMu.Lock()
 		p := m.promised() // before the cut: a promise made later is not held against it
 		cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[int(n/int64(stride))%3], RNG: rand.New(rand.NewPCG(seed, uint64(n)))}
-		c := mem.CrashClone(cfg)
+		var c *vfs.MemFS
+		fs.Quiet(func() { c = mem.CrashClone(cfg) })
 		cutMu.Unlock()
 		queue <- cut{c, p, op, n}
-	}}
+	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	for w := range 2 {
