@@ -9,6 +9,19 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
+// enter begins a call that Close must wait for; its context ends with the agent.
+func (a *Agent) enter(ctx context.Context) (context.Context, func(), error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ctx.Err() != nil {
+		return nil, nil, fail.New(fail.Refused, "use", "agent "+a.opts.Name, "it is shut down")
+	}
+	a.wg.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(a.ctx, cancel)
+	return ctx, func() { stop(); cancel(); a.wg.Done() }, nil
+}
+
 // AddStream starts a stream, or updates whether it is paused. It is idempotent.
 func (a *Agent) AddStream(c StreamConf) error {
 	a.mu.Lock()
@@ -17,11 +30,13 @@ func (a *Agent) AddStream(c StreamConf) error {
 	if fresh {
 		s = newStream(a, c)
 		a.streams[c.ID] = s
-	} else if s.conf.Paused == c.Paused {
+	} else if s.paused() == c.Paused {
 		a.mu.Unlock()
 		return nil
 	}
+	s.mu.Lock()
 	s.conf.Paused = c.Paused
+	s.mu.Unlock()
 	err := a.saveManifest()
 	a.restartSessions()
 	a.mu.Unlock()
@@ -35,11 +50,13 @@ func (a *Agent) AddStream(c StreamConf) error {
 // backing already holds data, that is put into the log first; the returned LSN
 // is the first one at which the twin is complete. It is idempotent.
 func (a *Agent) AddVolume(ctx context.Context, vc VolumeConf) (readyLSN uint64, err error) {
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	a.mu.Lock()
-	if v := a.volumes[vc.Name]; v != nil && v.conf.Ready {
-		a.mu.Unlock()
-		return 0, nil
-	} else if v != nil {
+	if v := a.volumes[vc.Name]; v != nil {
 		a.mu.Unlock()
 		return a.initialSync(ctx, v)
 	}
@@ -65,10 +82,19 @@ func (a *Agent) AddVolume(ctx context.Context, vc VolumeConf) (readyLSN uint64, 
 	return a.initialSync(ctx, v)
 }
 
-// initialSync writes the backing's content through the log. Nobody else writes
-// yet: the volume is served only when it is ready.
+// initialSync writes the backing's content through the log, once, and returns the
+// LSN at which that was complete. Nobody else writes yet: the volume is served
+// only when it is ready. A sync that a stop cut short begins anew.
 func (a *Agent) initialSync(ctx context.Context, v *Volume) (uint64, error) {
 	const step = 256 << 10
+	v.syncMu.Lock()
+	defer v.syncMu.Unlock()
+	a.mu.Lock()
+	ready, lsn := v.conf.Ready, v.conf.ReadyLSN
+	a.mu.Unlock()
+	if ready {
+		return lsn, nil
+	}
 	for pos := int64(0); ; {
 		start, n, err := v.back.Data(pos)
 		if err != nil {
@@ -78,6 +104,9 @@ func (a *Agent) initialSync(ctx context.Context, v *Volume) (uint64, error) {
 			break
 		}
 		for end := start + n; start < end; {
+			if ctx.Err() != nil {
+				return 0, fail.Wrap(fail.Retry, "initial sync of", v.conf.Name, ctx.Err())
+			}
 			k := int(min(step, end-start))
 			if err := v.copyIn(ctx, start, k); err != nil {
 				return 0, fail.At("initial sync of", v.conf.Name, err)
@@ -90,11 +119,11 @@ func (a *Agent) initialSync(ctx context.Context, v *Volume) (uint64, error) {
 		return 0, err
 	}
 	v.s.mu.Lock()
-	lsn := v.s.durableLSN
+	lsn = v.s.durableLSN
 	v.s.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	v.conf.Ready = true
+	v.conf.Ready, v.conf.ReadyLSN = true, lsn
 	return lsn, a.saveManifest()
 }
 
@@ -122,30 +151,22 @@ func (v *Volume) copyIn(ctx context.Context, off int64, n int) error {
 	return v.Write(ctx, b, off, false)
 }
 
-// finishInitialSyncs goes on, in the background, with what a stop interrupted.
-func (a *Agent) finishInitialSyncs(volumes []VolumeConf) error {
-	for _, vc := range volumes {
-		if vc.Ready {
-			continue
-		}
-		v := a.volumes[vc.Name]
-		a.spawn(func(ctx context.Context) {
-			if _, err := a.initialSync(ctx, v); err != nil && ctx.Err() == nil {
-				a.opts.Logger.Error("initial sync stopped", "volume", v.conf.Name, "err", err)
-			}
-		})
-	}
-	return nil
-}
-
 // RemoveVolume stops protecting a volume. Backing and history stay.
 func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	a.mu.Lock()
 	v := a.volumes[name]
 	a.mu.Unlock()
 	if v == nil {
 		return nil
 	}
+	v.s.mu.Lock()
+	v.gone = true // from here on no write gets an LSN
+	v.s.mu.Unlock()
 	if err := v.s.flush(ctx); err != nil {
 		return err
 	}
@@ -158,12 +179,18 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.volumes, name)
+	a.removed = append(a.removed, v)
 	return fail.At("remove volume", name, a.saveManifest())
 }
 
 // Mark puts a bookmark's name into the stream's order, makes it durable, and
 // returns its LSN.
 func (a *Agent) Mark(ctx context.Context, id change.StreamID, name string) (lsn uint64, err error) {
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	a.mu.Lock()
 	s := a.streams[id]
 	a.mu.Unlock()

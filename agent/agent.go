@@ -27,6 +27,7 @@ type Agent struct {
 	mu      sync.Mutex
 	streams map[change.StreamID]*stream
 	volumes map[string]*Volume
+	removed []*Volume // until Close: reads may be under way
 	shipErr error
 	err     error
 	restart chan struct{} // closed to start a new session
@@ -103,10 +104,7 @@ func (a *Agent) open() error {
 			return err
 		}
 	}
-	if err := a.recoverStreams(found); err != nil {
-		return err
-	}
-	return a.finishInitialSyncs(m.Volumes)
+	return a.recoverStreams(found)
 }
 
 // attachVolume opens a volume's backing.
@@ -180,16 +178,23 @@ func (a *Agent) Close(ctx context.Context) error {
 	for _, s := range a.snapshotStreams() {
 		s.close(closed)
 	}
+	a.mu.Lock() // see enter
 	a.cancel()
+	a.mu.Unlock()
 	a.wg.Wait()
 	a.closeFiles()
 	return first
 }
 
 func (a *Agent) closeFiles() {
+	a.mu.Lock()
 	for _, v := range a.volumes {
 		_ = v.back.Close()
 	}
+	for _, v := range a.removed {
+		_ = v.back.Close()
+	}
+	a.mu.Unlock()
 	if a.wal != nil {
 		_ = a.wal.Close()
 	}

@@ -34,7 +34,7 @@ func (s *stream) checkpoint() error {
 	s.ckptMu.Lock()
 	defer s.ckptMu.Unlock()
 	s.mu.Lock()
-	applied, lease := s.appliedPoint, s.ship.lease
+	applied, lease, now := s.appliedPoint, s.ship.lease, s.lastTime
 	same := applied == s.ckpt.Applied && lease == s.ckpt.Lease
 	s.appliedBytes = 0
 	s.mu.Unlock()
@@ -48,7 +48,7 @@ func (s *stream) checkpoint() error {
 			}
 		}
 	}
-	next := checkpoint{Version: metaVersion, Applied: applied, Lease: lease}
+	next := checkpoint{Version: metaVersion, Applied: applied, Lease: lease, Time: now}
 	if err := saveMeta(s.a.opts.FS, s.a.checkpointPath(s.conf.ID), next); err != nil {
 		return err
 	}

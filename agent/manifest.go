@@ -35,6 +35,8 @@ type VolumeConf struct {
 	// Ready is false until the initial sync has put the backing's content into
 	// the log.
 	Ready bool `json:"ready"`
+	// ReadyLSN is the first LSN at which the twin is complete.
+	ReadyLSN uint64 `json:"ready_lsn,omitempty"`
 }
 
 // manifest is the agent's durable list of streams and volumes.
@@ -51,6 +53,7 @@ type checkpoint struct {
 	Version int          `json:"version"`
 	Applied change.Point `json:"applied"`
 	Lease   change.Lease `json:"lease"`
+	Time    int64        `json:"time"` // ns; later frames are not earlier
 }
 
 const metaVersion = 1

@@ -17,7 +17,7 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 		if _, err := loadMeta(a.opts.FS, a.checkpointPath(s.conf.ID), &s.ckpt); err != nil {
 			return err
 		}
-		s.ship.lease = s.ckpt.Lease
+		s.ship.lease, s.lastTime = s.ckpt.Lease, s.ckpt.Time
 		s.appliedPoint, s.tail = s.ckpt.Applied, s.ckpt.Applied
 	}
 	var buf, plain []byte
@@ -100,7 +100,7 @@ func (s *stream) recoverFrame(ap *applier, f *change.Frame, index uint64, plain 
 
 // recovered sets the stages to "all of the WAL is applied".
 func (s *stream) recovered() error {
-	if s.tail.LSN < s.ckpt.Applied.LSN {
+	if n := len(s.refs); n > 0 && s.refs[n-1].last < s.ckpt.Applied.LSN {
 		return fail.New(fail.Damaged, "recover", "group "+s.conf.Group, "the WAL lost frames that the backing holds")
 	}
 	s.appendedLSN, s.durableLSN, s.appliedLSN = s.tail.LSN, s.tail.LSN, s.tail.LSN
@@ -139,7 +139,7 @@ func (a *Agent) recoverArena(found []arena.Recovered) error {
 		if s != nil {
 			v = a.volumeNumber(e.Volume)
 		}
-		if s == nil || e.LSN < s.nextLSN || (v == nil && e.Kind != change.Mark) {
+		if s == nil || e.LSN < s.nextLSN { // a removed volume's record keeps its LSN, and is applied to nothing
 			a.mem.Free([]arena.Item{{Slot: e.Slot, Buf: e.Buf}})
 			continue
 		}

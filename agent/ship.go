@@ -145,7 +145,7 @@ func (ses *session) open() (uint64, error) {
 	}
 	start := ses.a.wal.Durable() + 1
 	for _, s := range ses.a.snapshotStreams() {
-		if s.conf.Paused {
+		if s.paused() {
 			continue
 		}
 		var at change.Attached
@@ -153,6 +153,9 @@ func (ses *session) open() (uint64, error) {
 			return 0, err
 		}
 		from, err := s.attach(&at)
+		if err != nil && !fail.Is(err, fail.Fenced) && !fail.Is(err, fail.Damaged) {
+			return 0, err // passing: the next session tries again
+		}
 		if err != nil {
 			ses.a.opts.Logger.Error("stream cannot go on", "group", s.conf.Group, "err", err)
 			continue
@@ -367,7 +370,12 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 			return fail.At("read WAL entry", fmt.Sprint(index), err)
 		}
 		s := ses.streams[h.Stream]
-		if s == nil || !s.advance(&h) {
+		if s == nil {
+			continue
+		}
+		if ok, err := s.advance(&h); err != nil {
+			return err
+		} else if !ok {
 			continue
 		}
 		full := len(batch.Items) == change.MaxAppendItems || bytes+len(frame) > change.MaxFrameBytes
@@ -389,11 +397,17 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 	}
 }
 
-// advance reports whether the frame is the next one to send.
-func (s *stream) advance(h *change.Header) bool {
+// advance reports whether the frame is the next one to send; earlier ones are
+// there already, and a later one means that the WAL has a gap.
+func (s *stream) advance(h *change.Header) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return h.FirstLSN == s.ship.sent+1
+	if h.FirstLSN > s.ship.sent+1 {
+		s.ship.fault = fail.New(fail.Damaged, "ship", "group "+s.conf.Group, fmt.Sprintf("the WAL goes from LSN %d to %d", s.ship.sent, h.FirstLSN)).
+			WithHint("restore the group's volumes from the object store")
+		return false, s.ship.fault
+	}
+	return h.FirstLSN == s.ship.sent+1, nil
 }
 
 // pacer decides how long frames wait for each other.

@@ -101,6 +101,9 @@ func (s *stream) submit(recs []rec) (uint64, error) {
 	if s.err != nil {
 		return 0, s.err
 	}
+	if v := recs[0].vol; v != nil && v.gone {
+		return 0, fail.New(fail.NotFound, "write", v.conf.Name, "the volume was removed")
+	}
 	now = max(now, s.lastTime)
 	s.lastTime = now
 	for i := range recs {
@@ -229,6 +232,12 @@ func (s *stream) flushTo(ctx context.Context, lsn uint64) error {
 			return err
 		}
 	}
+}
+
+func (s *stream) paused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conf.Paused
 }
 
 // close makes every later call fail with err.

@@ -20,6 +20,9 @@ type Volume struct {
 	s    *stream
 	over *overlay.Overlay
 	back backing.Backing
+
+	syncMu sync.Mutex // one initial sync at a time
+	gone   bool       // removed; guarded by s.mu
 }
 
 var _ block.Device = (*Volume)(nil)

@@ -72,6 +72,9 @@ type Options struct {
 // the arena is new, and kept reports false. Only one process may hold it.
 func Open(o Options) (a *Arena, found []Recovered, kept bool, err error) {
 	chunks := int(o.Bytes / ChunkBytes)
+	if a, found, ok, err := openOld(o, chunks); err != nil || ok {
+		return a, found, ok, err
+	}
 	if o.Bytes < MinBytes {
 		return nil, nil, false, fail.New(fail.Invalid, "open arena", o.Path,
 			fmt.Sprintf("memory of %d bytes is less than the minimum of %d", o.Bytes, MinBytes)).WithHint("raise memory in the configuration")
@@ -111,6 +114,30 @@ func Open(o Options) (a *Arena, found []Recovered, kept bool, err error) {
 	}
 	found = a.recover()
 	return a, found, kept, nil
+}
+
+// openOld looks for an arena of the same owner and boot that has another size: a
+// setting was changed, but acknowledged writes may still be in it. Such a one is
+// used as it is until a start finds it empty.
+func openOld(o Options, chunks int) (*Arena, []Recovered, bool, error) {
+	b := make([]byte, 512)
+	f, err := os.Open(o.Path)
+	if err != nil {
+		return nil, nil, false, nil // there is none: Open says what is wrong with the path
+	}
+	_, err = f.ReadAt(b, 0)
+	_ = f.Close()
+	old := int(binary.LittleEndian.Uint32(b[8:]))
+	if err != nil || old == chunks || old < MinBytes/ChunkBytes || string(b) != string(makeHead(old, o.Owner, bootID())) {
+		return nil, nil, false, nil
+	}
+	prev := o
+	prev.Bytes = int64(old) * ChunkBytes
+	a, found, kept, err := Open(prev)
+	if err != nil || (kept && len(found) > 0) {
+		return a, found, kept, err
+	}
+	return nil, nil, false, a.Close()
 }
 
 func openLocked(path string) (*os.File, error) {

@@ -121,9 +121,12 @@ func (a *Arena) CopyOut(dst []byte, b Buf, from int) {
 // ReleaseBuf frees memory that was not committed.
 func (a *Arena) ReleaseBuf(b Buf) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mem == nil {
+		return
+	}
 	a.release(b)
 	a.freed()
-	a.mu.Unlock()
 }
 
 func (a *Arena) release(b Buf) {

@@ -185,7 +185,7 @@ func (f *fsm) applyAppend(b *pebble.Batch, data []byte) result {
 		if here == at {
 			continue // the last one again
 		}
-		if h.LastLSN <= at.LSN && at.LSN != 0 && h.Stream == a.Stream {
+		if h.LastLSN < at.LSN && h.Stream == a.Stream {
 			continue // a repeat from before; its successor's chain vouches for it
 		}
 		if h.Stream != a.Stream {

@@ -54,7 +54,7 @@ const (
 	defaultHeartbeat       = time.Minute
 	defaultElection        = 50 * time.Millisecond
 	applyTimeout           = 30 * time.Second
-	defaultTrailingLogs    = 512
+	defaultTrailingLogs    = 64
 	// snapshotMaxPending: a snapshot contains what is not yet uploaded, so it
 	// is taken only while that is little.
 	snapshotMaxPending = 100_000

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -38,6 +39,11 @@ func openKV(fs vfs.FS, dir string, logger pebble.Logger) (*pebble.DB, error) {
 	opts := &pebble.Options{FS: fs, Logger: logger, FormatMajorVersion: pebble.FormatNewest,
 		MemTableSize: 4 << 20, MaxOpenFiles: 128}
 	opts.CacheSize = 8 << 20
+	if _, err := fs.Stat(dir); oserror.IsNotExist(err) {
+		if err := createKV(fs, dir, opts); err != nil {
+			return nil, fail.Wrap(fail.Full, "create", dir, err)
+		}
+	}
 	db, err := pebble.Open(dir, opts)
 	if err != nil {
 		kind := fail.Internal
@@ -47,6 +53,26 @@ func openKV(fs vfs.FS, dir string, logger pebble.Logger) (*pebble.DB, error) {
 		return nil, fail.Wrap(kind, "open", dir, err)
 	}
 	return db, nil
+}
+
+// createKV makes the store aside and moves it into place when it is complete: a
+// power cut in the middle of Pebble's own creation leaves what it cannot open.
+func createKV(fs vfs.FS, dir string, opts *pebble.Options) error {
+	fresh := dir + ".new"
+	if err := fs.RemoveAll(fresh); err != nil && !oserror.IsNotExist(err) {
+		return err
+	}
+	db, err := pebble.Open(fresh, opts)
+	if err != nil {
+		return err
+	}
+	if err := db.Close(); err != nil {
+		return err
+	}
+	if err := fs.Rename(fresh, dir); err != nil {
+		return err
+	}
+	return syncDir(fs, fs.PathDir(dir))
 }
 
 func get(db pebble.Reader, key []byte) ([]byte, error) {

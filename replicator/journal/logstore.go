@@ -131,8 +131,14 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if err == nil {
 		err = s.log.Sync(context.Background(), last)
 	}
-	if err != nil && errors.Is(err, wal.ErrPoisoned) {
+	switch {
+	case err == nil:
+	case errors.Is(err, wal.ErrPoisoned):
 		s.failed(err)
+	case s.log.Last() >= logs[0].Index: // a full disk took a part: Raft knows of none
+		if terr := s.log.TruncateBack(logs[0].Index - 1); terr != nil {
+			s.failed(terr)
+		}
 	}
 	return err
 }

@@ -110,7 +110,7 @@ func (u *Uploader) adopt(ctx context.Context, x *segment.Index, cur *segment.Tok
 		return err
 	}
 	u.next = x.LastIndex + 1
-	return u.o.Journal.Uploaded(journal.Uploaded{Target: u.o.Target, Position: u.pos + 1, Index: x.LastIndex, Token: *cur, Streams: streamsOf(entries)})
+	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: u.pos + 1, Index: x.LastIndex, Token: *cur, Streams: streamsOf(entries)})
 }
 
 // matching returns the journal's own entries for those of a segment, which must
@@ -152,5 +152,5 @@ func (u *Uploader) fence(ctx context.Context) error {
 	u.status.Position, u.status.Index = u.pos, u.next-1
 	u.mu.Unlock()
 	u.note(nil)
-	return u.o.Journal.Uploaded(journal.Uploaded{Target: u.o.Target, Position: u.pos, Index: u.next - 1, Token: u.token})
+	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: u.pos, Index: u.next - 1, Token: u.token})
 }

@@ -190,7 +190,7 @@ func (u *Uploader) confirm(ctx context.Context) error {
 			u.landedObject(ob)
 			ob = u.alsoDone()
 		}
-		if err := u.o.Journal.Uploaded(up); err != nil {
+		if err := u.commit(ctx, up); err != nil {
 			return err
 		}
 		u.mu.Lock()

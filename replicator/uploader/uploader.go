@@ -140,6 +140,25 @@ func (u *Uploader) Run(ctx context.Context) error {
 	return err
 }
 
+// commit has the journal record progress. A journal that cannot just now (its
+// disk is full) will later; a repeat changes nothing.
+func (u *Uploader) commit(ctx context.Context, up journal.Uploaded) error {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, maxCommitWait) {
+		err := u.o.Journal.Uploaded(up)
+		if err == nil || fail.Is(err, fail.Refused) || ctx.Err() != nil {
+			return err
+		}
+		u.note(err)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+const maxCommitWait = 2 * time.Second
+
 // timed runs one Create and lets Status know since when.
 func (u *Uploader) timed(pos uint64, create func() error) error {
 	u.mu.Lock()

@@ -388,8 +388,10 @@ func (d *Daemon) Close() error {
 	defer cancel()
 	var errs []error
 	for _, s := range d.http {
-		_ = s.Close()
+		_ = s.Close() // ends the verbs' contexts
 	}
+	d.verbs.Lock() // and here the last of them has returned
+	defer d.verbs.Unlock()
 	if d.nbd != nil {
 		errs = append(errs, d.nbd.Shutdown(ctx))
 	}

@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin"
+)
+
+type mem struct{ b []byte }
+
+func (m *mem) WriteAt(p []byte, off int64) (int, error) { return copy(m.b[off:], p), nil }
+
+// The agent finished the initial sync, but stopped before VolumeReady was
+// proposed (or: after a restart the background sync of agent.Open won).
+func TestFirstLSN(t *testing.T) {
+	dir, _ := os.MkdirTemp("", "atk")
+	defer os.RemoveAll(dir)
+	run, _ := os.MkdirTemp("/dev/shm", "atk")
+	defer os.RemoveAll(run)
+	conf, err := config.ParseAgent("a.yaml", []byte(fmt.Sprintf(`
+name: a
+state: %q
+runtime: %q
+socket: %q
+memory: 16MiB
+nbd: {unix: %q}
+journal:
+  targets: [{name: remote, url: "file://%s/remote", requests: {rate: 0}}]
+`, dir+"/state", run, run+"/c.sock", run+"/n.sock", dir)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	const size = 1 << 20
+	img := filepath.Join(dir, "v.img")
+	content := bytes.Repeat([]byte{'o'}, size)
+	if err := os.WriteFile(img, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	d, err := Start(ctx, conf, "t", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc := service{d}
+	if _, err := svc.GroupPut(ctx, control.GroupPut{Name: "g", Create: true}); err != nil {
+		t.Fatal(err)
+	}
+	// VolumeCreate, up to the crash after AddVolume
+	st, err := d.streamOf("g")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.journal.Propose(state.KindVolumeCreate, state.Volume{Name: "v", Group: "g", Agent: "a", SizeBytes: size, Backing: img, Stream: st, Created: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	var v state.Volume
+	d.journal.View(func(s *state.State) { v = *s.Volumes["v"] })
+	lsn, err := d.agent.AddVolume(ctx, agent.VolumeConf{Name: v.Name, Number: v.Number, Group: "g", Stream: st, SizeBytes: size, Backing: img})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log("initial sync complete at LSN", lsn)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = Start(ctx, conf, "t", log); err != nil { // reconcile
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for range 200 {
+		if s := d.agent.Status().Streams[0]; s.RemoteLSN >= lsn {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	d.journal.View(func(s *state.State) { v = *s.Volumes["v"] })
+	t.Logf("journal: ready %v, first LSN %d", v.Ready, v.FirstLSN)
+	time.Sleep(300 * time.Millisecond)
+	s, err := objstore.Open(ctx, "file://"+dir+"/remote", objstore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := twin.Open(ctx, s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vol, err := l.Volume("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := l.Resolve(vol, "1", time.Now())
+	if err != nil {
+		t.Logf("refused, as it should: %v", err)
+		return
+	}
+	m := &mem{make([]byte, size)}
+	if _, err := l.Restore(ctx, l.Plan(p), m, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(m.b, content) {
+		t.Fatalf("restored LSN 1 of %d: the image has %d bytes of the primary's %d", lsn, bytes.Count(m.b, []byte{'o'}), size)
+	}
+}
