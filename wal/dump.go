@@ -128,7 +128,7 @@ func (d *dumper) segment(f found, state string, until uint64) {
 		d.note(damaged("dump wal", f.path, sc.off, err))
 		return
 	}
-	d.printf("  stopped at byte %d, before entry %d: %v\n", sc.off, sc.next, sc.why)
+	d.printf("  ends at byte %d, entry %d would be next; what follows is not of this log: %v\n", sc.off, sc.next, sc.why)
 	if until > sc.next {
 		d.note(damaged("dump wal", f.path, sc.off, fmt.Errorf("%w; entries up to %d were durable", sc.why, until-1)))
 		return

@@ -30,7 +30,11 @@ type Backing interface {
 
 // Open opens path, a regular file of at least sizeBytes or a device.
 func Open(path string, sizeBytes int64) (Backing, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	flags := os.O_RDWR
+	if st, err := os.Stat(path); err == nil && st.Mode()&os.ModeDevice != 0 {
+		flags |= unix.O_EXCL // a mounted device is refused, and cannot be mounted meanwhile
+	}
+	f, err := os.OpenFile(path, flags, 0)
 	if err != nil {
 		return nil, openError(path, err)
 	}
@@ -61,7 +65,15 @@ func openError(path string, err error) error {
 	case errors.Is(err, os.ErrPermission):
 		kind = fail.Denied
 	}
-	return fail.Wrap(kind, "open backing", path, err)
+	e := &fail.Error{Kind: kind, Op: "open backing", Object: path, Err: err}
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		e.Kind = fail.Refused
+		return e.WithHint("the device is in use (mounted?): what is written past Pollux would not be in the twin")
+	case kind == fail.NotFound:
+		return e.WithHint("bring the backing back (attach the device, mount its filesystem) and start again")
+	}
+	return e
 }
 
 // Create makes a sparse file of sizeBytes unless path exists, and reports

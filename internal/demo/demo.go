@@ -119,8 +119,35 @@ func (d *run) start(ctx context.Context) error {
 	if err := d.verb(ctx, nil, "group", "create", group); err != nil {
 		return err
 	}
-	return d.verb(ctx, nil, "volume", "create", volume, "--group", group, "--size", fmt.Sprint(d.SizeBytes))
+	if err := d.verb(ctx, nil, "volume", "create", volume, "--group", group, "--size", fmt.Sprint(d.SizeBytes)); err != nil {
+		return err
+	}
+	return d.reached(ctx)
 }
+
+// reached waits for the first object in the store: with one that takes nothing
+// there is nothing to show.
+func (d *run) reached(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	for {
+		var st control.Status
+		if err := control.Dial(d.socket()).Call(ctx, control.VerbStatus, struct{}{}, &st); err != nil {
+			return err
+		}
+		if len(st.Targets) > 0 && st.Targets[0].LastSuccess != nil && st.Targets[0].Error == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fail.New(fail.Retry, "write to", d.Store, "no object arrived: "+st.Targets[0].Error).
+				WithHint("check --store, --endpoint and the credentials; pollux doctor --store tells more")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+const storeTimeout = 15 * time.Second
 
 // load writes until the time is over, sets the bookmark half way, and kills the
 // agent while requests are on their way.

@@ -58,7 +58,7 @@ func startAgent(ctx context.Context, binary, config, socket, logPath string) (*a
 		select {
 		case <-p.done:
 			text, _ := os.ReadFile(logPath)
-			return nil, fail.New(fail.Internal, "start", "agent", "it ended: "+lastLine(string(text)))
+			return nil, fail.New(fail.Internal, "start", "agent", "it ended: "+lastWords(string(text)))
 		case <-ctx.Done():
 			p.kill()
 			return nil, fail.Wrap(fail.Retry, "start", "agent", err)
@@ -67,8 +67,14 @@ func startAgent(ctx context.Context, binary, config, socket, logPath string) (*a
 	}
 }
 
-func lastLine(s string) string {
+// lastWords returns what a process said when it ended: pollux's error and hint.
+func lastWords(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		if text, ok := strings.CutPrefix(lines[i], "pollux: "); ok {
+			return strings.Join(append([]string{text}, lines[i+1:]...), ";")
+		}
+	}
 	return lines[len(lines)-1]
 }
 

@@ -108,6 +108,9 @@ func (s *fileStore) Create(ctx context.Context, name string, body []byte) error 
 	}
 	path := s.path(name)
 	dir := s.fs.PathDir(path)
+	if _, err := s.fs.Stat(s.root); err != nil { // never make it anew: an unmounted disk would fill what is below
+		return fail.Wrap(fail.Retry, op, s.URL()+"/"+name, err)
+	}
 	if err := s.ensureDir(dir); err != nil {
 		return s.createError(op, name, err)
 	}

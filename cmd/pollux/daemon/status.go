@@ -143,5 +143,5 @@ func (d *Daemon) groupState(g *state.Group, s *agent.StreamStatus, a *agent.Stat
 	case s.Lag.Seconds() > g.RPOTargetSeconds:
 		return "Lagging", because("lag is above the RPO target")
 	}
-	return "Replicating", ""
+	return "Replicating", storeErr
 }
