@@ -14,6 +14,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/notify"
 	"github.com/pollux-dr/pollux/wal"
 )
 
@@ -35,7 +36,7 @@ type Agent struct {
 	failed         chan struct{}
 	wakeCheckpoint chan struct{}
 	wakeShip       chan struct{}
-	trimmed        notifier
+	trimmed        notify.Notifier
 	slow           atomic.Bool
 	count          counters
 

@@ -84,7 +84,7 @@ func (a *Agent) trim() {
 		a.opts.Logger.Error("trimming the WAL failed", "err", err)
 		return
 	}
-	a.trimmed.broadcast()
+	a.trimmed.Broadcast()
 }
 
 // acked takes the journal's word for what it no longer needs.

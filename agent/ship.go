@@ -35,7 +35,7 @@ const (
 	// Each append costs the journal an fdatasync. Frames that come faster than
 	// busyGap (a client that flushes every write) would make it compete with the
 	// WAL's for the disk, so they wait for each other up to paceTime.
-	busyGap  = 800 * time.Microsecond
+	busyGap  = 500 * time.Microsecond
 	paceTime = 4 * time.Millisecond
 )
 

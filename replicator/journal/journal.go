@@ -17,6 +17,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/notify"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/wal"
 )
@@ -80,7 +81,7 @@ type Journal struct {
 	trans  *raft.InmemTransport
 	source FrameSource
 
-	changed notifier // after every applied batch
+	changed notify.Notifier // after every applied batch
 	mu      sync.Mutex
 	err     error
 	failed  chan struct{}
@@ -149,7 +150,7 @@ func (j *Journal) open(ctx context.Context) (err error) {
 	if err = j.loadIdentity(); err != nil {
 		return err
 	}
-	j.fsm = &fsm{db: j.db, changed: j.changed.broadcast, fatal: j.fatal}
+	j.fsm = &fsm{db: j.db, changed: j.changed.Broadcast, fatal: j.fatal}
 	if err = j.fsm.load(); err != nil {
 		return err
 	}
@@ -354,7 +355,7 @@ func (j *Journal) View(fn func(*state.State)) {
 }
 
 // Changed returns a channel that is closed when something is applied next.
-func (j *Journal) Changed() <-chan struct{} { return j.changed.next() }
+func (j *Journal) Changed() <-chan struct{} { return j.changed.Next() }
 
 // Target returns how far a target has come.
 func (j *Journal) Target(name string) Target {

@@ -4,34 +4,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"sync"
 
 	"github.com/hashicorp/go-hclog"
 )
-
-// notifier lets any number of goroutines wait for the next event.
-type notifier struct {
-	mu sync.Mutex
-	c  chan struct{}
-}
-
-func (n *notifier) next() <-chan struct{} {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.c == nil {
-		n.c = make(chan struct{})
-	}
-	return n.c
-}
-
-func (n *notifier) broadcast() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.c != nil {
-		close(n.c)
-		n.c = nil
-	}
-}
 
 // pebbleLogger passes on what an operator should know.
 type pebbleLogger struct{ l *slog.Logger }
