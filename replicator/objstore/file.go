@@ -55,7 +55,7 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 	}
 	if opts.ReadOnly {
 		if _, err := s.fs.Stat(s.root); err != nil {
-			return nil, fail.Wrap(fail.NotFound, op, u.String(), err)
+			return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err, Hint: "check the URL, and that its filesystem is mounted"}
 		}
 		return s, nil
 	}
