@@ -58,9 +58,11 @@ func TestFullRaftDisk(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	time.Sleep(time.Second)
-	st := u.Status()
-	if tgt := r.j.Target("x"); tgt.Index < r.j.LastIndex() {
-		t.Fatalf("the disk has room, the journal goes on, the uploader does not: target %d of %d, stopped %v, err %v; Run: %v", tgt.Index, r.j.LastIndex(), st.Stopped, st.Err, stop())
+	r.await() // the disk has room and the journal goes on: so must the uploader
+	if st := u.Status(); st.Stopped {
+		t.Errorf("the uploader has stopped: %v", st.Err)
+	}
+	if err := stop(); err != nil {
+		t.Errorf("Run: %v", err)
 	}
 }

@@ -88,7 +88,12 @@ journal:
 	}
 	d.journal.View(func(s *state.State) { v = *s.Volumes["v"] })
 	t.Logf("journal: ready %v, first LSN %d", v.Ready, v.FirstLSN)
-	time.Sleep(300 * time.Millisecond)
+	name := d.targets[0].conf.Name
+	for deadline := time.Now().Add(crashTimeout); d.journal.Target(name).Index < d.journal.LastIndex(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the store does not get the last commands")
+		}
+	}
 	s, err := objstore.Open(ctx, "file://"+dir+"/remote", objstore.Options{})
 	if err != nil {
 		t.Fatal(err)
