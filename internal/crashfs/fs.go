@@ -1,6 +1,7 @@
 package crashfs
 
 import (
+	"io"
 	"os"
 	"sync"
 
@@ -124,6 +125,12 @@ func (f *FS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	f.names.RLock()
 	defer f.names.RUnlock()
 	return f.FS.Open(name, opts...)
+}
+
+func (f *FS) Lock(name string) (io.Closer, error) {
+	f.names.RLock()
+	defer f.names.RUnlock()
+	return f.FS.Lock(name)
 }
 
 func (f *FS) List(dir string) ([]string, error) {
