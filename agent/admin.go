@@ -229,6 +229,36 @@ func (a *Agent) WaitCommitted(ctx context.Context, id change.StreamID, lsn uint6
 	return s.await(ctx, func() bool { return s.ship.committed.LSN >= lsn })
 }
 
+// WaitRemote waits until the required targets hold more of a stream than after,
+// or ctx ends. It returns the newest LSN, and the one they hold.
+func (a *Agent) WaitRemote(ctx context.Context, id change.StreamID, after uint64) (last, durable uint64, err error) {
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer leave()
+	a.mu.Lock()
+	s := a.streams[id]
+	a.mu.Unlock()
+	if s == nil {
+		return 0, 0, fail.New(fail.NotFound, "wait for", id.String(), "no such stream on this agent")
+	}
+	for {
+		next := s.shipped.Next()
+		s.mu.Lock()
+		last, durable, err = s.nextLSN-1, s.ship.durable, s.err
+		s.mu.Unlock()
+		if durable > after || err != nil {
+			return last, durable, err
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return last, durable, nil
+		}
+	}
+}
+
 // saveManifest writes the lists as they are. Called with mu held.
 func (a *Agent) saveManifest() error {
 	m := manifest{Version: metaVersion, Agent: a.opts.Name}

@@ -85,7 +85,7 @@ func (a *Agent) open() error {
 			WithHint("set name in the configuration back, or choose another state directory")
 	}
 	var err error
-	a.wal, err = wal.Open(wal.Options{FS: o.FS, Dir: a.walDir(), SegmentBytes: o.WALSegmentBytes,
+	a.wal, err = wal.Open(wal.Options{FS: o.FS, OnSync: o.OnSync, Dir: a.walDir(), SegmentBytes: o.WALSegmentBytes,
 		BudgetBytes: o.WALBudgetBytes, ReserveBytes: o.WALReserveBytes,
 		MaxSpares: walSpares, PreallocateInBackground: true})
 	if err != nil {

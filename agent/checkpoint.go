@@ -17,6 +17,7 @@ func (a *Agent) checkpointLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			a.ease(ctx)
 		case <-a.wakeCheckpoint:
 		}
 		for _, s := range a.snapshotStreams() {
@@ -95,4 +96,5 @@ func (s *stream) acked(ack *change.Ack) {
 	s.ship.durable = max(s.ship.durable, ack.Durable)
 	s.broadcast()
 	s.mu.Unlock()
+	s.shipped.Broadcast()
 }

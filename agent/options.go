@@ -26,6 +26,8 @@ type Options struct {
 	WALReserveBytes int64
 	WALSegmentBytes int64
 
+	// OnSync is told how long each fdatasync of the WAL took.
+	OnSync func(time.Duration)
 	// Linger is how long an open frame waits for more before it is sealed.
 	Linger time.Duration
 	// CheckpointInterval and CheckpointBytes say how often the backing is synced.

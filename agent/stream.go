@@ -8,6 +8,7 @@ import (
 	"github.com/pollux-dr/pollux/agent/arena"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/notify"
 )
 
 // rec is an acknowledged write on its way through the stages.
@@ -59,9 +60,10 @@ type stream struct {
 	appliedBytes                        int64 // since the last checkpoint
 	progress                            chan struct{}
 	waiters                             int
-	err                                 error // the log is poisoned or the agent closed
-	applyErr                            error // why applying is delayed, nil while it goes well
-	fullErr                             error // why the WAL takes no more, nil while it does
+	shipped                             notify.Notifier // after the journal's word
+	err                                 error           // the log is poisoned or the agent closed
+	applyErr                            error           // why applying is delayed, nil while it goes well
+	fullErr                             error           // why the WAL takes no more, nil while it does
 
 	encMu sync.Mutex
 	enc   change.Encoder

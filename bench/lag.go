@@ -38,21 +38,12 @@ type LagRun struct {
 	Objects         int     `json:"objects"`
 	ObjectBytesP50  float64 `json:"object_bytes_p50"`
 	ObjectBytesP99  float64 `json:"object_bytes_p99"`
-	// PollGapMS is the resolution: a lag may be too long by up to this.
-	PollGapMS   Dist    `json:"poll_gap_ms"`
-	PollSeconds float64 `json:"poll_seconds"` // waiting for answers
-	// IdlePollCPUPercent is what asking costs an agent and a client that do
-	// nothing else, of one CPU: more than during the run, where no question has
-	// to wake a sleeping process.
-	IdlePollCPUPercent float64 `json:"idle_poll_cpu_percent"`
-	IdlePollsPerSecond float64 `json:"idle_polls_per_second"`
-	AgentCPUPercent    float64 `json:"agent_cpu_percent"` // of one CPU, polling included
+	AgentCPUPercent float64 `json:"agent_cpu_percent"` // of one CPU
 }
 
 const (
 	lagRate       = 5000 // writes per second
 	lagFlushEvery = 32
-	pollTrial     = time.Second
 )
 
 // Lag measures how far the store is behind acknowledged writes.
@@ -106,10 +97,11 @@ func (s *session) lagRun(ctx context.Context, name string, rate float64, run *La
 			return Dist{}, nil, err
 		}
 	}
-	if err := a.pollCost(ctx, run); err != nil {
+	_, g, err := a.group(ctx)
+	if err != nil {
 		return Dist{}, nil, err
 	}
-	p, err := newPoller(a.socket)
+	p, err := newPoller(a.socket, g.Name)
 	if err != nil {
 		return Dist{}, nil, err
 	}
@@ -128,7 +120,6 @@ func (s *session) lagRun(ctx context.Context, name string, rate float64, run *La
 	}
 	sizes := all[len(before):]
 	d := distribution(lags(base, acks, p.samples))
-	run.PollGapMS, run.PollSeconds = distribution(p.gapsMS), p.spent.Seconds()
 	run.Objects = len(sizes)
 	run.ObjectBytesP50, run.ObjectBytesP99 = sizePercentiles(sizes)
 	s.o.Say(fmt.Sprintf("%s: lag p50 %.2f ms, p99 %.2f ms, max %.2f ms in %d objects", name, d.P50, d.P99, d.Max, len(sizes)))
@@ -145,25 +136,6 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	}
-}
-
-// pollCost measures what asking at the shortest interval takes while nothing
-// else happens.
-func (a *agentProc) pollCost(ctx context.Context, run *LagRun) error {
-	p, err := newPoller(a.socket)
-	if err != nil {
-		return err
-	}
-	defer p.close()
-	begin, cpu := time.Now(), a.cpuSeconds()+ownCPUSeconds()
-	over := begin.Add(pollTrial)
-	if err := p.run(ctx, func() (uint64, bool) { return 0, time.Now().After(over) }); err != nil {
-		return err
-	}
-	took := time.Since(begin).Seconds()
-	run.IdlePollCPUPercent = 100 * (a.cpuSeconds() + ownCPUSeconds() - cpu) / took
-	run.IdlePollsPerSecond = float64(len(p.gapsMS)+1) / took
-	return nil
 }
 
 // pacedLoad writes at the fixed rate, one write at a time on one connection, so

@@ -23,28 +23,22 @@ type progress struct {
 	lsn uint64
 }
 
-// poller asks the agent for its durable LSN over and over. It does so on one
-// connection and by blocking system calls, past Go's timers and network poller:
-// at a thousand questions a second, the wakings of these cost more than the
-// answers.
+// poller learns a group's durable LSN from the agent, which answers as soon as
+// there is news. It does so on one connection and by blocking system calls, past
+// Go's network poller: at a thousand answers a second, its wakings cost more
+// than the answers.
 type poller struct {
-	file    *os.File
-	in      *bufio.Reader
-	request []byte
+	file  *os.File
+	in    *bufio.Reader
+	group string
 	// samples are the answers that told something new.
 	samples []progress
-	gapsMS  []float64 // between answers: the resolution
-	spent   time.Duration
 }
 
-const (
-	minPoll = 500 * time.Microsecond
-	maxPoll = 10 * time.Millisecond
-	// pollTimeoutSeconds is how long an answer may take.
-	pollTimeoutSeconds = 30
-)
+// pollTimeoutSeconds is how long an answer may take.
+const pollTimeoutSeconds = 30
 
-func newPoller(socket string) (*poller, error) {
+func newPoller(socket, group string) (*poller, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fail.Wrap(fail.Internal, "connect to", socket, err)
@@ -58,15 +52,15 @@ func newPoller(socket string) (*poller, error) {
 		return nil, fail.Wrap(fail.Retry, "connect to", socket, err)
 	}
 	f := os.NewFile(uintptr(fd), socket) // stays blocking
-	return &poller{file: f, in: bufio.NewReader(f),
-		request: []byte("POST /v1/" + control.VerbStatus + " HTTP/1.1\r\nHost: pollux\r\nContent-Length: 2\r\n\r\n{}")}, nil
+	return &poller{file: f, in: bufio.NewReader(f), group: group}, nil
 }
 
 func (p *poller) close() { _ = p.file.Close() }
 
-// ask returns the durable LSN as the agent reports it.
-func (p *poller) ask() (uint64, error) {
-	_, err := p.file.Write(p.request)
+// next returns the durable LSN once it is above after, or some time later.
+func (p *poller) next(after uint64) (uint64, error) {
+	body, _ := json.Marshal(control.GroupWait{Group: p.group, AfterLSN: after, TimeoutSeconds: pollStepSeconds})
+	_, err := fmt.Fprintf(p.file, "POST /v1/%s HTTP/1.1\r\nHost: pollux\r\nContent-Length: %d\r\n\r\n%s", control.VerbGroupWait, len(body), body)
 	var got *http.Response
 	var b []byte
 	if err == nil {
@@ -78,47 +72,31 @@ func (p *poller) ask() (uint64, error) {
 	if err != nil {
 		return 0, fail.Wrap(fail.Retry, "ask", "agent", err)
 	}
-	var st struct {
-		Groups []struct {
-			DurableLSN uint64 `json:"durable_lsn"`
-		} `json:"groups"`
-	}
-	if err := json.Unmarshal(b, &st); err != nil || len(st.Groups) != 1 {
+	var g control.GroupProgress
+	if err := json.Unmarshal(b, &g); err != nil || got.StatusCode != http.StatusOK {
 		return 0, fail.New(fail.Internal, "ask", "agent", fmt.Sprintf("%s: unexpected answer %.200s", got.Status, b))
 	}
-	return st.Groups[0].DurableLSN, nil
+	return g.DurableLSN, nil
 }
 
-// run polls until until() names an LSN and that LSN is durable. The pace follows
-// what it sees: progress that comes every 100 ms needs no question every
-// millisecond.
+// pollStepSeconds bounds one answer, so that run sees when it may end.
+const pollStepSeconds = 0.25
+
+// run follows the progress until until() names an LSN and that LSN is durable.
 func (p *poller) run(ctx context.Context, until func() (lsn uint64, known bool)) error {
-	interval := minPoll
-	var last, news time.Time
+	last := uint64(0)
 	for ctx.Err() == nil {
-		begin := time.Now()
-		lsn, err := p.ask()
+		lsn, err := p.next(last)
 		if err != nil {
 			return err
 		}
-		now := time.Now()
-		p.spent += now.Sub(begin)
-		if !last.IsZero() {
-			p.gapsMS = append(p.gapsMS, ms(now.Sub(last)))
-		}
-		last = now
-		if n := len(p.samples); n == 0 || lsn > p.samples[n-1].lsn {
-			p.samples = append(p.samples, progress{now, lsn})
-			if !news.IsZero() {
-				interval = min(max(now.Sub(news)/20, minPoll), maxPoll)
-			}
-			news = now
+		if lsn > last {
+			p.samples = append(p.samples, progress{time.Now(), lsn})
+			last = lsn
 		}
 		if end, known := until(); known && lsn >= end {
 			return nil
 		}
-		wait := unix.NsecToTimespec(int64(interval))
-		_ = unix.Nanosleep(&wait, nil) // cut short by a signal: no matter
 	}
 	return ctx.Err()
 }

@@ -54,6 +54,10 @@ type Options struct {
 	// that time: a segment that must be zeroed first costs its bytes twice.
 	MaxSpares int
 
+	// OnSync, where it is set, is told how long each fdatasync of the log took. It
+	// is called with a lock held and must return at once.
+	OnSync func(time.Duration)
+
 	// ReadOnly opens without changing, creating or locking anything, even while
 	// another process writes. What has been written by then is seen, no more.
 	ReadOnly bool
@@ -373,5 +377,9 @@ func (l *Log) closeFiles() {
 // observeSyncLocked counts one sync that began at start.
 func (l *Log) observeSyncLocked(start time.Time) {
 	l.stats.Syncs++
-	l.stats.SyncSeconds += time.Since(start).Seconds()
+	took := time.Since(start)
+	l.stats.SyncSeconds += took.Seconds()
+	if l.opt.OnSync != nil {
+		l.opt.OnSync(took)
+	}
 }

@@ -11,7 +11,7 @@ import (
 
 // zeroChunkBytes is written and synced at a time when a spare is made: little,
 // so that an appender's fdatasync does not queue behind a whole segment.
-const zeroChunkBytes = 1 << 20
+const zeroChunkBytes = 256 << 10
 
 var backgroundContext = context.Background()
 
@@ -187,7 +187,43 @@ func (l *Log) stockSpare() error {
 	return nil
 }
 
-// zeroedSpare returns nil without an error when Close intervenes.
+// zeroPause is how long to wait between two chunks of zeros, so that they are
+// spread over half of the time in which a segment fills: the disk is also the
+// appenders'.
+func (l *Log) zeroPause() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return min(l.fillTime, maxFill) / 2 / time.Duration(max(1, l.opt.SegmentBytes/zeroChunkBytes))
+}
+
+// maxFill bounds what zeroPause goes by.
+const maxFill = 10 * time.Second
+
+// pauseZeroing waits for d. It returns false when Close intervenes, or when there
+// is a written segment to recycle, which serves as well.
+func (l *Log) pauseZeroing(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case <-l.stop:
+			return false
+		case <-timer.C:
+			return true
+		case <-l.kick:
+		}
+		l.mu.Lock()
+		more := len(l.freed) > 0 && !l.freed[0].busy() && !l.stuck
+		l.mu.Unlock()
+		if more {
+			l.wakeMaintenance()
+			return false
+		}
+	}
+}
+
+// zeroedSpare returns nil without an error when pauseZeroing says that it is not
+// wanted any more.
 func (l *Log) zeroedSpare() (*spare, error) {
 	const op = "preallocate wal segment"
 	sp, err := l.newSpare()
@@ -198,13 +234,12 @@ func (l *Log) zeroedSpare() (*spare, error) {
 		l.discard(sp)
 		return nil, ioError(op, sp.path, err)
 	}
+	pause := l.zeroPause()
 	zeros := make([]byte, min(zeroChunkBytes, l.opt.SegmentBytes))
 	for at := int64(0); at < l.opt.SegmentBytes; at += int64(len(zeros)) {
-		select {
-		case <-l.stop:
+		if !l.pauseZeroing(pause) {
 			l.discard(sp)
 			return nil, nil
-		default:
 		}
 		n := min(int64(len(zeros)), l.opt.SegmentBytes-at)
 		_, err := sp.file.WriteAt(zeros[:n], at)

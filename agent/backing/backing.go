@@ -20,6 +20,9 @@ type Backing interface {
 	WriteAt(p []byte, off int64) error
 	// Zero makes the range zeros; keep leaves the space allocated.
 	Zero(off, n int64, keep bool) error
+	// StartSync begins to write out what is dirty in the range, so that a later
+	// Sync has less to do. It promises nothing, and may run beside all others.
+	StartSync(off, n int64)
 	// Sync makes all of it durable.
 	Sync() error
 	SizeBytes() int64
@@ -166,6 +169,10 @@ func writeZeros(b Backing, off, n int64) error {
 	return nil
 }
 
+func (b *osBacking) StartSync(off, n int64) {
+	_ = unix.SyncFileRange(int(b.f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE) // Sync reports what is wrong
+}
+
 func (b *osBacking) Sync() error {
 	return fail.Wrap(fail.Internal, "sync backing", b.path, unix.Fdatasync(int(b.f.Fd())))
 }
@@ -231,6 +238,8 @@ func (b *vfsBacking) WriteAt(p []byte, off int64) error {
 }
 
 func (b *vfsBacking) Zero(off, n int64, _ bool) error { return writeZeros(b, off, n) }
+
+func (b *vfsBacking) StartSync(int64, int64) {}
 
 func (b *vfsBacking) Sync() error {
 	return fail.Wrap(fail.Internal, "sync backing", b.path, b.f.SyncData())

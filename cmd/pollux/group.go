@@ -10,10 +10,10 @@ import (
 )
 
 func newGroup() *cobra.Command {
-	c := &cobra.Command{Use: "group", Short: "Consistency groups: create, set, ls, pause, resume"}
+	c := &cobra.Command{Use: "group", Short: "Consistency groups: create, set, ls, pause, resume, wait"}
 	c.AddCommand(newGroupPut("create", "Create a consistency group", true), newGroupPut("set", "Change a group's settings", false),
 		newGroupPause("pause", "Stop replicating a group; its writes collect in the WAL", true),
-		newGroupPause("resume", "Go on replicating a paused group", false), newGroupList())
+		newGroupPause("resume", "Go on replicating a paused group", false), newGroupWait(), newGroupList())
 	return c
 }
 

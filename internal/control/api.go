@@ -30,6 +30,21 @@ type GroupPut struct {
 	Paused           *bool    `json:"paused,omitempty"`
 }
 
+// GroupWait asks for a group's progress once its durable LSN is above AfterLSN,
+// or TimeoutSeconds (30 where it is 0) are over.
+type GroupWait struct {
+	Group          string  `json:"group"`
+	AfterLSN       uint64  `json:"after_lsn"`
+	TimeoutSeconds float64 `json:"timeout_seconds,omitempty"`
+}
+
+// GroupProgress is how far a group's writes have come.
+type GroupProgress struct {
+	Group      string `json:"group"`
+	LastLSN    uint64 `json:"last_lsn"`    // newest acknowledged write
+	DurableLSN uint64 `json:"durable_lsn"` // in every required target, with all before it
+}
+
 // Volume is a protected volume.
 type Volume struct {
 	Name      string `json:"name"`
@@ -149,6 +164,7 @@ type Service interface {
 	Status(ctx context.Context, _ struct{}) (Status, error)
 	GroupPut(ctx context.Context, r GroupPut) (Group, error)
 	GroupList(ctx context.Context, r List) ([]Group, error)
+	GroupWait(ctx context.Context, r GroupWait) (GroupProgress, error)
 	VolumeCreate(ctx context.Context, r VolumeCreate) (Volume, error)
 	VolumeList(ctx context.Context, r List) ([]Volume, error)
 	VolumeRemove(ctx context.Context, r VolumeRemove) (Volume, error)

@@ -22,6 +22,7 @@ const (
 	VerbStatus       = "status"
 	VerbGroupPut     = "group-put"
 	VerbGroupList    = "group-list"
+	VerbGroupWait    = "group-wait"
 	VerbVolumeCreate = "volume-create"
 	VerbVolumeList   = "volume-list"
 	VerbVolumeRemove = "volume-remove"
@@ -37,6 +38,7 @@ func Handler(s Service) http.Handler {
 	handle(mux, VerbStatus, s.Status)
 	handle(mux, VerbGroupPut, s.GroupPut)
 	handle(mux, VerbGroupList, s.GroupList)
+	handle(mux, VerbGroupWait, s.GroupWait)
 	handle(mux, VerbVolumeCreate, s.VolumeCreate)
 	handle(mux, VerbVolumeList, s.VolumeList)
 	handle(mux, VerbVolumeRemove, s.VolumeRemove)

@@ -44,6 +44,8 @@ type Options struct {
 	Heartbeat     time.Duration
 	// TrailingLogs is how many entries Raft keeps behind a snapshot.
 	TrailingLogs uint64
+	// OnSync is told how long each fdatasync of Raft's log took.
+	OnSync func(time.Duration)
 	// Election is how long a start waits before it elects itself.
 	Election time.Duration
 }
@@ -143,7 +145,7 @@ func (j *Journal) open(ctx context.Context) (err error) {
 		return err
 	}
 	j.wal, err = wal.Open(wal.Options{FS: o.FS, Dir: filepath.Join(o.Dir, "raft"), SegmentBytes: o.LogSegmentBytes,
-		BudgetBytes: o.LogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true})
+		BudgetBytes: o.LogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true, OnSync: o.OnSync})
 	if err != nil {
 		return err
 	}

@@ -153,7 +153,7 @@ func (d *Daemon) openJournal(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, journalTimeout)
 	defer cancel()
 	o := journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site,
-		FS:       d.seams.fs,
+		FS: d.seams.fs, OnSync: d.metrics.observeSync("journal"),
 		Election: d.seams.election, TrailingLogs: d.seams.trailingLogs, LogSegmentBytes: d.seams.logSegment, LogBudgetBytes: int64(d.conf.Journal.LogBudget), Heartbeat: time.Duration(d.conf.Journal.Heartbeat)}
 	for _, t := range d.conf.Journal.Targets {
 		o.Targets = append(o.Targets, t.Name)
@@ -194,7 +194,7 @@ func (d *Daemon) openAgent() (err error) {
 	d.agent, err = agent.Open(agent.Options{
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: filepath.Join(c.Runtime, "arena-"+c.Name),
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
-		Linger: time.Duration(c.WAL.Linger), Reference: true, FS: d.seams.fs, Committed: d.journal.Point, CheckpointInterval: d.seams.checkpoint,
+		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), Reference: true, FS: d.seams.fs, Committed: d.journal.Point, CheckpointInterval: d.seams.checkpoint,
 		CreateBacking: d.seams.createBacking, OpenBacking: d.seams.openBacking,
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			var nd net.Dialer

@@ -16,6 +16,7 @@ type metrics struct {
 	requests  *prometheus.CounterVec
 	seconds   *prometheus.HistogramVec
 	bytes     *prometheus.CounterVec
+	syncs     *prometheus.HistogramVec
 	nbdOps    *prometheus.CounterVec
 	nbdBytes  *prometheus.CounterVec
 	nbdErrors *prometheus.CounterVec
@@ -31,6 +32,7 @@ func newMetrics(d *Daemon) *metrics {
 		requests:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_requests_total", Help: "Requests to object stores by target, kind and outcome."}, []string{"target", "request", "outcome"}),
 		bytes:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_bytes_total", Help: "Bytes sent to or read from object stores."}, []string{"target", "request"}),
 		seconds:   prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_store_request_seconds", Help: "Duration of requests to object stores.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{"target", "request"}),
+		syncs:     prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_wal_sync_seconds", Help: "Duration of fdatasync of the agent's WAL and the journal's Raft log.", Buckets: prometheus.ExponentialBuckets(0.000125, 2, 15)}, []string{"log"}),
 		nbdOps:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_nbd_requests_total", Help: "NBD requests by command."}, []string{"command"}),
 		nbdBytes:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_nbd_bytes_total", Help: "Bytes of NBD requests by command."}, []string{"command"}),
 		nbdErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_nbd_errors_total", Help: "NBD requests answered with an error, by command."}, []string{"command"}),
@@ -65,6 +67,11 @@ func (m *metrics) observeStore(target string) func(objstore.Request) {
 	}
 }
 
+func (m *metrics) observeSync(log string) func(time.Duration) {
+	h := m.syncs.WithLabelValues(log)
+	return func(took time.Duration) { h.Observe(took.Seconds()) }
+}
+
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("pollux_"+name, help, labels, nil)
 }
@@ -93,7 +100,7 @@ func (m *metrics) Describe(c chan<- *prometheus.Desc) { prometheus.DescribeByCol
 
 // Collect takes the figures from Status.
 func (m *metrics) Collect(c chan<- prometheus.Metric) {
-	for _, v := range []prometheus.Collector{m.requests, m.bytes, m.seconds, m.nbdOps, m.nbdBytes, m.nbdErrors} {
+	for _, v := range []prometheus.Collector{m.requests, m.bytes, m.seconds, m.syncs, m.nbdOps, m.nbdBytes, m.nbdErrors} {
 		v.Collect(c)
 	}
 	st, err := service{m.d}.Status(context.Background(), struct{}{})

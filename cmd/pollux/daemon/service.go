@@ -99,6 +99,41 @@ func noSuch(what, name string) error {
 	return fail.New(fail.NotFound, "find", what+" "+name, "no such "+what).WithHint("pollux " + what + " ls lists them")
 }
 
+// groupWaitTime is how long GroupWait takes where the caller does not say.
+const groupWaitTime = 30 * time.Second
+
+// GroupWait answers as soon as more of a group is durable in every required
+// target.
+func (d service) GroupWait(ctx context.Context, r control.GroupWait) (control.GroupProgress, error) {
+	out := control.GroupProgress{Group: r.Group}
+	if r.TimeoutSeconds < 0 {
+		return out, fail.New(fail.Invalid, "wait for group", r.Group, "negative timeout")
+	}
+	limit := groupWaitTime
+	if r.TimeoutSeconds > 0 {
+		limit = time.Duration(r.TimeoutSeconds * float64(time.Second))
+	}
+	var known bool
+	var id uuid.UUID
+	d.journal.View(func(s *state.State) {
+		known = s.Groups[r.Group] != nil
+		if st := s.StreamOf(r.Group, d.conf.Name); st != nil {
+			id = st.ID
+		}
+	})
+	if !known {
+		return out, noSuch("group", r.Group)
+	}
+	if id == uuid.Nil {
+		return out, nil // no volume yet
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var err error
+	out.LastLSN, out.DurableLSN, err = d.agent.WaitRemote(ctx, id, r.AfterLSN)
+	return out, err
+}
+
 func (d service) group(g *state.Group) control.Group {
 	out := control.Group{Name: g.Name, Ack: g.Ack, Overflow: g.Overflow, PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused}
 	d.journal.View(func(s *state.State) {

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// groupWaitStep is how long one question to the agent may take.
+const groupWaitStep = 10 * time.Second
+
+func newGroupWait() *cobra.Command {
+	var f daemonFlags
+	var timeout time.Duration
+	c := &cobra.Command{Use: "wait GROUP", Short: "Wait until everything written by now is durable in the remote store",
+		Args: cobra.ExactArgs(1)}
+	f.add(c)
+	c.Flags().DurationVar(&timeout, "timeout", 0, "give up after this time (0: never)")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if timeout < 0 {
+			return fail.New(fail.Invalid, "parse", "--timeout", "it is negative").WithHint("give a time such as 30s, or 0 for no limit")
+		}
+		p, err := groupWait(c.Context(), f.client(), args[0], timeout)
+		if err != nil {
+			return err
+		}
+		if f.json {
+			return printJSON(c.OutOrStdout(), p)
+		}
+		_, err = fmt.Fprintf(c.OutOrStdout(), "group %s: durable up to LSN %d\n", p.Group, p.DurableLSN)
+		return err
+	}
+	return c
+}
+
+// groupWait waits for what the group's newest LSN is at its first answer.
+func groupWait(ctx context.Context, client *control.Client, group string, timeout time.Duration) (control.GroupProgress, error) {
+	var p control.GroupProgress
+	end := time.Now().Add(timeout)
+	for goal, first := uint64(0), true; ; first = false {
+		r := control.GroupWait{Group: group, AfterLSN: p.DurableLSN, TimeoutSeconds: groupWaitStep.Seconds()}
+		if first {
+			r.TimeoutSeconds = 1e-3 // only to learn where it stands
+		} else if timeout > 0 {
+			r.TimeoutSeconds = min(r.TimeoutSeconds, max(1e-3, time.Until(end).Seconds()))
+		}
+		if err := client.Call(ctx, control.VerbGroupWait, r, &p); err != nil {
+			return p, err
+		}
+		if first {
+			goal = p.LastLSN
+		}
+		if p.DurableLSN >= goal {
+			return p, nil
+		}
+		if timeout > 0 && time.Now().After(end) {
+			return p, fail.New(fail.Retry, "wait for group", group, fmt.Sprintf("LSN %d of %d is durable after %v", p.DurableLSN, goal, timeout)).
+				WithHint("`pollux status` says what holds it up")
+		}
+	}
+}
