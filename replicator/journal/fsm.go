@@ -55,6 +55,7 @@ type fsm struct {
 
 	mu      sync.RWMutex
 	applied uint64 // Raft index
+	firm    uint64 // newest applied index whose entry was durable before it counted; see lazy
 	next    uint64 // journal index
 	state   *state.State
 	points  map[change.StreamID]change.Point
@@ -63,7 +64,8 @@ type fsm struct {
 	floor   uint64                                      // frame index entries below are gone
 	recent  recent                                      // the newest entries once more
 
-	changed func() // after every batch
+	syncLog func() error // makes Raft's log durable
+	changed func()       // after every batch
 	fatal   func(error)
 }
 
@@ -92,6 +94,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			continue
 		}
 		f.applied = l.Index
+		if !lazy(l) {
+			f.firm = l.Index
+		}
 		if l.Type == raft.LogCommand {
 			out[i] = f.applyOne(b, l.Data)
 		}
@@ -106,10 +111,27 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	return out
 }
 
+// rewind takes back the applied index to last, the newest entry of Raft's log,
+// where only lazy entries are missing there. What they did stays: it is true of
+// the store, whether Raft remembers it or not.
+func (f *fsm) rewind(last uint64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.applied <= last || f.firm > last {
+		return nil
+	}
+	f.applied = last
+	b := f.db.NewBatch()
+	defer b.Close()
+	f.putApplied(b)
+	return fail.Wrap(fail.Internal, "commit", "journal state", b.Commit(pebble.Sync))
+}
+
 func (f *fsm) putApplied(b *pebble.Batch) {
-	v := binary.LittleEndian.AppendUint64(make([]byte, 0, 24), f.applied)
+	v := binary.LittleEndian.AppendUint64(make([]byte, 0, 32), f.applied)
 	v = binary.LittleEndian.AppendUint64(v, f.next)
 	v = binary.LittleEndian.AppendUint64(v, f.floor)
+	v = binary.LittleEndian.AppendUint64(v, f.firm)
 	_ = b.Set(keyApplied, v, nil) // a batch's Set does not fail
 }
 
@@ -303,13 +325,17 @@ func (f *fsm) load() error {
 	f.points = map[change.StreamID]change.Point{}
 	f.targets = map[string]*Target{}
 	f.durable = map[string]map[change.StreamID]change.Point{}
-	f.applied, f.next, f.floor, f.recent = 0, 1, 1, recent{}
+	f.applied, f.next, f.floor, f.firm, f.recent = 0, 1, 1, 0, recent{}
 	v, err := get(f.db, keyApplied)
 	if err != nil {
 		return err
 	}
-	if len(v) == 24 {
+	if len(v) >= 24 {
 		f.applied, f.next, f.floor = binary.LittleEndian.Uint64(v), binary.LittleEndian.Uint64(v[8:]), binary.LittleEndian.Uint64(v[16:])
+		f.firm = f.applied
+	}
+	if len(v) == 32 { // written since Uploaded is lazy
+		f.firm = binary.LittleEndian.Uint64(v[24:])
 	}
 	if err := f.scan(keyControl, func(k, v []byte) error { return f.state.Load(string(k), v) }); err != nil {
 		return err
@@ -358,6 +384,9 @@ func (f *fsm) scan(prefix []byte, fn func(key, value []byte) error) error {
 // Snapshot makes Pebble durable up to here, so that the log may be dropped, and
 // captures the FSM's keys.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if err := f.syncLog(); err != nil { // a snapshot must not be ahead of the log
+		return nil, err
+	}
 	if err := f.db.LogData(nil, pebble.Sync); err != nil {
 		return nil, fail.Wrap(fail.Internal, "sync", "journal state", err)
 	}

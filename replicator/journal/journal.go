@@ -152,7 +152,7 @@ func (j *Journal) open(ctx context.Context) (err error) {
 	if err = j.loadIdentity(); err != nil {
 		return err
 	}
-	j.fsm = &fsm{db: j.db, changed: j.changed.Broadcast, fatal: j.fatal}
+	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal}
 	if err = j.fsm.load(); err != nil {
 		return err
 	}
@@ -199,6 +199,23 @@ func (j *Journal) checkTerm(logs *logStore, st stable, last uint64) error {
 	return err
 }
 
+// checkApplied compares the state with Raft's log, which a power cut may have
+// cut behind it only by lazy entries.
+func (j *Journal) checkApplied(last uint64) error {
+	if err := j.fsm.rewind(last); err != nil {
+		return err
+	}
+	if j.fsm.applied > last {
+		return fail.New(fail.Damaged, "open", filepath.Join(j.opts.Dir, "raft"),
+			fmt.Sprintf("Raft's log ends at entry %d, but the state holds its entry %d", last, j.fsm.firm)).
+			WithHint("the end of Raft's log was lost: restore the volumes from the object store")
+	}
+	return nil
+}
+
+// syncLog makes what is in Raft's log durable, lazy entries too.
+func (j *Journal) syncLog() error { return j.wal.Sync(j.ctx, j.wal.Last()) }
+
 func (j *Journal) startRaft(ctx context.Context, snaps *snapStore) error {
 	logs := &logStore{log: j.wal, retain: func() uint64 { return 0 }, failed: j.fatal}
 	metas, err := snaps.List()
@@ -244,6 +261,9 @@ func (j *Journal) startRaft(ctx context.Context, snaps *snapStore) error {
 		if err := raft.BootstrapCluster(conf, logs, st, snaps, trans, servers); err != nil {
 			return fail.Wrap(fail.Internal, "bootstrap", "journal", err)
 		}
+	}
+	if err := j.checkApplied(last); err != nil {
+		return err
 	}
 	if j.raft, err = raft.NewRaft(conf, j.fsm, logs, st, snaps, trans); err != nil {
 		return fail.Wrap(fail.Internal, "start", "journal", err)
@@ -435,6 +455,10 @@ func (j *Journal) housekeeping() {
 		case <-j.ctx.Done():
 			return
 		case now := <-tick.C:
+			if err := j.syncLog(); err != nil && j.ctx.Err() == nil {
+				j.fatal(err)
+				return
+			}
 			st := j.Status()
 			if st.LastIndex != lastIndex {
 				lastIndex, since = st.LastIndex, now

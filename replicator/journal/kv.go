@@ -16,7 +16,7 @@ import (
 // Keys of the Pebble store. Everything but z/ is the FSM's and part of its
 // snapshot.
 //
-//	a                   applied Raft index, next journal index
+//	a                   applied Raft index, next journal index, first frame kept, newest firm index
 //	i                   identity: journal UUID, epoch, site
 //	c/<kind>/<name>     control state (JSON, see package state)
 //	f<8 bytes, BE>      journal index -> entry not yet uploaded everywhere
