@@ -19,6 +19,7 @@ func (s *stream) applyLoop(ctx context.Context) {
 			return
 		case <-s.wakeApply:
 		}
+		s.gather(ctx)
 		for ctx.Err() == nil {
 			batch := s.takeBatch()
 			if len(batch) == 0 {
@@ -30,6 +31,26 @@ func (s *stream) applyLoop(ctx context.Context) {
 			}
 			s.applied(batch)
 		}
+	}
+}
+
+// applyDelay is how long the applier lets frames collect while memory is plenty.
+// It would otherwise run at the very moment when the shipper, which somebody
+// waits for, wants the CPU too; and what is overwritten meanwhile, or lies side by
+// side, is written once.
+const applyDelay = 5 * time.Millisecond
+
+// gather waits for applyDelay, unless memory is in demand.
+func (s *stream) gather(ctx context.Context) {
+	if u := s.a.mem.Usage(); u.UsedBytes > u.TotalBytes/8 {
+		return
+	}
+	timer := time.NewTimer(applyDelay)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-s.wakeRoom:
 	}
 }
 

@@ -180,4 +180,5 @@ func (s *stream) sealForRoom() {
 	s.seal()
 	s.mu.Unlock()
 	wake(s.wakeCommit)
+	wake(s.wakeRoom)
 }

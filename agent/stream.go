@@ -71,7 +71,7 @@ type stream struct {
 	chg   []change.Change
 	parts [][]byte
 
-	wakeCommit, wakeSync, wakeApply chan struct{}
+	wakeCommit, wakeSync, wakeApply, wakeRoom chan struct{}
 
 	appending uint64 // no lower WAL index is about to be used by this stream; 0: none is
 
@@ -82,7 +82,7 @@ type stream struct {
 
 func newStream(a *Agent, conf StreamConf) *stream {
 	s := &stream{a: a, conf: conf, progress: make(chan struct{}), nextLSN: 1,
-		wakeCommit: make(chan struct{}, 1), wakeSync: make(chan struct{}, 1), wakeApply: make(chan struct{}, 1)}
+		wakeCommit: make(chan struct{}, 1), wakeSync: make(chan struct{}, 1), wakeApply: make(chan struct{}, 1), wakeRoom: make(chan struct{}, 1)}
 	s.enc.Codec = a.opts.codec()
 	return s
 }

@@ -3,6 +3,8 @@ package change
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"runtime"
+	"sync"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/zeebo/xxh3"
@@ -28,9 +30,10 @@ func (c *Change) dataLen() (n int) {
 // Encoder makes frames. It keeps its buffers, so one goroutine at a time uses
 // it, and the bytes that it returns are valid until the next call.
 type Encoder struct {
-	Codec   Codec // CodecNone or CodecS2
-	out     []byte
-	scratch []byte
+	Codec Codec // CodecNone or CodecS2
+	out   []byte
+	parts [][]byte
+	lanes [maxLanes]lane
 }
 
 // Encode makes one frame of changes. The caller has set h's stream, first LSN,
@@ -62,7 +65,7 @@ func (e *Encoder) Encode(h *Header, changes []Change) ([]byte, Hash) {
 	}
 	e.out = e.out[:cap(e.out)]
 	e.putRecords(changes)
-	end := e.putBlocks(changes, HeaderBytes+len(changes)*recordBytes, head)
+	end := e.putBlocks(h, changes, HeaderBytes+len(changes)*recordBytes, head)
 
 	h.StoredBytes = uint32(end - head)
 	h.Digest = xxh3.Hash128(e.out[HeaderBytes:end]).Bytes()
@@ -86,55 +89,114 @@ func (e *Encoder) putRecords(changes []Change) {
 	}
 }
 
+// lane is one worker's share of a frame's blocks.
+type lane struct {
+	parts   [][]byte // of all data; the worker's begins skip bytes into it
+	skip    int
+	blocks  int // how many
+	out     []byte
+	used    int    // bytes of out, once it is done
+	table   []byte // its blocks' entries
+	scratch []byte
+}
+
+// A frame of so many blocks or more is shared out: fewer are done before another
+// goroutine has begun.
+const (
+	minLaneBlocks = 4
+	maxLanes      = 4
+)
+
 // putBlocks compresses the changes' data in blocks of BlockBytes and writes the
 // block table: per block
 //
 //	0 4 stored bytes   4 4 plain bytes   8 4 CRC-32C of the plain bytes
-func (e *Encoder) putBlocks(changes []Change, table, end int) int {
-	if cap(e.scratch) < BlockBytes {
-		e.scratch = make([]byte, 0, BlockBytes)
-	}
-	fill := e.scratch[:0]
-	flush := func(block []byte) {
-		end = e.putBlock(block, table, end)
-		table += blockEntryBytes
-	}
+func (e *Encoder) putBlocks(h *Header, changes []Change, table, end int) int {
+	e.parts = e.parts[:0]
 	for i := range changes {
-		for _, p := range changes[i].Data {
-			for len(p) > 0 {
-				if len(fill) == 0 && len(p) >= BlockBytes {
-					flush(p[:BlockBytes]) // whole blocks need no copy
-					p = p[BlockBytes:]
-					continue
-				}
-				n := min(BlockBytes-len(fill), len(p))
-				fill = append(fill, p[:n]...)
-				p = p[n:]
-				if len(fill) == BlockBytes {
-					flush(fill)
-					fill = fill[:0]
-				}
+		e.parts = append(e.parts, changes[i].Data...)
+	}
+	blocks := int(h.Blocks)
+	lanes := max(1, min(blocks/minLaneBlocks, maxLanes, runtime.GOMAXPROCS(0)))
+	var wg sync.WaitGroup
+	first := 0
+	for i := range lanes {
+		l := &e.lanes[i]
+		l.parts, l.skip, l.blocks = e.parts, first*BlockBytes, (blocks-first)/(lanes-i)
+		l.table = e.out[table+first*blockEntryBytes:][:l.blocks*blockEntryBytes]
+		first += l.blocks
+		if i == 0 {
+			l.out = e.out[end:] // the others' are moved behind it
+			continue
+		}
+		if need := l.blocks*BlockBytes + s2.MaxEncodedLen(BlockBytes); cap(l.out) < need {
+			l.out = make([]byte, need)
+		}
+		l.out = l.out[:cap(l.out)]
+		wg.Go(func() { l.run(e.Codec) })
+	}
+	e.lanes[0].run(e.Codec)
+	wg.Wait()
+	end += e.lanes[0].used
+	for i := 1; i < lanes; i++ {
+		end += copy(e.out[end:], e.lanes[i].out[:e.lanes[i].used])
+	}
+	return end
+}
+
+func (l *lane) run(codec Codec) {
+	if cap(l.scratch) < BlockBytes {
+		l.scratch = make([]byte, 0, BlockBytes)
+	}
+	l.used = 0
+	left, table := l.blocks, l.table
+	flush := func(block []byte) {
+		l.used += putBlock(codec, block, l.out[l.used:], table)
+		table = table[blockEntryBytes:]
+		left--
+	}
+	fill, skip := l.scratch[:0], l.skip
+	for _, p := range l.parts {
+		if skip >= len(p) {
+			skip -= len(p)
+			continue
+		}
+		p, skip = p[skip:], 0
+		for len(p) > 0 && left > 0 {
+			if len(fill) == 0 && len(p) >= BlockBytes {
+				flush(p[:BlockBytes]) // whole blocks need no copy
+				p = p[BlockBytes:]
+				continue
 			}
+			n := min(BlockBytes-len(fill), len(p))
+			fill = append(fill, p[:n]...)
+			p = p[n:]
+			if len(fill) == BlockBytes {
+				flush(fill)
+				fill = fill[:0]
+			}
+		}
+		if left == 0 {
+			break
 		}
 	}
 	if len(fill) > 0 {
 		flush(fill)
 	}
-	return end
 }
 
-func (e *Encoder) putBlock(plain []byte, table, end int) int {
+// putBlock writes one block to out and its entry to table.
+func putBlock(codec Codec, plain, out, table []byte) int {
 	stored := len(plain)
-	if e.Codec == CodecS2 {
-		stored = len(s2.Encode(e.out[end:], plain))
+	if codec == CodecS2 {
+		stored = len(s2.Encode(out, plain))
 	}
-	if e.Codec == CodecNone || stored >= len(plain) {
-		stored = copy(e.out[end:], plain)
+	if codec == CodecNone || stored >= len(plain) {
+		stored = copy(out, plain)
 	}
 	le := binary.LittleEndian
-	b := e.out[table:][:blockEntryBytes]
-	le.PutUint32(b, uint32(stored))
-	le.PutUint32(b[4:], uint32(len(plain)))
-	le.PutUint32(b[8:], crc32.Checksum(plain, castagnoli))
-	return end + stored
+	le.PutUint32(table, uint32(stored))
+	le.PutUint32(table[4:], uint32(len(plain)))
+	le.PutUint32(table[8:], crc32.Checksum(plain, castagnoli))
+	return stored
 }
