@@ -9,7 +9,8 @@ import (
 )
 
 // appendSealed encodes the sealed frames and appends them to the WAL. Called
-// with encMu held. When the WAL is full, what did not fit stays sealed.
+// with encMu held. When the WAL is full, what did not fit stays sealed. The
+// caller sees to the sync.
 func (s *stream) appendSealed() error {
 	for {
 		s.mu.Lock()
@@ -52,7 +53,6 @@ func (s *stream) appendSealed() error {
 		s.a.count.stored.Add(int64(len(frame)))
 		s.broadcast()
 		s.mu.Unlock()
-		wake(s.wakeSync)
 	}
 }
 
@@ -102,12 +102,15 @@ func (s *stream) commitLoop(ctx context.Context) {
 		case <-s.wakeCommit:
 		case <-timer.C:
 			s.mu.Lock()
-			s.seal()
+			if time.Since(s.openSince) >= s.a.opts.Linger {
+				s.seal()
+			}
 			s.mu.Unlock()
 		}
 		s.encMu.Lock()
 		err := s.appendSealed()
 		s.encMu.Unlock()
+		wake(s.wakeSync)
 		s.noteFull(err)
 		if fail.Is(err, fail.Full) {
 			s.a.waitTrim(ctx)
@@ -119,8 +122,8 @@ func (s *stream) commitLoop(ctx context.Context) {
 			return
 		}
 		s.mu.Lock()
-		if len(s.open) > 0 {
-			timer.Reset(s.a.opts.Linger)
+		if s.lingers = len(s.open) > 0; s.lingers {
+			timer.Reset(s.a.opts.Linger - time.Since(s.openSince))
 		}
 		s.mu.Unlock()
 	}

@@ -36,7 +36,7 @@ const (
 	// busyGap (a client that flushes every write) would make it compete with the
 	// WAL's for the disk, so they wait for each other up to paceTime.
 	busyGap  = 500 * time.Microsecond
-	paceTime = 4 * time.Millisecond
+	paceTime = 10 * time.Millisecond
 )
 
 // shipLoop keeps a session with the journal for ever: frames go out in WAL

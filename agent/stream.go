@@ -48,6 +48,8 @@ type stream struct {
 	lastTime  int64
 	open      []rec
 	openBytes int
+	openSince time.Time // when the open frame got its first record
+	lingers   bool      // commitLoop will look at the open frame by itself
 	sealed    [][]rec
 	inWAL     []appended // appended, not durable yet
 	toApply   []appended // durable, not applied yet
@@ -126,7 +128,11 @@ func (s *stream) enqueue(r *rec) {
 		wake(s.wakeCommit)
 	}
 	if len(s.open) == 0 {
-		wake(s.wakeCommit) // starts the linger
+		s.openSince = time.Now()
+		if !s.lingers {
+			s.lingers = true
+			wake(s.wakeCommit) // starts the linger
+		}
 	}
 	s.open = append(s.open, *r)
 	s.openBytes += r.Buf.Len
@@ -202,6 +208,9 @@ func (s *stream) flushTo(ctx context.Context, lsn uint64) error {
 			if s.durableLSN >= lsn {
 				err = nil
 			}
+			if len(s.inWAL) > 0 {
+				wake(s.wakeSync) // this call may have appended more than it waited for
+			}
 			s.mu.Unlock()
 			return err
 		}
@@ -213,6 +222,7 @@ func (s *stream) flushTo(ctx context.Context, lsn uint64) error {
 
 		if inWAL {
 			if err := s.a.wal.Sync(ctx, wal); err != nil {
+				wake(s.wakeSync) // others may wait for it
 				return s.walFailed(ctx, err)
 			}
 			s.publish()
