@@ -62,6 +62,9 @@ func (a *Agent) AddVolume(ctx context.Context, vc VolumeConf) (readyLSN uint64, 
 	}
 	a.mu.Unlock()
 
+	if err := a.suspended(vc.Stream); err != nil {
+		return 0, fail.At("add volume", vc.Name, err)
+	}
 	existed, err := a.opts.CreateBacking(vc.Backing, vc.SizeBytes)
 	if err != nil {
 		return 0, err
@@ -80,6 +83,16 @@ func (a *Agent) AddVolume(ctx context.Context, vc VolumeConf) (readyLSN uint64, 
 		return 0, err
 	}
 	return a.initialSync(ctx, v)
+}
+
+// suspended returns why the stream is, nil where it is not.
+func (a *Agent) suspended(id change.StreamID) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s := a.streams[id]; s != nil {
+		return s.suspended
+	}
+	return nil
 }
 
 // initialSync writes the backing's content through the log, once, and returns the
@@ -167,20 +180,27 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 	v.s.mu.Lock()
 	v.gone = true // from here on no write gets an LSN
 	v.s.mu.Unlock()
-	if err := v.s.flush(ctx); err != nil {
-		return err
-	}
-	if err := v.s.await(ctx, func() bool { return v.s.appliedLSN >= v.s.durableLSN }); err != nil {
-		return err
-	}
-	if err := v.back.Sync(); err != nil {
-		return err
+	if v.s.suspended == nil { // else there is nothing that could be applied
+		if err := v.settle(ctx); err != nil {
+			return err
+		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.volumes, name)
 	a.removed = append(a.removed, v)
 	return fail.At("remove volume", name, a.saveManifest())
+}
+
+// settle applies all that was written and makes it durable in the backing.
+func (v *Volume) settle(ctx context.Context) error {
+	if err := v.s.flush(ctx); err != nil {
+		return err
+	}
+	if err := v.s.await(ctx, func() bool { return v.s.appliedLSN >= v.s.durableLSN }); err != nil {
+		return err
+	}
+	return v.back.Sync()
 }
 
 // Mark puts a bookmark's name into the stream's order, makes it durable, and
@@ -196,6 +216,9 @@ func (a *Agent) Mark(ctx context.Context, id change.StreamID, name string) (lsn 
 	a.mu.Unlock()
 	if s == nil {
 		return 0, fail.New(fail.NotFound, "mark", id.String(), "no such stream on this agent")
+	}
+	if s.suspended != nil {
+		return 0, fail.At("mark", name, s.suspended)
 	}
 	buf, err := a.mem.Alloc(ctx, len(name))
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/pollux-dr/pollux/agent/arena"
+	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/agent/overlay"
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/change"
@@ -63,7 +64,9 @@ func Open(o Options) (*Agent, error) {
 		return nil, err
 	}
 	for _, s := range a.streams {
-		a.startStream(s)
+		if s.suspended == nil {
+			a.startStream(s)
+		}
 	}
 	for _, loop := range []func(context.Context){a.shipLoop, a.checkpointLoop, a.watchFill} {
 		a.spawn(loop)
@@ -101,7 +104,7 @@ func (a *Agent) open() error {
 		a.streams[sc.ID] = newStream(a, sc)
 	}
 	for _, vc := range m.Volumes {
-		if err := a.attachVolume(vc); err != nil {
+		if err := a.attachOrSuspend(vc); err != nil {
 			return err
 		}
 	}
@@ -119,6 +122,24 @@ func (a *Agent) attachVolume(vc VolumeConf) error {
 		return fail.At("open volume", vc.Name, err)
 	}
 	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: b}
+	return nil
+}
+
+// attachOrSuspend is attachVolume at a start. A backing that is not there
+// suspends its group, and no other: the group's volumes are not served, nothing
+// is applied to any of them, and WAL and arena keep what they hold of it. What
+// the WAL holds is still shipped.
+func (a *Agent) attachOrSuspend(vc VolumeConf) error {
+	err := a.attachVolume(vc)
+	s := a.streams[vc.Stream]
+	if err == nil || s == nil {
+		return err
+	}
+	if s.suspended == nil {
+		s.suspended = err
+	}
+	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: backing.Absent(err)}
+	a.opts.Logger.Error("the group is suspended: its volumes are not served", "group", vc.Group, "err", err, "hint", fail.HintOf(err))
 	return nil
 }
 
@@ -164,6 +185,9 @@ func (a *Agent) Err() error {
 func (a *Agent) Close(ctx context.Context) error {
 	var first error
 	for _, s := range a.snapshotStreams() {
+		if s.suspended != nil {
+			continue
+		}
 		err := s.flush(ctx)
 		if err == nil {
 			err = s.await(ctx, func() bool { return s.appliedLSN >= s.durableLSN })
@@ -257,6 +281,9 @@ func (a *Agent) Device(name string) (block.Device, error) {
 	v := a.volumes[name]
 	if v == nil || !v.conf.Ready {
 		return nil, fail.New(fail.NotFound, "open volume", name, "no such volume on this agent")
+	}
+	if err := v.s.suspended; err != nil {
+		return nil, fail.At("open volume", name, err)
 	}
 	return v, nil
 }

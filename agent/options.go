@@ -54,7 +54,7 @@ const (
 	defaultWALBudgetBytes  = 8 << 30
 	defaultWALReserveBytes = 64 << 20
 	defaultWALSegmentBytes = 32 << 20
-	defaultLinger          = time.Millisecond
+	defaultLinger          = 2 * time.Millisecond
 	defaultCheckpoint      = 5 * time.Second
 	defaultCheckpointBytes = 128 << 20
 

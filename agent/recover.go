@@ -76,6 +76,9 @@ func (s *stream) recoverFrame(ap *applier, f *change.Frame, index uint64, plain 
 	}
 	s.tail = change.Point{LSN: f.LastLSN, Hash: f.Hash}
 	s.lastTime = max(s.lastTime, f.LastTime)
+	if s.suspended != nil {
+		return nil // it is applied once all backings are there
+	}
 	var err error
 	if *plain, err = f.Plain(*plain); err != nil {
 		return fail.At("recover", fmt.Sprintf("WAL entry %d", index), err)
@@ -98,13 +101,17 @@ func (s *stream) recoverFrame(ap *applier, f *change.Frame, index uint64, plain 
 	return nil
 }
 
-// recovered sets the stages to "all of the WAL is applied".
+// recovered sets the stages to "all of the WAL is applied", or for a suspended
+// stream to "nothing more than the checkpoint says".
 func (s *stream) recovered() error {
 	if n := len(s.refs); n > 0 && s.refs[n-1].last < s.ckpt.Applied.LSN {
 		return fail.New(fail.Damaged, "recover", "group "+s.conf.Group, "the WAL lost frames that the backing holds")
 	}
 	s.appendedLSN, s.durableLSN, s.appliedLSN = s.tail.LSN, s.tail.LSN, s.tail.LSN
 	s.appliedPoint = s.tail
+	if s.suspended != nil {
+		s.appliedLSN, s.appliedPoint = s.ckpt.Applied.LSN, s.ckpt.Applied
+	}
 	s.nextLSN = s.tail.LSN + 1
 	return nil
 }
@@ -142,6 +149,9 @@ func (a *Agent) recoverArena(found []arena.Recovered) error {
 		if s == nil || e.LSN < s.nextLSN { // a removed volume's record keeps its LSN, and is applied to nothing
 			a.mem.Free([]arena.Item{{Slot: e.Slot, Buf: e.Buf}})
 			continue
+		}
+		if s.suspended != nil {
+			continue // it stays in the arena for the start that serves the group again
 		}
 		if e.LSN != s.nextLSN {
 			return fail.New(fail.Damaged, "recover", "arena of group "+s.conf.Group,

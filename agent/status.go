@@ -21,6 +21,7 @@ type StreamStatus struct {
 	Attached   bool
 	Fault      error // the stream must not be extended from here
 	FullErr    error // the WAL takes no more
+	Suspended  error // a backing was missing at the start: nothing of the group is served
 	ApplyErr   error // applying to the backing is delayed
 }
 
@@ -59,7 +60,7 @@ func (s *stream) status(now time.Time) StreamStatus {
 	return StreamStatus{
 		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
 		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.ship.durable,
-		Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Fault: s.ship.fault, ApplyErr: s.applyErr, FullErr: s.fullErr,
+		Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, FullErr: s.fullErr,
 	}
 }
 

@@ -42,6 +42,9 @@ type appended struct {
 type stream struct {
 	a    *Agent
 	conf StreamConf
+	// suspended is why nothing of this group is served or applied in this run: a
+	// backing could not be opened. Set before the agent starts.
+	suspended error
 
 	mu        sync.Mutex
 	nextLSN   uint64

@@ -74,7 +74,7 @@ func openError(path string, err error) error {
 		e.Kind = fail.Refused
 		return e.WithHint("the device is in use (mounted?): what is written past Pollux would not be in the twin")
 	case kind == fail.NotFound:
-		return e.WithHint("bring the backing back (attach the device, mount its filesystem) and start again")
+		return e.WithHint("bring the backing back (attach the device, mount its filesystem) and restart the agent")
 	}
 	return e
 }

@@ -37,7 +37,7 @@ type Agent struct {
 type WAL struct {
 	Budget  Bytes    `yaml:"budget"`  // default 8GiB
 	Segment Bytes    `yaml:"segment"` // default 32MiB
-	Linger  Duration `yaml:"linger"`  // how long an open frame waits; default 1ms
+	Linger  Duration `yaml:"linger"`  // how long an open frame waits; default 2ms
 }
 
 // NBD says where volumes are served.
@@ -150,7 +150,7 @@ func (c *Agent) setDefaults() {
 	defBytes(&c.WAL.Segment, 32<<20)
 	defBytes(&c.Journal.LogBudget, 2<<30)
 	if c.WAL.Linger == 0 {
-		c.WAL.Linger = Duration(time.Millisecond)
+		c.WAL.Linger = Duration(2 * time.Millisecond)
 	}
 	if c.Journal.Heartbeat == 0 {
 		c.Journal.Heartbeat = Duration(time.Minute)

@@ -15,7 +15,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Memory != 128<<20 || c.WAL.Budget != 8<<30 || time.Duration(c.WAL.Linger) != time.Millisecond ||
+	if c.Memory != 128<<20 || c.WAL.Budget != 8<<30 || time.Duration(c.WAL.Linger) != 2*time.Millisecond ||
 		*c.Journal.Targets[0].Requests.Rate != 10 || c.Journal.Targets[0].Name != "target1" || c.Socket != "/var/lib/pollux/control.sock" {
 		t.Errorf("defaults: %+v", c)
 	}

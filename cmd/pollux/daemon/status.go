@@ -126,6 +126,8 @@ func (d *Daemon) groupState(g *state.Group, s *agent.StreamStatus, a *agent.Stat
 		return "Fenced", fenced
 	case s.Fault != nil:
 		return "Suspended", reason(s.Fault)
+	case s.Suspended != nil:
+		return "Suspended", reason(s.Suspended)
 	case stopped != "":
 		return "Suspended", stopped
 	case g.Paused:
