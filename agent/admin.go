@@ -46,43 +46,48 @@ func (a *Agent) AddStream(c StreamConf) error {
 	return err
 }
 
-// AddVolume opens or creates the backing and starts to protect it. When the
-// backing already holds data, that is put into the log first; the returned LSN
-// is the first one at which the twin is complete. It is idempotent.
+// AddVolume is AttachVolume followed by InitialSync.
 func (a *Agent) AddVolume(ctx context.Context, vc VolumeConf) (readyLSN uint64, err error) {
-	ctx, leave, err := a.enter(ctx)
-	if err != nil {
+	if err := a.AttachVolume(ctx, vc); err != nil {
 		return 0, err
+	}
+	return a.InitialSync(ctx, vc.Name)
+}
+
+// AttachVolume opens or creates the backing and puts the volume on the agent's
+// list. A new backing is served at once, one that was there only after its
+// InitialSync. It is idempotent.
+func (a *Agent) AttachVolume(ctx context.Context, vc VolumeConf) error {
+	_, leave, err := a.enter(ctx)
+	if err != nil {
+		return err
 	}
 	defer leave()
 	a.mu.Lock()
-	if v := a.volumes[vc.Name]; v != nil {
-		a.mu.Unlock()
-		return a.initialSync(ctx, v)
-	}
+	known := a.volumes[vc.Name] != nil
 	a.mu.Unlock()
-
+	if known {
+		return nil
+	}
 	if err := a.suspended(vc.Stream); err != nil {
-		return 0, fail.At("add volume", vc.Name, err)
+		return fail.At("add volume", vc.Name, err)
 	}
 	existed, err := a.opts.CreateBacking(vc.Backing, vc.SizeBytes)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	vc.Ready = !existed
-	if err = a.attachVolume(vc); err == nil {
-		if err = a.saveManifest(); err != nil {
-			_ = a.volumes[vc.Name].back.Close()
-			delete(a.volumes, vc.Name)
-		}
+	if err := a.attachVolume(vc); err != nil {
+		return err
 	}
-	v := a.volumes[vc.Name]
-	a.mu.Unlock()
-	if err != nil || vc.Ready {
-		return 0, err
+	if err := a.saveManifest(); err != nil {
+		_ = a.volumes[vc.Name].back.Close()
+		delete(a.volumes, vc.Name)
+		return err
 	}
-	return a.initialSync(ctx, v)
+	return nil
 }
 
 // suspended returns why the stream is, nil where it is not.
@@ -95,11 +100,23 @@ func (a *Agent) suspended(id change.StreamID) error {
 	return nil
 }
 
-// initialSync writes the backing's content through the log, once, and returns the
-// LSN at which that was complete. Nobody else writes yet: the volume is served
-// only when it is ready. A sync that a stop cut short begins anew.
-func (a *Agent) initialSync(ctx context.Context, v *Volume) (uint64, error) {
+// InitialSync puts what the backing held before it was protected into the log,
+// once, and returns the LSN at which that was complete: the first one at which
+// the twin is. Nobody else writes yet: the volume is served only when it is
+// ready. A sync that a stop cut short begins anew.
+func (a *Agent) InitialSync(ctx context.Context, name string) (readyLSN uint64, err error) {
 	const step = 256 << 10
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	a.mu.Lock()
+	v := a.volumes[name]
+	a.mu.Unlock()
+	if v == nil {
+		return 0, fail.New(fail.NotFound, "initial sync of", name, "no such volume on this agent")
+	}
 	v.syncMu.Lock()
 	defer v.syncMu.Unlock()
 	a.mu.Lock()

@@ -27,7 +27,8 @@ func newVolumeCreate() *cobra.Command {
 	c := &cobra.Command{Use: "create VOLUME --group GROUP", Short: "Protect a new volume, or an existing file or device", Args: cobra.ExactArgs(1),
 		Long: `Without --backing, a sparse file of --size is made in the agent's state directory.
 With --backing, an existing file or device is protected as it is: what it holds
-is put into the log first (initial sync), then the volume is served.`}
+is put into the log first (initial sync), then the volume is served. The sync goes
+on when this command is interrupted; `+"`pollux volume ls`"+` then shows when it is ready.`}
 	f.add(c)
 	c.Flags().StringVar(&r.Group, "group", "", "consistency group (required)")
 	c.Flags().Var(&size, "size", "size, as in 10GiB (default: that of the backing)")

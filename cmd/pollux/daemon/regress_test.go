@@ -10,9 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -22,14 +26,16 @@ type mem struct{ b []byte }
 
 func (m *mem) WriteAt(p []byte, off int64) (int, error) { return copy(m.b[off:], p), nil }
 
-// The agent finished the initial sync, but stopped before VolumeReady was
-// proposed (or: after a restart the background sync of agent.Open won).
-func TestFirstLSN(t *testing.T) {
-	dir, _ := os.MkdirTemp("", "atk")
-	defer os.RemoveAll(dir)
-	run, _ := os.MkdirTemp("/dev/shm", "atk")
-	defer os.RemoveAll(run)
-	conf, err := config.ParseAgent("a.yaml", []byte(fmt.Sprintf(`
+// regressConf is the configuration of a daemon with a file store in dir.
+func regressConf(t *testing.T) (conf *config.Agent, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	run, err := os.MkdirTemp("/dev/shm", "pollux-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(run) })
+	conf, err = config.ParseAgent("a.yaml", []byte(fmt.Sprintf(`
 name: a
 state: %q
 runtime: %q
@@ -42,6 +48,13 @@ journal:
 	if err != nil {
 		t.Fatal(err)
 	}
+	return conf, dir
+}
+
+// The agent finished the initial sync, but stopped before VolumeReady was
+// proposed (or: after a restart the background sync of agent.Open won).
+func TestFirstLSN(t *testing.T) {
+	conf, dir := regressConf(t)
 	ctx := context.Background()
 	const size = 1 << 20
 	img := filepath.Join(dir, "v.img")
@@ -86,7 +99,12 @@ journal:
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	d.journal.View(func(s *state.State) { v = *s.Volumes["v"] })
+	for deadline := time.Now().Add(crashTimeout); !v.Ready; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the volume does not become ready")
+		}
+		d.journal.View(func(s *state.State) { v = *s.Volumes["v"] })
+	}
 	t.Logf("journal: ready %v, first LSN %d", v.Ready, v.FirstLSN)
 	name := d.targets[0].conf.Name
 	for deadline := time.Now().Add(crashTimeout); d.journal.Target(name).Index < d.journal.LastIndex(); time.Sleep(time.Millisecond) {
@@ -117,5 +135,78 @@ journal:
 	}
 	if !bytes.Equal(m.b, content) {
 		t.Fatalf("restored LSN 1 of %d: the image has %d bytes of the primary's %d", lsn, bytes.Count(m.b, []byte{'o'}), size)
+	}
+}
+
+// heldBacking does not answer reads until it is let go.
+type heldBacking struct {
+	backing.Backing
+	held chan struct{}
+}
+
+func (h heldBacking) ReadAt(p []byte, off int64) error {
+	<-h.held
+	return h.Backing.ReadAt(p, off)
+}
+
+// TestVerbsDuringInitialSync: a long initial sync holds up no other verb, and
+// goes on when its caller leaves.
+func TestVerbsDuringInitialSync(t *testing.T) {
+	conf, dir := regressConf(t)
+	ctx, cancel := context.WithTimeout(context.Background(), crashTimeout)
+	defer cancel()
+	img := filepath.Join(dir, "v.img")
+	if err := os.WriteFile(img, bytes.Repeat([]byte{'o'}, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	held := make(chan struct{})
+	s := seams{fs: vfs.Default, openBacking: func(path string, size int64) (backing.Backing, error) {
+		b, err := backing.Open(path, size)
+		if path == img {
+			b = heldBacking{b, held}
+		}
+		return b, err
+	}}
+	d, err := start(ctx, conf, "t", slog.New(slog.DiscardHandler), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	svc := service{d}
+	if _, err := svc.GroupPut(ctx, control.GroupPut{Name: "g", Create: true}); err != nil {
+		t.Fatal(err)
+	}
+	caller, leave := context.WithCancel(ctx)
+	created := make(chan error, 1)
+	go func() {
+		_, err := svc.VolumeCreate(caller, control.VolumeCreate{Name: "v", Group: "g", Backing: img})
+		created <- err
+	}()
+	for known := false; !known && ctx.Err() == nil; time.Sleep(time.Millisecond) {
+		for _, v := range d.agent.Volumes() {
+			known = known || v.Name == "v"
+		}
+	}
+	if _, err := svc.VolumeCreate(ctx, control.VolumeCreate{Name: "w", Group: "g", SizeBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	st, err := svc.Status(ctx, struct{}{})
+	if err != nil || st.Groups[0].State != "Initializing" {
+		t.Errorf("during the sync: %+v, %v", st.Groups, err)
+	}
+	leave()
+	if err := <-created; !fail.Is(err, fail.Retry) {
+		t.Errorf("a caller that left got %v", err)
+	}
+	close(held)
+	for {
+		if _, err := d.agent.Device("v"); err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal("the sync did not go on without its caller")
+		case <-time.After(time.Millisecond):
+		}
 	}
 }

@@ -3,15 +3,12 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"net/url"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/agent"
-	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -161,119 +158,6 @@ func (d service) GroupList(context.Context, control.List) ([]control.Group, erro
 	return out, nil
 }
 
-// VolumeCreate protects a new volume.
-func (d service) VolumeCreate(ctx context.Context, r control.VolumeCreate) (control.Volume, error) {
-	d.verbs.Lock()
-	defer d.verbs.Unlock()
-	if err := state.CheckName("volume", r.Name); err != nil {
-		return control.Volume{}, err
-	}
-	if r.Backing == "" {
-		r.Backing = filepath.Join(d.conf.State, "volumes", r.Name+".img")
-	}
-	if !filepath.IsAbs(r.Backing) {
-		return control.Volume{}, fail.New(fail.Invalid, "create volume", r.Name, "backing "+r.Backing+" is not an absolute path")
-	}
-	have, err := backing.Measure(r.Backing)
-	switch {
-	case fail.Is(err, fail.NotFound) && r.SizeBytes == 0:
-		return control.Volume{}, fail.New(fail.Invalid, "create volume", r.Name, "no size, and no backing at "+r.Backing).
-			WithHint("give --size for a new sparse file, or --backing for an existing file or device")
-	case fail.Is(err, fail.NotFound):
-	case err != nil:
-		return control.Volume{}, err
-	case r.SizeBytes == 0:
-		r.SizeBytes = have
-	case have < r.SizeBytes:
-		return control.Volume{}, fail.New(fail.Invalid, "create volume", r.Name,
-			fmt.Sprintf("backing %s has %d bytes, less than the size of %d", r.Backing, have, r.SizeBytes))
-	}
-	v := state.Volume{Name: r.Name, Group: r.Group, Agent: d.conf.Name, SizeBytes: r.SizeBytes, Backing: r.Backing, Created: time.Now().UTC()}
-	if err := d.checkVolume(&v); err != nil || r.DryRun {
-		return d.volume(&v), err
-	}
-	if err := d.tryBacking(&v); err != nil { // before the journal knows of it
-		return control.Volume{}, err
-	}
-	if v.Stream, err = d.streamOf(r.Group); err != nil {
-		return control.Volume{}, err
-	}
-	if _, err := d.journal.Propose(state.KindVolumeCreate, v); err != nil {
-		return control.Volume{}, err
-	}
-	d.log.Info("volume created", "volume", v.Name, "group", v.Group, "backing", v.Backing, "by", r.By)
-	if err := d.attach(ctx, r.Name); err != nil {
-		return control.Volume{}, err
-	}
-	d.journal.View(func(s *state.State) { v = *s.Volumes[r.Name] })
-	return d.volume(&v), nil
-}
-
-// checkVolume says early what the journal would refuse.
-func (d service) checkVolume(v *state.Volume) (err error) {
-	d.journal.View(func(s *state.State) {
-		switch {
-		case s.Groups[v.Group] == nil:
-			err = noSuch("group", v.Group)
-		case s.Volumes[v.Name] != nil:
-			err = fail.New(fail.Exists, "create volume", v.Name, "a volume of that name exists or existed").WithHint("choose another name")
-		}
-	})
-	return err
-}
-
-// streamOf returns this agent's stream of a group, creating it at first use.
-func (d *Daemon) streamOf(group string) (id uuid.UUID, err error) {
-	find := func() {
-		d.journal.View(func(s *state.State) {
-			if st := s.StreamOf(group, d.conf.Name); st != nil {
-				id = st.ID
-			}
-		})
-	}
-	if find(); id != uuid.Nil {
-		return id, d.syncStreams()
-	}
-	if _, err = d.journal.Propose(state.KindStreamCreate, state.Stream{ID: uuid.New(), Group: group, Agent: d.conf.Name}); err != nil {
-		return id, err
-	}
-	find()
-	return id, d.syncStreams()
-}
-
-// tryBacking makes and opens a volume's backing once.
-func (d *Daemon) tryBacking(v *state.Volume) error {
-	dir := filepath.Dir(v.Backing)
-	if err := d.seams.fs.MkdirAll(dir, 0o700); err != nil {
-		return fail.Wrap(fail.Denied, "create", dir, err)
-	}
-	create, open := d.seams.createBacking, d.seams.openBacking
-	if create == nil {
-		create, open = backing.Create, backing.Open
-	}
-	if _, err := create(v.Backing, v.SizeBytes); err != nil {
-		return err
-	}
-	b, err := open(v.Backing, v.SizeBytes)
-	if err != nil {
-		return err
-	}
-	return b.Close()
-}
-
-// attach makes the agent serve a volume of the control state.
-func (d *Daemon) attach(ctx context.Context, name string) error {
-	var v state.Volume
-	d.journal.View(func(s *state.State) { v = *s.Volumes[name] })
-	lsn, err := d.agent.AddVolume(ctx, agent.VolumeConf{Name: v.Name, Number: v.Number, Group: v.Group, Stream: v.Stream,
-		SizeBytes: v.SizeBytes, Backing: v.Backing})
-	if err != nil || v.Ready {
-		return err
-	}
-	_, err = d.journal.Propose(state.KindVolumeReady, state.VolumeReady{Name: v.Name, FirstLSN: lsn})
-	return err
-}
-
 // syncStreams tells the agent which streams there are, and which are paused.
 func (d *Daemon) syncStreams() error {
 	var confs []agent.StreamConf
@@ -320,7 +204,9 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 		d.log.Info("completing a volume's creation", "volume", name)
 		if err := d.attach(ctx, name); err != nil { // the others are served all the same
 			d.log.Error("volume is not served", "volume", name, "err", err, "hint", fail.HintOf(err))
+			continue
 		}
+		d.sync(name)
 	}
 	for _, name := range drop {
 		if err := d.agent.RemoveVolume(ctx, name); err != nil {
@@ -328,53 +214,6 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func (d service) volume(v *state.Volume) control.Volume {
-	u := url.URL{Scheme: "nbd+unix", Path: "/" + v.Name, RawQuery: "socket=" + d.conf.NBD.Unix}
-	return control.Volume{Name: v.Name, Group: v.Group, Agent: v.Agent, SizeBytes: v.SizeBytes, Backing: v.Backing, Ready: v.Ready, NBD: "nbd+unix://" + u.Path + "?" + u.RawQuery}
-}
-
-// VolumeList lists the volumes that are protected.
-func (d service) VolumeList(_ context.Context, r control.List) ([]control.Volume, error) {
-	out := []control.Volume{}
-	d.journal.View(func(s *state.State) {
-		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
-			if !v.Removed && (r.Group == "" || v.Group == r.Group) {
-				out = append(out, d.volume(v))
-			}
-		}
-	})
-	return out, nil
-}
-
-// VolumeRemove ends protection.
-func (d service) VolumeRemove(ctx context.Context, r control.VolumeRemove) (control.Volume, error) {
-	d.verbs.Lock()
-	defer d.verbs.Unlock()
-	var v state.Volume
-	d.journal.View(func(s *state.State) {
-		if p := s.Volumes[r.Name]; p != nil && !p.Removed {
-			v = *p
-		}
-	})
-	if v.Name == "" {
-		return control.Volume{}, noSuch("volume", r.Name)
-	}
-	if r.DryRun {
-		return d.volume(&v), nil
-	}
-	if dev, err := d.agent.Device(r.Name); err == nil {
-		d.nbd.Detach(dev)
-	}
-	if err := d.agent.RemoveVolume(ctx, r.Name); err != nil {
-		return control.Volume{}, err
-	}
-	if _, err := d.journal.Propose(state.KindVolumeRemove, state.VolumeRemove{Name: r.Name}); err != nil {
-		return control.Volume{}, err
-	}
-	d.log.Info("volume removed", "volume", v.Name, "by", r.By)
-	return d.volume(&v), nil
 }
 
 // BookmarkAdd names the present point of a group.
