@@ -113,6 +113,9 @@ func (s *stream) recovered() error {
 		s.appliedLSN, s.appliedPoint = s.ckpt.Applied.LSN, s.ckpt.Applied
 	}
 	s.nextLSN = s.tail.LSN + 1
+	if s.a.opts.Remote != nil {
+		s.ship.durable = min(s.a.opts.Remote(s.conf.ID), s.tail.LSN)
+	}
 	return nil
 }
 

@@ -16,7 +16,7 @@ import (
 
 func newVolume() *cobra.Command {
 	c := &cobra.Command{Use: "volume", Short: "Protected volumes: create, ls, rm"}
-	c.AddCommand(newVolumeCreate(), newVolumeList(), newVolumeRemove())
+	c.AddCommand(newVolumeCreate(), newVolumeList(), newVolumeChanged(), newVolumeRemove())
 	return c
 }
 
@@ -28,7 +28,7 @@ func newVolumeCreate() *cobra.Command {
 		Long: `Without --backing, a sparse file of --size is made in the agent's state directory.
 With --backing, an existing file or device is protected as it is: what it holds
 is put into the log first (initial sync), then the volume is served. The sync goes
-on when this command is interrupted; `+"`pollux volume ls`"+` then shows when it is ready.`}
+on when this command is interrupted; ` + "`pollux volume ls`" + ` then shows when it is ready.`}
 	f.add(c)
 	c.Flags().StringVar(&r.Group, "group", "", "consistency group (required)")
 	c.Flags().Var(&size, "size", "size, as in 10GiB (default: that of the backing)")

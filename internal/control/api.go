@@ -73,6 +73,29 @@ type VolumeRemove struct {
 	By     string `json:"by,omitempty"`
 }
 
+// VolumeChanged asks which extents of a volume were written after an LSN; without
+// one, after the newest that every required target holds.
+type VolumeChanged struct {
+	Name     string  `json:"name"`
+	AfterLSN *uint64 `json:"after_lsn,omitempty"`
+}
+
+// VolumeChanges are those extents, rounded outward to granules.
+type VolumeChanges struct {
+	Name         string   `json:"name"`
+	AfterLSN     uint64   `json:"after_lsn"`
+	LastLSN      uint64   `json:"last_lsn"`
+	GranuleBytes int64    `json:"granule_bytes"`
+	Bytes        int64    `json:"bytes"`
+	Extents      []Extent `json:"extents"`
+}
+
+// Extent is a range of a volume.
+type Extent struct {
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"`
+}
+
 // Bookmark is a named recovery point.
 type Bookmark struct {
 	Name  string    `json:"name"`
@@ -168,6 +191,7 @@ type Service interface {
 	VolumeCreate(ctx context.Context, r VolumeCreate) (Volume, error)
 	VolumeList(ctx context.Context, r List) ([]Volume, error)
 	VolumeRemove(ctx context.Context, r VolumeRemove) (Volume, error)
+	VolumeChanged(ctx context.Context, r VolumeChanged) (VolumeChanges, error)
 	BookmarkAdd(ctx context.Context, r BookmarkAdd) (Bookmark, error)
 	BookmarkList(ctx context.Context, r List) ([]Bookmark, error)
 }

@@ -19,15 +19,16 @@ import (
 
 // Verbs are the paths under /v1/.
 const (
-	VerbStatus       = "status"
-	VerbGroupPut     = "group-put"
-	VerbGroupList    = "group-list"
-	VerbGroupWait    = "group-wait"
-	VerbVolumeCreate = "volume-create"
-	VerbVolumeList   = "volume-list"
-	VerbVolumeRemove = "volume-remove"
-	VerbBookmarkAdd  = "bookmark-add"
-	VerbBookmarkList = "bookmark-list"
+	VerbStatus        = "status"
+	VerbGroupPut      = "group-put"
+	VerbGroupList     = "group-list"
+	VerbGroupWait     = "group-wait"
+	VerbVolumeCreate  = "volume-create"
+	VerbVolumeList    = "volume-list"
+	VerbVolumeRemove  = "volume-remove"
+	VerbVolumeChanged = "volume-changed"
+	VerbBookmarkAdd   = "bookmark-add"
+	VerbBookmarkList  = "bookmark-list"
 )
 
 const maxBodyBytes = 1 << 20
@@ -42,6 +43,7 @@ func Handler(s Service) http.Handler {
 	handle(mux, VerbVolumeCreate, s.VolumeCreate)
 	handle(mux, VerbVolumeList, s.VolumeList)
 	handle(mux, VerbVolumeRemove, s.VolumeRemove)
+	handle(mux, VerbVolumeChanged, s.VolumeChanged)
 	handle(mux, VerbBookmarkAdd, s.BookmarkAdd)
 	handle(mux, VerbBookmarkList, s.BookmarkList)
 	return mux

@@ -407,6 +407,13 @@ func (j *Journal) Point(id change.StreamID) change.Point {
 	return j.fsm.points[id]
 }
 
+// Durable returns the LSN up to which every required target holds a stream.
+func (j *Journal) Durable(id change.StreamID) uint64 {
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	return j.requiredDurable(id)
+}
+
 // TargetPoints returns where every stream stands in a target's object log.
 func (j *Journal) TargetPoints(name string) map[change.StreamID]change.Point {
 	j.fsm.mu.RLock()

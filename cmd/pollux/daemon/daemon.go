@@ -194,7 +194,7 @@ func (d *Daemon) openAgent() (err error) {
 	d.agent, err = agent.Open(agent.Options{
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: filepath.Join(c.Runtime, "arena-"+c.Name),
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
-		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), Reference: true, FS: d.seams.fs, Committed: d.journal.Point, CheckpointInterval: d.seams.checkpoint,
+		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), Reference: true, FS: d.seams.fs, Committed: d.journal.Point, Remote: d.journal.Durable, CheckpointInterval: d.seams.checkpoint,
 		CreateBacking: d.seams.createBacking, OpenBacking: d.seams.openBacking,
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			var nd net.Dialer

@@ -207,6 +207,20 @@ func (d service) VolumeList(_ context.Context, r control.List) ([]control.Volume
 	return out, nil
 }
 
+// VolumeChanged answers from the agent's change map.
+func (d service) VolumeChanged(ctx context.Context, r control.VolumeChanged) (control.VolumeChanges, error) {
+	c, err := d.agent.Changed(ctx, r.Name, r.AfterLSN)
+	if err != nil {
+		return control.VolumeChanges{}, err
+	}
+	out := control.VolumeChanges{Name: r.Name, AfterLSN: c.After, LastLSN: c.Last, GranuleBytes: c.GranuleBytes, Bytes: c.Bytes,
+		Extents: make([]control.Extent, 0, len(c.Extents))}
+	for _, e := range c.Extents {
+		out.Extents = append(out.Extents, control.Extent{Offset: e.Off, Length: e.Len})
+	}
+	return out, nil
+}
+
 // VolumeRemove ends protection.
 func (d service) VolumeRemove(ctx context.Context, r control.VolumeRemove) (control.Volume, error) {
 	d.verbs.Lock()

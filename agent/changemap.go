@@ -1,0 +1,145 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"math/bits"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// Extent is a range of a volume, in bytes.
+type Extent struct{ Off, Len int64 }
+
+// Changes are the extents of a volume that were written after one LSN and up to
+// another, rounded outward to granules.
+type Changes struct {
+	After, Last  uint64
+	GranuleBytes int64
+	Bytes        int64 // of all extents
+	Extents      []Extent
+}
+
+// Changed is the change map: what was written to a volume after an LSN; after nil
+// means after the newest one that every required target holds. The WAL is the
+// map: with an embedded journal it keeps each frame until every target has it, so
+// nothing that the twin lacks is ever missing from it. How far it reaches back
+// beyond that depends on trimming; an LSN before it is refused.
+func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Changes, error) {
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return Changes{}, err
+	}
+	defer leave()
+	a.mu.Lock()
+	v := a.volumes[name]
+	a.mu.Unlock()
+	if v == nil {
+		return Changes{}, fail.New(fail.NotFound, "list changes of", name, "no such volume on this agent")
+	}
+	s := v.s
+	m := newDirtyMap(v.conf.SizeBytes)
+	s.mu.Lock()
+	out := Changes{After: s.ship.durable, Last: s.nextLSN - 1, GranuleBytes: m.granule}
+	if after != nil {
+		out.After = *after
+	}
+	var frames []frameRef
+	for _, r := range s.refs {
+		if r.last > out.After {
+			frames = append(frames, r)
+		}
+	}
+	for _, batch := range append(s.sealed[:len(s.sealed):len(s.sealed)], s.open) { // not in the WAL yet
+		for i := range batch {
+			m.note(&v.conf, batch[i].LSN, out.After, batch[i].Volume, batch[i].Kind, batch[i].Off, int64(batch[i].Len))
+		}
+	}
+	inWAL := s.appendedLSN
+	s.mu.Unlock()
+
+	var f change.Frame
+	var buf []byte
+	first := inWAL + 1
+	for i, r := range frames {
+		if ctx.Err() != nil {
+			return out, fail.Wrap(fail.Retry, "list changes of", name, ctx.Err())
+		}
+		if buf, err = a.wal.Read(r.wal, buf); err == nil {
+			err = f.Reset(buf)
+		}
+		if fail.Is(err, fail.NotFound) && after == nil {
+			continue // every target has it by now
+		}
+		if err != nil {
+			return out, fail.At("list changes of", name, err)
+		}
+		if i == 0 {
+			first = f.FirstLSN
+		}
+		for _, c := range f.Records {
+			m.note(&v.conf, c.LSN, out.After, c.Volume, c.Kind, c.Off, int64(c.Len))
+		}
+	}
+	if after != nil && first > out.After+1 {
+		return out, fail.New(fail.Refused, "list changes of", name, fmt.Sprintf("the WAL goes back to LSN %d, not to %d", first, out.After+1)).
+			WithHint(fmt.Sprintf("ask for what came after LSN %d or later", first-1))
+	}
+	out.Extents, out.Bytes = m.extents(v.conf.SizeBytes)
+	return out, nil
+}
+
+// dirtyMap is a bitmap of bounded size: a large volume has larger granules.
+type dirtyMap struct {
+	granule int64
+	words   []uint64
+}
+
+const (
+	minGranuleBytes = 4096
+	maxGranules     = 1 << 23 // a bitmap of 1 MiB
+)
+
+func newDirtyMap(sizeBytes int64) *dirtyMap {
+	m := &dirtyMap{granule: minGranuleBytes}
+	for (sizeBytes+m.granule-1)/m.granule > maxGranules {
+		m.granule *= 2
+	}
+	m.words = make([]uint64, (sizeBytes/m.granule+64)/64)
+	return m
+}
+
+// note marks a record of the volume, if it is later than after.
+func (m *dirtyMap) note(v *VolumeConf, lsn, after uint64, volume uint32, kind change.Kind, off, n int64) {
+	if lsn <= after || volume != v.Number || kind == change.Mark {
+		return
+	}
+	for g, end := off/m.granule, (min(off+n, v.SizeBytes)+m.granule-1)/m.granule; g < end; g++ {
+		m.words[g/64] |= 1 << (g % 64)
+	}
+}
+
+// extents lists the marked ranges in order, and their bytes.
+func (m *dirtyMap) extents(sizeBytes int64) (out []Extent, total int64) {
+	for i, w := range m.words {
+		for w != 0 {
+			from := bits.TrailingZeros64(w)
+			n := bits.TrailingZeros64(^(w >> from))
+			if from+n >= 64 {
+				w = 0
+			} else {
+				w &^= (1<<n - 1) << from
+			}
+			off := (int64(i)*64 + int64(from)) * m.granule
+			size := min(int64(n)*m.granule, sizeBytes-off)
+			total += size
+			if k := len(out) - 1; k >= 0 && out[k].Off+out[k].Len == off {
+				out[k].Len += size
+			} else {
+				out = append(out, Extent{off, size})
+			}
+		}
+	}
+	return out, total
+}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/control"
+)
+
+func newVolumeChanged() *cobra.Command {
+	var f daemonFlags
+	var after uint64
+	c := &cobra.Command{Use: "changed VOLUME", Short: "List what was written and is not in the remote store yet", Args: cobra.ExactArgs(1),
+		Long: `Lists the extents of a volume that some required target lacks: what would be lost
+with this host. With --after, those written after that LSN, as far back as the WAL
+reaches: after a failover to a recovery point, the blocks in which this side differs.`}
+	f.add(c)
+	c.Flags().Uint64Var(&after, "after", 0, "LSN (default: the newest one that every required target holds)")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		r := control.VolumeChanged{Name: args[0]}
+		if c.Flags().Changed("after") {
+			r.AfterLSN = &after
+		}
+		var got control.VolumeChanges
+		if err := f.client().Call(c.Context(), control.VerbVolumeChanged, r, &got); err != nil {
+			return err
+		}
+		if f.json {
+			return printJSON(c.OutOrStdout(), got)
+		}
+		rows := [][]string{{"OFFSET", "LENGTH"}}
+		for _, e := range got.Extents {
+			rows = append(rows, []string{fmt.Sprint(e.Offset), fmt.Sprint(e.Length)})
+		}
+		if len(got.Extents) > 0 {
+			table(c.OutOrStdout(), rows)
+		}
+		_, err := fmt.Fprintf(c.OutOrStdout(), "volume %s: %s in %d extents (of whole %s) written after LSN %d, up to LSN %d\n",
+			got.Name, config.Bytes(got.Bytes), len(got.Extents), config.Bytes(got.GranuleBytes), got.AfterLSN, got.LastLSN)
+		return err
+	}
+	return c
+}
