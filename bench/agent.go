@@ -26,7 +26,7 @@ const (
 
 // agentProc is a running `pollux agent` with one volume.
 type agentProc struct {
-	*child
+	*proc
 	dir     string
 	store   string // URL of its target
 	backing string
@@ -56,7 +56,7 @@ func (s *session) startAgent(ctx context.Context, name string, rate float64) (*a
 	cmd := exec.Command(s.o.Program, "agent", "-c", conf)
 	cmd.Dir = a.dir
 	var err error
-	if a.child, err = startChild(s.dir, name, cmd); err != nil {
+	if a.proc, err = startProc(s.dir, name, cmd); err != nil {
 		return nil, err
 	}
 	a.control = control.Dial(a.socket)
@@ -69,7 +69,7 @@ func (s *session) startAgent(ctx context.Context, name string, rate float64) (*a
 
 // setUp creates the volume, whose content goes through the log first.
 func (a *agentProc) setUp(ctx context.Context) error {
-	err := try(ctx, a.child, func() error { _, err := a.status(ctx); return err })
+	err := try(ctx, a.proc, func() error { _, err := a.status(ctx); return err })
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (a *agentProc) status(ctx context.Context) (*control.Status, error) {
 func (a *agentProc) group(ctx context.Context) (*control.Status, *control.GroupStatus, error) {
 	st, err := a.status(ctx)
 	select {
-	case <-a.done:
+	case <-a.Done():
 		return nil, nil, a.failure()
 	default:
 	}

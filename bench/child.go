@@ -6,82 +6,53 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/child"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// child is a process that dies with us, with its output in a file.
-type child struct {
+// proc is a child process with its output in a file.
+type proc struct {
+	*child.Process
 	name string
 	log  string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has been waited for
-	err  error         // Wait's
-	once sync.Once
 }
 
-// startChild keeps a thread for the process: the kernel sends the death signal
-// when the thread that started it ends.
-func startChild(dir, name string, cmd *exec.Cmd) (*child, error) {
-	c := &child{name: name, log: filepath.Join(dir, name+".log"), cmd: cmd, done: make(chan struct{})}
-	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+func startProc(dir, name string, cmd *exec.Cmd) (*proc, error) {
+	p := &proc{name: name, log: filepath.Join(dir, name+".log")}
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, fail.Wrap(fail.Denied, "create", c.log, err)
+		return nil, fail.Wrap(fail.Denied, "create", p.log, err)
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
-	// Its own process group: a terminal's interrupt reaches us, and we stop it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			c.err = cmd.Wait()
-			close(c.done)
-		}
-	}()
-	if err := <-started; err != nil {
+	if p.Process, err = child.Start(cmd); err != nil {
 		return nil, fail.Wrap(fail.NotFound, "start", cmd.Path, err)
 	}
-	return c, nil
+	return p, nil
 }
 
 // stop asks the process to end, and kills it when it has not after a while. A
 // stopped one may be stopped again.
-func (c *child) stop(patience time.Duration) {
-	c.once.Do(func() {
-		_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
-		select {
-		case <-c.done:
-		case <-time.After(patience):
-			_ = c.cmd.Process.Kill()
-		}
-	})
-	<-c.done
-}
+func (p *proc) stop(patience time.Duration) { p.End(syscall.SIGTERM, patience) }
 
 // failure is the error of a process that should be running and is not.
-func (c *child) failure() error {
-	tail, _ := os.ReadFile(c.log)
+func (p *proc) failure() error {
+	tail, _ := os.ReadFile(p.log)
 	if len(tail) > 2000 {
 		tail = tail[len(tail)-2000:]
 	}
-	return fail.New(fail.Internal, "run", c.name, fmt.Sprintf("it ended: %v\n%s", c.err, bytes.TrimSpace(tail)))
+	return fail.New(fail.Internal, "run", p.name, fmt.Sprintf("it ended: %v\n%s", p.Err(), bytes.TrimSpace(tail)))
 }
 
 // cpuSeconds is what the process has used so far, in steps of 10 ms.
-func (c *child) cpuSeconds() float64 {
+func (p *proc) cpuSeconds() float64 {
 	const ticksPerSecond = 100 // USER_HZ, fixed in the kernel's interface
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
 	if err != nil {
 		return 0
 	}

@@ -16,7 +16,7 @@ import (
 
 // peer is an NBD server without protection.
 type peer struct {
-	*child
+	*proc
 	uri string
 }
 
@@ -45,11 +45,11 @@ func (s *session) startPeer(ctx context.Context, name string, command func(file,
 	if err := s.data.prepare(file, int64(s.o.Size), s.o.Seed); err != nil {
 		return nil, err
 	}
-	c, err := startChild(s.dir, name, command(file, socket))
+	c, err := startProc(s.dir, name, command(file, socket))
 	if err != nil {
 		return nil, err
 	}
-	p := &peer{child: c, uri: unixURI("", socket)}
+	p := &peer{proc: c, uri: unixURI("", socket)}
 	err = try(ctx, c, func() error {
 		conn, err := nbdclient.Dial(ctx, p.uri, nil)
 		if err == nil {

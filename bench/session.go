@@ -207,7 +207,7 @@ func (s *session) finish() Header {
 }
 
 // try waits until ready succeeds, a child ends or the time is over.
-func try(ctx context.Context, c *child, ready func() error) error {
+func try(ctx context.Context, c *proc, ready func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
@@ -216,7 +216,7 @@ func try(ctx context.Context, c *child, ready func() error) error {
 			return nil
 		}
 		select {
-		case <-c.done:
+		case <-c.Done():
 			return c.failure()
 		case <-ctx.Done():
 			return fail.Wrap(fail.Retry, "wait for", c.name, errors.Join(ctx.Err(), err))

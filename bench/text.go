@@ -6,7 +6,8 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"text/tabwriter"
+
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 // Text writes the report for people.
@@ -28,7 +29,7 @@ func (r *WriteReport) Text(w io.Writer) {
 			fmt.Sprintf("%.2f", c.RatioWithDrain), mib(c.BacklogBytes), fmt.Sprintf("%.2f s", c.DrainSeconds), moved, kit, part,
 			fmt.Sprintf("%.1f", c.AgentCPUSecondsGiB)})
 	}
-	columns(w, rows)
+	text.Table(w, rows)
 }
 
 func (h *Header) text(w io.Writer) {
@@ -47,26 +48,12 @@ func (h *Header) text(w io.Writer) {
 	}
 }
 
-func columns(w io.Writer, rows [][]string) {
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	for _, r := range rows {
-		for i, c := range r {
-			if i > 0 {
-				fmt.Fprint(t, "\t")
-			}
-			fmt.Fprint(t, c)
-		}
-		fmt.Fprintln(t)
-	}
-	_ = t.Flush()
-}
-
 // Text writes the report for people.
 func (r *LagReport) Text(w io.Writer) {
 	r.text(w)
 	f := func(v float64) string { return fmt.Sprintf("%.2f", v) }
 	fmt.Fprintln(w)
-	columns(w, [][]string{
+	text.Table(w, [][]string{
 		{"", "P50 ms", "P99 ms", "MAX ms", "OBJECTS"},
 		{"lag, unlimited requests", f(r.LagMS.P50), f(r.LagMS.P99), f(r.LagMS.Max), fmt.Sprint(r.Unlimited.Objects)},
 		{"floor: bare PUTs", f(r.FloorMS.P50), f(r.FloorMS.P99), f(r.FloorMS.Max), fmt.Sprint(r.FloorMS.Objects)},

@@ -50,7 +50,7 @@ func TestChangedAndWait(t *testing.T) {
 	if o.code != fail.ExitCode(fail.New(fail.Retry, "", "", "")) || !strings.Contains(o.stderr, "hint") {
 		t.Errorf("waiting for a paused group: code %d, %s", o.code, o.stderr)
 	}
-	s.agent.kill9()
+	s.agent.Kill()
 	s.mustStart()
 	check("after kill -9")
 	s.verb("group", "resume", "g")
@@ -75,7 +75,7 @@ func TestMissingBacking(t *testing.T) {
 	if err := s.dial("v").WriteAt(t.Context(), data, 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	s.agent.kill9()
+	s.agent.Kill()
 	img := filepath.Join(s.conf.state, "volumes", "v.img")
 	if err := os.Rename(img, img+".away"); err != nil {
 		t.Fatal(err)

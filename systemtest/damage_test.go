@@ -86,7 +86,7 @@ func filesBelow(t *testing.T, dir, pattern string) []string {
 // names object and offset, or is right all the same.
 func TestDamagedObject(t *testing.T) {
 	s, w := newSmall(t)
-	s.agent.kill9()
+	s.agent.Kill()
 	objects := filesBelow(t, filepath.Join(s.storeDir(), "log"), "*")
 	found := 0
 	for range 60 {
@@ -128,7 +128,7 @@ func TestDamagedObject(t *testing.T) {
 func TestDamagedState(t *testing.T) {
 	s, w := newSmall(t)
 	w.write(150)
-	s.agent.kill9()
+	s.agent.Kill()
 	pristine := filepath.Join(s.dir, "pristine")
 	if err := os.Mkdir(pristine, 0o700); err != nil {
 		t.Fatal(err)
@@ -178,7 +178,7 @@ func TestDamagedLastFrameIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.drained("g", time.Minute)
-	s.agent.kill9()
+	s.agent.Kill()
 	files := filesBelow(t, filepath.Join(s.conf.state, "agent/wal"), "0*.wal")
 	newest := files[len(files)-1]
 	b, err := os.ReadFile(newest)
@@ -196,11 +196,11 @@ func TestDamagedLastFrameIsNamed(t *testing.T) {
 // makes up a new name is another journal over an old Raft log.
 func TestDamagedJournalStateIsNamed(t *testing.T) {
 	s, w := newSmall(t)
-	s.agent.kill9()
+	s.agent.Kill()
 	logs := filesBelow(t, filepath.Join(s.conf.state, "journal/state"), "*.log")
 	flip(t, logs[len(logs)-1], 20, w.rand)
 	if s.start() != nil {
-		if c := s.agent.exitCode(); c != fail.ExitCode(fail.New(fail.Damaged, "", "", "")) {
+		if c := s.agent.ExitCode(); c != fail.ExitCode(fail.New(fail.Damaged, "", "", "")) {
 			t.Errorf("code %d: %s", c, tail(s.logText(), 2))
 		}
 		return
@@ -230,7 +230,7 @@ func (s *site) serveOrName(t *testing.T, w *writer, path string, off int64, name
 	_ = os.Remove(s.logPath())
 	what := "byte flipped in " + strings.TrimPrefix(path, s.conf.state)
 	if s.start() != nil {
-		o := outcome{code: s.agent.exitCode(), stderr: s.logText()}
+		o := outcome{code: s.agent.ExitCode(), stderr: s.logText()}
 		if !named {
 			if strings.Contains(o.stderr, "goroutine ") {
 				t.Errorf("%s at %d: a panic:\n%s", what, off, tail(o.stderr, 30))
@@ -243,7 +243,7 @@ func (s *site) serveOrName(t *testing.T, w *writer, path string, off int64, name
 		}
 		return false
 	}
-	defer s.agent.kill9()
+	defer s.agent.Kill()
 	c := s.dial("v")
 	sameBytes(t, what, readAll(t, c), w.h.image)
 	if lsn := s.group("g").LastLSN; lsn != w.h.lsn {

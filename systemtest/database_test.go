@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pollux-dr/pollux/internal/child"
 )
 
 // database is a real one on a mounted filesystem.
@@ -59,7 +61,7 @@ func TestDatabase(t *testing.T) {
 	}
 	time.Sleep(time.Duration(1000+r.IntN(1000)) * time.Millisecond) // of load
 	durable := s.group("g").DurableLSN
-	s.agent.kill9()
+	s.agent.Kill()
 	for name, l := range loads {
 		l.stop()
 		dbs[name].stop()
@@ -84,7 +86,7 @@ func TestDatabase(t *testing.T) {
 // dbLoad is a client that commits 1, 2, 3, … and notes each.
 type dbLoad struct {
 	cancel context.CancelFunc
-	client *child
+	client *child.Process
 	done   chan struct{}
 
 	mu      sync.Mutex
@@ -104,10 +106,10 @@ func startLoad(t *testing.T, s *site, db database, dir string) *dbLoad {
 	}
 	cmd.Stderr = os.Stderr
 	l := &dbLoad{done: make(chan struct{})}
-	if l.client, err = startChild(cmd); err != nil {
+	if l.client, err = child.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(l.client.kill9)
+	t.Cleanup(l.client.Kill)
 	ctx, cancel := context.WithCancel(t.Context())
 	l.cancel = cancel
 	go l.run(ctx, s, in, out)
@@ -148,7 +150,7 @@ func (l *dbLoad) atLeast(t *testing.T, name string, n int) {
 
 func (l *dbLoad) stop() {
 	l.cancel()
-	l.client.kill9()
+	l.client.Kill()
 	<-l.done
 }
 

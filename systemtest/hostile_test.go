@@ -86,7 +86,7 @@ func (s *site) attack(r *rand.Rand) {
 
 func (s *site) residentKiB() (kib int) {
 	s.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.agent.cmd.Process.Pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.agent.PID()))
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func TestOldStateRefused(t *testing.T) {
 				s.mustStart()
 				w.write(20)
 				s.drained("g", time.Minute)
-				s.agent.kill9()
+				s.agent.Kill()
 			}
 			if err := os.RemoveAll(s.conf.state); err != nil {
 				t.Fatal(err)

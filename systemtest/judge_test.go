@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/child"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
 )
 
@@ -25,9 +26,9 @@ func TestWriteOrderJudge(t *testing.T) {
 	j := newJudge(t, s)
 	j.run(r)
 	durable := s.group("g").DurableLSN
-	s.agent.kill9()
+	s.agent.Kill()
 	<-j.done
-	j.daemon.kill9()
+	j.daemon.Kill()
 
 	log, err := readBlkLog(j.log)
 	if err != nil {
@@ -53,7 +54,7 @@ func TestWriteOrderJudge(t *testing.T) {
 type judge struct {
 	t      *testing.T
 	site   *site
-	daemon *child
+	daemon *child.Process
 	log    string
 	conn   *nbdclient.Conn
 	done   chan struct{}
@@ -78,10 +79,10 @@ func newJudge(t *testing.T, s *site) *judge {
 		"--export", "type=nbd,id=e,node-name=judge,name=judge,writable=on")
 	cmd.Stderr = os.Stderr
 	var err error
-	if j.daemon, err = startChild(cmd); err != nil {
+	if j.daemon, err = child.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(j.daemon.kill9)
+	t.Cleanup(j.daemon.Kill)
 	until(t, 20*time.Second, "qemu-storage-daemon serves", func() error {
 		var err error
 		j.conn, err = nbdclient.Dial(t.Context(), "nbd+unix:///judge?socket="+socket, nil)

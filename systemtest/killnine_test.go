@@ -47,7 +47,7 @@ func TestKillNine(t *testing.T) {
 		for r.IntN(4) == 0 { // a start is a good moment too
 			s.launch()
 			time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond) // when is random, nothing is waited for
-			s.agent.kill9()
+			s.agent.Kill()
 		}
 		s.mustStart()
 	}
@@ -68,7 +68,7 @@ func loadAndKill(t *testing.T, w *writer, l *lanes, d time.Duration) {
 	wg.Go(func() { err = w.run(context.Background()) })
 	wg.Go(func() { l.run(context.Background()) })
 	time.Sleep(d) // the time of load
-	w.site.agent.kill9()
+	w.site.agent.Kill()
 	wg.Wait()
 	var bad *wrong
 	if errors.As(err, &bad) {
@@ -104,7 +104,7 @@ func finish(t *testing.T, w *writer, l *lanes, r *rand.Rand, marks map[string]ui
 	t.Helper()
 	w.site.drained("exact", time.Minute)
 	w.site.drained("many", time.Minute)
-	w.site.agent.kill9() // the site is lost
+	w.site.agent.Kill() // the site is lost
 	if lsn := w.checkNewest(); lsn != w.h.lsn {
 		t.Fatalf("the newest point is LSN %d, want %d", lsn, w.h.lsn)
 	}

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pollux-dr/pollux/internal/child"
 )
 
 // run executes a tool that must succeed and returns its output.
@@ -35,12 +37,12 @@ func (s *site) nbdFile(volume string) (path string, end func()) {
 	}
 	cmd := exec.Command(nbdfuse, dir, s.uri(volume))
 	cmd.Stderr = os.Stderr
-	c, err := startChild(cmd)
+	c, err := child.Start(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
 	end = func() {
-		c.kill9()
+		c.Kill()
 		quietly("umount", "-l", dir)
 	}
 	t.Cleanup(end)

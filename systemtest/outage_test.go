@@ -156,7 +156,7 @@ func TestFullWAL(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- w.run(t.Context()) }()
 	w.mustBlock("faraway")
-	s.agent.kill9()
+	s.agent.Kill()
 	if err := <-done; err == nil {
 		t.Fatal("the writer did not notice that the agent was killed")
 	}
@@ -221,7 +221,7 @@ func TestMinIO(t *testing.T) {
 	w.progress(500)
 	stop()
 	s.drained("g", time.Minute)
-	s.agent.kill9()
+	s.agent.Kill()
 	if lsn := w.checkNewest(); lsn != w.h.lsn {
 		t.Fatalf("the newest point is LSN %d, want %d", lsn, w.h.lsn)
 	}

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pollux-dr/pollux/internal/child"
 )
 
 // postgres is a server of its own, run as an ordinary user since it refuses root.
@@ -16,7 +18,7 @@ type postgres struct {
 	bin    string // where its programs are
 	cred   *syscall.Credential
 	socket string // directory
-	server *child
+	server *child.Process
 }
 
 // newPostgres returns nil where PostgreSQL is not installed.
@@ -93,7 +95,7 @@ func (p *postgres) serve(t *testing.T, data string) {
 			t.Logf("PostgreSQL:\n%s", b)
 		}
 	})
-	if p.server, err = startChild(cmd); err != nil {
+	if p.server, err = child.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.stop)
@@ -133,7 +135,7 @@ func (p *postgres) verify(t *testing.T, dir string) []int {
 // would leave the others behind for a while.
 func (p *postgres) stop() {
 	if p.server != nil {
-		p.server.end(syscall.SIGQUIT, 20*time.Second)
+		p.server.End(syscall.SIGQUIT, 20*time.Second)
 		p.server = nil
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/child"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
 )
@@ -28,9 +29,9 @@ type siteConf struct {
 type site struct {
 	t     *testing.T
 	conf  siteConf
-	dir   string // on disk
-	shm   string // on tmpfs: arena and sockets
-	agent *child // nil before the first start
+	dir   string         // on disk
+	shm   string         // on tmpfs: arena and sockets
+	agent *child.Process // nil before the first start
 }
 
 // startTimeout is generous: the machine may be busy with other tests.
@@ -61,7 +62,7 @@ func newSite(t *testing.T, c siteConf) *site {
 // cleanup ends the agent, and shows its log when the test has failed.
 func (s *site) cleanup() {
 	if s.agent != nil {
-		s.agent.kill9()
+		s.agent.Kill()
 	}
 	if s.t.Failed() {
 		s.t.Logf("end of the agent's log:\n%s", tail(s.logText(), 60))
@@ -116,7 +117,7 @@ func (s *site) launch() {
 	cmd := exec.Command(program, "agent", "-c", s.config())
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = s.environ()
-	if s.agent, err = startChild(cmd); err != nil {
+	if s.agent, err = child.Start(cmd); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -141,8 +142,8 @@ func (s *site) start() error {
 		if _, err := s.tryStatus(); err == nil {
 			return nil
 		}
-		if !s.agent.running() {
-			return fmt.Errorf("the agent ended with code %d: %s", s.agent.exitCode(), tail(s.logText(), 3))
+		if !s.agent.Running() {
+			return fmt.Errorf("the agent ended with code %d: %s", s.agent.ExitCode(), tail(s.logText(), 3))
 		}
 	}
 	s.t.Fatalf("the agent does not serve after %v", startTimeout)
@@ -159,10 +160,10 @@ func (s *site) mustStart() {
 // stop ends the agent in order.
 func (s *site) stop() {
 	s.t.Helper()
-	if !s.agent.end(syscall.SIGTERM, 90*time.Second) {
+	if !s.agent.End(syscall.SIGTERM, 90*time.Second) {
 		s.t.Fatal("the agent ignores SIGTERM")
 	}
-	if c := s.agent.exitCode(); c != 0 {
+	if c := s.agent.ExitCode(); c != 0 {
 		s.t.Fatalf("the agent stopped with code %d: %s", c, tail(s.logText(), 5))
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -80,7 +81,7 @@ func printBookmarks(c *cobra.Command, marks []control.Bookmark) {
 	rows := [][]string{{"BOOKMARK", "GROUP", "LSN", "EPOCH", "TIME", "AGE", "IN STORE"}}
 	for _, b := range marks {
 		rows = append(rows, []string{b.Name, b.Group, fmt.Sprint(b.LSN), fmt.Sprint(b.Epoch), b.Time.Format(time.RFC3339),
-			humanDuration(time.Since(b.Time)), fmt.Sprint(b.Durable)})
+			text.Duration(time.Since(b.Time)), fmt.Sprint(b.Durable)})
 	}
-	table(c.OutOrStdout(), rows)
+	text.Table(c.OutOrStdout(), rows)
 }

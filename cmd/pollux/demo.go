@@ -15,6 +15,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/demo"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
@@ -148,12 +149,12 @@ func demoReport(c *cobra.Command, f *demoFlags, r *demo.Report) error {
 			return err
 		}
 	} else {
-		ms := func(s float64) string { return humanDuration(time.Duration(s * 1e9)) }
+		ms := func(s float64) string { return text.Duration(time.Duration(s * 1e9)) }
 		fmt.Fprintf(w, "\n  lag           p50 %s, p99 %s, max %s\n", ms(r.Lag.P50), ms(r.Lag.P99), ms(r.Lag.Max))
 		fmt.Fprintf(w, "  actual RPO    %d writes, %s (newest point: LSN %d of %d acknowledged; %d was reported durable)\n", r.RPOWrites, ms(r.RPOSeconds),
 			r.RestoredLSN, r.LastAckedLSN, r.DurableLSN)
 		fmt.Fprintf(w, "  RTO           %s from the kill to the restored image\n", ms(r.RTOSeconds))
-		fmt.Fprintf(w, "  bytes         %s written, %s shipped, %s stored\n", humanBytes(r.BytesWritten), humanBytes(r.BytesShipped), humanBytes(r.BytesStored))
+		fmt.Fprintf(w, "  bytes         %s written, %s shipped, %s stored\n", text.Bytes(r.BytesWritten), text.Bytes(r.BytesShipped), text.Bytes(r.BytesStored))
 		if r.Verified {
 			fmt.Fprintln(w, "  verified      both images equal the model, byte by byte")
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 // frameDump is what `pollux dump frame --json` prints.
@@ -128,12 +129,12 @@ func (d *frameDump) print(w io.Writer) {
 	for _, r := range d.List {
 		rows = append(rows, []string{fmt.Sprint(r.LSN), r.Kind, fmt.Sprint(r.Volume), fmt.Sprint(r.Offset), fmt.Sprint(r.Bytes), r.Name})
 	}
-	table(w, rows)
+	text.Table(w, rows)
 	rows = [][]string{{"BLOCK AT", "STORED", "PLAIN", "CRC-32C"}}
 	for _, b := range d.Blocks {
 		rows = append(rows, []string{fmt.Sprint(b.Offset), fmt.Sprint(b.StoredBytes), fmt.Sprint(b.PlainBytes), fmt.Sprintf("%08x", b.CRC)})
 	}
-	table(w, rows)
+	text.Table(w, rows)
 	if d.Error == nil {
 		fmt.Fprintln(w, "all checksums are right")
 	}

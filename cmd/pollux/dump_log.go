@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -120,7 +121,7 @@ func streamText(p *twin.StreamPart) string {
 		kinds = append(kinds, fmt.Sprintf("%d %s", p.Kinds[k], k))
 	}
 	return fmt.Sprintf("stream %s: LSN %d to %d, %d frames, %d records (%s), %s of data stored in %s, %s to %s", p.Stream, p.FirstLSN, p.LastLSN,
-		p.Frames, p.Records, strings.Join(kinds, ", "), humanBytes(p.PlainBytes), humanBytes(p.StoredBytes),
+		p.Frames, p.Records, strings.Join(kinds, ", "), text.Bytes(p.PlainBytes), text.Bytes(p.StoredBytes),
 		p.FirstTime.Format(time.RFC3339Nano), p.LastTime.Format(time.RFC3339Nano))
 }
 
@@ -132,7 +133,7 @@ func printTotals(w io.Writer, t *twin.Totals) {
 		}
 		return strings.Join(out, ", ")
 	}
-	fmt.Fprintf(w, "\n%d objects, %s: %s; valid: %s\n", t.Objects, humanBytes(t.Bytes), count(t.Standings), count(t.Types))
+	fmt.Fprintf(w, "\n%d objects, %s: %s; valid: %s\n", t.Objects, text.Bytes(t.Bytes), count(t.Standings), count(t.Types))
 	fmt.Fprintf(w, "epoch %d, journal index up to %d, %d commands\n", t.Epoch, t.LastIndex, t.Commands)
 	for i := range t.Streams {
 		fmt.Fprintln(w, streamText(&t.Streams[i]))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 func newGroup() *cobra.Command {
@@ -97,5 +98,5 @@ func printGroups(c *cobra.Command, groups []control.Group) {
 	for _, g := range groups {
 		rows = append(rows, []string{g.Name, g.Ack, g.Overflow, g.PITR, fmt.Sprintf("%g s", g.RPOTargetSeconds), fmt.Sprint(g.Paused), fmt.Sprint(g.Volumes)})
 	}
-	table(c.OutOrStdout(), rows)
+	text.Table(c.OutOrStdout(), rows)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
@@ -128,15 +129,15 @@ func report(c *cobra.Command, f *restoreFlags, r *restoreReport, t *restoreTarge
 	w := c.OutOrStdout()
 	fmt.Fprintf(w, "volume %s at epoch %d LSN %d, %s\n", r.Volume, r.Epoch, r.LSN, r.Time.Format(time.RFC3339Nano))
 	if r.DryRun {
-		fmt.Fprintf(w, "would fetch %s in %d objects and write up to %s to %s (%s)\n", humanBytes(r.FetchBytes), r.Objects,
+		fmt.Fprintf(w, "would fetch %s in %d objects and write up to %s to %s (%s)\n", text.Bytes(r.FetchBytes), r.Objects,
 			config.Bytes(r.SizeBytes), r.Output, r.Target)
 		for _, o := range t.objections {
 			fmt.Fprintf(w, "would refuse without --overwrite: %s\n", o)
 		}
 		return nil
 	}
-	fmt.Fprintf(w, "restored %s: %s fetched, %s written, in %s\n", r.Output, humanBytes(r.ReadBytes), humanBytes(r.WrittenBytes),
-		humanDuration(time.Duration(r.Seconds*1e9)))
+	fmt.Fprintf(w, "restored %s: %s fetched, %s written, in %s\n", r.Output, text.Bytes(r.ReadBytes), text.Bytes(r.WrittenBytes),
+		text.Duration(time.Duration(r.Seconds*1e9)))
 	return nil
 }
 
@@ -175,8 +176,8 @@ func (p *progress) update(done, total int64) {
 			bar += " "
 		}
 	}
-	fmt.Fprintf(p.w, "\r%s [%s] %3.0f%%  %s of %s  %s/s  ETA %s   ", p.what, bar, part*100, humanBytes(done), humanBytes(total),
-		humanBytes(int64(rate)), eta.Round(time.Second))
+	fmt.Fprintf(p.w, "\r%s [%s] %3.0f%%  %s of %s  %s/s  ETA %s   ", p.what, bar, part*100, text.Bytes(done), text.Bytes(total),
+		text.Bytes(int64(rate)), eta.Round(time.Second))
 }
 
 func (p *progress) end() {

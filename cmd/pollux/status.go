@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 func newStatus() *cobra.Command {
@@ -97,26 +98,26 @@ func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) err
 func printStatus(w io.Writer, st *control.Status) {
 	rows := [][]string{{"GROUP", "ROLE", "STATE", "LAG", "BEHIND", "LAST LSN", "DURABLE LSN", "REASON"}}
 	for _, g := range st.Groups {
-		rows = append(rows, []string{g.Name, g.Role, g.State, humanDuration(time.Duration(g.LagSeconds * 1e9)), humanBytes(g.LagBytes),
+		rows = append(rows, []string{g.Name, g.Role, g.State, text.Duration(time.Duration(g.LagSeconds * 1e9)), text.Bytes(g.LagBytes),
 			fmt.Sprint(g.LastLSN), fmt.Sprint(g.DurableLSN), g.Reason})
 	}
-	table(w, rows)
+	text.Table(w, rows)
 	fmt.Fprintln(w)
 	rows = [][]string{{"TARGET", "SITE", "URL", "OBJECTS", "LAST SUCCESS", "ERROR"}}
 	for _, t := range st.Targets {
 		last := "never"
 		if t.LastSuccess != nil {
-			last = humanDuration(time.Since(*t.LastSuccess)) + " ago"
+			last = text.Duration(time.Since(*t.LastSuccess)) + " ago"
 		}
 		rows = append(rows, []string{t.Name, t.Site, t.URL, fmt.Sprint(t.Position), last, t.Error})
 	}
-	table(w, rows)
+	text.Table(w, rows)
 	role := "leader"
 	if !st.Journal.Leader {
 		role = "no leader"
 	}
 	fmt.Fprintf(w, "\njournal %s: %s, epoch %d, term %d, log %s of %s\n", st.Journal.ID, role, st.Journal.Epoch, st.Journal.Term,
-		humanBytes(st.Journal.LogBytes), humanBytes(st.Journal.LogBudgetBytes))
-	fmt.Fprintf(w, "agent %s: memory %s of %s, WAL %s of %s, %d NBD connections\n", st.Agent.Name, humanBytes(st.Agent.MemoryBytes),
-		humanBytes(st.Agent.MemoryBudget), humanBytes(st.Agent.WALBytes), humanBytes(st.Agent.WALBudgetBytes), st.Agent.Connections)
+		text.Bytes(st.Journal.LogBytes), text.Bytes(st.Journal.LogBudgetBytes))
+	fmt.Fprintf(w, "agent %s: memory %s of %s, WAL %s of %s, %d NBD connections\n", st.Agent.Name, text.Bytes(st.Agent.MemoryBytes),
+		text.Bytes(st.Agent.MemoryBudget), text.Bytes(st.Agent.WALBytes), text.Bytes(st.Agent.WALBudgetBytes), st.Agent.Connections)
 }

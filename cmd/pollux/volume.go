@@ -10,6 +10,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -64,7 +65,7 @@ func printVolumes(c *cobra.Command, vols []control.Volume) {
 	for _, v := range vols {
 		rows = append(rows, []string{v.Name, v.Group, config.Bytes(v.SizeBytes).String(), fmt.Sprint(v.Ready), v.Backing, v.NBD})
 	}
-	table(c.OutOrStdout(), rows)
+	text.Table(c.OutOrStdout(), rows)
 }
 
 func newVolumeList() *cobra.Command {
@@ -127,9 +128,9 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 			st = "initializing"
 		}
 		rows = append(rows, []string{v.Name, v.Group, config.Bytes(v.SizeBytes).String(), fmt.Sprint(v.FirstLSN), v.FirstTime.Format(time.RFC3339),
-			fmt.Sprint(v.LastLSN), v.LastTime.Format(time.RFC3339), humanDuration(time.Duration(v.AgeSeconds * 1e9)), st})
+			fmt.Sprint(v.LastLSN), v.LastTime.Format(time.RFC3339), text.Duration(time.Duration(v.AgeSeconds * 1e9)), st})
 	}
-	table(c.OutOrStdout(), rows)
+	text.Table(c.OutOrStdout(), rows)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 func newVolumeChanged() *cobra.Command {
@@ -35,7 +36,7 @@ reaches: after a failover to a recovery point, the blocks in which this side dif
 			rows = append(rows, []string{fmt.Sprint(e.Offset), fmt.Sprint(e.Length)})
 		}
 		if len(got.Extents) > 0 {
-			table(c.OutOrStdout(), rows)
+			text.Table(c.OutOrStdout(), rows)
 		}
 		_, err := fmt.Fprintf(c.OutOrStdout(), "volume %s: %s in %d extents (of whole %s) written after LSN %d, up to LSN %d\n",
 			got.Name, config.Bytes(got.Bytes), len(got.Extents), config.Bytes(got.GranuleBytes), got.AfterLSN, got.LastLSN)

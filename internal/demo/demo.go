@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/child"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 // Options configure a run.
@@ -69,7 +71,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	d := &run{Options: o, state: filepath.Join(o.Dir, "state"), model: newModel(o.SizeBytes, o.Seed)}
 	d.rep = Report{SizeBytes: o.SizeBytes, Seed: o.Seed, Store: o.Store}
 	defer d.killAgent()
-	d.say("1. A volume of %s behind NBD, an embedded journal, and an object store for the remote site:\n   %s", human(o.SizeBytes), o.Store)
+	d.say("1. A volume of %s behind NBD, an embedded journal, and an object store for the remote site:\n   %s", text.Bytes(o.SizeBytes), o.Store)
 	if err := d.start(ctx); err != nil {
 		return nil, err
 	}
@@ -93,7 +95,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 type run struct {
 	Options
 	state string
-	agent *agentProcess
+	agent *child.Process
 	model *model
 	rep   Report
 	watch watcher
@@ -219,7 +221,7 @@ func (d *run) mark(ctx context.Context, w *writer) error {
 
 func (d *run) killAgent() {
 	if d.agent != nil {
-		d.agent.kill()
+		d.agent.Kill()
 	}
 }
 

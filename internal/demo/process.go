@@ -12,8 +12,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/child"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 // command prepares a child that dies with us.
@@ -23,30 +25,20 @@ func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return c
 }
 
-// agentProcess is the serving process, a child of ours.
-type agentProcess struct {
-	cmd  *exec.Cmd
-	once sync.Once
-	done chan struct{}
-}
-
 const startTimeout = 60 * time.Second
 
-func startAgent(ctx context.Context, binary, config, socket, logPath string) (*agentProcess, error) {
+func startAgent(ctx context.Context, binary, config, socket, logPath string) (*child.Process, error) {
 	log, err := os.Create(logPath)
 	if err != nil {
 		return nil, fail.Wrap(fail.Full, "create", logPath, err)
 	}
 	defer log.Close()
-	// Not command(): the death signal would come when the starting thread ends.
 	cmd := exec.Command(binary, "agent", "-c", config)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	p, err := child.Start(cmd)
+	if err != nil {
 		return nil, fail.Wrap(fail.Internal, "start", binary, err)
 	}
-	p := &agentProcess{cmd: cmd, done: make(chan struct{})}
-	go func() { _ = cmd.Wait(); close(p.done) }()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
@@ -56,11 +48,11 @@ func startAgent(ctx context.Context, binary, config, socket, logPath string) (*a
 			return p, nil
 		}
 		select {
-		case <-p.done:
+		case <-p.Done():
 			text, _ := os.ReadFile(logPath)
 			return nil, fail.New(fail.Internal, "start", "agent", "it ended: "+lastWords(string(text)))
 		case <-ctx.Done():
-			p.kill()
+			p.Kill()
 			return nil, fail.Wrap(fail.Retry, "start", "agent", err)
 		case <-time.After(20 * time.Millisecond):
 		}
@@ -76,12 +68,6 @@ func lastWords(s string) string {
 		}
 	}
 	return lines[len(lines)-1]
-}
-
-// kill ends the agent as a power cut of the process would, and waits for it.
-func (p *agentProcess) kill() {
-	p.once.Do(func() { _ = p.cmd.Process.Kill() })
-	<-p.done
 }
 
 // watcher samples the agent's status during the load.
@@ -119,7 +105,7 @@ func (w *watcher) run(ctx context.Context, c *control.Client, out io.Writer) {
 		if now := time.Now(); now.Sub(shown) >= time.Second {
 			shown = now
 			fmt.Fprintf(out, "   %3.0f s  %-11s lag %7.1f ms  behind %9s  LSN %d, durable %d\n", now.Sub(begin).Seconds(), g.State,
-				g.LagSeconds*1000, human(g.LagBytes), g.LastLSN, g.DurableLSN)
+				g.LagSeconds*1000, text.Bytes(g.LagBytes), g.LastLSN, g.DurableLSN)
 		}
 	}
 }
@@ -133,14 +119,4 @@ func (w *watcher) result() (Lag, uint64, int64) {
 	slices.Sort(w.lags)
 	at := func(q float64) float64 { return w.lags[int(q*float64(len(w.lags)-1))] }
 	return Lag{P50: at(0.5), P99: at(0.99), Max: at(1)}, w.durable, w.shipped
-}
-
-func human(n int64) string {
-	switch {
-	case n >= 1<<30:
-		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	case n >= 1<<20:
-		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
-	}
-	return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
 }

@@ -8,13 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/pollux-dr/pollux/internal/child"
 )
 
 // The keys of every Server: it serves loopback only, for the time of a test.
@@ -36,7 +35,7 @@ type Server struct {
 	binary string
 	dir    string
 	port   *port
-	proc   *process // nil while killed
+	proc   *child.Process // nil while killed
 }
 
 // Start runs a server of kind, VersityGW or MinIO, with its data below dir,
@@ -108,7 +107,7 @@ func (s *Server) Kill() error {
 	if s.proc == nil {
 		return nil
 	}
-	s.proc.kill()
+	s.proc.Kill()
 	s.proc = nil
 	return nil
 }
@@ -149,14 +148,14 @@ func (s *Server) run(ctx context.Context) error {
 		"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CI_CD=1", // the last lets it use the root disk
 	}
 	cmd.Stdout, cmd.Stderr = log, log
-	proc, err := startProcess(cmd)
+	proc, err := child.Start(cmd)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", s.Kind, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := s.await(ctx, proc); err != nil {
-		proc.kill()
+		proc.Kill()
 		out, _ := os.ReadFile(log.Name()) // what there is of it
 		return fmt.Errorf("start %s: %w\n%s", s.Kind, err, out)
 	}
@@ -174,7 +173,7 @@ func (s *Server) args() []string {
 }
 
 // await polls until the server lists its buckets, as it will for a client.
-func (s *Server) await(ctx context.Context, proc *process) error {
+func (s *Server) await(ctx context.Context, proc *child.Process) error {
 	transport := &http.Transport{DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
 	c, err := minio.New(s.port.address(), &minio.Options{
@@ -191,46 +190,11 @@ func (s *Server) await(ctx context.Context, proc *process) error {
 			return nil
 		}
 		select {
-		case <-proc.done:
-			return fmt.Errorf("it ended: %v", proc.err)
+		case <-proc.Done():
+			return fmt.Errorf("it ended: %v", proc.Err())
 		case <-ctx.Done():
 			return fmt.Errorf("no answer: %w: %w", ctx.Err(), err)
 		case <-tick.C:
 		}
 	}
-}
-
-// process is a child that dies with us.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has been waited for
-	err  error         // Wait's, once done is closed
-	once sync.Once
-}
-
-// startProcess keeps a thread for the process: the kernel sends the death signal
-// when the thread that started it ends, not the process it belongs to.
-func startProcess(cmd *exec.Cmd) (*process, error) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			p.err = cmd.Wait()
-			close(p.done)
-		}
-	}()
-	if err := <-started; err != nil {
-		return nil, err
-	}
-	return p, nil
-}
-
-func (p *process) kill() {
-	p.once.Do(func() { _ = p.cmd.Process.Kill() }) // it may have ended already
-	<-p.done
 }

@@ -37,7 +37,7 @@ func TestServer(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			endpoint, pid := s.Endpoint, s.proc.cmd.Process.Pid
+			endpoint, pid := s.Endpoint, s.proc.PID()
 			if err := errors.Join(s.Kill(), s.Kill()); err != nil {
 				t.Fatal(err)
 			}
@@ -114,7 +114,7 @@ func TestDiesWithParent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Printf("pid %d\n", s.proc.cmd.Process.Pid)
+		fmt.Printf("pid %d\n", s.proc.PID())
 		select {} // until killed
 	}
 	if _, err := Binary(t.Context(), VersityGW, func(m string) { t.Log(m) }); err != nil {

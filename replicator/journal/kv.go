@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -72,7 +73,7 @@ func createKV(fs vfs.FS, dir string, opts *pebble.Options) error {
 	if err := fs.Rename(fresh, dir); err != nil {
 		return err
 	}
-	return syncDir(fs, fs.PathDir(dir))
+	return durable.SyncDir(fs, fs.PathDir(dir))
 }
 
 func get(db pebble.Reader, key []byte) ([]byte, error) {

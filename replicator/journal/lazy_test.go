@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/pollux-dr/pollux/internal/crashfs"
+	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -26,7 +27,7 @@ func cutWithStateAhead(t *testing.T, do func(j *Journal)) *vfs.MemFS {
 	if err := mem.MkdirAll("/j", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := syncDir(mem, "/"); err != nil {
+	if err := durable.SyncDir(mem, "/"); err != nil {
 		t.Fatal(err)
 	}
 	j, err := openTest(fs)

@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 
+	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -41,7 +42,7 @@ func (s *snapStore) path(id string) string { return filepath.Join(s.dir, id+snap
 
 func (s *snapStore) Create(v raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
 	id := fmt.Sprintf("%020d-%020d", term, index)
-	f, err := s.fs.Create(s.path(id)+".tmp", vfs.WriteCategoryUnspecified)
+	f, err := s.fs.Create(s.path(id)+durable.TempSuffix, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, fail.Wrap(fail.Full, "create snapshot", s.path(id), err)
 	}
@@ -75,7 +76,7 @@ func (k *snapSink) Cancel() error {
 	}
 	k.done = true
 	_ = k.f.Close()
-	return k.s.fs.Remove(k.s.path(k.meta.ID) + ".tmp")
+	return k.s.fs.Remove(k.s.path(k.meta.ID) + durable.TempSuffix)
 }
 
 // Close makes the snapshot durable; only then may Raft drop log entries.
@@ -90,35 +91,12 @@ func (k *snapSink) Close() error {
 	}
 	tail := fmt.Sprintf("%s%012d%08x", meta, len(meta), crc32.Checksum(meta, castagnoli))
 	_, err = k.f.Write([]byte(tail))
-	if err == nil {
-		err = k.f.Sync()
-	}
-	if cerr := k.f.Close(); err == nil {
-		err = cerr
-	}
 	path := k.s.path(k.meta.ID)
-	if err == nil {
-		err = k.s.fs.Rename(path+".tmp", path)
-	}
-	if err == nil {
-		err = syncDir(k.s.fs, k.s.dir)
-	}
+	err = durable.Finish(k.s.fs, k.f, path, err)
 	if err != nil {
 		return fail.Wrap(fail.Full, "write snapshot", path, err)
 	}
 	return k.s.reap()
-}
-
-func syncDir(fs vfs.FS, dir string) error {
-	d, err := fs.OpenDir(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }
 
 func (s *snapStore) ids() ([]string, error) {

@@ -1,0 +1,3 @@
+// Package text writes figures and tables for people. Verbs, demo and benchmarks
+// use it.
+package text
