@@ -131,8 +131,12 @@ func report(c *cobra.Command, f *restoreFlags, r *restoreReport, t *restoreTarge
 	if r.DryRun {
 		fmt.Fprintf(w, "would fetch %s in %d objects and write up to %s to %s (%s)\n", text.Bytes(r.FetchBytes), r.Objects,
 			config.Bytes(r.SizeBytes), r.Output, r.Target)
+		verdict := "would refuse without --overwrite"
+		if f.overwrite {
+			verdict = "would overwrite in spite of this"
+		}
 		for _, o := range t.objections {
-			fmt.Fprintf(w, "would refuse without --overwrite: %s\n", o)
+			fmt.Fprintf(w, "%s: %s\n", verdict, o)
 		}
 		return nil
 	}

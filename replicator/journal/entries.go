@@ -33,21 +33,28 @@ func (j *Journal) LastIndex() uint64 {
 type recent struct {
 	first   uint64
 	entries [][]byte
+	bytes   int
 }
 
-const recentEntries = 4096
+const (
+	recentEntries = 4096
+	recentBytes   = 16 << 20
+)
 
-// add appends an entry; the older half goes when it is full.
+// add appends an entry; the older half goes when they are too many or too large.
 func (r *recent) add(index uint64, entry []byte) {
+	if len(r.entries) == recentEntries || r.bytes+len(entry) > recentBytes {
+		keep := r.entries[(len(r.entries)+1)/2:]
+		r.first += uint64(len(r.entries) - len(keep))
+		r.entries, r.bytes = append(r.entries[:0:0], keep...), 0
+		for _, e := range keep {
+			r.bytes += len(e)
+		}
+	}
 	if len(r.entries) == 0 {
 		r.first = index
 	}
-	if len(r.entries) == recentEntries {
-		half := recentEntries / 2
-		r.entries = append(r.entries[:0:0], r.entries[half:]...)
-		r.first += uint64(half)
-	}
-	r.entries = append(r.entries, entry)
+	r.entries, r.bytes = append(r.entries, entry), r.bytes+len(entry)
 }
 
 // from returns the entries from index on, if they are all here. What it returns
