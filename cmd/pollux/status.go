@@ -16,7 +16,8 @@ func newStatus() *cobra.Command {
 	var watch, check bool
 	c := &cobra.Command{Use: "status", Short: "Show groups, lag, journal and targets", Args: cobra.NoArgs,
 		Long: `With --check it prints one line and exits 0 when all groups replicate within their
-RPO target, 1 when one is Lagging, Throttled, Paused or Initializing, and 2 when
+RPO target, 1 when one is Lagging, Throttled, Paused or Initializing, or a target has
+failed for half a minute, and 2 when
 one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer.`}
 	f.add(c)
 	c.Flags().BoolVar(&watch, "watch", false, "repeat every second until interrupted")
@@ -63,6 +64,14 @@ func severity(state string) int {
 	return 2
 }
 
+// failingAfter is how long a target may fail before --check says so, although
+// nothing lags: a host that writes nothing would else learn too late.
+const failingAfter = 30 * time.Second
+
+func failing(t *control.TargetStatus, now time.Time) bool {
+	return t.Error != "" && (t.LastSuccess == nil || now.Sub(*t.LastSuccess) > failingAfter)
+}
+
 func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) error {
 	code, line := 0, ""
 	if err != nil {
@@ -76,6 +85,11 @@ func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) err
 			if g.Reason != "" {
 				line += ": " + g.Reason
 			}
+		}
+	}
+	for _, t := range st.Targets {
+		if code == 0 && failing(&t, time.Now()) {
+			code, line = 1, fmt.Sprintf("target %s takes no objects: %s", t.Name, t.Error)
 		}
 	}
 	if line == "" {

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/control"
+)
+
+func TestCheckStatus(t *testing.T) {
+	now := time.Now()
+	long := now.Add(-time.Hour)
+	good := control.GroupStatus{Name: "g", State: "Replicating"}
+	for name, c := range map[string]struct {
+		st   control.Status
+		err  error
+		code int
+		says string
+	}{
+		"good":                     {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &now}}}, nil, 0, "OK"},
+		"no groups":                {control.Status{}, nil, 0, "no groups"},
+		"lagging":                  {control.Status{Groups: []control.GroupStatus{good, {Name: "h", State: "Lagging"}}}, nil, 1, "group h"},
+		"the worst first":          {control.Status{Groups: []control.GroupStatus{{Name: "h", State: "Lagging"}, {Name: "i", State: "Fenced", Reason: "why"}}}, nil, 2, "why"},
+		"target fails a moment":    {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &now, Error: "403"}}}, nil, 0, "OK"},
+		"target fails for long":    {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &long, Error: "403"}}}, nil, 1, "target t"},
+		"target never worked":      {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", Error: "403"}}}, nil, 1, "403"},
+		"idle for long, no error":  {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &long}}}, nil, 0, "OK"},
+		"the agent does not reply": {control.Status{}, errors.New("no agent"), 2, "no agent"},
+	} {
+		var out bytes.Buffer
+		err := checkStatus(&out, &daemonFlags{}, &c.st, c.err)
+		code := 0
+		var e exitCode
+		if errors.As(err, &e) {
+			code = int(e)
+		}
+		if code != c.code || !strings.Contains(out.String(), c.says) {
+			t.Errorf("%s: exit %d, want %d; %q should say %q", name, code, c.code, out.String(), c.says)
+		}
+	}
+}
