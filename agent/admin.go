@@ -69,7 +69,7 @@ func (a *Agent) AttachVolume(ctx context.Context, vc VolumeConf) error {
 	if known {
 		return nil
 	}
-	if err := a.suspended(vc.Stream); err != nil {
+	if err := a.Suspended(vc.Stream); err != nil {
 		return fail.At("add volume", vc.Name, err)
 	}
 	existed, err := a.opts.CreateBacking(vc.Backing, vc.SizeBytes)
@@ -90,8 +90,8 @@ func (a *Agent) AttachVolume(ctx context.Context, vc VolumeConf) error {
 	return nil
 }
 
-// suspended returns why the stream is, nil where it is not.
-func (a *Agent) suspended(id change.StreamID) error {
+// Suspended returns why the stream is, nil where it is not.
+func (a *Agent) Suspended(id change.StreamID) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if s := a.streams[id]; s != nil {
@@ -116,6 +116,9 @@ func (a *Agent) InitialSync(ctx context.Context, name string) (readyLSN uint64, 
 	a.mu.Unlock()
 	if v == nil {
 		return 0, fail.New(fail.NotFound, "initial sync of", name, "no such volume on this agent")
+	}
+	if err := v.s.suspended; err != nil {
+		return 0, fail.New(fail.Refused, "initial sync of", name, "its group is suspended: "+err.Error()).WithHint(fail.HintOf(err))
 	}
 	v.syncMu.Lock()
 	defer v.syncMu.Unlock()
@@ -197,10 +200,17 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 	v.s.mu.Lock()
 	v.gone = true // from here on no write gets an LSN
 	v.s.mu.Unlock()
-	if v.s.suspended == nil { // else there is nothing that could be applied
+	switch {
+	case v.s.suspended == nil:
 		if err := v.settle(ctx); err != nil {
 			return err
 		}
+	case !v.absent: // its backing lacks what only a start with all backings applies
+		v.s.mu.Lock()
+		v.gone = false
+		v.s.mu.Unlock()
+		return fail.New(fail.Refused, "remove volume", name, "its group is suspended: "+v.s.suspended.Error()).
+			WithHint("bring that backing back, or remove the volume that lacks it, and restart the agent; then remove this one")
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -283,18 +293,18 @@ func (a *Agent) WaitRemote(ctx context.Context, id change.StreamID, after uint64
 	if s == nil {
 		return 0, 0, fail.New(fail.NotFound, "wait for", id.String(), "no such stream on this agent")
 	}
-	for {
+	for ended := false; ; {
 		next := s.shipped.Next()
 		s.mu.Lock()
 		last, durable, err = s.nextLSN-1, s.ship.durable, s.err
 		s.mu.Unlock()
-		if durable > after || err != nil {
+		if durable > after || err != nil || ended {
 			return last, durable, err
 		}
 		select {
 		case <-next:
 		case <-ctx.Done():
-			return last, durable, nil
+			ended = true
 		}
 	}
 }

@@ -64,9 +64,7 @@ func Open(o Options) (*Agent, error) {
 		return nil, err
 	}
 	for _, s := range a.streams {
-		if s.suspended == nil {
-			a.startStream(s)
-		}
+		a.startStream(s)
 	}
 	for _, loop := range []func(context.Context){a.shipLoop, a.checkpointLoop, a.watchFill} {
 		a.spawn(loop)
@@ -126,9 +124,9 @@ func (a *Agent) attachVolume(vc VolumeConf) error {
 }
 
 // attachOrSuspend is attachVolume at a start. A backing that is not there
-// suspends its group, and no other: the group's volumes are not served, nothing
-// is applied to any of them, and WAL and arena keep what they hold of it. What
-// the WAL holds is still shipped.
+// suspends its group, and no other: the group's volumes are not served and nothing
+// is applied to any of them. What the arena holds of it goes into the WAL, and is
+// shipped; the WAL keeps it until a start that finds all backings.
 func (a *Agent) attachOrSuspend(vc VolumeConf) error {
 	err := a.attachVolume(vc)
 	s := a.streams[vc.Stream]
@@ -138,7 +136,7 @@ func (a *Agent) attachOrSuspend(vc VolumeConf) error {
 	if s.suspended == nil {
 		s.suspended = err
 	}
-	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: backing.Absent(err)}
+	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: backing.Absent(err), absent: true}
 	a.opts.Logger.Error("the group is suspended: its volumes are not served", "group", vc.Group, "err", err, "hint", fail.HintOf(err))
 	return nil
 }
@@ -185,14 +183,11 @@ func (a *Agent) Err() error {
 func (a *Agent) Close(ctx context.Context) error {
 	var first error
 	for _, s := range a.snapshotStreams() {
-		if s.suspended != nil {
-			continue
-		}
 		err := s.flush(ctx)
-		if err == nil {
+		if err == nil && s.suspended == nil {
 			err = s.await(ctx, func() bool { return s.appliedLSN >= s.durableLSN })
 		}
-		if err == nil {
+		if err == nil && s.suspended == nil {
 			err = s.checkpoint()
 		}
 		if first == nil {

@@ -25,7 +25,9 @@ func (s *stream) applyLoop(ctx context.Context) {
 			if len(batch) == 0 {
 				break
 			}
-			s.retryApply(ctx, func() error { return ap.apply(batch) })
+			if s.suspended == nil {
+				s.retryApply(ctx, func() error { return ap.apply(batch) })
+			}
 			if ctx.Err() != nil {
 				return
 			}
@@ -86,7 +88,8 @@ func (s *stream) takeBatch() []appended {
 	return slices.Clone(s.toApply[:n])
 }
 
-// applied publishes that the backing holds batch, and frees its memory.
+// applied publishes that the backing holds batch, and frees its memory. Of a
+// suspended stream it frees the memory only: the WAL keeps the frames.
 func (s *stream) applied(batch []appended) {
 	var items []arena.Item
 	for _, f := range batch {
@@ -101,9 +104,10 @@ func (s *stream) applied(batch []appended) {
 	s.a.mem.Free(items)
 
 	s.mu.Lock()
-	last := batch[len(batch)-1]
-	s.appliedLSN = last.last
-	s.appliedPoint = change.Point{LSN: last.last, Hash: last.hash}
+	if last := batch[len(batch)-1]; s.suspended == nil {
+		s.appliedLSN = last.last
+		s.appliedPoint = change.Point{LSN: last.last, Hash: last.hash}
+	}
 	for i := range batch {
 		s.appliedBytes += int64(batch[i].bytes)
 		if len(s.spare) < 8 && cap(batch[i].recs) <= 2*sealRecords {

@@ -16,23 +16,25 @@ const (
 // ease writes out bit by bit what the next checkpoint will sync, unless somebody
 // waits for that one: then it stops at once.
 func (a *Agent) ease(ctx context.Context) {
+	var dirty []*Volume
+	for _, s := range a.snapshotStreams() {
+		if s.dirty() {
+			dirty = append(dirty, a.volumesOf(s)...)
+		}
+	}
 	tick := time.NewTicker(easeTime / easeSteps)
 	defer tick.Stop()
-	for _, s := range a.snapshotStreams() {
-		if !s.dirty() {
-			continue
-		}
-		for _, v := range a.volumesOf(s) {
-			step := max(v.conf.SizeBytes/easeSteps, 1<<20)
-			for off := int64(0); off < v.conf.SizeBytes; off += step {
-				v.back.StartSync(off, min(step, v.conf.SizeBytes-off))
-				select {
-				case <-ctx.Done():
-					return
-				case <-a.wakeCheckpoint:
-					return
-				case <-tick.C:
-				}
+	steps := int64(max(1, easeSteps/max(1, len(dirty))))
+	for _, v := range dirty {
+		step := max(v.conf.SizeBytes/steps, 1<<20)
+		for off := int64(0); off < v.conf.SizeBytes; off += step {
+			v.back.StartSync(off, min(step, v.conf.SizeBytes-off))
+			select {
+			case <-ctx.Done():
+				return
+			case <-a.wakeCheckpoint:
+				return
+			case <-tick.C:
 			}
 		}
 	}

@@ -153,9 +153,6 @@ func (a *Agent) recoverArena(found []arena.Recovered) error {
 			a.mem.Free([]arena.Item{{Slot: e.Slot, Buf: e.Buf}})
 			continue
 		}
-		if s.suspended != nil {
-			continue // it stays in the arena for the start that serves the group again
-		}
 		if e.LSN != s.nextLSN {
 			return fail.New(fail.Damaged, "recover", "arena of group "+s.conf.Group,
 				fmt.Sprintf("it holds LSN %d, but %d is next", e.LSN, s.nextLSN))

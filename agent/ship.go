@@ -200,6 +200,7 @@ func (s *stream) attach(at *change.Attached) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer s.shipped.Broadcast()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ship.lease, s.ship.attached = at.Lease, true

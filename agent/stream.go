@@ -108,6 +108,9 @@ func (s *stream) submit(recs []rec) (uint64, error) {
 	if s.err != nil {
 		return 0, s.err
 	}
+	if s.suspended != nil {
+		return 0, fail.At("write", "group "+s.conf.Group, s.suspended)
+	}
 	if v := recs[0].vol; v != nil && v.gone {
 		return 0, fail.New(fail.NotFound, "write", v.conf.Name, "the volume was removed")
 	}
@@ -265,6 +268,7 @@ func (s *stream) close(err error) {
 	s.broadcast()
 	s.waiters--
 	s.mu.Unlock()
+	s.shipped.Broadcast()
 }
 
 // oldest returns the time of the oldest record after lsn, 0 if there is none.

@@ -23,6 +23,7 @@ type Volume struct {
 
 	syncMu sync.Mutex // one initial sync at a time
 	gone   bool       // removed; guarded by s.mu
+	absent bool       // its backing could not be opened at the start
 }
 
 var _ block.Device = (*Volume)(nil)

@@ -34,7 +34,12 @@ func (l *Log) Sync(ctx context.Context, index uint64) error {
 }
 
 // syncLocked is called, and returns, with mu held, which it gives up meanwhile.
-func (l *Log) syncLocked(ctx context.Context, index uint64) error {
+func (l *Log) syncLocked(ctx context.Context, index uint64) (err error) {
+	defer func() {
+		if err != nil {
+			l.passOnLocked() // it may have been this caller's turn to sync
+		}
+	}()
 	const op = "sync wal"
 	seen := l.cuts.seen()
 	for {
