@@ -78,7 +78,7 @@ func (a *Agent) AttachVolume(ctx context.Context, vc VolumeConf) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	vc.Ready = !existed
+	vc.Ready = !existed && !vc.Resync
 	if err := a.attachVolume(vc); err != nil {
 		return err
 	}
@@ -105,7 +105,6 @@ func (a *Agent) Suspended(id change.StreamID) error {
 // the twin is. Nobody else writes yet: the volume is served only when it is
 // ready. A sync that a stop cut short begins anew.
 func (a *Agent) InitialSync(ctx context.Context, name string) (readyLSN uint64, err error) {
-	const step = 256 << 10
 	ctx, leave, err := a.enter(ctx)
 	if err != nil {
 		return 0, err
@@ -123,30 +122,21 @@ func (a *Agent) InitialSync(ctx context.Context, name string) (readyLSN uint64, 
 	v.syncMu.Lock()
 	defer v.syncMu.Unlock()
 	a.mu.Lock()
-	ready, lsn := v.conf.Ready, v.conf.ReadyLSN
+	ready, lsn, again := v.conf.Ready, v.conf.ReadyLSN, v.conf.Resync
+	if !ready && !again { // a second attempt must not take the log for empty
+		v.conf.Resync = true
+		if err := a.saveManifest(); err != nil {
+			v.conf.Resync = false
+			a.mu.Unlock()
+			return 0, err
+		}
+	}
 	a.mu.Unlock()
 	if ready {
 		return lsn, nil
 	}
-	for pos := int64(0); ; {
-		start, n, err := v.back.Data(pos)
-		if err != nil {
-			return 0, err
-		}
-		if n == 0 {
-			break
-		}
-		for end := start + n; start < end; {
-			if ctx.Err() != nil {
-				return 0, fail.Wrap(fail.Retry, "initial sync of", v.conf.Name, ctx.Err())
-			}
-			k := int(min(step, end-start))
-			if err := v.copyIn(ctx, start, k); err != nil {
-				return 0, fail.At("initial sync of", v.conf.Name, err)
-			}
-			start += int64(k)
-		}
-		pos = start
+	if err := v.copyAll(ctx, again); err != nil {
+		return 0, fail.At("initial sync of", name, err)
 	}
 	if err := v.s.flush(ctx); err != nil {
 		return 0, err
@@ -160,9 +150,39 @@ func (a *Agent) InitialSync(ctx context.Context, name string) (readyLSN uint64, 
 	return lsn, a.saveManifest()
 }
 
-// copyIn logs n bytes of the backing as a write of what is there already; zeros
-// need no record, since a new twin is all zeros.
-func (v *Volume) copyIn(ctx context.Context, off int64, n int) error {
+// copyAll logs what the backing holds; with zeros, holes and blocks of zeros too.
+func (v *Volume) copyAll(ctx context.Context, zeros bool) error {
+	const step = 256 << 10
+	for pos := int64(0); pos < v.conf.SizeBytes; {
+		start, n, err := v.back.Data(pos)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			start = v.conf.SizeBytes
+		}
+		if zeros && start > pos {
+			if err := v.Trim(ctx, pos, start-pos, false); err != nil {
+				return err
+			}
+		}
+		for pos = start; pos < start+n; {
+			if ctx.Err() != nil {
+				return fail.Wrap(fail.Retry, "read", "backing", ctx.Err())
+			}
+			k := int(min(step, start+n-pos))
+			if err := v.copyIn(ctx, pos, k, zeros); err != nil {
+				return err
+			}
+			pos += int64(k)
+		}
+	}
+	return nil
+}
+
+// copyIn logs n bytes of the backing as a write of what is there already. Zeros
+// need no record where the twin is known to be new.
+func (v *Volume) copyIn(ctx context.Context, off int64, n int, zeros bool) error {
 	b, err := v.Prepare(ctx, n)
 	if err != nil {
 		return err
@@ -177,11 +197,14 @@ func (v *Volume) copyIn(ctx context.Context, off int64, n int) error {
 		zero = zero && allZero(p)
 		pos += int64(len(p))
 	}
-	if zero {
-		b.Release()
-		return nil
+	if !zero {
+		return v.Write(ctx, b, off, false)
 	}
-	return v.Write(ctx, b, off, false)
+	b.Release()
+	if zeros {
+		return v.Trim(ctx, off, int64(n), false)
+	}
+	return nil
 }
 
 // RemoveVolume stops protecting a volume. Backing and history stay.

@@ -39,6 +39,7 @@ type Agent struct {
 	wakeShip       chan struct{}
 	trimmed        notify.Notifier
 	slow           atomic.Bool
+	mapping        sync.Mutex // held by Changed
 	count          counters
 
 	ctx    context.Context

@@ -38,6 +38,8 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 	if v == nil {
 		return Changes{}, fail.New(fail.NotFound, "list changes of", name, "no such volume on this agent")
 	}
+	a.mapping.Lock() // one at a time: each takes memory
+	defer a.mapping.Unlock()
 	s := v.s
 	m := newDirtyMap(v.conf.SizeBytes)
 	s.mu.Lock()
@@ -86,6 +88,10 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 		return out, fail.New(fail.Refused, "list changes of", name, fmt.Sprintf("the WAL goes back to LSN %d, not to %d", first, out.After+1)).
 			WithHint(fmt.Sprintf("ask for what came after LSN %d or later", first-1))
 	}
+	for m.runs() > maxExtents {
+		m.coarsen()
+	}
+	out.GranuleBytes = m.granule
 	out.Extents, out.Bytes = m.extents(v.conf.SizeBytes)
 	return out, nil
 }
@@ -99,6 +105,8 @@ type dirtyMap struct {
 const (
 	minGranuleBytes = 4096
 	maxGranules     = 1 << 23 // a bitmap of 1 MiB
+	// maxExtents bounds an answer: more are rounded to larger granules.
+	maxExtents = 1 << 16
 )
 
 func newDirtyMap(sizeBytes int64) *dirtyMap {
@@ -118,6 +126,29 @@ func (m *dirtyMap) note(v *VolumeConf, lsn, after uint64, volume uint32, kind ch
 	for g, end := off/m.granule, (min(off+n, v.SizeBytes)+m.granule-1)/m.granule; g < end; g++ {
 		m.words[g/64] |= 1 << (g % 64)
 	}
+}
+
+// runs counts the marked ranges.
+func (m *dirtyMap) runs() (n int) {
+	last := uint64(0) // whether the granule before is marked
+	for _, w := range m.words {
+		n += bits.OnesCount64(w &^ (w<<1 | last))
+		last = w >> 63
+	}
+	return n
+}
+
+// coarsen doubles the granule.
+func (m *dirtyMap) coarsen() {
+	words := make([]uint64, (len(m.words)+1)/2)
+	for i, w := range m.words {
+		for w != 0 {
+			g := i*64 + bits.TrailingZeros64(w)
+			words[g/128] |= 1 << (g / 2 % 64)
+			w &= w - 1
+		}
+	}
+	m.granule, m.words = 2*m.granule, words
 }
 
 // extents lists the marked ranges in order, and their bytes.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"math/rand/v2"
+	"sort"
 	"testing"
 	"time"
 
@@ -99,5 +100,35 @@ func TestDirtyMapIsBounded(t *testing.T) {
 		if ext, n := m.extents(size); len(ext) != 1 || ext[0].Off+ext[0].Len != size || n > m.granule {
 			t.Errorf("%d bytes: the last byte gives %v", size, ext)
 		}
+	}
+}
+
+// TestDirtyMapCoarsens: an answer of too many extents is rounded outward.
+func TestDirtyMapCoarsens(t *testing.T) {
+	const size = 1 << 30
+	m := newDirtyMap(size)
+	v := VolumeConf{Number: 1, SizeBytes: size}
+	rnd := rand.New(rand.NewPCG(5, 5))
+	var offs []int64
+	for range 60_000 {
+		off := rnd.Int64N(size)
+		offs = append(offs, off)
+		m.note(&v, 2, 1, 1, 0, off, 1)
+	}
+	for step := range 4 {
+		ext, _ := m.extents(size)
+		if len(ext) != m.runs() {
+			t.Fatalf("after %d steps: %d extents, %d runs", step, len(ext), m.runs())
+		}
+		for _, off := range offs {
+			i := sort.Search(len(ext), func(i int) bool { return ext[i].Off+ext[i].Len > off })
+			if i == len(ext) || ext[i].Off > off {
+				t.Fatalf("after %d steps: byte %d is missing", step, off)
+			}
+		}
+		m.coarsen()
+	}
+	if _, total := m.extents(size); total > 60_000*m.granule {
+		t.Errorf("%d bytes with a granule of %d", total, m.granule)
 	}
 }

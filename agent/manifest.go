@@ -35,6 +35,9 @@ type VolumeConf struct {
 	// Ready is false until the initial sync has put the backing's content into
 	// the log.
 	Ready bool `json:"ready"`
+	// Resync is true when something of the volume may be in the log already: an
+	// initial sync then logs zeros as well.
+	Resync bool `json:"resync,omitempty"`
 	// ReadyLSN is the first LSN at which the twin is complete.
 	ReadyLSN uint64 `json:"ready_lsn,omitempty"`
 }

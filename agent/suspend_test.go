@@ -91,6 +91,12 @@ func TestMissingBacking(t *testing.T) {
 		if _, err := a.AddVolume(ctx, VolumeConf{Name: "x", Number: 9, Stream: streams["v"].ID, SizeBytes: 4096, Backing: filepath.Join(dir, "x")}); err == nil {
 			t.Error("a new volume in a suspended group")
 		}
+		if _, err := a.InitialSync(ctx, "v"); !fail.Is(err, fail.Refused) {
+			t.Errorf("an initial sync in a suspended group: %v", err)
+		}
+		if c, err := a.Changed(ctx, "v", nil); err != nil || c.Bytes != 8192 || c.Last != 2 {
+			t.Errorf("the change map of a suspended group: %+v, %v", c, err)
+		}
 		for _, s := range a.Status().Streams {
 			if (s.Suspended != nil) != (s.Conf.Group == "gv") {
 				t.Errorf("group %s is suspended by %v", s.Conf.Group, s.Suspended)
@@ -160,6 +166,9 @@ func TestRemoveVolumeWithoutBacking(t *testing.T) {
 	}
 	if _, err := a.Device("w"); err == nil {
 		t.Error("a volume of a suspended group is served")
+	}
+	if err := a.RemoveVolume(ctx, "w"); !fail.Is(err, fail.Refused) || fail.HintOf(err) == "" {
+		t.Errorf("removing the volume whose backing is there, but lacks what the WAL has: %v", err)
 	}
 	if err := a.RemoveVolume(ctx, "v"); err != nil {
 		t.Fatal(err)

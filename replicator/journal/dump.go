@@ -63,7 +63,7 @@ func (e *RaftEntry) parse(tag byte, body []byte) error {
 		kind, js, err := state.Open(body)
 		e.Tag, e.Command, e.Body = "command", kind.String(), bytes.Clone(js)
 		return err
-	case tagUploaded, tagTarget:
+	case tagUploaded, tagLazy, tagTarget:
 		e.Tag, e.Body = "uploaded", bytes.Clone(body)
 		if tag == tagTarget {
 			e.Tag = "targets"

@@ -21,6 +21,7 @@ const (
 	tagCommand  = 'C' // a command envelope
 	tagAppend   = 'A' // an append message
 	tagUploaded = 'U' // JSON of Uploaded
+	tagLazy     = 'u' // the same; see lazy
 	tagTarget   = 'T' // JSON of targetPut
 )
 
@@ -128,11 +129,11 @@ func (f *fsm) rewind(last uint64) error {
 }
 
 func (f *fsm) putApplied(b *pebble.Batch) {
-	v := binary.LittleEndian.AppendUint64(make([]byte, 0, 32), f.applied)
+	v := binary.LittleEndian.AppendUint64(make([]byte, 0, 24), f.applied)
 	v = binary.LittleEndian.AppendUint64(v, f.next)
 	v = binary.LittleEndian.AppendUint64(v, f.floor)
-	v = binary.LittleEndian.AppendUint64(v, f.firm)
 	_ = b.Set(keyApplied, v, nil) // a batch's Set does not fail
+	_ = b.Set(keyFirm, binary.LittleEndian.AppendUint64(make([]byte, 0, 8), f.firm), nil)
 }
 
 func (f *fsm) applyOne(b *pebble.Batch, data []byte) result {
@@ -145,7 +146,7 @@ func (f *fsm) applyOne(b *pebble.Batch, data []byte) result {
 		return f.applyCommand(b, body)
 	case tagAppend:
 		return f.applyAppend(b, body)
-	case tagUploaded:
+	case tagUploaded, tagLazy:
 		return f.applyUploaded(b, body)
 	case tagTarget:
 		return f.applyTargets(b, body)
@@ -330,12 +331,15 @@ func (f *fsm) load() error {
 	if err != nil {
 		return err
 	}
-	if len(v) >= 24 {
+	if len(v) == 24 {
 		f.applied, f.next, f.floor = binary.LittleEndian.Uint64(v), binary.LittleEndian.Uint64(v[8:]), binary.LittleEndian.Uint64(v[16:])
 		f.firm = f.applied
 	}
-	if len(v) == 32 { // written since Uploaded is lazy
-		f.firm = binary.LittleEndian.Uint64(v[24:])
+	if v, err = get(f.db, keyFirm); err != nil {
+		return err
+	}
+	if len(v) == 8 { // else of a time when all entries were firm
+		f.firm = min(f.firm, binary.LittleEndian.Uint64(v))
 	}
 	if err := f.scan(keyControl, func(k, v []byte) error { return f.state.Load(string(k), v) }); err != nil {
 		return err

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -263,7 +264,11 @@ func (j *Journal) startRaft(ctx context.Context, snaps *snapStore) error {
 			return fail.Wrap(fail.Internal, "bootstrap", "journal", err)
 		}
 	}
-	if err := j.checkApplied(last); err != nil {
+	reach := last
+	if len(metas) > 0 { // all that is left of the log may have been lazy, and lost
+		reach = max(reach, metas[0].Index)
+	}
+	if err := j.checkApplied(reach); err != nil {
 		return err
 	}
 	if j.raft, err = raft.NewRaft(conf, j.fsm, logs, st, snaps, trans); err != nil {
@@ -366,7 +371,13 @@ func (j *Journal) Propose(kind state.Kind, v any) (uint64, error) {
 
 // Uploaded commits that a target has come so far.
 func (j *Journal) Uploaded(u Uploaded) error {
-	_, err := j.apply(tagUploaded, mustJSON(u))
+	j.fsm.mu.RLock()
+	tag := byte(tagLazy)
+	if j.fsm.floor == 1 {
+		tag = tagUploaded
+	}
+	j.fsm.mu.RUnlock()
+	_, err := j.apply(tag, mustJSON(u))
 	return err
 }
 
@@ -463,7 +474,7 @@ func (j *Journal) housekeeping() {
 		case <-j.ctx.Done():
 			return
 		case now := <-tick.C:
-			if err := j.syncLog(); err != nil && j.ctx.Err() == nil {
+			if err := j.syncLog(); errors.Is(err, wal.ErrPoisoned) {
 				j.fatal(err)
 				return
 			}

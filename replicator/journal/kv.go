@@ -17,7 +17,8 @@ import (
 // Keys of the Pebble store. Everything but z/ is the FSM's and part of its
 // snapshot.
 //
-//	a                   applied Raft index, next journal index, first frame kept, newest firm index
+//	a                   applied Raft index, next journal index, first frame kept
+//	b                   newest applied Raft index that was durable first
 //	i                   identity: journal UUID, epoch, site
 //	c/<kind>/<name>     control state (JSON, see package state)
 //	f<8 bytes, BE>      journal index -> entry not yet uploaded everywhere
@@ -28,6 +29,7 @@ import (
 var (
 	keyApplied  = []byte("a")
 	keyIdentity = []byte("i")
+	keyFirm     = []byte("b")
 	keyControl  = []byte("c/")
 	keyFrame    = []byte("f")
 	keyPoint    = []byte("p")

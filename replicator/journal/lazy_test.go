@@ -49,12 +49,17 @@ func cutWithStateAhead(t *testing.T, do func(j *Journal)) *vfs.MemFS {
 func TestLazyEntryLost(t *testing.T) {
 	var before Status
 	cut := cutWithStateAhead(t, func(j *Journal) {
-		last, err := j.Propose(state.KindHeartbeat, state.Heartbeat{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := j.Uploaded(Uploaded{Target: "x", Position: 2, Index: last}); err != nil {
-			t.Fatal(err)
+		for position := uint64(2); position <= 3; position++ { // the first one moves the floor, and is firm
+			last, err := j.Propose(state.KindHeartbeat, state.Heartbeat{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := j.Uploaded(Uploaded{Target: "x", Position: position, Index: last}); err != nil {
+				t.Fatal(err)
+			}
+			if st := j.Status(); position == 2 && st.WAL.Durable != st.WAL.Last {
+				t.Error("the first Uploaded was not synced")
+			}
 		}
 		if st := j.Status(); st.WAL.Durable == st.WAL.Last {
 			t.Fatal("Uploaded was synced: the test shows nothing")
@@ -66,8 +71,8 @@ func TestLazyEntryLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer j.Close()
-	if got := j.Target("x"); got.Position != 2 || got.Index != before.LastIndex {
-		t.Errorf("the target is at %+v, want position 2, index %d", got, before.LastIndex)
+	if got := j.Target("x"); got.Position != 3 || got.Index != before.LastIndex {
+		t.Errorf("the target is at %+v, want position 3, index %d", got, before.LastIndex)
 	}
 	for range 3 {
 		if _, err := j.Propose(state.KindHeartbeat, state.Heartbeat{}); err != nil {

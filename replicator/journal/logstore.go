@@ -106,8 +106,10 @@ func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{
 // is Uploaded alone, and only with a single voter: it says of the store what the
 // store itself says as well, so that a start that finds it missing adopts the
 // objects again. It saves one fdatasync per object, beside the one of each append.
+// Uploaded is not lazy until the floor has moved once: that the journal no longer
+// holds its beginning must not be forgotten.
 func lazy(l *raft.Log) bool {
-	return l.Type == raft.LogCommand && len(l.Data) > 0 && l.Data[0] == tagUploaded
+	return l.Type == raft.LogCommand && len(l.Data) > 0 && l.Data[0] == tagLazy
 }
 
 func allLazy(logs []*raft.Log) bool {

@@ -96,8 +96,12 @@ func noSuch(what, name string) error {
 	return fail.New(fail.NotFound, "find", what+" "+name, "no such "+what).WithHint("pollux " + what + " ls lists them")
 }
 
-// groupWaitTime is how long GroupWait takes where the caller does not say.
-const groupWaitTime = 30 * time.Second
+// groupWaitTime is how long GroupWait takes where the caller does not say, and
+// maxGroupWait the longest that one may ask for.
+const (
+	groupWaitTime = 30 * time.Second
+	maxGroupWait  = time.Hour
+)
 
 // GroupWait answers as soon as more of a group is durable in every required
 // target.
@@ -108,7 +112,7 @@ func (d service) GroupWait(ctx context.Context, r control.GroupWait) (control.Gr
 	}
 	limit := groupWaitTime
 	if r.TimeoutSeconds > 0 {
-		limit = time.Duration(r.TimeoutSeconds * float64(time.Second))
+		limit = time.Duration(min(r.TimeoutSeconds, maxGroupWait.Seconds()) * float64(time.Second))
 	}
 	var known bool
 	var id uuid.UUID
@@ -183,9 +187,9 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	if err := d.syncStreams(); err != nil {
 		return err
 	}
-	served := map[string]bool{}
+	known, served := map[string]bool{}, map[string]bool{}
 	for _, v := range d.agent.Volumes() {
-		served[v.Name] = true
+		known[v.Name], served[v.Name] = true, v.Ready
 	}
 	var add, drop []string
 	d.journal.View(func(s *state.State) {
@@ -193,7 +197,7 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 			if v.Agent != d.conf.Name {
 				continue
 			}
-			if v.Removed && served[v.Name] {
+			if v.Removed && known[v.Name] {
 				drop = append(drop, v.Name)
 			} else if !v.Removed && (!served[v.Name] || !v.Ready) {
 				add = append(add, v.Name)
@@ -202,7 +206,7 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	})
 	for _, name := range add {
 		d.log.Info("completing a volume's creation", "volume", name)
-		if err := d.attach(ctx, name); err != nil { // the others are served all the same
+		if err := d.attach(ctx, name, true); err != nil { // the others are served all the same
 			d.log.Error("volume is not served", "volume", name, "err", err, "hint", fail.HintOf(err))
 			continue
 		}

@@ -81,6 +81,18 @@ func (d *Daemon) groupStatus(g *state.Group, s *agent.StreamStatus, a *agent.Sta
 	return out
 }
 
+// heldBy names the suspended groups: the WAL, which all groups share, keeps their
+// frames, and with them all later ones.
+func heldBy(a *agent.Status) string {
+	out := ""
+	for _, s := range a.Streams {
+		if s.Suspended != nil {
+			out += fmt.Sprintf("; group %s is suspended and holds it: %s", s.Conf.Group, reason(s.Suspended))
+		}
+	}
+	return out
+}
+
 // slowRequest is how long a store may take before the status says so.
 const slowRequest = 3 * time.Second
 
@@ -135,11 +147,11 @@ func (d *Daemon) groupState(g *state.Group, s *agent.StreamStatus, a *agent.Stat
 	case s.ApplyErr != nil:
 		return "Throttled", s.ApplyErr.Error()
 	case s.FullErr != nil && errors.Is(s.FullErr, wal.ErrFull):
-		return "Throttled", because("the WAL's budget is used up")
+		return "Throttled", because("the WAL's budget is used up" + heldBy(a))
 	case s.FullErr != nil:
 		return "Throttled", reason(s.FullErr)
 	case a.Slow:
-		return "Throttled", because("the WAL is nearly full")
+		return "Throttled", because("the WAL is nearly full" + heldBy(a))
 	case initializing:
 		return "Initializing", "initial sync"
 	case s.Lag.Seconds() > g.RPOTargetSeconds:

@@ -44,17 +44,20 @@ func (d service) createVolume(ctx context.Context, r control.VolumeCreate) (out 
 	if err := d.checkVolume(&v); err != nil || r.DryRun {
 		return d.volume(&v), nil, err
 	}
-	if err := d.tryBacking(&v); err != nil { // before the journal knows of it
+	if v.Stream, err = d.streamOf(r.Group); err != nil {
 		return out, nil, err
 	}
-	if v.Stream, err = d.streamOf(r.Group); err != nil {
+	if err := d.agent.Suspended(v.Stream); err != nil { // this and the next before the journal knows of it
+		return out, nil, fail.At("create volume", r.Name, err)
+	}
+	if err := d.tryBacking(&v); err != nil {
 		return out, nil, err
 	}
 	if _, err := d.journal.Propose(state.KindVolumeCreate, v); err != nil {
 		return out, nil, err
 	}
 	d.log.Info("volume created", "volume", v.Name, "group", v.Group, "backing", v.Backing, "by", r.By)
-	if err := d.attach(ctx, r.Name); err != nil {
+	if err := d.attach(ctx, r.Name, false); err != nil {
 		return out, nil, err
 	}
 	return out, d.sync(r.Name), nil
@@ -140,12 +143,13 @@ func (d *Daemon) tryBacking(v *state.Volume) error {
 	return b.Close()
 }
 
-// attach makes the agent know a volume of the control state.
-func (d *Daemon) attach(ctx context.Context, name string) error {
+// attach makes the agent know a volume of the control state; again says that
+// something of it may be in the log already.
+func (d *Daemon) attach(ctx context.Context, name string, again bool) error {
 	var v state.Volume
 	d.journal.View(func(s *state.State) { v = *s.Volumes[name] })
 	return d.agent.AttachVolume(ctx, agent.VolumeConf{Name: v.Name, Number: v.Number, Group: v.Group, Stream: v.Stream,
-		SizeBytes: v.SizeBytes, Backing: v.Backing})
+		SizeBytes: v.SizeBytes, Backing: v.Backing, Resync: again})
 }
 
 // resync is how long an initial sync that failed waits before it is tried again.
@@ -190,8 +194,13 @@ func (d *Daemon) syncOnce(name string) error {
 }
 
 func (d service) volume(v *state.Volume) control.Volume {
+	ready := v.Ready
+	if v.Agent == d.conf.Name {
+		_, err := d.agent.Device(v.Name)
+		ready = ready && err == nil
+	}
 	u := url.URL{Scheme: "nbd+unix", Path: "/" + v.Name, RawQuery: "socket=" + d.conf.NBD.Unix}
-	return control.Volume{Name: v.Name, Group: v.Group, Agent: v.Agent, SizeBytes: v.SizeBytes, Backing: v.Backing, Ready: v.Ready, NBD: "nbd+unix://" + u.Path + "?" + u.RawQuery}
+	return control.Volume{Name: v.Name, Group: v.Group, Agent: v.Agent, SizeBytes: v.SizeBytes, Backing: v.Backing, Ready: ready, NBD: "nbd+unix://" + u.Path + "?" + u.RawQuery}
 }
 
 // VolumeList lists the volumes that are protected.
