@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/pollux-dr/pollux/internal/fail"
 )
 
 // Dump prints every segment, batch and entry of the log in dir to w, and where
@@ -41,17 +43,23 @@ func DumpEntries(fs vfs.FS, dir string, w io.Writer, entry func(DumpedEntry) str
 	}
 	slices.Sort(names)
 	d := dumper{fs: fs, dir: dir, w: bufio.NewWriter(w), entry: entry}
+	found := false
 	for _, name := range names {
 		n, isSegment, isSpare := parseName(name)
 		path := fs.PathJoin(dir, name)
 		switch {
 		case isSegment:
+			found = true
 			d.open(path, n)
 		case isSpare:
 			if info, err := fs.Stat(path); err == nil {
 				d.spares = append(d.spares, fmt.Sprintf("spare %s: %d bytes\n", name, info.Size()))
 			}
 		}
+	}
+	if len(d.spares) == 0 && !found {
+		return fail.New(fail.NotFound, "dump wal", dir, "no log in this directory").
+			WithHint("name <state>/agent/wal or <state>/journal/raft")
 	}
 	d.segments()
 	for _, s := range d.spares {

@@ -32,7 +32,7 @@ func poisonedError(op, file string, cause error) error {
 // damaged names the file and the byte from which on it cannot be believed.
 func damaged(op, file string, offsetBytes int64, why error) error {
 	return (&fail.Error{Kind: fail.Damaged, Op: op, Object: fmt.Sprintf("%s at byte %d", file, offsetBytes), Err: why}).
-		WithHint("the log's data is damaged on disk: use another copy (resync, or replace this voter); `pollux dump` shows what is left")
+		WithHint("the log's data is damaged on disk: restore from the object store; `pollux dump wal` shows what is left")
 }
 
 // isNoSpace reports whether err says that a file system or quota is used up.

@@ -85,12 +85,14 @@ func Open(o Options) (a *Arena, found []Recovered, kept bool, err error) {
 	dataOff := (chainOff + chunks*4 + 4095) &^ 4095
 	total := int64(dataOff + chunks*ChunkBytes)
 
-	if a.file, err = openLocked(o.Path); err != nil {
+	file, err := openLocked(o.Path)
+	if err != nil {
 		return nil, nil, false, err
 	}
+	a.file = file
 	defer func() {
 		if err != nil {
-			_ = a.file.Close()
+			_ = file.Close()
 		}
 	}()
 	head := makeHead(chunks, o.Owner, bootID())

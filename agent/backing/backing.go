@@ -92,6 +92,7 @@ func Create(path string, sizeBytes int64) (existed bool, err error) {
 	}
 	defer f.Close()
 	if err := f.Truncate(sizeBytes); err != nil {
+		_ = os.Remove(path) // it was made just now
 		return false, fail.Wrap(fail.Full, "create backing", path, err)
 	}
 	if err := f.Sync(); err != nil {

@@ -21,7 +21,17 @@ func confirm(c *cobra.Command, what, name string, yes bool) error {
 		return fail.New(fail.Refused, c.CommandPath(), name, "not confirmed, and there is no terminal to ask").WithHint("add --yes")
 	}
 	fmt.Fprintf(c.ErrOrStderr(), "Type %q to go on: ", name)
-	line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	typed := make(chan string, 1)
+	go func() { // it may wait for ever; the process ends then
+		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+		typed <- line
+	}()
+	var line string
+	select {
+	case line = <-typed:
+	case <-c.Context().Done():
+		return fail.Wrap(fail.Refused, c.CommandPath(), name, c.Context().Err())
+	}
 	if strings.TrimSpace(line) != name {
 		return fail.New(fail.Refused, c.CommandPath(), name, "not confirmed; nothing was changed")
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 func newVolume() *cobra.Command {
-	c := &cobra.Command{Use: "volume", Short: "Protected volumes: create, ls, rm"}
+	c := &cobra.Command{Use: "volume", Short: "Protected volumes: create, ls, changed, rm"}
 	c.AddCommand(newVolumeCreate(), newVolumeList(), newVolumeChanged(), newVolumeRemove())
 	return c
 }

@@ -18,6 +18,11 @@ func (u *Uploader) claim(ctx context.Context) error {
 		return err
 	}
 	t := u.o.Journal.Target(u.o.Target)
+	if t.Position > 1 { // another check that this is the log, and all of it
+		if _, err := ReadIndex(ctx, u.o.Store, t.Position-1); err != nil {
+			return u.lostLog(err, t.Position-1)
+		}
+	}
 	u.pos, u.next = max(1, t.Position), t.Index+1
 	cur := t.Token
 	for {
@@ -39,6 +44,18 @@ func (u *Uploader) claim(ctx context.Context) error {
 	}
 }
 
+// lostLog is the error of a store in which an object is missing that this journal
+// knows to be there. To go on in an empty one would make a log that begins in the
+// middle, and cannot be restored.
+func (u *Uploader) lostLog(err error, position uint64) error {
+	if !fail.Is(err, fail.NotFound) {
+		return err
+	}
+	return fail.New(fail.NotFound, "claim", u.o.Store.URL(),
+		fmt.Sprintf("object %s is missing, and this journal has written %d objects", ObjectName(position), u.o.Journal.Target(u.o.Target).Position)).
+		WithHint("is the right directory mounted, or the url wrong? Nothing is written until the log is back")
+}
+
 // identify creates position 0, or checks that it is this journal's.
 func (u *Uploader) identify(ctx context.Context) error {
 	id, _, site := u.o.Journal.ID()
@@ -46,6 +63,9 @@ func (u *Uploader) identify(ctx context.Context) error {
 	obj := segment.Document(segment.Head{Type: segment.Identity, Journal: id, Token: segment.Token{Epoch: u.token.Epoch},
 		FirstIndex: 1, Time: doc.Created.UnixNano()}, state.KindIdentity, doc)
 	x, err := ReadIndex(ctx, u.o.Store, 0)
+	if n := u.o.Journal.Target(u.o.Target).Position; n > 0 && err != nil {
+		return u.lostLog(err, 0)
+	}
 	if fail.Is(err, fail.NotFound) {
 		if err = u.timed(0, func() error { return u.store.Create(ctx, ObjectName(0), obj) }); err == nil || fail.Is(err, fail.Exists) {
 			x, err = ReadIndex(ctx, u.o.Store, 0)

@@ -127,6 +127,14 @@ func (u *Uploader) Token() segment.Token { return u.token }
 // taken it over: then the error is fail.Fenced.
 func (u *Uploader) Run(ctx context.Context) error {
 	err := u.claim(ctx)
+	for fail.Is(err, fail.NotFound) && ctx.Err() == nil { // the log is not there now; a mount may be missing
+		u.note(err)
+		select {
+		case <-time.After(lostLogWait):
+		case <-ctx.Done():
+		}
+		err = u.claim(ctx)
+	}
 	if err == nil {
 		err = u.feed(ctx)
 	}
@@ -139,6 +147,9 @@ func (u *Uploader) Run(ctx context.Context) error {
 	u.mu.Unlock()
 	return err
 }
+
+// lostLogWait is how long a claim waits for a log that is not there.
+const lostLogWait = 2 * time.Second
 
 // commit has the journal record progress. A journal that cannot just now (its
 // disk is full) will later; a repeat changes nothing.
@@ -175,6 +186,12 @@ func (u *Uploader) timed(pos uint64, create func() error) error {
 func (u *Uploader) note(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	switch was := u.status.Err; {
+	case err != nil && was == nil:
+		u.o.Logger.Warn("the target takes no objects; they collect here", "target", u.o.Target, "err", err, "hint", fail.HintOf(err))
+	case err == nil && was != nil:
+		u.o.Logger.Info("the target takes objects again", "target", u.o.Target)
+	}
 	u.status.Err = err
 	if err == nil {
 		u.status.LastSuccess = time.Now()

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"log/slog"
 	"net"
@@ -181,8 +182,14 @@ func (d *Daemon) openTargets(ctx context.Context) error {
 	return nil
 }
 
+// runtimePath names a file in the runtime directory that belongs to this state
+// directory and to no other, whatever name its agent goes by.
+func (d *Daemon) runtimePath(kind string) string {
+	return filepath.Join(d.conf.Runtime, fmt.Sprintf("%s-%s-%08x", kind, d.conf.Name, crc32.ChecksumIEEE([]byte(filepath.Clean(d.conf.State)))))
+}
+
 func (d *Daemon) journalSocket() string {
-	return filepath.Join(d.conf.Runtime, "journal-"+d.conf.Name+".sock")
+	return d.runtimePath("journal") + ".sock"
 }
 
 func (d *Daemon) openAgent() (err error) {
@@ -192,7 +199,7 @@ func (d *Daemon) openAgent() (err error) {
 		walSegment = d.seams.walSegment
 	}
 	d.agent, err = agent.Open(agent.Options{
-		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: filepath.Join(c.Runtime, "arena-"+c.Name),
+		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
 		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), Reference: true, FS: d.seams.fs, Committed: d.journal.Point, Remote: d.journal.Durable, CheckpointInterval: d.seams.checkpoint,
 		CreateBacking: d.seams.createBacking, OpenBacking: d.seams.openBacking,

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -75,6 +77,9 @@ func checkCreate(stateDir string, r control.VolumeCreate) (control.VolumeCreate,
 		return r, fail.New(fail.Invalid, "create volume", r.Name, "backing "+r.Backing+" is not an absolute path")
 	}
 	have, err := backing.Measure(r.Backing)
+	if fail.Is(err, fail.NotFound) && strings.HasPrefix(r.Backing, "/dev/") {
+		return r, fail.New(fail.NotFound, "create volume", r.Name, "no device "+r.Backing).WithHint("see lsblk for the devices there are")
+	}
 	switch {
 	case fail.Is(err, fail.NotFound) && r.SizeBytes == 0:
 		return r, fail.New(fail.Invalid, "create volume", r.Name, "no size, and no backing at "+r.Backing).
@@ -97,11 +102,31 @@ func (d service) checkVolume(v *state.Volume) (err error) {
 		switch {
 		case s.Groups[v.Group] == nil:
 			err = noSuch("group", v.Group)
+		case sameBacking(s, v) != "":
+			err = fail.New(fail.Refused, "create volume", v.Name, "volume "+sameBacking(s, v)+" uses the same backing "+v.Backing)
 		case s.Volumes[v.Name] != nil:
 			err = fail.New(fail.Exists, "create volume", v.Name, "a volume of that name exists or existed").WithHint("choose another name")
 		}
 	})
 	return err
+}
+
+// sameBacking names the volume of this host whose backing is v's under whatever
+// path: two would write over each other.
+func sameBacking(s *state.State, v *state.Volume) string {
+	mine, err := os.Stat(v.Backing)
+	if err != nil {
+		return ""
+	}
+	for _, o := range s.Volumes {
+		if o.Removed || o.Agent != v.Agent || o.Name == v.Name {
+			continue
+		}
+		if theirs, err := os.Stat(o.Backing); err == nil && os.SameFile(mine, theirs) {
+			return o.Name
+		}
+	}
+	return ""
 }
 
 // streamOf returns this agent's stream of a group, creating it at first use.
