@@ -226,6 +226,9 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 	switch {
 	case v.s.suspended == nil:
 		if err := v.settle(ctx); err != nil {
+			v.s.mu.Lock()
+			v.gone = false // it stays
+			v.s.mu.Unlock()
 			return err
 		}
 	case !v.absent: // its backing lacks what only a start with all backings applies

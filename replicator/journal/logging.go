@@ -1,9 +1,11 @@
 package journal
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -31,13 +33,16 @@ type slogWriter struct{ l *slog.Logger }
 var _ io.Writer = slogWriter{}
 
 func (w slogWriter) Write(b []byte) (int, error) {
-	w.l.Warn(trimLine(b))
-	return len(b), nil
-}
-
-func trimLine(b []byte) string {
-	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == ' ') {
-		b = b[:len(b)-1]
+	text := strings.TrimSpace(string(b))
+	level := slog.LevelWarn
+	if rest, ok := strings.CutPrefix(text, "[ERROR]"); ok {
+		text, level = rest, slog.LevelError
+	} else if rest, ok := strings.CutPrefix(text, "[WARN]"); ok {
+		text = rest
 	}
-	return string(b)
+	if strings.Contains(text, "heartbeat timeout reached") { // how a single voter starts
+		level = slog.LevelDebug
+	}
+	w.l.Log(context.Background(), level, strings.TrimSpace(text))
+	return len(b), nil
 }

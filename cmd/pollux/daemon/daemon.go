@@ -55,6 +55,8 @@ type Daemon struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	failed chan error
+
+	listening chan struct{} // closed when the journal takes sessions
 }
 
 // target is one object store with its uploader.
@@ -87,7 +89,7 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 }
 
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s seams) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, seams: s, start: time.Now(), failed: make(chan error, 16)}
+	d := &Daemon{conf: conf, version: version, log: log, seams: s, start: time.Now(), failed: make(chan error, 16), listening: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.open(ctx, d.ctx); err != nil {
 		_ = d.Close()
@@ -204,6 +206,11 @@ func (d *Daemon) openAgent() (err error) {
 		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), Reference: true, FS: d.seams.fs, Committed: d.journal.Point, Remote: d.journal.Durable, CheckpointInterval: d.seams.checkpoint,
 		CreateBacking: d.seams.createBacking, OpenBacking: d.seams.openBacking,
 		Dial: func(ctx context.Context) (net.Conn, error) {
+			select { // the agent is ready before the journal listens
+			case <-d.listening:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
 			var nd net.Dialer
 			return nd.DialContext(ctx, "unix", d.journalSocket())
 		},
@@ -269,6 +276,7 @@ func (d *Daemon) serveJournal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	close(d.listening)
 	d.spawn(func() error { return d.journal.Serve(ctx, l) })
 	return nil
 }

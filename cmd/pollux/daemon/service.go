@@ -96,6 +96,10 @@ func noSuch(what, name string) error {
 	return fail.New(fail.NotFound, "find", what+" "+name, "no such "+what).WithHint("pollux " + what + " ls lists them")
 }
 
+// markTimeout is how long a bookmark may wait for the WAL, which may be full: the
+// other verbs wait behind it.
+const markTimeout = 15 * time.Second
+
 // groupWaitTime is how long GroupWait takes where the caller does not say, and
 // maxGroupWait the longest that one may ask for.
 const (
@@ -247,7 +251,13 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 	case r.DryRun:
 		return control.Bookmark{Name: r.Name, Group: r.Group}, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+	defer cancel()
 	lsn, err := d.agent.Mark(ctx, st.ID, r.Name)
+	if err != nil && ctx.Err() != nil {
+		return control.Bookmark{}, fail.New(fail.Retry, "add bookmark", r.Group+"/"+r.Name, err.Error()).
+			WithHint("the group's writers are held up: `pollux status` says why")
+	}
 	if err != nil {
 		return control.Bookmark{}, err
 	}
