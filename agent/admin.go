@@ -90,6 +90,26 @@ func (a *Agent) AttachVolume(ctx context.Context, vc VolumeConf) error {
 	return nil
 }
 
+// stream returns the stream that op is about.
+func (a *Agent) stream(op string, id change.StreamID) (*stream, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s := a.streams[id]; s != nil {
+		return s, nil
+	}
+	return nil, fail.New(fail.NotFound, op, id.String(), "no such stream on this agent")
+}
+
+// volume returns the volume that op is about.
+func (a *Agent) volume(op, name string) (*Volume, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if v := a.volumes[name]; v != nil {
+		return v, nil
+	}
+	return nil, fail.New(fail.NotFound, op, name, "no such volume on this agent")
+}
+
 // Suspended returns why the stream is, nil where it is not.
 func (a *Agent) Suspended(id change.StreamID) error {
 	a.mu.Lock()
@@ -110,11 +130,9 @@ func (a *Agent) InitialSync(ctx context.Context, name string) (readyLSN uint64, 
 		return 0, err
 	}
 	defer leave()
-	a.mu.Lock()
-	v := a.volumes[name]
-	a.mu.Unlock()
-	if v == nil {
-		return 0, fail.New(fail.NotFound, "initial sync of", name, "no such volume on this agent")
+	v, err := a.volume("initial sync of", name)
+	if err != nil {
+		return 0, err
 	}
 	if err := v.s.suspended; err != nil {
 		return 0, fail.New(fail.Refused, "initial sync of", name, "its group is suspended: "+err.Error()).WithHint(fail.HintOf(err))
@@ -220,29 +238,29 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 	if v == nil {
 		return nil
 	}
-	v.s.mu.Lock()
-	v.gone = true // from here on no write gets an LSN
-	v.s.mu.Unlock()
-	switch {
-	case v.s.suspended == nil:
+	suspended := v.s.suspended
+	if suspended != nil && !v.absent { // its backing lacks what only a start with all backings applies
+		return fail.New(fail.Refused, "remove volume", name, "its group is suspended: "+suspended.Error()).
+			WithHint("bring that backing back, or remove the volume that lacks it, and restart the agent; then remove this one")
+	}
+	v.setGone(true) // from here on no write gets an LSN
+	if suspended == nil {
 		if err := v.settle(ctx); err != nil {
-			v.s.mu.Lock()
-			v.gone = false // it stays
-			v.s.mu.Unlock()
+			v.setGone(false) // it stays
 			return err
 		}
-	case !v.absent: // its backing lacks what only a start with all backings applies
-		v.s.mu.Lock()
-		v.gone = false
-		v.s.mu.Unlock()
-		return fail.New(fail.Refused, "remove volume", name, "its group is suspended: "+v.s.suspended.Error()).
-			WithHint("bring that backing back, or remove the volume that lacks it, and restart the agent; then remove this one")
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.volumes, name)
 	a.removed = append(a.removed, v)
 	return fail.At("remove volume", name, a.saveManifest())
+}
+
+func (v *Volume) setGone(gone bool) {
+	v.s.mu.Lock()
+	v.gone = gone
+	v.s.mu.Unlock()
 }
 
 // settle applies all that was written and makes it durable in the backing.
@@ -264,11 +282,9 @@ func (a *Agent) Mark(ctx context.Context, id change.StreamID, name string) (lsn 
 		return 0, err
 	}
 	defer leave()
-	a.mu.Lock()
-	s := a.streams[id]
-	a.mu.Unlock()
-	if s == nil {
-		return 0, fail.New(fail.NotFound, "mark", id.String(), "no such stream on this agent")
+	s, err := a.stream("mark", id)
+	if err != nil {
+		return 0, err
 	}
 	if s.suspended != nil {
 		return 0, fail.At("mark", name, s.suspended)
@@ -296,11 +312,9 @@ func (a *Agent) Mark(ctx context.Context, id change.StreamID, name string) (lsn 
 
 // WaitCommitted blocks until the journal has accepted everything up to lsn.
 func (a *Agent) WaitCommitted(ctx context.Context, id change.StreamID, lsn uint64) error {
-	a.mu.Lock()
-	s := a.streams[id]
-	a.mu.Unlock()
-	if s == nil {
-		return fail.New(fail.NotFound, "wait for", id.String(), "no such stream on this agent")
+	s, err := a.stream("wait for", id)
+	if err != nil {
+		return err
 	}
 	return s.await(ctx, func() bool { return s.ship.committed.LSN >= lsn })
 }
@@ -313,11 +327,9 @@ func (a *Agent) WaitRemote(ctx context.Context, id change.StreamID, after uint64
 		return 0, 0, err
 	}
 	defer leave()
-	a.mu.Lock()
-	s := a.streams[id]
-	a.mu.Unlock()
-	if s == nil {
-		return 0, 0, fail.New(fail.NotFound, "wait for", id.String(), "no such stream on this agent")
+	s, err := a.stream("wait for", id)
+	if err != nil {
+		return 0, 0, err
 	}
 	for ended := false; ; {
 		next := s.shipped.Next()

@@ -32,11 +32,9 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 		return Changes{}, err
 	}
 	defer leave()
-	a.mu.Lock()
-	v := a.volumes[name]
-	a.mu.Unlock()
-	if v == nil {
-		return Changes{}, fail.New(fail.NotFound, "list changes of", name, "no such volume on this agent")
+	v, err := a.volume("list changes of", name)
+	if err != nil {
+		return Changes{}, err
 	}
 	a.mapping.Lock() // one at a time: each takes memory
 	defer a.mapping.Unlock()

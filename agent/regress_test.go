@@ -249,11 +249,7 @@ func TestRemovedVolumeInArena(t *testing.T) {
 	}
 	writeDevice(t, w, []byte("acknowledged"), 0)
 	// kill -9: leave everything, take the files over
-	s := a.snapshotStreams()[0]
-	s.close(errors.New("killed"))
-	a.cancel()
-	a.wg.Wait()
-	a.closeFiles()
+	leave(a)
 	a2, err := Open(o)
 	if err != nil {
 		t.Fatalf("restart: %v", err)
@@ -336,10 +332,7 @@ func TestMemoryChanged(t *testing.T) {
 	}
 	v, _ := a.Device("v")
 	writeDevice(t, v, []byte("acknowledged"), 0)
-	a.snapshotStreams()[0].close(errors.New("killed"))
-	a.cancel()
-	a.wg.Wait()
-	a.closeFiles()
+	leave(a)
 	o.MemoryBytes = 32 << 20
 	a, err = Open(o)
 	if err != nil {

@@ -1,12 +1,10 @@
 package journal
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -16,11 +14,8 @@ import (
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
-// openSmall opens a journal whose log rolls over and is let go soon.
-func openSmall(fs vfs.FS) (*Journal, error) {
-	return Open(context.Background(), Options{Dir: "/j", FS: fs, Targets: []string{"x"}, Required: []string{"x"},
-		Election: 5 * time.Millisecond, LogSegmentBytes: 32 << 10, TrailingLogs: 1, Heartbeat: time.Hour})
-}
+// small makes a log that rolls over and is let go soon.
+func small(o *Options) { o.LogSegmentBytes, o.TrailingLogs = 32<<10, 1 }
 
 // TestLogLeftAllLazy: a snapshot is being written while an Uploaded goes into a new
 // segment of Raft's log; Raft then lets go of everything before it; the power fails
@@ -38,7 +33,7 @@ func TestLogLeftAllLazy(t *testing.T) {
 		}
 		return nil
 	}))}
-	j, err := openSmall(fs)
+	j, err := openTest(fs, small)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +66,7 @@ func TestLogLeftAllLazy(t *testing.T) {
 	var cut *vfs.MemFS
 	fs.Quiet(func() { cut = mem.CrashClone(vfs.CrashCloneCfg{}) })
 	_ = j.Close()
-	if j, err = openSmall(cut); err != nil {
+	if j, err = openTest(cut, small); err != nil {
 		t.Errorf("does not start: %v", err)
 	} else {
 		_ = j.Close()

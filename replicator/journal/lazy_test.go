@@ -14,9 +14,13 @@ import (
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
-func openTest(fs vfs.FS) (*Journal, error) {
-	return Open(context.Background(), Options{Dir: "/j", FS: fs, Targets: []string{"x"}, Required: []string{"x"},
-		Election: 5 * time.Millisecond, LogSegmentBytes: 1 << 20, Heartbeat: time.Hour})
+func openTest(fs vfs.FS, with ...func(*Options)) (*Journal, error) {
+	o := Options{Dir: "/j", FS: fs, Targets: []string{"x"}, Required: []string{"x"},
+		Election: 5 * time.Millisecond, LogSegmentBytes: 1 << 20, Heartbeat: time.Hour}
+	for _, set := range with {
+		set(&o)
+	}
+	return Open(context.Background(), o)
 }
 
 // cutWithStateAhead returns what a power cut leaves when the state was written

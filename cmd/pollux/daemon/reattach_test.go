@@ -15,8 +15,6 @@ import (
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
 func startTest(t *testing.T, conf *config.Agent, s seams) *Daemon {
@@ -122,29 +120,12 @@ func TestReattachLogsZeros(t *testing.T) {
 	if _, durable, err := d.agent.WaitRemote(ctx, st.Conf.ID, st.LastLSN-1); err != nil || durable < st.LastLSN {
 		t.Fatalf("LSN %d of %d is durable: %v", durable, st.LastLSN, err)
 	}
-	s, err := objstore.Open(ctx, "file://"+dir+"/remote", objstore.Options{})
+	image, err := restoreTest(t, dir, "", size)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	l, err := twin.Open(ctx, s, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	vol, err := l.Volume("v")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := l.Resolve(vol, "", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	img2 := memImage(make([]byte, size))
-	if _, err := l.Restore(ctx, l.Plan(p), img2, nil); err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(img2, content) {
-		t.Errorf("the twin differs from the primary: %d old bytes in it", bytes.Count(img2, []byte{'o'}))
+	if !bytes.Equal(image, content) {
+		t.Errorf("the twin differs from the primary: %d old bytes in it", bytes.Count(image, []byte{'o'}))
 	}
 }
 

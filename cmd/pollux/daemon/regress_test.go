@@ -22,10 +22,6 @@ import (
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
-type mem struct{ b []byte }
-
-func (m *mem) WriteAt(p []byte, off int64) (int, error) { return copy(m.b[off:], p), nil }
-
 // regressConf is the configuration of a daemon with a file store in dir.
 func regressConf(t *testing.T) (conf *config.Agent, dir string) {
 	t.Helper()
@@ -93,12 +89,6 @@ func TestFirstLSN(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	for range 200 {
-		if s := d.agent.Status().Streams[0]; s.RemoteLSN >= lsn {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 	for deadline := time.Now().Add(crashTimeout); !v.Ready; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the volume does not become ready")
@@ -112,10 +102,26 @@ func TestFirstLSN(t *testing.T) {
 			t.Fatal("the store does not get the last commands")
 		}
 	}
+	image, err := restoreTest(t, dir, "1", size)
+	if err != nil {
+		t.Logf("refused, as it should: %v", err)
+		return
+	}
+	if !bytes.Equal(image, content) {
+		t.Fatalf("restored LSN 1 of %d: the image has %d bytes of the primary's %d", lsn, bytes.Count(image, []byte{'o'}), size)
+	}
+}
+
+// restoreTest returns volume v's image at a point from the store below dir; an
+// error is about the point.
+func restoreTest(t *testing.T, dir, at string, size int) ([]byte, error) {
+	t.Helper()
+	ctx := context.Background()
 	s, err := objstore.Open(ctx, "file://"+dir+"/remote", objstore.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer s.Close()
 	l, err := twin.Open(ctx, s, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -124,18 +130,15 @@ func TestFirstLSN(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := l.Resolve(vol, "1", time.Now())
+	p, err := l.Resolve(vol, at, time.Now())
 	if err != nil {
-		t.Logf("refused, as it should: %v", err)
-		return
+		return nil, err
 	}
-	m := &mem{make([]byte, size)}
-	if _, err := l.Restore(ctx, l.Plan(p), m, nil); err != nil {
+	image := memImage(make([]byte, size))
+	if _, err := l.Restore(ctx, l.Plan(p), image, nil); err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(m.b, content) {
-		t.Fatalf("restored LSN 1 of %d: the image has %d bytes of the primary's %d", lsn, bytes.Count(m.b, []byte{'o'}), size)
-	}
+	return image, nil
 }
 
 // heldBacking does not answer reads until it is let go.

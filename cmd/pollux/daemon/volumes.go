@@ -96,37 +96,36 @@ func checkCreate(stateDir string, r control.VolumeCreate) (control.VolumeCreate,
 	return r, nil
 }
 
-// checkVolume says early what the journal would refuse.
+// checkVolume says early what the journal would refuse, and what it cannot see: a
+// backing that another volume of this host has under whatever path.
 func (d service) checkVolume(v *state.Volume) (err error) {
+	backings := map[string]string{} // path to volume
+	exists := false
 	d.journal.View(func(s *state.State) {
-		switch {
-		case s.Groups[v.Group] == nil:
+		if s.Groups[v.Group] == nil {
 			err = noSuch("group", v.Group)
-		case sameBacking(s, v) != "":
-			err = fail.New(fail.Refused, "create volume", v.Name, "volume "+sameBacking(s, v)+" uses the same backing "+v.Backing)
-		case s.Volumes[v.Name] != nil:
-			err = fail.New(fail.Exists, "create volume", v.Name, "a volume of that name exists or existed").WithHint("choose another name")
+		}
+		exists = s.Volumes[v.Name] != nil
+		for _, o := range s.Volumes {
+			if !o.Removed && o.Agent == v.Agent && o.Name != v.Name {
+				backings[o.Backing] = o.Name
+			}
 		}
 	})
-	return err
-}
-
-// sameBacking names the volume of this host whose backing is v's under whatever
-// path: two would write over each other.
-func sameBacking(s *state.State, v *state.Volume) string {
-	mine, err := os.Stat(v.Backing)
 	if err != nil {
-		return ""
+		return err
 	}
-	for _, o := range s.Volumes {
-		if o.Removed || o.Agent != v.Agent || o.Name == v.Name {
-			continue
-		}
-		if theirs, err := os.Stat(o.Backing); err == nil && os.SameFile(mine, theirs) {
-			return o.Name
+	if mine, serr := os.Stat(v.Backing); serr == nil { // not under the journal's lock: a mount may hang
+		for path, name := range backings {
+			if theirs, serr := os.Stat(path); serr == nil && os.SameFile(mine, theirs) {
+				return fail.New(fail.Refused, "create volume", v.Name, "volume "+name+" uses the same backing "+v.Backing)
+			}
 		}
 	}
-	return ""
+	if exists {
+		return fail.New(fail.Exists, "create volume", v.Name, "a volume of that name exists or existed").WithHint("choose another name")
+	}
+	return nil
 }
 
 // streamOf returns this agent's stream of a group, creating it at first use.
