@@ -149,12 +149,7 @@ func TestFrameFlips(t *testing.T) {
 			for bit := range 8 {
 				b := bytes.Clone(orig)
 				b[off] ^= 1 << bit
-				_, err := decode(b)
-				version := off == 4 || off == 5
-				switch {
-				case version && fail.Is(err, fail.Unsupported) && strings.Contains(err.Error(), "version"):
-				case !version && fail.Is(err, fail.Damaged) && strings.Contains(err.Error(), "at byte"):
-				default:
+				if _, err := decode(b); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "at byte") {
 					t.Fatalf("codec %d, byte %d bit %d: %v", codec, off, bit, err)
 				}
 			}

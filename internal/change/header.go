@@ -129,11 +129,11 @@ func ParseHeader(b []byte) (Header, Hash, error) {
 	if string(b[:4]) != frameMagic {
 		return h, Hash{}, damaged(0, "not a frame: magic %q", b[:4])
 	}
-	if v := le.Uint16(b[4:]); v != FrameVersion {
-		return h, Hash{}, unsupported("frame version %d; this build reads %d", v, FrameVersion)
-	}
 	if got, want := crc32.Checksum(b[:156], castagnoli), le.Uint32(b[156:]); got != want {
 		return h, Hash{}, damaged(156, "frame header checksum %08x, stored %08x", got, want)
+	}
+	if v := le.Uint16(b[4:]); v != FrameVersion {
+		return h, Hash{}, unsupported("frame version %d; this build reads %d", v, FrameVersion)
 	}
 	if n := le.Uint16(b[6:]); n != HeaderBytes {
 		return h, Hash{}, damaged(6, "frame header of %d bytes, version %d has %d", n, FrameVersion, HeaderBytes)

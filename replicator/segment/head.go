@@ -71,6 +71,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 //	24  8 token: epoch     88  4 key id (0)
 //	32  8 token: term      92 16 token: writer
 //	40  8 reserved        108 16 reserved   124 4 CRC-32C of bytes 0..123
+//
+// Magic, version and checksum stand there in every version, so that damage is
+// never taken for a later one.
 type Head struct {
 	Type                  Type
 	Journal               uuid.UUID
@@ -111,12 +114,12 @@ func ParseHead(b []byte, at int64) (Head, error) {
 	if string(b[:4]) != headMagic {
 		return h, damaged(at, "not an object of Pollux: magic %q", b[:4])
 	}
+	if crc32.Checksum(b[:124], castagnoli) != le.Uint32(b[124:]) {
+		return h, damaged(at+124, "head checksum does not match")
+	}
 	if v := le.Uint16(b[4:]); v != Version {
 		return h, fail.New(fail.Unsupported, "decode object", "", fmt.Sprintf("container version %d; this build reads %d", v, Version)).
 			WithHint("use a pollux version that knows this format")
-	}
-	if crc32.Checksum(b[:124], castagnoli) != le.Uint32(b[124:]) {
-		return h, damaged(at+124, "head checksum does not match")
 	}
 	if b[7] != 0 {
 		return h, fail.New(fail.Unsupported, "decode object", "", fmt.Sprintf("cipher %d, key %d", b[7], le.Uint32(b[88:])))

@@ -168,9 +168,6 @@ func Open(b []byte) (Kind, []byte, error) {
 		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 0", "not a command")
 	}
 	le := binary.LittleEndian
-	if v := le.Uint16(b[4:]); v != EnvelopeVersion {
-		return 0, nil, fail.New(fail.Unsupported, "decode command", "", fmt.Sprintf("version %d; this build reads %d", v, EnvelopeVersion))
-	}
 	body := b[EnvelopeBytes:]
 	if len(b) > MaxCommandBytes {
 		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 8", fmt.Sprintf("%d bytes exceed %d", len(b), MaxCommandBytes))
@@ -180,6 +177,9 @@ func Open(b []byte) (Kind, []byte, error) {
 	}
 	if crc32.Update(crc32.Checksum(b[:12], castagnoli), castagnoli, body) != le.Uint32(b[12:]) {
 		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 12", "checksum does not match")
+	}
+	if v := le.Uint16(b[4:]); v != EnvelopeVersion {
+		return 0, nil, fail.New(fail.Unsupported, "decode command", "", fmt.Sprintf("version %d; this build reads %d", v, EnvelopeVersion))
 	}
 	return Kind(le.Uint16(b[6:])), body, nil
 }
