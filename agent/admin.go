@@ -82,12 +82,15 @@ func (a *Agent) AttachVolume(ctx context.Context, vc VolumeConf) error {
 	if err := a.attachVolume(vc); err != nil {
 		return err
 	}
-	if err := a.saveManifest(); err != nil {
-		_ = a.volumes[vc.Name].back.Close()
-		delete(a.volumes, vc.Name)
-		return err
+	v := a.volumes[vc.Name]
+	if v.conf.Marked, err = v.back.SetMark(vc.mark()); err == nil {
+		err = a.saveManifest()
 	}
-	return nil
+	if err != nil {
+		_ = v.back.Close()
+		delete(a.volumes, vc.Name)
+	}
+	return err
 }
 
 // stream returns the stream that op is about.
@@ -254,7 +257,13 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 	defer a.mu.Unlock()
 	delete(a.volumes, name)
 	a.removed = append(a.removed, v)
-	return fail.At("remove volume", name, a.saveManifest())
+	if err := a.saveManifest(); err != nil {
+		return fail.At("remove volume", name, err)
+	}
+	if _, err := v.back.SetMark(""); err != nil && !v.absent {
+		a.opts.Logger.Warn("the backing's mark stays", "volume", name, "err", err)
+	}
+	return nil
 }
 
 func (v *Volume) setGone(gone bool) {

@@ -120,12 +120,30 @@ func (a *Agent) attachVolume(vc VolumeConf) error {
 	if err != nil {
 		return fail.At("open volume", vc.Name, err)
 	}
+	if err := checkMark(b, &vc); err != nil {
+		_ = b.Close()
+		return fail.At("open volume", vc.Name, err)
+	}
 	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: b}
 	return nil
 }
 
-// attachOrSuspend is attachVolume at a start. A backing that is not there
-// suspends its group, and no other: the group's volumes are not served and nothing
+// checkMark refuses a file that was put in the place of the volume's backing:
+// what it holds is not what the log says.
+func checkMark(b backing.Backing, vc *VolumeConf) error {
+	if !vc.Marked {
+		return nil
+	}
+	mark, err := b.Mark()
+	if err != nil || mark == vc.mark() {
+		return err
+	}
+	return fail.New(fail.Refused, "open backing", vc.Backing, "another file was put in its place since it was attached").
+		WithHint("put the right file back and restart the agent; or, to go on from this one, remove the volume, restart the agent, and create a volume with a new name on it")
+}
+
+// attachOrSuspend is attachVolume at a start. A backing that is not there, or not
+// the same any more, suspends its group, and no other: the group's volumes are not served and nothing
 // is applied to any of them. What the arena holds of it goes into the WAL, and is
 // shipped; the WAL keeps it until a start that finds all backings.
 func (a *Agent) attachOrSuspend(vc VolumeConf) error {

@@ -26,6 +26,12 @@ type Backing interface {
 	// Sync makes all of it durable.
 	Sync() error
 	SizeBytes() int64
+	// SetMark durably writes beside the blocks whose backing this is; "" takes the
+	// mark away. kept is false where there is no place for it: on a device, and on
+	// filesystems without extended attributes.
+	SetMark(owner string) (kept bool, err error)
+	// Mark returns what SetMark wrote last, or "".
+	Mark() (string, error)
 	// Data returns the first allocated range at or after off, or n == 0.
 	Data(off int64) (start, n int64, err error)
 	Close() error
@@ -103,15 +109,15 @@ func Create(path string, sizeBytes int64) (existed bool, err error) {
 
 // Measure returns the size of an existing file or device.
 func Measure(path string) (int64, error) {
-	f, err := os.Open(path)
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() && (st.Mode()&os.ModeDevice == 0 || st.Mode()&os.ModeCharDevice != 0) {
+		return 0, fail.New(fail.Invalid, "use as backing", path, "neither a regular file nor a block device").
+			WithHint("name a file or a block device with --backing")
+	}
+	f, err := os.Open(path) // a pipe would wait here, a socket fail
 	if err != nil {
 		return 0, openError(path, err)
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err == nil && !st.Mode().IsRegular() && (st.Mode()&os.ModeDevice == 0 || st.Mode()&os.ModeCharDevice != 0) {
-		return 0, fail.New(fail.Invalid, "use as backing", path, "neither a regular file nor a block device").
-			WithHint("name a file or a block device with --backing")
-	}
 	n, err := f.Seek(0, io.SeekEnd)
 	return n, fail.Wrap(fail.Internal, "measure backing", path, err)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/spf13/cobra"
 
@@ -41,6 +42,9 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 		set("overflow", &r.Overflow, &overflow)
 		set("pitr", &r.PITR, &pitr)
 		if c.Flags().Changed("rpo-target") {
+			if math.IsNaN(rpo) || math.IsInf(rpo, 0) {
+				return fail.New(fail.Invalid, "set group", args[0], "--rpo-target is not a number of seconds")
+			}
 			r.RPOTargetSeconds = &rpo
 		}
 		if !create && r.Ack == nil && r.Overflow == nil && r.PITR == nil && r.RPOTargetSeconds == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 )
 
@@ -29,6 +31,13 @@ one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer.`
 			if check {
 				return checkStatus(c.OutOrStdout(), &f, &st, err)
 			}
+			if err != nil && watch && c.Context().Err() == nil && fail.Is(err, fail.Retry) {
+				fmt.Fprintf(c.ErrOrStderr(), "%v; trying again\n", err) // the agent restarts
+				if !pause(c.Context(), time.Second) {
+					return nil
+				}
+				continue
+			}
 			if err != nil {
 				return err
 			}
@@ -43,14 +52,22 @@ one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer.`
 			if err != nil || !watch {
 				return err
 			}
-			select {
-			case <-c.Context().Done():
+			if !pause(c.Context(), time.Second) {
 				return nil
-			case <-time.After(time.Second):
 			}
 		}
 	}
 	return c
+}
+
+// pause waits, and reports false when ctx ends before that.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
 }
 
 // severity is a group state's exit status under --check.

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -82,6 +83,9 @@ func (t *restoreTarget) examine() error {
 	}
 	if where := mountedAt(t.path); where != "" {
 		object("it is in use: %s", where)
+	}
+	if whose := backing.MarkOf(t.path); whose != "" {
+		object("it is the backing of a protected volume (%s): end the protection first, or its twin no longer equals it", whose)
 	}
 	if who := heldBy(t.path); who != "" {
 		object("it is held open by %s", who)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -219,8 +220,8 @@ func (c *Agent) checkTargets() (string, error) {
 			return "targets", fmt.Errorf("two are called %q", t.Name)
 		case !strings.HasPrefix(t.URL, "file:///") && !strings.HasPrefix(t.URL, "s3://"):
 			return "url", fmt.Errorf("%q: file:///directory or s3://bucket/prefix", t.URL)
-		case *t.Requests.Rate < 0:
-			return "rate", fmt.Errorf("%v is negative", *t.Requests.Rate)
+		case !(*t.Requests.Rate >= 0) || math.IsInf(*t.Requests.Rate, 0): // NaN too
+			return "rate", fmt.Errorf("%v is not a rate", *t.Requests.Rate)
 		}
 		seen[t.Name] = true
 		required = required || !t.Optional
