@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,12 +54,14 @@ func newBookmarkList() *cobra.Command {
 	c.Flags().StringVar(&group, "group", "", "only this group's")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		marks := []control.Bookmark{}
+		var damage error
 		if s.url != "" {
 			l, closeStore, err := openLog(c.Context(), &s, nil)
 			if err != nil {
 				return err
 			}
 			defer closeStore()
+			damage = listed(l)
 			for _, b := range state.Sorted(l.State.Bookmarks, func(b *state.Bookmark) string { return b.Group + "/" + b.Name }) {
 				if group == "" || b.Group == group {
 					r, _ := l.RangeOf(b.Stream)
@@ -69,10 +72,10 @@ func newBookmarkList() *cobra.Command {
 			return err
 		}
 		if f.json {
-			return printJSON(c.OutOrStdout(), map[string]any{"bookmarks": marks})
+			return errors.Join(printJSON(c.OutOrStdout(), map[string]any{"bookmarks": marks}), damage)
 		}
 		printBookmarks(c, marks)
-		return nil
+		return damage
 	}
 	return c
 }

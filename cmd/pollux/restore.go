@@ -53,6 +53,7 @@ type restoreReport struct {
 	DryRun     bool      `json:"dry_run"`
 	Target     string    `json:"target"` // what was there before
 	Seconds    float64   `json:"seconds"`
+	LogDamage  string    `json:"log_damage,omitempty"` // of objects behind the point's
 	twin.Result
 }
 
@@ -82,8 +83,12 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 	if err != nil {
 		return err
 	}
+	if l.Damage != nil {
+		fmt.Fprintln(c.ErrOrStderr(), "pollux: the log is damaged beyond this point:", l.Damage)
+	}
 	rep := restoreReport{Volume: name, Output: f.out, Epoch: p.Epoch, LSN: p.LSN, Time: p.Time.UTC(), SizeBytes: v.SizeBytes,
-		Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: f.dryRun, Target: t.what}
+		Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: f.dryRun, Target: t.what,
+		LogDamage: damageText(l)}
 	if f.dryRun {
 		return report(c, f, &rep, t)
 	}

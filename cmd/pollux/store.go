@@ -33,6 +33,23 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 	return s, func() { _ = s.Close() }, nil
 }
 
+// listed is the error of a list that shows only what lies before the log's damage.
+func listed(l *twin.Log) error {
+	if l.Damage == nil {
+		return nil
+	}
+	e := &fail.Error{Kind: fail.KindOf(l.Damage), Op: "list", Object: "object log", Err: l.Damage}
+	return e.WithHint("what is shown lies before the damage, and can be restored with --at")
+}
+
+// damageText is for JSON objects.
+func damageText(l *twin.Log) string {
+	if l.Damage == nil {
+		return ""
+	}
+	return l.Damage.Error()
+}
+
 func openLog(ctx context.Context, f *storeFlags, progress twin.Progress) (*twin.Log, func(), error) {
 	s, done, err := openStore(ctx, f)
 	if err != nil {

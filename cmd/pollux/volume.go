@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -117,7 +118,9 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 		vols = append(vols, describe(l, v))
 	}
 	if f.json {
-		return printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "journal": l.Identity.Journal, "objects": l.End, "log_bytes": l.Bytes, "volumes": vols})
+		err := printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "journal": l.Identity.Journal, "objects": l.End, "log_bytes": l.Bytes,
+			"volumes": vols, "damage": damageText(l)})
+		return errors.Join(err, listed(l))
 	}
 	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "FIRST LSN", "FIRST POINT", "LAST LSN", "LAST POINT", "AGE", "STATE"}}
 	for _, v := range vols {
@@ -131,7 +134,7 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 			fmt.Sprint(v.LastLSN), v.LastTime.Format(time.RFC3339), text.Duration(time.Duration(v.AgeSeconds * 1e9)), st})
 	}
 	text.Table(c.OutOrStdout(), rows)
-	return nil
+	return listed(l)
 }
 
 func describe(l *twin.Log, v *state.Volume) storeVolume {

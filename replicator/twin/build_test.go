@@ -135,7 +135,14 @@ func (h *history) build() []byte {
 	return obj
 }
 
-func (h *history) open() (*Log, error) { return Open(context.Background(), h.store, nil) }
+// open wants all of the log.
+func (h *history) open() (*Log, error) {
+	l, err := Open(context.Background(), h.store, nil)
+	if err == nil {
+		err = l.Damage
+	}
+	return l, err
+}
 
 func (h *history) mustOpen() *Log {
 	h.t.Helper()

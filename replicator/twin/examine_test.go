@@ -117,7 +117,7 @@ func imageOf(t testing.TB, l *Log) []byte {
 }
 
 func tryImage(h *history) ([]byte, error) {
-	l, err := h.open()
+	l, err := Open(context.Background(), h.store, nil)
 	if err != nil {
 		return nil, err
 	}

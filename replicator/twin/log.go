@@ -30,10 +30,13 @@ type Log struct {
 	// Frames are, per stream, all frames in order.
 	Frames map[change.StreamID][]FrameRef
 	Epoch  uint64 // of the newest fence
-	End    uint64 // positions in the log
+	End    uint64 // positions in the log, up to the damage
 	Void   int    // objects of fenced writers
 	Beyond int    // objects behind a position that does not exist (yet)
 	Bytes  int64  // of all objects in the log
+	// Damage is what ends the log before its time, nil for a whole one: an object
+	// that is missing, unreadable or does not follow. What lies before stands.
+	Damage error
 }
 
 // FrameRef is a frame's place in the log.
@@ -48,35 +51,51 @@ func (r FrameRef) entry() *segment.Entry { return &r.Object.Entries[r.Entry] }
 type Progress func(done, total int64)
 
 // Open reads the log's footers and commands. Errors: fail.NotFound for an empty
-// prefix, fail.Damaged with the object's name for a broken log.
+// prefix, fail.Damaged with the object's name when not even the identity can be
+// read. Damage further on ends the log there: see Log.Damage.
 func Open(ctx context.Context, s objstore.Store, progress Progress) (*Log, error) {
 	l := &Log{store: s, State: state.New(), Frames: map[change.StreamID][]FrameRef{}}
-	there, err := l.list(ctx)
+	there, rest, err := l.list(ctx)
 	if err != nil {
 		return nil, err
 	}
-	n := len(there)
-	all := make([]*segment.Index, n)
-	var done atomic.Int64
-	err = parallel(ctx, n, func(ctx context.Context, i int) error {
-		var err error
-		all[i], err = uploader.ReadIndexSized(ctx, s, uint64(i), there[i].bytes)
-		if progress != nil {
-			progress(done.Add(1), int64(n))
-		}
-		return err
-	})
+	l.End = uint64(len(there))
+	all, errs, err := l.footers(ctx, there, progress)
 	if err != nil {
 		return nil, err
 	}
-	l.End = uint64(n)
+	if errs[0] != nil {
+		return nil, errs[0]
+	}
 	if err := l.identify(ctx, all[0]); err != nil {
 		return nil, err
 	}
-	if err := l.order(all[1:]); err != nil {
+	if err := l.order(ctx, all, errs, rest); err != nil {
 		return nil, err
 	}
-	return l, l.replay(ctx)
+	if err := l.replay(ctx); err != nil {
+		return nil, err
+	}
+	l.index()
+	return l, nil
+}
+
+// footers reads the footers of objects, with an error each where one is damaged
+// or gone.
+func (l *Log) footers(ctx context.Context, objects []located, progress Progress) ([]*segment.Index, []error, error) {
+	all, errs := make([]*segment.Index, len(objects)), make([]error, len(objects))
+	var done atomic.Int64
+	err := parallel(ctx, len(objects), func(ctx context.Context, i int) error {
+		all[i], errs[i] = uploader.ReadIndexSized(ctx, l.store, objects[i].position, objects[i].bytes)
+		if progress != nil {
+			progress(done.Add(1), int64(len(objects)))
+		}
+		if ofObject(errs[i]) {
+			return nil
+		}
+		return errs[i]
+	})
+	return all, errs, err
 }
 
 // parallel runs fn for 0..n-1, a few at a time.
@@ -95,13 +114,13 @@ func parallel(parent context.Context, n int, fn func(ctx context.Context, i int)
 	return parent.Err() // not all of them ran, then
 }
 
-// list finds the contiguous positions from 0 on. Objects beyond the first
-// missing one are on their way, or their writer died: they do not count, unless
-// one of them proves that the missing one was there.
-func (l *Log) list(ctx context.Context) (there []located, err error) {
+// list finds the contiguous positions from 0 on, and the rest. Objects beyond the
+// first missing one are on their way, or their writer died: they do not count,
+// unless one of them proves that the missing one was there.
+func (l *Log) list(ctx context.Context) (there, rest []located, err error) {
 	all, err := positions(ctx, l.store)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	n := contiguous(all)
 	for _, o := range all[:n] {
@@ -112,16 +131,20 @@ func (l *Log) list(ctx context.Context) (there []located, err error) {
 		gone := n == 0 || missing(uint64(n), o.position, nil)
 		if !gone {
 			x, err := uploader.ReadIndex(ctx, l.store, o.position)
-			if err != nil {
-				return nil, err
+			if err != nil && !ofObject(err) {
+				return nil, nil, err
 			}
-			gone = missing(uint64(n), o.position, x)
+			gone = err == nil && missing(uint64(n), o.position, x)
+		}
+		if gone && n == 0 {
+			return nil, nil, l.missing(0, o.position)
 		}
 		if gone {
-			return nil, l.missing(uint64(n), o.position)
+			l.stop(uint64(n), l.missing(uint64(n), o.position))
+			break
 		}
 	}
-	return all[:n], nil
+	return all[:n], all[n:], nil
 }
 
 func (l *Log) at(position uint64) string { return l.store.URL() + "/" + uploader.ObjectName(position) }
@@ -165,15 +188,22 @@ func (l *Log) document(ctx context.Context, x *segment.Index, kind state.Kind, v
 	return fail.At("read", l.at(x.Position), state.Decode(b, kind, v))
 }
 
-// order applies the rules of fences and checks that the journal index and every
-// stream go on without a gap.
-func (l *Log) order(all []*segment.Index) error {
+// order applies the rules of fences and checks that the journal index goes on
+// without a gap, up to the first object that breaks the log.
+func (l *Log) order(ctx context.Context, all []*segment.Index, errs []error, rest []located) error {
 	r := rules{journal: l.Identity.Journal, next: 1}
-	for _, x := range all {
-		valid, err := r.judge(x)
+	for i := 1; i < len(all); i++ {
+		x, err := all[i], errs[i]
+		valid := false
+		if err == nil {
+			if valid, err = r.judge(x); err != nil {
+				err = l.damaged(x.Position, "%v", err)
+			}
+		}
 		switch {
 		case err != nil:
-			return l.damaged(x.Position, "%v", err)
+			l.stop(uint64(i), err)
+			return l.branch(ctx, r.cur, all[i+1:], rest)
 		case !valid:
 			l.Void++
 		case x.Type == segment.Fence:
@@ -183,7 +213,10 @@ func (l *Log) order(all []*segment.Index) error {
 			l.Objects = append(l.Objects, x)
 		}
 	}
-	return l.index()
+	if l.Damage != nil { // an object is missing behind all of these
+		return l.branch(ctx, r.cur, nil, rest)
+	}
+	return nil
 }
 
 // cut drops entries from a journal index on: a dead branch.
@@ -202,31 +235,40 @@ func (l *Log) cut(index uint64) {
 	}
 }
 
-// index lists the frames by stream.
-func (l *Log) index() error {
-	for _, x := range l.Objects {
+// index lists the frames by stream, up to the first object in which a stream
+// does not go on.
+func (l *Log) index() {
+	last := map[change.StreamID]uint64{}
+	for k, x := range l.Objects {
 		for i := range x.Entries {
 			e := &x.Entries[i]
 			if e.Kind != segment.FrameEntry {
 				continue
 			}
-			list := l.Frames[e.Stream]
-			last := uint64(0)
-			if len(list) > 0 {
-				last = list[len(list)-1].entry().LastLSN
+			if e.FirstLSN != last[e.Stream]+1 {
+				l.stop(x.Position, l.damaged(x.Position, "stream %s goes from LSN %d to %d", e.Stream, last[e.Stream], e.FirstLSN))
+				l.Objects = l.Objects[:k]
+				break
 			}
-			if e.FirstLSN != last+1 {
-				return l.damaged(x.Position, "stream %s goes from LSN %d to %d", e.Stream, last, e.FirstLSN)
-			}
-			l.Frames[e.Stream] = append(list, FrameRef{x, i})
+			last[e.Stream] = e.LastLSN
+		}
+		if k == len(l.Objects) {
+			break
 		}
 	}
-	return nil
+	for _, x := range l.Objects {
+		for i := range x.Entries {
+			if e := &x.Entries[i]; e.Kind == segment.FrameEntry {
+				l.Frames[e.Stream] = append(l.Frames[e.Stream], FrameRef{x, i})
+			}
+		}
+	}
 }
 
-// replay applies the log's commands to the control state.
+// replay applies the log's commands to the control state, up to the first object
+// whose commands cannot be read.
 func (l *Log) replay(ctx context.Context) error {
-	bodies := make([][]byte, len(l.Objects))
+	bodies, errs := make([][]byte, len(l.Objects)), make([]error, len(l.Objects))
 	err := parallel(ctx, len(l.Objects), func(ctx context.Context, i int) error {
 		x := l.Objects[i]
 		lo, hi := span(x, isCommand)
@@ -237,26 +279,45 @@ func (l *Log) replay(ctx context.Context) error {
 		if err == nil && int64(len(b)) < hi-lo {
 			err = l.damaged(x.Position, "object cut short at byte %d", lo+int64(len(b)))
 		}
-		bodies[i] = b
+		bodies[i], errs[i] = b, err
+		if ofObject(err) {
+			return nil
+		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	for i, x := range l.Objects {
-		lo, _ := span(x, isCommand)
-		for k := range x.Entries {
-			e := &x.Entries[k]
-			if !isCommand(e) {
-				continue
-			}
-			kind, body, err := x.Command(bodies[i][e.Offset-lo:][:e.Bytes], k)
-			if err == nil {
-				err = apply(l.State, kind, body)
-			}
-			if err != nil {
-				return fail.At("replay", l.at(x.Position), err)
-			}
+		err := errs[i]
+		if err == nil {
+			err = fail.At("replay", l.at(x.Position), l.replayObject(x, bodies[i]))
+		}
+		if ofObject(err) {
+			l.stop(x.Position, err)
+			l.Objects = l.Objects[:i]
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Log) replayObject(x *segment.Index, bodies []byte) error {
+	lo, _ := span(x, isCommand)
+	for k := range x.Entries {
+		e := &x.Entries[k]
+		if !isCommand(e) {
+			continue
+		}
+		kind, body, err := x.Command(bodies[e.Offset-lo:][:e.Bytes], k)
+		if err == nil {
+			err = apply(l.State, kind, body)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -23,6 +23,9 @@ func (l *Log) Volume(name string) (*state.Volume, error) {
 	if v := l.State.Volumes[name]; v != nil {
 		return v, nil
 	}
+	if l.Damage != nil {
+		return nil, l.lost("volume "+name, nil)
+	}
 	return nil, fail.New(fail.NotFound, "find volume", name, "no such volume in "+l.store.URL()).
 		WithHint("pollux volume ls --store " + l.store.URL() + " lists them")
 }
@@ -37,10 +40,15 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 	}
 	p := Point{Volume: v, Epoch: l.Epoch, LSN: r.LastLSN, Time: r.LastTime}
 	bad := func(kind fail.Kind, why string) (Point, error) {
+		if l.Damage != nil && kind != fail.Invalid {
+			return p, l.lost("--at "+at, v)
+		}
 		hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", v.FirstLSN, r.FirstTime.UTC().Format(time.RFC3339), r.LastLSN, r.LastTime.UTC().Format(time.RFC3339))
 		return p, fail.New(kind, "resolve", "--at "+at, why).WithHint(hint)
 	}
 	switch {
+	case at == "" && l.Damage != nil:
+		return p, l.lost("the newest point", v)
 	case at == "":
 	case at[0] >= '0' && at[0] <= '9' && isDigits(at):
 		lsn, err := strconv.ParseUint(at, 10, 64)
@@ -52,6 +60,9 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 		t, err := parseTime(at, now)
 		if err != nil {
 			return bad(fail.Invalid, "neither an LSN, nor RFC 3339, nor a time ago as in -10m")
+		}
+		if l.Damage != nil && t.After(r.LastTime) { // what the damage took may end before t as well
+			return p, l.lost("--at "+at, v)
 		}
 		p.LSN = l.lsnAt(v, t)
 		if p.LSN == 0 && (!ok || t.Before(r.FirstTime)) && t.Before(v.Created) {

@@ -299,6 +299,9 @@ func verifyStore(ctx context.Context, fs vfs.FS, p *crashModel, atLeast uint64, 
 	}
 	defer s.Close()
 	l, err := twin.Open(ctx, s, nil)
+	if err == nil {
+		err = l.Damage
+	}
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,51 @@
+package twin
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// stop ends the log before a position.
+func (l *Log) stop(position uint64, err error) {
+	if l.Damage == nil || position < l.End {
+		l.Damage, l.End = err, position
+	}
+}
+
+// branch looks for fences behind the damage. One that goes on from a journal
+// index before it says that the entries from there on are a dead branch, whoever
+// can read them.
+func (l *Log) branch(ctx context.Context, cur segment.Token, all []*segment.Index, rest []located) error {
+	more, _, err := l.footers(ctx, rest, nil)
+	if err != nil {
+		return err
+	}
+	for _, x := range append(all[:len(all):len(all)], more...) {
+		if x != nil && x.Type == segment.Fence && x.Journal == l.Identity.Journal && x.Token.Compare(cur) > 0 {
+			cur = x.Token
+			l.cut(x.FirstIndex)
+		}
+	}
+	return nil
+}
+
+// lost is the error of a point that the damage may have taken, with what is left
+// of the volume's history; v may be nil.
+func (l *Log) lost(what string, v *state.Volume) error {
+	e := &fail.Error{Kind: fail.KindOf(l.Damage), Op: "resolve", Object: what, Err: l.Damage}
+	left := "no point of this volume lies before the damage"
+	if v == nil {
+		left = "only volumes and bookmarks before the damage are known"
+	} else if r, ok := l.RangeOf(v.Stream); ok && v.Ready && v.FirstLSN <= r.LastLSN {
+		left = fmt.Sprintf("older points can be restored, LSN %d to %d (%s): name one with --at", v.FirstLSN, r.LastLSN, r.LastTime.UTC().Format(time.RFC3339Nano))
+	}
+	if hint := fail.HintOf(l.Damage); hint != "" {
+		left = hint + "; " + left
+	}
+	return e.WithHint(left + "; pollux dump log --store " + l.store.URL() + " shows all damage")
+}
