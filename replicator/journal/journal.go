@@ -142,7 +142,7 @@ func (j *Journal) open(ctx context.Context) (err error) {
 	if err := durable.SyncDir(o.FS, o.Dir); err != nil {
 		return fail.Wrap(fail.Internal, "sync", o.Dir, err)
 	}
-	if j.db, err = openKV(o.FS, filepath.Join(o.Dir, "state"), pebbleLogger{o.Logger}); err != nil {
+	if j.db, err = openKV(o.FS, filepath.Join(o.Dir, "state"), o.Logger); err != nil {
 		return err
 	}
 	j.wal, err = wal.Open(wal.Options{FS: o.FS, Dir: filepath.Join(o.Dir, "raft"), SegmentBytes: o.LogSegmentBytes,

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
@@ -38,8 +39,16 @@ var (
 	keyStable   = []byte("z/stable/") // last, so that one range holds the FSM's
 )
 
-func openKV(fs vfs.FS, dir string, logger pebble.Logger) (*pebble.DB, error) {
-	opts := &pebble.Options{FS: fs, Logger: logger, FormatMajorVersion: pebble.FormatNewest,
+// minFreeBytes is what Pebble needs to open: on a full disk it would try for ever.
+const minFreeBytes = 1 << 20
+
+func openKV(fs vfs.FS, dir string, log *slog.Logger) (*pebble.DB, error) {
+	if use, err := fs.GetDiskUsage(fs.PathDir(dir)); err == nil && use.AvailBytes < minFreeBytes {
+		return nil, fail.New(fail.Full, "open", dir, fmt.Sprintf("its filesystem is full: %d bytes are free", use.AvailBytes)).
+			WithHint("make room there, a megabyte at least, and start again")
+	}
+	t := trouble{log: log}
+	opts := &pebble.Options{FS: fs, Logger: pebbleLogger{log}, EventListener: &pebble.EventListener{BackgroundError: t.note}, FormatMajorVersion: pebble.FormatNewest,
 		MemTableSize: 4 << 20, MaxOpenFiles: 128}
 	opts.CacheSize = 8 << 20
 	if _, err := fs.Stat(dir); oserror.IsNotExist(err) {

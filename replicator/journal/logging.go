@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -20,6 +22,33 @@ func (p pebbleLogger) Errorf(format string, args ...any) {
 func (p pebbleLogger) Fatalf(format string, args ...any) {
 	p.l.Error(fmt.Sprintf(format, args...))
 	panic(fmt.Sprintf("pebble: "+format, args...)) // it cannot go on, and must not
+}
+
+const (
+	// troublePause slows Pebble down, which tries a failed flush again at once and
+	// for ever.
+	troublePause = 20 * time.Millisecond
+	troubleEvery = 10 * time.Second
+)
+
+// trouble is told of Pebble's failed flushes and compactions. It logs one of many.
+type trouble struct {
+	log  *slog.Logger
+	mu   sync.Mutex
+	last time.Time
+}
+
+func (t *trouble) note(err error) {
+	t.mu.Lock()
+	say := time.Since(t.last) > troubleEvery
+	if say {
+		t.last = time.Now()
+	}
+	t.mu.Unlock()
+	if say {
+		t.log.Error("the journal's state cannot be written; it is tried again", "err", err)
+	}
+	time.Sleep(troublePause)
 }
 
 // raftLogger turns Raft's log into slog's: warnings and errors only.
