@@ -254,16 +254,32 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 		}
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	delete(a.volumes, name)
-	a.removed = append(a.removed, v)
-	if err := a.saveManifest(); err != nil {
+	if err = a.saveManifest(); err != nil {
+		a.volumes[name] = v // it stays, its mark too
+	}
+	a.mu.Unlock()
+	if err != nil {
+		v.setGone(false)
 		return fail.At("remove volume", name, err)
 	}
-	if _, err := v.back.SetMark(""); err != nil && !v.absent {
-		a.opts.Logger.Warn("the backing's mark stays", "volume", name, "err", err)
+	if !v.absent {
+		v.letGo()
 	}
 	return nil
+}
+
+// letGo closes a removed volume's backing: it is the operator's again.
+func (v *Volume) letGo() {
+	v.s.ckptMu.Lock() // a checkpoint may be syncing it
+	defer v.s.ckptMu.Unlock()
+	_, err := v.back.SetMark("")
+	if cerr := v.back.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		v.s.a.opts.Logger.Warn("a removed volume's backing keeps its mark, or was not closed", "volume", v.conf.Name, "err", err)
+	}
 }
 
 func (v *Volume) setGone(gone bool) {

@@ -29,7 +29,6 @@ type Agent struct {
 	mu      sync.Mutex
 	streams map[change.StreamID]*stream
 	volumes map[string]*Volume
-	removed []*Volume // until Close: reads may be under way
 	shipErr error
 	err     error
 	restart chan struct{} // closed to start a new session
@@ -228,9 +227,6 @@ func (a *Agent) Close(ctx context.Context) error {
 func (a *Agent) closeFiles() {
 	a.mu.Lock()
 	for _, v := range a.volumes {
-		_ = v.back.Close()
-	}
-	for _, v := range a.removed {
 		_ = v.back.Close()
 	}
 	a.mu.Unlock()

@@ -34,6 +34,8 @@ type Backing interface {
 	Mark() (string, error)
 	// Data returns the first allocated range at or after off, or n == 0.
 	Data(off int64) (start, n int64, err error)
+	// Close may run beside calls under way, which end first; later ones fail with
+	// fail.NotFound.
 	Close() error
 }
 
@@ -131,9 +133,31 @@ type osBacking struct {
 
 func (b *osBacking) SizeBytes() int64 { return b.size }
 
+// control runs fn on the descriptor, which is not closed, and so not another
+// file's, until fn returns.
+func (b *osBacking) control(fn func(fd int) error) error {
+	c, err := b.f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if c.Control(func(fd uintptr) { ferr = fn(int(fd)) }) != nil {
+		return os.ErrClosed // its only error
+	}
+	return ferr
+}
+
+// ioError gives an error its kind.
+func ioError(op, path string, err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return fail.New(fail.NotFound, op, path, "the volume was removed")
+	}
+	return fail.Wrap(fail.Internal, op, path, err)
+}
+
 func (b *osBacking) ReadAt(p []byte, off int64) error {
 	_, err := b.f.ReadAt(p, off)
-	return fail.Wrap(fail.Internal, "read backing", b.path, err)
+	return ioError("read backing", b.path, err)
 }
 
 func (b *osBacking) WriteAt(p []byte, off int64) error {
@@ -146,7 +170,7 @@ func writeError(path string, err error) error {
 		e := &fail.Error{Kind: fail.Full, Op: "write backing", Object: path, Err: err}
 		return e.WithHint("free space on the filesystem of this backing; writes go on by themselves")
 	}
-	return fail.Wrap(fail.Internal, "write backing", path, err)
+	return ioError("write backing", path, err)
 }
 
 // Zero asks the kernel first; where it cannot, zeros are written. On a device,
@@ -156,7 +180,7 @@ func (b *osBacking) Zero(off, n int64, keep bool) error {
 	if keep {
 		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
 	}
-	err := unix.Fallocate(int(b.f.Fd()), mode, off, n)
+	err := b.control(func(fd int) error { return unix.Fallocate(fd, mode, off, n) })
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
 		return writeZeros(b, off, n)
 	}
@@ -177,11 +201,11 @@ func writeZeros(b Backing, off, n int64) error {
 }
 
 func (b *osBacking) StartSync(off, n int64) {
-	_ = unix.SyncFileRange(int(b.f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE) // Sync reports what is wrong
+	_ = b.control(func(fd int) error { return unix.SyncFileRange(fd, off, n, unix.SYNC_FILE_RANGE_WRITE) }) // Sync reports what is wrong
 }
 
 func (b *osBacking) Sync() error {
-	return fail.Wrap(fail.Internal, "sync backing", b.path, unix.Fdatasync(int(b.f.Fd())))
+	return ioError("sync backing", b.path, b.control(unix.Fdatasync))
 }
 
 func (b *osBacking) Data(off int64) (start, n int64, err error) {
@@ -191,16 +215,21 @@ func (b *osBacking) Data(off int64) (start, n int64, err error) {
 	if b.device {
 		return off, b.size - off, nil
 	}
-	start, err = unix.Seek(int(b.f.Fd()), off, unix.SEEK_DATA)
+	end := b.size
+	err = b.control(func(fd int) error {
+		if start, err = unix.Seek(fd, off, unix.SEEK_DATA); err != nil {
+			return err
+		}
+		if e, err := unix.Seek(fd, start, unix.SEEK_HOLE); err == nil {
+			end = min(end, e)
+		}
+		return nil
+	})
 	if errors.Is(err, unix.ENXIO) {
 		return 0, 0, nil
 	}
 	if err != nil {
 		return off, b.size - off, nil // no hole information: all of it may be data
-	}
-	end, err := unix.Seek(int(b.f.Fd()), start, unix.SEEK_HOLE)
-	if err != nil || end > b.size {
-		end = b.size
 	}
 	if start >= b.size {
 		return 0, 0, nil

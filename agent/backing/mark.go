@@ -18,14 +18,15 @@ func (b *osBacking) SetMark(owner string) (kept bool, err error) {
 	if b.device {
 		return false, nil
 	}
-	fd := int(b.f.Fd())
-	if owner == "" {
-		if err = unix.Fremovexattr(fd, markName); errors.Is(err, unix.ENODATA) {
-			err = nil
+	err = b.control(func(fd int) error {
+		if owner != "" {
+			return unix.Fsetxattr(fd, markName, []byte(owner), 0)
 		}
-	} else {
-		err = unix.Fsetxattr(fd, markName, []byte(owner), 0)
-	}
+		if err := unix.Fremovexattr(fd, markName); !errors.Is(err, unix.ENODATA) {
+			return err
+		}
+		return nil
+	})
 	switch {
 	case errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
 		return false, nil
@@ -37,7 +38,11 @@ func (b *osBacking) SetMark(owner string) (kept bool, err error) {
 
 func (b *osBacking) Mark() (string, error) {
 	p := make([]byte, maxMarkBytes)
-	n, err := unix.Fgetxattr(int(b.f.Fd()), markName, p)
+	n := 0
+	err := b.control(func(fd int) (err error) {
+		n, err = unix.Fgetxattr(fd, markName, p)
+		return err
+	})
 	if errors.Is(err, unix.ENODATA) {
 		return "", nil
 	}
