@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -11,23 +9,18 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/agent/nbd"
-	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/config"
-	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -257,133 +250,6 @@ func (d *Daemon) upload(ctx context.Context, t *target) {
 	if err := t.up.Run(ctx); err != nil {
 		d.log.Error("replication to this target has stopped", "target", t.conf.Name, "err", err, "hint", fail.HintOf(err))
 	}
-}
-
-func (d *Daemon) listenUnix(path string) (net.Listener, error) {
-	_ = os.Remove(path) // ours: the state directory is locked
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fail.Wrap(fail.Denied, "listen on", path, err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, fail.Wrap(fail.Denied, "listen on", path, err)
-	}
-	return l, nil
-}
-
-func (d *Daemon) serveJournal(ctx context.Context) error {
-	l, err := d.listenUnix(d.journalSocket())
-	if err != nil {
-		return err
-	}
-	close(d.listening)
-	d.spawn(func() error { return d.journal.Serve(ctx, l) })
-	return nil
-}
-
-// exports offers the agent's volumes over NBD.
-type exports struct{ a *agent.Agent }
-
-func (e exports) Open(_ context.Context, name string) (block.Device, error) {
-	if vols := e.a.Volumes(); name == "" && len(vols) == 1 {
-		name = vols[0].Name
-	}
-	return e.a.Device(name)
-}
-
-func (e exports) List(context.Context) []nbd.Export {
-	var out []nbd.Export
-	for _, v := range e.a.Volumes() {
-		if v.Ready {
-			out = append(out, nbd.Export{Name: v.Name, Description: "group " + v.Group, SizeBytes: v.SizeBytes})
-		}
-	}
-	return out
-}
-
-func (d *Daemon) serveNBD(ctx context.Context) error {
-	c := d.conf.NBD
-	o := nbd.Options{Exports: exports{d.agent}, MaxConnections: c.MaxConnections, Logger: d.log, Metrics: d.metrics,
-		ReceiveBudgetBytes: int64(d.conf.Memory) / 2}
-	if c.TLS.Cert != "" {
-		var err error
-		if o.TLS, err = loadTLS(c.TLS); err != nil {
-			return err
-		}
-		o.RequireTLS = true
-	}
-	d.nbd = nbd.New(o)
-	l, err := d.listenUnix(c.Unix)
-	if err != nil {
-		return err
-	}
-	d.spawn(func() error { return d.nbd.Serve(ctx, l) })
-	if c.TCP == "" {
-		return nil
-	}
-	t, err := net.Listen("tcp", c.TCP)
-	if err != nil {
-		return fail.Wrap(fail.Refused, "listen on", c.TCP, err)
-	}
-	d.spawn(func() error { return d.nbd.Serve(ctx, t) })
-	return nil
-}
-
-func loadTLS(c config.TLS) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(c.Cert, c.Key)
-	if err != nil {
-		return nil, fail.Wrap(fail.Invalid, "load certificate", c.Cert, err)
-	}
-	conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
-	if c.ClientCA != "" {
-		pem, err := os.ReadFile(c.ClientCA)
-		if err != nil {
-			return nil, fail.Wrap(fail.Invalid, "load", c.ClientCA, err)
-		}
-		conf.ClientCAs = x509.NewCertPool()
-		if !conf.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fail.New(fail.Invalid, "load", c.ClientCA, "no certificate in it")
-		}
-		conf.ClientAuth = tls.RequireAndVerifyClientCert
-	}
-	return conf, nil
-}
-
-func (d *Daemon) serveHTTP() error {
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(d.metrics)
-	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
-	ctl := http.NewServeMux()
-	ctl.Handle("/v1/", control.Handler(service{d}))
-	ctl.Handle("/metrics", prom)
-	ctl.HandleFunc("/debug/pprof/", pprof.Index) // the socket is its owner's only
-	ctl.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	l, err := d.listenUnix(d.conf.Socket)
-	if err != nil {
-		return err
-	}
-	d.serve(l, ctl)
-	if addr := d.conf.Metrics.Listen; addr != "" {
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			return fail.Wrap(fail.Refused, "listen on", addr, err)
-		}
-		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", prom)
-		d.serve(l, mux)
-	}
-	return nil
-}
-
-func (d *Daemon) serve(l net.Listener, h http.Handler) {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug)}
-	d.http = append(d.http, s)
-	d.spawn(func() error {
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fail.Wrap(fail.Internal, "serve", l.Addr().String(), err)
-		}
-		return nil
-	})
 }
 
 // Wait blocks until ctx ends or a part cannot go on.

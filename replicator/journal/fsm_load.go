@@ -1,0 +1,78 @@
+package journal
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// load fills the mirrors from Pebble.
+func (f *fsm) load() error {
+	f.state = state.New()
+	f.points = map[change.StreamID]change.Point{}
+	f.targets = map[string]*Target{}
+	f.durable = map[string]map[change.StreamID]change.Point{}
+	f.applied, f.next, f.floor, f.firm, f.recent = 0, 1, 1, 0, recent{}
+	v, err := get(f.db, keyApplied)
+	if err != nil {
+		return err
+	}
+	if len(v) == 24 {
+		f.applied, f.next, f.floor = binary.LittleEndian.Uint64(v), binary.LittleEndian.Uint64(v[8:]), binary.LittleEndian.Uint64(v[16:])
+		f.firm = f.applied
+	}
+	if v, err = get(f.db, keyFirm); err != nil {
+		return err
+	}
+	if len(v) == 8 { // else of a time when all entries were firm
+		f.firm = min(f.firm, binary.LittleEndian.Uint64(v))
+	}
+	if err := f.scan(keyControl, func(k, v []byte) error { return f.state.Load(string(k), v) }); err != nil {
+		return err
+	}
+	if err := f.scan(keyPoint, func(k, v []byte) error {
+		var id change.StreamID
+		copy(id[:], k)
+		f.points[id], err = parsePoint(v)
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := f.scan(keyTarget, func(k, v []byte) error {
+		t := &Target{}
+		f.targets[string(k)], f.durable[string(k)] = t, map[change.StreamID]change.Point{}
+		return json.Unmarshal(v, t)
+	}); err != nil {
+		return err
+	}
+	return f.scan(keyDurable, func(k, v []byte) error {
+		n := len(k) - 17 // <target>/<stream>
+		if n < 1 || f.durable[string(k[:n])] == nil {
+			return fail.New(fail.Damaged, "read", "journal state", fmt.Sprintf("key d/%q", k))
+		}
+		var id change.StreamID
+		copy(id[:], k[n+1:])
+		f.durable[string(k[:n])][id], err = parsePoint(v)
+		return err
+	})
+}
+
+func (f *fsm) scan(prefix []byte, fn func(key, value []byte) error) error {
+	it, err := f.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
+	if err != nil {
+		return fail.Wrap(fail.Internal, "read", "journal state", err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := fn(it.Key()[len(prefix):], it.Value()); err != nil {
+			return err
+		}
+	}
+	return fail.Wrap(fail.Internal, "read", "journal state", it.Error())
+}
