@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/pollux-dr/pollux/agent/arena"
+	"github.com/pollux-dr/pollux/agent/overlay"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -72,25 +73,31 @@ func (a *Agent) AttachVolume(ctx context.Context, vc VolumeConf) error {
 	if err := a.Suspended(vc.Stream); err != nil {
 		return fail.At("add volume", vc.Name, err)
 	}
-	existed, err := a.opts.CreateBacking(vc.Backing, vc.SizeBytes)
+	s, err := a.stream("add volume to", vc.Stream)
 	if err != nil {
 		return err
 	}
+	if !vc.Resync { // else there was one: a new file in its place would be another's content
+		existed, err := a.opts.CreateBacking(vc.Backing, vc.SizeBytes)
+		if err != nil {
+			return err
+		}
+		vc.Ready = !existed
+	}
+	b, err := a.opts.OpenBacking(vc.Backing, vc.SizeBytes)
+	if err != nil {
+		return fail.At("open volume", vc.Name, err)
+	}
+	vc.Mark = a.mark(b, &vc) // may take as long as an fsync of all that is in the file
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	vc.Ready = !existed && !vc.Resync
-	if err := a.attachVolume(vc); err != nil {
+	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: b}
+	if err := a.saveManifest(); err != nil {
+		_ = b.Close()
+		delete(a.volumes, vc.Name)
 		return err
 	}
-	v := a.volumes[vc.Name]
-	if v.conf.Marked, err = v.back.SetMark(vc.mark()); err == nil {
-		err = a.saveManifest()
-	}
-	if err != nil {
-		_ = v.back.Close()
-		delete(a.volumes, vc.Name)
-	}
-	return err
+	return nil
 }
 
 // stream returns the stream that op is about.
@@ -273,7 +280,7 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 func (v *Volume) letGo() {
 	v.s.ckptMu.Lock() // a checkpoint may be syncing it
 	defer v.s.ckptMu.Unlock()
-	_, err := v.back.SetMark("")
+	err := v.back.ClearMark(v.conf.Mark)
 	if cerr := v.back.Close(); err == nil {
 		err = cerr
 	}

@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 
 	"github.com/pollux-dr/pollux/agent/arena"
-	"github.com/pollux-dr/pollux/agent/backing"
-	"github.com/pollux-dr/pollux/agent/overlay"
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -102,61 +100,14 @@ func (a *Agent) open() error {
 		a.streams[sc.ID] = newStream(a, sc)
 	}
 	for _, vc := range m.Volumes {
-		if err := a.attachOrSuspend(vc); err != nil {
+		if err := a.attachVolume(vc); err != nil {
 			return err
 		}
 	}
-	return a.recoverStreams(found)
-}
-
-// attachVolume opens a volume's backing.
-func (a *Agent) attachVolume(vc VolumeConf) error {
-	s := a.streams[vc.Stream]
-	if s == nil {
-		return fail.New(fail.Damaged, "open volume", vc.Name, "the manifest has no stream for it")
-	}
-	b, err := a.opts.OpenBacking(vc.Backing, vc.SizeBytes)
-	if err != nil {
-		return fail.At("open volume", vc.Name, err)
-	}
-	if err := checkMark(b, &vc); err != nil {
-		_ = b.Close()
-		return fail.At("open volume", vc.Name, err)
-	}
-	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: b}
-	return nil
-}
-
-// checkMark refuses a file that was put in the place of the volume's backing:
-// what it holds is not what the log says.
-func checkMark(b backing.Backing, vc *VolumeConf) error {
-	if !vc.Marked {
-		return nil
-	}
-	mark, err := b.Mark()
-	if err != nil || mark == vc.mark() {
+	if err := a.recoverStreams(found); err != nil {
 		return err
 	}
-	return fail.New(fail.Refused, "open backing", vc.Backing, "another file was put in its place since it was attached").
-		WithHint("put the right file back and restart the agent; or, to go on from this one, remove the volume, restart the agent, and create a volume with a new name on it")
-}
-
-// attachOrSuspend is attachVolume at a start. A backing that is not there, or not
-// the same any more, suspends its group, and no other: the group's volumes are not served and nothing
-// is applied to any of them. What the arena holds of it goes into the WAL, and is
-// shipped; the WAL keeps it until a start that finds all backings.
-func (a *Agent) attachOrSuspend(vc VolumeConf) error {
-	err := a.attachVolume(vc)
-	s := a.streams[vc.Stream]
-	if err == nil || s == nil {
-		return err
-	}
-	if s.suspended == nil {
-		s.suspended = err
-	}
-	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: backing.Absent(err), absent: true}
-	a.opts.Logger.Error("the group is suspended: its volumes are not served", "group", vc.Group, "err", err, "hint", fail.HintOf(err))
-	return nil
+	return a.settleBackings()
 }
 
 func (a *Agent) spawn(loop func(context.Context)) {

@@ -40,14 +40,11 @@ type VolumeConf struct {
 	Resync bool `json:"resync,omitempty"`
 	// ReadyLSN is the first LSN at which the twin is complete.
 	ReadyLSN uint64 `json:"ready_lsn,omitempty"`
-	// Marked is true when the backing bears the volume's mark.
-	Marked bool `json:"marked,omitempty"`
-}
-
-// mark is what the volume's backing bears: the twin's history goes on from that
-// very file, and from no copy of it or older image.
-func (vc *VolumeConf) mark() string {
-	return fmt.Sprintf("volume %s of group %s, stream %s, number %d", vc.Name, vc.Group, vc.Stream, vc.Number)
+	// Mark is the id that the backing bears, "" where it has no place for one.
+	Mark string `json:"mark,omitempty"`
+	// Accepted is true from AcceptBacking until the next start has applied all of
+	// the WAL to the backing.
+	Accepted bool `json:"accepted,omitempty"`
 }
 
 // manifest is the agent's durable list of streams and volumes.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/pollux-dr/pollux/agent/arena"
 	"github.com/pollux-dr/pollux/internal/change"
@@ -12,7 +13,6 @@ import (
 // the checkpoint are applied to the backings again, and what the arena holds
 // beyond the WAL becomes the open frame again. Nothing is served before.
 func (a *Agent) recoverStreams(found []arena.Recovered) error {
-	var ap applier
 	for _, s := range a.streams {
 		if _, err := loadMeta(a.opts.FS, a.checkpointPath(s.conf.ID), &s.ckpt); err != nil {
 			return err
@@ -42,7 +42,7 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 		}
 		here := change.Point{LSN: f.LastLSN, Hash: f.Hash}
 		seen[f.Stream] = here
-		if err := s.recoverFrame(&ap, &f, i, &plain); err != nil {
+		if err := s.recoverFrame(&f, i, &plain); err != nil {
 			return err
 		}
 	}
@@ -58,7 +58,7 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 }
 
 // recoverFrame applies one frame of the WAL when the checkpoint does not cover it.
-func (s *stream) recoverFrame(ap *applier, f *change.Frame, index uint64, plain *[]byte) error {
+func (s *stream) recoverFrame(f *change.Frame, index uint64, plain *[]byte) error {
 	s.refs = append(s.refs, frameRef{last: f.LastLSN, wal: index, time: f.FirstTime, bytes: f.PlainBytes})
 	s.appendedWAL = index
 	applied := s.ckpt.Applied
@@ -67,7 +67,7 @@ func (s *stream) recoverFrame(ap *applier, f *change.Frame, index uint64, plain 
 			return fail.New(fail.Damaged, "recover", "group "+s.conf.Group,
 				fmt.Sprintf("the WAL's frame at LSN %d is not the one that the backing was written from", applied.LSN))
 		}
-		return nil
+		return s.reapply(f, index, plain, func(v *Volume) bool { return v.conf.Accepted })
 	}
 	if f.FirstLSN > s.tail.LSN+1 {
 		return fail.New(fail.Damaged, "recover", "group "+s.conf.Group,
@@ -76,17 +76,21 @@ func (s *stream) recoverFrame(ap *applier, f *change.Frame, index uint64, plain 
 	}
 	s.tail = change.Point{LSN: f.LastLSN, Hash: f.Hash}
 	s.lastTime = max(s.lastTime, f.LastTime)
-	if s.suspended != nil {
+	return s.reapply(f, index, plain, func(*Volume) bool { return true })
+}
+
+// reapply writes a frame's records to the backings of the volumes that want it.
+func (s *stream) reapply(f *change.Frame, index uint64, plain *[]byte, wants func(*Volume) bool) (err error) {
+	if s.suspended != nil || !slices.ContainsFunc(s.a.volumesOf(s), wants) {
 		return nil // it is applied once all backings are there
 	}
-	var err error
 	if *plain, err = f.Plain(*plain); err != nil {
 		return fail.At("recover", fmt.Sprintf("WAL entry %d", index), err)
 	}
 	for i := range f.Records {
 		r := &f.Records[i]
 		v := s.a.volumeNumber(r.Volume)
-		if v == nil || r.Kind == change.Mark {
+		if v == nil || r.Kind == change.Mark || !wants(v) {
 			continue
 		}
 		if r.Kind == change.Write {

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -184,69 +182,5 @@ func TestRemoveVolumeWithoutBacking(t *testing.T) {
 	defer func() { _ = a.Close(ctx) }()
 	if got := readDevice(t, a, "w", 0, 4); string(got) != "kept" {
 		t.Errorf("after the removal: %q", got)
-	}
-}
-
-// TestReplacedBacking puts an older image in the backing's place, as a restore
-// over it does: nothing may be served or applied as if it were the right one.
-func TestReplacedBacking(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	o := regressOpts(t)
-	dir := t.TempDir()
-	a, err := Open(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sc := StreamConf{ID: uuid.New(), Number: 1, Group: "g"}
-	if err := a.AddStream(sc); err != nil {
-		t.Fatal(err)
-	}
-	img, aside := filepath.Join(dir, "v"), filepath.Join(dir, "aside")
-	if _, err := a.AddVolume(ctx, VolumeConf{Name: "v", Number: 3, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: img}); err != nil {
-		t.Fatal(err)
-	}
-	if backing.MarkOf(img) == "" {
-		t.Fatalf("this test needs extended attributes on the filesystem of %s", dir)
-	}
-	v, err := a.Device("v")
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeDevice(t, v, []byte("flushed"), 0)
-	if err := a.Close(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(img, aside); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(img, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if a, err = Open(o); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Suspended(sc.ID); !fail.Is(err, fail.Refused) || !strings.Contains(err.Error(), "another file") || fail.HintOf(err) == "" {
-		t.Errorf("with another file in its place: %v", err)
-	}
-	if _, err := a.Device("v"); err == nil {
-		t.Error("the volume is served")
-	}
-	leave(a)
-	if err := os.Rename(aside, img); err != nil {
-		t.Fatal(err)
-	}
-	if a, err = Open(o); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = a.Close(ctx) }()
-	if got := readDevice(t, a, "v", 0, 7); string(got) != "flushed" {
-		t.Errorf("after the right one came back: %q", got)
-	}
-	if err := a.RemoveVolume(ctx, "v"); err != nil {
-		t.Fatal(err)
-	}
-	if m := backing.MarkOf(img); m != "" {
-		t.Errorf("a removed volume's backing still bears %q", m)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
+	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -26,18 +27,23 @@ type Backing interface {
 	// Sync makes all of it durable.
 	Sync() error
 	SizeBytes() int64
-	// SetMark durably writes beside the blocks whose backing this is; "" takes the
-	// mark away. kept is false where there is no place for it: on a device, and on
-	// filesystems without extended attributes.
-	SetMark(owner string) (kept bool, err error)
-	// Mark returns what SetMark wrote last, or "".
-	Mark() (string, error)
+	// SetMark durably writes beside the blocks whose backing this is, in place of
+	// an older mark. A device, and a file on a filesystem without extended
+	// attributes, has no place for it: fail.Unsupported.
+	SetMark(id, text string) error
+	// HasMark reports whether SetMark wrote id here last.
+	HasMark(id string) bool
+	// ClearMark takes the mark away, unless it is another's.
+	ClearMark(id string) error
 	// Data returns the first allocated range at or after off, or n == 0.
 	Data(off int64) (start, n int64, err error)
 	// Close may run beside calls under way, which end first; later ones fail with
 	// fail.NotFound.
 	Close() error
 }
+
+// Replace tells an operator how a volume goes on from another backing.
+const Replace = "restore the volume's newest point to its place, say `pollux volume accept`, and restart the agent"
 
 // Open opens path, a regular file of at least sizeBytes or a device.
 func Open(path string, sizeBytes int64) (Backing, error) {
@@ -58,12 +64,16 @@ func Open(path string, sizeBytes int64) (Backing, error) {
 	st, err := f.Stat()
 	if err == nil && st.Mode()&os.ModeDevice != 0 {
 		b.device = true
+	} else if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		_ = f.Close()
+		return nil, fail.New(fail.Refused, "open backing", path, "another process has it locked").
+			WithHint("is it a volume of another agent, or of this one under another name?")
 	}
 	if end < sizeBytes {
 		_ = f.Close()
 		return nil, fail.New(fail.Refused, "open backing", path,
 			fmt.Sprintf("it has %d bytes, the volume %d", end, sizeBytes)).
-			WithHint("the backing was replaced or cut: restore the volume, or put the right one back")
+			WithHint("the backing was replaced or cut: " + Replace)
 	}
 	return b, nil
 }
@@ -82,7 +92,7 @@ func openError(path string, err error) error {
 		e.Kind = fail.Refused
 		return e.WithHint("the device is in use (mounted?): what is written past Pollux would not be in the twin")
 	case kind == fail.NotFound:
-		return e.WithHint("bring the backing back (attach the device, mount its filesystem) and restart the agent")
+		return e.WithHint("bring the backing back (attach the device, mount its filesystem) and restart the agent; if it is lost, " + Replace)
 	}
 	return e
 }
@@ -248,10 +258,11 @@ func OpenVFS(fs vfs.FS, path string, sizeBytes int64) (Backing, error) {
 	if err != nil {
 		return nil, openError(path, err)
 	}
-	return &vfsBacking{f: f, path: path, size: sizeBytes}, nil
+	return &vfsBacking{fs: fs, f: f, path: path, size: sizeBytes}, nil
 }
 
 type vfsBacking struct {
+	fs   vfs.FS
 	f    vfs.File
 	path string
 	size int64
@@ -283,6 +294,29 @@ func (b *vfsBacking) Sync() error {
 
 func (b *vfsBacking) Data(off int64) (int64, int64, error) {
 	return off, max(0, b.size-off), nil
+}
+
+func (b *vfsBacking) markPath() string { return b.path + ".mark" }
+
+func (b *vfsBacking) SetMark(id, _ string) error {
+	return fail.Wrap(fail.Unsupported, "mark backing", b.path, durable.WriteFile(b.fs, b.markPath(), []byte(id)))
+}
+
+func (b *vfsBacking) HasMark(id string) bool {
+	f, err := b.fs.Open(b.markPath())
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	got, err := io.ReadAll(f)
+	return err == nil && string(got) == id
+}
+
+func (b *vfsBacking) ClearMark(id string) error {
+	if !b.HasMark(id) {
+		return nil
+	}
+	return b.fs.Remove(b.markPath())
 }
 
 func (b *vfsBacking) Close() error { return b.f.Close() }

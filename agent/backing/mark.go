@@ -2,63 +2,82 @@ package backing
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// markName is the extended attribute that says whose backing a file is. A copy or
-// a restored image in its place does not have it.
+// markName is the extended attribute that says whose backing a file is: an id,
+// the file's inode (a copy that keeps attributes is another file all the same),
+// and a text for people:
+//
+//	<id> inode <number>: <text>
 const markName = "user.pollux.backing"
 
 const maxMarkBytes = 1024
 
-func (b *osBacking) SetMark(owner string) (kept bool, err error) {
-	if b.device {
-		return false, nil
+func markPrefix(id string, st os.FileInfo) string {
+	inode := uint64(0)
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		inode = sys.Ino
 	}
-	err = b.control(func(fd int) error {
-		if owner != "" {
-			return unix.Fsetxattr(fd, markName, []byte(owner), 0)
-		}
-		if err := unix.Fremovexattr(fd, markName); !errors.Is(err, unix.ENODATA) {
-			return err
-		}
+	return fmt.Sprintf("%s inode %d: ", id, inode)
+}
+
+func (b *osBacking) SetMark(id, text string) error {
+	if b.device {
+		return fail.New(fail.Unsupported, "mark backing", b.path, "a device has no place for a mark")
+	}
+	st, err := b.f.Stat()
+	if err == nil {
+		err = b.control(func(fd int) error {
+			return unix.Fsetxattr(fd, markName, []byte(markPrefix(id, st)+text), 0)
+		})
+	}
+	if err == nil {
+		err = b.f.Sync()
+	}
+	return fail.Wrap(fail.Unsupported, "mark backing", b.path, err)
+}
+
+func (b *osBacking) HasMark(id string) bool {
+	st, err := b.f.Stat()
+	mark := ""
+	_ = b.control(func(fd int) error {
+		mark = readMark(func(p []byte) (int, error) { return unix.Fgetxattr(fd, markName, p) })
 		return nil
 	})
-	switch {
-	case errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
-		return false, nil
-	case err != nil:
-		return false, fail.Wrap(fail.Full, "mark backing", b.path, err)
-	}
-	return true, fail.Wrap(fail.Full, "mark backing", b.path, b.f.Sync())
+	return err == nil && strings.HasPrefix(mark, markPrefix(id, st))
 }
 
-func (b *osBacking) Mark() (string, error) {
-	p := make([]byte, maxMarkBytes)
-	n := 0
-	err := b.control(func(fd int) (err error) {
-		n, err = unix.Fgetxattr(fd, markName, p)
-		return err
-	})
+func (b *osBacking) ClearMark(id string) error {
+	if !b.HasMark(id) {
+		return nil // another volume's by now
+	}
+	err := b.control(func(fd int) error { return unix.Fremovexattr(fd, markName) })
 	if errors.Is(err, unix.ENODATA) {
-		return "", nil
+		err = nil
 	}
-	return string(p[:max(n, 0)]), fail.Wrap(fail.Internal, "read mark of backing", b.path, err)
+	return fail.Wrap(fail.Internal, "take the mark from backing", b.path, err)
 }
 
-// MarkOf returns the mark of the file at path, "" where it bears none.
-func MarkOf(path string) string {
+func readMark(get func(p []byte) (int, error)) string {
 	p := make([]byte, maxMarkBytes)
-	n, err := unix.Getxattr(path, markName, p)
+	n, err := get(p)
 	if err != nil {
 		return ""
 	}
 	return string(p[:n])
 }
 
-func (b *vfsBacking) SetMark(string) (bool, error) { return false, nil }
-
-func (b *vfsBacking) Mark() (string, error) { return "", nil }
+// MarkOf returns the text of the mark that the file at path bears, "" for none.
+func MarkOf(path string) string {
+	mark := readMark(func(p []byte) (int, error) { return unix.Getxattr(path, markName, p) })
+	_, text, _ := strings.Cut(mark, ": ")
+	return text
+}

@@ -25,13 +25,13 @@ one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer.`
 	c.Flags().BoolVar(&watch, "watch", false, "repeat every second until interrupted")
 	c.Flags().BoolVar(&check, "check", false, "for monitoring: one line and exit status 0, 1 or 2")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		for {
+		for seen := false; ; seen = true {
 			var st control.Status
 			err := f.client().Call(c.Context(), control.VerbStatus, struct{}{}, &st)
 			if check {
 				return checkStatus(c.OutOrStdout(), &f, &st, err)
 			}
-			if err != nil && watch && c.Context().Err() == nil && fail.Is(err, fail.Retry) {
+			if err != nil && watch && seen && c.Context().Err() == nil && fail.Is(err, fail.Retry) {
 				fmt.Fprintf(c.ErrOrStderr(), "%v; trying again\n", err) // the agent restarts
 				if !pause(c.Context(), time.Second) {
 					return nil

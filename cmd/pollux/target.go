@@ -85,7 +85,7 @@ func (t *restoreTarget) examine() error {
 		object("it is in use: %s", where)
 	}
 	if whose := backing.MarkOf(t.path); whose != "" {
-		object("it is the backing of a protected volume (%s): end the protection first, or its twin no longer equals it", whose)
+		object("it bears the mark of a protected volume's backing (%s): end the protection first, or its twin no longer equals it", whose)
 	}
 	if who := heldBy(t.path); who != "" {
 		object("it is held open by %s", who)

@@ -17,8 +17,8 @@ import (
 )
 
 func newVolume() *cobra.Command {
-	c := &cobra.Command{Use: "volume", Short: "Protected volumes: create, ls, changed, rm"}
-	c.AddCommand(newVolumeCreate(), newVolumeList(), newVolumeChanged(), newVolumeRemove())
+	c := &cobra.Command{Use: "volume", Short: "Protected volumes: create, ls, changed, accept, rm"}
+	c.AddCommand(newVolumeCreate(), newVolumeList(), newVolumeChanged(), newVolumeAccept(), newVolumeRemove())
 	return c
 }
 

@@ -93,6 +93,8 @@ type Log struct {
 	Format string `yaml:"format"` // text, json; default text
 }
 
+const minRate = 1.0 / 600
+
 // LoadAgent reads, completes and checks a file.
 func LoadAgent(path string) (*Agent, error) {
 	b, err := os.ReadFile(path)
@@ -222,6 +224,10 @@ func (c *Agent) checkTargets() (string, error) {
 			return "url", fmt.Errorf("%q: file:///directory or s3://bucket/prefix", t.URL)
 		case !(*t.Requests.Rate >= 0) || math.IsInf(*t.Requests.Rate, 0): // NaN too
 			return "rate", fmt.Errorf("%v is not a rate", *t.Requests.Rate)
+		case *t.Requests.Rate > 0 && *t.Requests.Rate < minRate:
+			return "rate", fmt.Errorf("%v requests per second is less than one in ten minutes; 0 is unlimited", *t.Requests.Rate)
+		case t.Requests.Burst < 1:
+			return "burst", fmt.Errorf("%d is less than 1", t.Requests.Burst)
 		}
 		seen[t.Name] = true
 		required = required || !t.Optional

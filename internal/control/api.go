@@ -66,6 +66,14 @@ type VolumeCreate struct {
 	By        string `json:"by,omitempty"`
 }
 
+// VolumeAccept takes what is at the path of a suspended volume's backing for the
+// right one, from the agent's next start on.
+type VolumeAccept struct {
+	Name   string `json:"name"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	By     string `json:"by,omitempty"`
+}
+
 // VolumeRemove ends a volume's protection. Backing and history stay.
 type VolumeRemove struct {
 	Name   string `json:"name"`
@@ -191,6 +199,7 @@ type Service interface {
 	VolumeCreate(ctx context.Context, r VolumeCreate) (Volume, error)
 	VolumeList(ctx context.Context, r List) ([]Volume, error)
 	VolumeRemove(ctx context.Context, r VolumeRemove) (Volume, error)
+	VolumeAccept(ctx context.Context, r VolumeAccept) (Volume, error)
 	VolumeChanged(ctx context.Context, r VolumeChanged) (VolumeChanges, error)
 	BookmarkAdd(ctx context.Context, r BookmarkAdd) (Bookmark, error)
 	BookmarkList(ctx context.Context, r List) ([]Bookmark, error)

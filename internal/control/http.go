@@ -26,6 +26,7 @@ const (
 	VerbVolumeCreate  = "volume-create"
 	VerbVolumeList    = "volume-list"
 	VerbVolumeRemove  = "volume-remove"
+	VerbVolumeAccept  = "volume-accept"
 	VerbVolumeChanged = "volume-changed"
 	VerbBookmarkAdd   = "bookmark-add"
 	VerbBookmarkList  = "bookmark-list"
@@ -43,6 +44,7 @@ func Handler(s Service) http.Handler {
 	handle(mux, VerbVolumeCreate, s.VolumeCreate)
 	handle(mux, VerbVolumeList, s.VolumeList)
 	handle(mux, VerbVolumeRemove, s.VolumeRemove)
+	handle(mux, VerbVolumeAccept, s.VolumeAccept)
 	handle(mux, VerbVolumeChanged, s.VolumeChanged)
 	handle(mux, VerbBookmarkAdd, s.BookmarkAdd)
 	handle(mux, VerbBookmarkList, s.BookmarkList)

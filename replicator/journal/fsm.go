@@ -64,6 +64,7 @@ type fsm struct {
 	floor   uint64                                      // frame index entries below are gone
 	recent  recent                                      // the newest entries once more
 
+	stopped error        // an entry of a later release came; nothing is applied from there on
 	syncLog func() error // makes Raft's log durable
 	changed func()       // after every batch
 	fatal   func(error)
@@ -93,12 +94,16 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			out[i] = result{err: fail.New(fail.Internal, "apply", "Raft entry", "applied before")}
 			continue
 		}
+		if l.Type == raft.LogCommand && f.stopped == nil {
+			out[i] = f.applyOne(b, l.Data)
+		}
+		if f.stopped != nil {
+			out[i] = result{err: f.stopped}
+			continue
+		}
 		f.applied = l.Index
 		if !lazy(l) {
 			f.firm = l.Index
-		}
-		if l.Type == raft.LogCommand {
-			out[i] = f.applyOne(b, l.Data)
 		}
 	}
 	f.putApplied(b)
@@ -151,16 +156,27 @@ func (f *fsm) applyOne(b *pebble.Batch, data []byte) result {
 		return f.applyTargets(b, body)
 	}
 	err := fail.New(fail.Unsupported, "apply", "Raft entry", fmt.Sprintf("tag %q", data[0]))
-	f.fatal(err) // going on would make this member's state differ
+	f.stop(err)
 	return result{err: err}
+}
+
+// stop ends the journal at an entry of a later release, before it counts as
+// applied: going on would make this member's state differ, now or after the
+// upgrade.
+func (f *fsm) stop(err error) {
+	f.stopped = err
+	f.fatal(err)
 }
 
 func (f *fsm) applyCommand(b *pebble.Batch, data []byte) result {
 	kind, body, err := state.Open(data)
-	if err != nil {
-		return result{err: err}
+	var changed []string
+	if err == nil {
+		changed, err = f.state.Apply(kind, body)
 	}
-	changed, err := f.state.Apply(kind, body)
+	if fail.Is(err, fail.Unsupported) {
+		f.stop(err)
+	}
 	if err != nil {
 		return result{err: err}
 	}

@@ -217,8 +217,8 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 		d.sync(name)
 	}
 	for _, name := range drop {
-		if err := d.agent.RemoveVolume(ctx, name); err != nil {
-			return err
+		if err := d.agent.RemoveVolume(ctx, name); err != nil { // the next start tries again
+			d.log.Error("a removed volume is still attached", "volume", name, "err", err, "hint", fail.HintOf(err))
 		}
 	}
 	return nil

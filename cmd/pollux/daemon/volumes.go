@@ -43,16 +43,20 @@ func (d service) createVolume(ctx context.Context, r control.VolumeCreate) (out 
 		return out, nil, err
 	}
 	v := state.Volume{Name: r.Name, Group: r.Group, Agent: d.conf.Name, SizeBytes: r.SizeBytes, Backing: r.Backing, Created: time.Now().UTC()}
-	if err := d.checkVolume(&v); err != nil || r.DryRun {
+	err = d.checkVolume(&v)
+	if err == nil {
+		err = d.suspended(v.Group)
+	}
+	if err == nil && r.DryRun {
+		err = d.lookAtBacking(&v)
+	}
+	if err != nil || r.DryRun {
 		return d.volume(&v), nil, err
 	}
 	if v.Stream, err = d.streamOf(r.Group); err != nil {
 		return out, nil, err
 	}
-	if err := d.agent.Suspended(v.Stream); err != nil { // this and the next before the journal knows of it
-		return out, nil, fail.At("create volume", r.Name, err)
-	}
-	if err := d.tryBacking(&v); err != nil {
+	if err := d.tryBacking(&v); err != nil { // before the journal knows of it
 		return out, nil, err
 	}
 	if _, err := d.journal.Propose(state.KindVolumeCreate, v); err != nil {
@@ -145,6 +149,29 @@ func (d *Daemon) streamOf(group string) (id uuid.UUID, err error) {
 	}
 	find()
 	return id, d.syncStreams()
+}
+
+// suspended returns why this host's part of a group is.
+func (d *Daemon) suspended(group string) error {
+	var id uuid.UUID
+	d.journal.View(func(s *state.State) {
+		if st := s.StreamOf(group, d.conf.Name); st != nil {
+			id = st.ID
+		}
+	})
+	return fail.At("create volume in", "group "+group, d.agent.Suspended(id))
+}
+
+// lookAtBacking opens a backing that is there, and changes nothing.
+func (d *Daemon) lookAtBacking(v *state.Volume) error {
+	if _, err := os.Stat(v.Backing); err != nil {
+		return nil // it would be made
+	}
+	b, err := backing.Open(v.Backing, v.SizeBytes)
+	if err != nil {
+		return err
+	}
+	return b.Close()
 }
 
 // tryBacking makes and opens a volume's backing once.
@@ -252,6 +279,28 @@ func (d service) VolumeChanged(ctx context.Context, r control.VolumeChanged) (co
 		out.Extents = append(out.Extents, control.Extent{Offset: e.Off, Length: e.Len})
 	}
 	return out, nil
+}
+
+// VolumeAccept takes another backing for a suspended volume's.
+func (d service) VolumeAccept(_ context.Context, r control.VolumeAccept) (control.Volume, error) {
+	d.verbs.Lock()
+	defer d.verbs.Unlock()
+	var v state.Volume
+	d.journal.View(func(s *state.State) {
+		if p := s.Volumes[r.Name]; p != nil && !p.Removed {
+			v = *p
+		}
+	})
+	if v.Name == "" {
+		return control.Volume{}, noSuch("volume", r.Name)
+	}
+	if err := d.agent.AcceptBacking(r.Name, r.DryRun); err != nil {
+		return control.Volume{}, err
+	}
+	if !r.DryRun {
+		d.log.Warn("backing accepted; the next start applies the WAL to it", "volume", v.Name, "backing", v.Backing, "by", r.By)
+	}
+	return d.volume(&v), nil
 }
 
 // VolumeRemove ends protection.

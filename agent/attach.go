@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/agent/backing"
+	"github.com/pollux-dr/pollux/agent/overlay"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// attachVolume opens a volume's backing at a start. One that is not there, or is
+// another file than the one that was attached, suspends its group, and no other:
+// the group's volumes are not served and nothing is applied to any of them. What
+// the arena holds of it goes into the WAL, and is shipped; the WAL keeps it until
+// a start that finds all backings.
+func (a *Agent) attachVolume(vc VolumeConf) error {
+	s := a.streams[vc.Stream]
+	if s == nil {
+		return fail.New(fail.Damaged, "open volume", vc.Name, "the manifest has no stream for it")
+	}
+	b, err := a.opts.OpenBacking(vc.Backing, vc.SizeBytes)
+	if err == nil && vc.Mark != "" && !b.HasMark(vc.Mark) {
+		_ = b.Close()
+		err = fail.New(fail.Refused, "open backing", vc.Backing, "another file was put in its place since it was attached").
+			WithHint("put the right file back and restart the agent; if this is it, moved by a copy, or the restored newest point, say `pollux volume accept " +
+				vc.Name + "` and restart")
+	}
+	if err == nil {
+		a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: b}
+		return nil
+	}
+	err = fail.At("open volume", vc.Name, err)
+	if s.suspended == nil {
+		s.suspended = err
+	}
+	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: backing.Absent(err), absent: true}
+	a.opts.Logger.Error("the group is suspended: its volumes are not served", "group", vc.Group, "err", err, "hint", fail.HintOf(err))
+	return nil
+}
+
+// mark gives a backing a new id; "" where it has no place for one, and a swap
+// would go unnoticed.
+func (a *Agent) mark(b backing.Backing, vc *VolumeConf) string {
+	id := uuid.NewString()
+	if err := b.SetMark(id, "volume "+vc.Name+" of group "+vc.Group+", agent "+a.opts.Name); err != nil {
+		a.opts.Logger.Info("the backing bears no mark: never change it behind the agent's back", "volume", vc.Name, "err", err)
+		return ""
+	}
+	return id
+}
+
+// settleBackings ends what a start does for backings: one that was accepted has
+// all of the WAL now, and one of an older release gets its mark.
+func (a *Agent) settleBackings() error {
+	changed := false
+	for _, v := range a.volumes {
+		if v.conf.Accepted && v.s.suspended == nil {
+			if err := v.back.Sync(); err != nil {
+				return err
+			}
+			v.conf.Accepted, changed = false, true
+		}
+		if v.conf.Mark == "" && !v.absent {
+			v.conf.Mark = a.mark(v.back, &v.conf)
+			changed = changed || v.conf.Mark != ""
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return a.saveManifest()
+}
+
+// AcceptBacking takes the file or device that is at the path of an absent
+// volume's backing for the right one, from the next start on: it holds what the
+// old one held when the agent stopped, or the newest point of the store. What the
+// WAL still has is applied to it then, below the checkpoint too.
+func (a *Agent) AcceptBacking(name string, dryRun bool) error {
+	v, err := a.volume("accept backing of", name)
+	if err != nil {
+		return err
+	}
+	if !v.absent {
+		return fail.New(fail.Refused, "accept backing of", name, "its backing is in place")
+	}
+	b, err := a.opts.OpenBacking(v.conf.Backing, v.conf.SizeBytes)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if dryRun {
+		return nil
+	}
+	id := a.mark(b, &v.conf)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	was := v.conf
+	v.conf.Mark, v.conf.Accepted = id, true
+	if err := a.saveManifest(); err != nil {
+		v.conf = was
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,199 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/agent/backing"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// marked is an agent with volume v on dir/v, that has written "flushed" at 0 and
+// is closed.
+func marked(t *testing.T, ctx context.Context) (o Options, stream uuid.UUID, img string) {
+	t.Helper()
+	o = regressOpts(t)
+	img = filepath.Join(t.TempDir(), "v")
+	a := mustOpen(t, o)
+	stream = uuid.New()
+	if err := a.AddStream(StreamConf{ID: stream, Number: 1, Group: "g"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.AddVolume(ctx, VolumeConf{Name: "v", Number: 3, Group: "g", Stream: stream, SizeBytes: 1 << 20, Backing: img}); err != nil {
+		t.Fatal(err)
+	}
+	if backing.MarkOf(img) == "" {
+		t.Fatalf("this test needs extended attributes on the filesystem of %s", img)
+	}
+	v, err := a.Device("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeDevice(t, v, []byte("flushed"), 0)
+	if err := a.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return o, stream, img
+}
+
+func mustOpen(t *testing.T, o Options) *Agent {
+	t.Helper()
+	a, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// replaced asserts that the agent takes the backing for another one.
+func replaced(t *testing.T, o Options, stream uuid.UUID, how string) {
+	t.Helper()
+	a := mustOpen(t, o)
+	defer leave(a)
+	if err := a.Suspended(stream); !fail.Is(err, fail.Refused) || !strings.Contains(err.Error(), "another file") || fail.HintOf(err) == "" {
+		t.Errorf("%s: %v", how, err)
+	}
+	if _, err := a.Device("v"); err == nil {
+		t.Errorf("%s: the volume is served", how)
+	}
+}
+
+// TestReplacedBacking puts another file in the backing's place, as a restore over
+// it does: nothing is served or applied as if it were the right one.
+func TestReplacedBacking(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	o, stream, img := marked(t, ctx)
+	aside := img + ".aside"
+	if err := os.Rename(img, aside); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(img, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	replaced(t, o, stream, "a new file")
+	if out, err := exec.Command("cp", "-a", aside, img+".copy").CombinedOutput(); err != nil {
+		t.Fatalf("cp: %s", out)
+	}
+	if err := os.Rename(img+".copy", img); err != nil {
+		t.Fatal(err)
+	}
+	if backing.MarkOf(img) == "" {
+		t.Fatal("cp -a did not copy the mark")
+	}
+	replaced(t, o, stream, "a copy with the mark")
+	if err := os.Rename(aside, img); err != nil {
+		t.Fatal(err)
+	}
+	a := mustOpen(t, o)
+	defer func() { _ = a.Close(ctx) }()
+	if got := readDevice(t, a, "v", 0, 7); string(got) != "flushed" {
+		t.Errorf("after the right one came back: %q", got)
+	}
+	if err := a.AcceptBacking("v", false); !fail.Is(err, fail.Refused) {
+		t.Errorf("accepting a backing that is in place: %v", err)
+	}
+	if err := a.RemoveVolume(ctx, "v"); err != nil {
+		t.Fatal(err)
+	}
+	if m := backing.MarkOf(img); m != "" {
+		t.Errorf("a removed volume's backing still bears %q", m)
+	}
+}
+
+// TestAcceptBacking: the backing is lost, and an image that lacks what only the
+// WAL and the checkpoint know of is accepted in its place.
+func TestAcceptBacking(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	o, stream, img := marked(t, ctx)
+	if err := os.Remove(img); err != nil {
+		t.Fatal(err)
+	}
+	a := mustOpen(t, o)
+	if err := a.AcceptBacking("v", false); !fail.Is(err, fail.NotFound) {
+		t.Errorf("accepting nothing: %v", err)
+	}
+	image := make([]byte, 1<<20)
+	copy(image[4096:], "restored")
+	if err := os.WriteFile(img, image, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.AcceptBacking("v", true); err != nil || backing.MarkOf(img) != "" {
+		t.Errorf("dry run: %v", err)
+	}
+	if err := a.AcceptBacking("v", false); err != nil {
+		t.Fatal(err)
+	}
+	leave(a)
+	for range 2 { // once with the WAL applied to it, once as usual
+		a = mustOpen(t, o)
+		if err := a.Suspended(stream); err != nil {
+			t.Fatal(err)
+		}
+		if got := readDevice(t, a, "v", 0, 7); string(got) != "flushed" {
+			t.Errorf("what the checkpoint covered: %q", got)
+		}
+		if got := readDevice(t, a, "v", 4096, 8); string(got) != "restored" {
+			t.Errorf("what the image held: %q", got)
+		}
+		if a.volumes["v"].conf.Accepted {
+			t.Error("still to be applied")
+		}
+		leave(a)
+	}
+}
+
+// TestBackingOfAnother: one file is one agent's, while it runs, and the mark is
+// the last one's who took it.
+func TestBackingOfAnother(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	o, stream, img := marked(t, ctx)
+	other := mustOpen(t, regressOpts(t))
+	defer func() { _ = other.Close(ctx) }()
+	sc := StreamConf{ID: uuid.New(), Number: 1, Group: "h"}
+	if err := other.AddStream(sc); err != nil {
+		t.Fatal(err)
+	}
+	vc := VolumeConf{Name: "w", Number: 2, Group: "h", Stream: sc.ID, SizeBytes: 1 << 20, Backing: img}
+	a := mustOpen(t, o)
+	if _, err := other.AddVolume(ctx, vc); !fail.Is(err, fail.Refused) || fail.HintOf(err) == "" {
+		t.Errorf("a backing in use: %v", err)
+	}
+	if err := a.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.AddVolume(ctx, vc); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.RemoveVolume(ctx, "w"); err != nil {
+		t.Fatal(err)
+	}
+	replaced(t, o, stream, "another agent had it")
+}
+
+// TestReattachMakesNoFile: a volume that the journal knows has a backing; where
+// that is missing, an empty file would be served in its place.
+func TestReattachMakesNoFile(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	a := mustOpen(t, regressOpts(t))
+	defer func() { _ = a.Close(ctx) }()
+	sc := StreamConf{ID: uuid.New(), Number: 1, Group: "g"}
+	if err := a.AddStream(sc); err != nil {
+		t.Fatal(err)
+	}
+	img := filepath.Join(t.TempDir(), "v")
+	err := a.AttachVolume(ctx, VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: img, Resync: true})
+	if _, serr := os.Stat(img); !fail.Is(err, fail.NotFound) || serr == nil {
+		t.Errorf("attached: %v; the file: %v", err, serr)
+	}
+}
