@@ -57,6 +57,8 @@ func (d service) GroupPut(_ context.Context, r control.GroupPut) (control.Group,
 	return d.group(&g), nil
 }
 
+const maxRPOTargetSeconds = 366 * 86400
+
 // change applies what the request sets, and refuses what this build cannot keep.
 func change(g *state.Group, r *control.GroupPut) error {
 	bad := func(setting, value, hint string) error {
@@ -81,8 +83,8 @@ func change(g *state.Group, r *control.GroupPut) error {
 		g.PITR = *r.PITR
 	}
 	if r.RPOTargetSeconds != nil {
-		if !(*r.RPOTargetSeconds > 0) {
-			return bad("RPO target", fmt.Sprint(*r.RPOTargetSeconds), "it must be more than 0 seconds")
+		if !(*r.RPOTargetSeconds >= 0.001 && *r.RPOTargetSeconds <= maxRPOTargetSeconds) {
+			return bad("RPO target", fmt.Sprint(*r.RPOTargetSeconds), "it must be a millisecond at least, and a year at most")
 		}
 		g.RPOTargetSeconds = *r.RPOTargetSeconds
 	}
