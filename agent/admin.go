@@ -342,6 +342,17 @@ func (a *Agent) Mark(ctx context.Context, id change.StreamID, name string) (lsn 
 	return lsn, s.flushTo(ctx, lsn)
 }
 
+// LastLSN is the newest LSN of a stream.
+func (a *Agent) LastLSN(id change.StreamID) uint64 {
+	s, err := a.stream("look at", id)
+	if err != nil {
+		return 0
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nextLSN - 1
+}
+
 // WaitCommitted blocks until the journal has accepted everything up to lsn.
 func (a *Agent) WaitCommitted(ctx context.Context, id change.StreamID, lsn uint64) error {
 	s, err := a.stream("wait for", id)

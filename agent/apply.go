@@ -26,7 +26,12 @@ func (s *stream) applyLoop(ctx context.Context) {
 				break
 			}
 			if s.suspended == nil {
-				s.retryApply(ctx, func() error { return ap.apply(batch) })
+				s.retryApply(ctx, func() error {
+					if err := s.checkBackings(); err != nil { // a write would make a cut file long again
+						return err
+					}
+					return ap.apply(batch)
+				})
 			}
 			if ctx.Err() != nil {
 				return

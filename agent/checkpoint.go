@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
 )
 
 // checkpointLoop syncs the backings now and then, so that the WAL can be
@@ -34,6 +35,9 @@ func (a *Agent) checkpointLoop(ctx context.Context) {
 func (s *stream) checkpoint() error {
 	s.ckptMu.Lock()
 	defer s.ckptMu.Unlock()
+	if err := s.checkBackings(); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	applied, lease, now := s.appliedPoint, s.ship.lease, s.lastTime
 	same := applied == s.ckpt.Applied && lease == s.ckpt.Lease
@@ -57,6 +61,22 @@ func (s *stream) checkpoint() error {
 	s.ckpt = next
 	s.mu.Unlock()
 	return nil
+}
+
+// checkBackings looks for backings that were cut while they are served. The WAL
+// keeps what was written since the last checkpoint.
+func (s *stream) checkBackings() error {
+	var err error
+	for _, v := range s.a.volumesOf(s) {
+		if err = v.back.Whole(); err != nil {
+			err = fail.At("check backing of", v.conf.Name, err)
+			break
+		}
+	}
+	s.mu.Lock()
+	s.backErr = err
+	s.mu.Unlock()
+	return err
 }
 
 // trim frees the WAL below what any stream still needs: frames that are not

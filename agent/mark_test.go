@@ -151,6 +151,35 @@ func TestAcceptBacking(t *testing.T) {
 	}
 }
 
+// TestCutBacking cuts the backing under a running agent: it is said, and what is
+// missing does not read as a hole.
+func TestCutBacking(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	o, stream, img := marked(t, ctx)
+	a := mustOpen(t, o)
+	defer leave(a)
+	if err := os.Truncate(img, 4096); err != nil {
+		t.Fatal(err)
+	}
+	v, err := a.Device("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Extents(ctx, 0, 1<<20); !fail.Is(err, fail.Damaged) {
+		t.Errorf("extents: %v", err)
+	}
+	if err := v.ReadAt(ctx, make([]byte, 8192), 0); err == nil {
+		t.Error("what was cut off is read")
+	}
+	if err := a.streams[stream].checkpoint(); !fail.Is(err, fail.Damaged) || fail.HintOf(err) == "" {
+		t.Errorf("checkpoint: %v", err)
+	}
+	if s := a.Status().Streams[0]; s.BackErr == nil {
+		t.Error("the status does not say it")
+	}
+}
+
 // TestBackingOfAnother: one file is one agent's, while it runs, and the mark is
 // the last one's who took it.
 func TestBackingOfAnother(t *testing.T) {

@@ -22,6 +22,7 @@ type StreamStatus struct {
 	Fault      error // the stream must not be extended from here
 	FullErr    error // the WAL takes no more
 	Suspended  error // a backing was missing at the start: nothing of the group is served
+	BackErr    error // a backing was cut under us
 	ApplyErr   error // applying to the backing is delayed
 }
 
@@ -60,7 +61,7 @@ func (s *stream) status(now time.Time) StreamStatus {
 	return StreamStatus{
 		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
 		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.ship.durable,
-		Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, FullErr: s.fullErr,
+		Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, BackErr: s.backErr, FullErr: s.fullErr,
 	}
 }
 

@@ -67,6 +67,7 @@ type stream struct {
 	waiters                             int
 	shipped                             notify.Notifier // after the journal's word
 	err                                 error           // the log is poisoned or the agent closed
+	backErr                             error           // a backing was cut under us
 	applyErr                            error           // why applying is delayed, nil while it goes well
 	fullErr                             error           // why the WAL takes no more, nil while it does
 

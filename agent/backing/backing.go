@@ -27,6 +27,9 @@ type Backing interface {
 	// Sync makes all of it durable.
 	Sync() error
 	SizeBytes() int64
+	// Whole is fail.Damaged for a file that was cut behind our back: what is missing
+	// would read as zeros. It costs a stat.
+	Whole() error
 	// SetMark durably writes beside the blocks whose backing this is, in place of
 	// an older mark. A device, and a file on a filesystem without extended
 	// attributes, has no place for it: fail.Unsupported.
@@ -215,7 +218,22 @@ func (b *osBacking) StartSync(off, n int64) {
 }
 
 func (b *osBacking) Sync() error {
+	if err := b.Whole(); err != nil {
+		return err
+	}
 	return ioError("sync backing", b.path, b.control(unix.Fdatasync))
+}
+
+func (b *osBacking) Whole() error {
+	if b.device {
+		return nil
+	}
+	st, err := b.f.Stat()
+	if err == nil && st.Size() < b.size {
+		return fail.New(fail.Damaged, "use backing", b.path, fmt.Sprintf("it was cut to %d bytes; the volume has %d", st.Size(), b.size)).
+			WithHint("restart the agent: the group is suspended then; to go on, " + Replace)
+	}
+	return nil // a closed file is another's finding
 }
 
 func (b *osBacking) Data(off int64) (start, n int64, err error) {
@@ -224,6 +242,9 @@ func (b *osBacking) Data(off int64) (start, n int64, err error) {
 	}
 	if b.device {
 		return off, b.size - off, nil
+	}
+	if err := b.Whole(); err != nil {
+		return 0, 0, err
 	}
 	end := b.size
 	err = b.control(func(fd int) error {
@@ -295,6 +316,8 @@ func (b *vfsBacking) Sync() error {
 func (b *vfsBacking) Data(off int64) (int64, int64, error) {
 	return off, max(0, b.size-off), nil
 }
+
+func (b *vfsBacking) Whole() error { return nil }
 
 func (b *vfsBacking) markPath() string { return b.path + ".mark" }
 

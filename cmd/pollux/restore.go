@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -51,7 +52,8 @@ type restoreReport struct {
 	Objects    int       `json:"objects"`
 	FetchBytes int64     `json:"fetch_bytes"`
 	DryRun     bool      `json:"dry_run"`
-	Target     string    `json:"target"` // what was there before
+	Target     string    `json:"target"`               // what was there before
+	Objections []string  `json:"objections,omitempty"` // of a dry run: why it would be refused without --overwrite
 	Seconds    float64   `json:"seconds"`
 	LogDamage  string    `json:"log_damage,omitempty"` // of objects behind the point's
 	twin.Result
@@ -90,7 +92,11 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 		Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: f.dryRun, Target: t.what,
 		LogDamage: damageText(l)}
 	if f.dryRun {
-		return report(c, f, &rep, t)
+		rep.Objections = t.objections
+		if err := report(c, f, &rep, t); err != nil || f.overwrite {
+			return err
+		}
+		return refused(f, t)
 	}
 	if err := allowTarget(c, f, t); err != nil {
 		return err
@@ -107,14 +113,18 @@ func allowTarget(c *cobra.Command, f *restoreFlags, t *restoreTarget) error {
 	if len(t.objections) == 0 {
 		return nil
 	}
-	why := t.objections[0]
-	for _, o := range t.objections[1:] {
-		why += "; " + o
-	}
 	if !f.overwrite {
-		return fail.New(fail.Refused, "restore to", f.out, why).WithHint("choose another target, or add --overwrite to lose what is there")
+		return refused(f, t)
 	}
-	return confirm(c, fmt.Sprintf("%s: %s. Restoring overwrites all of it.", f.out, why), f.out, f.yes)
+	return confirm(c, fmt.Sprintf("%s: %s. Restoring overwrites all of it.", f.out, strings.Join(t.objections, "; ")), f.out, f.yes)
+}
+
+func refused(f *restoreFlags, t *restoreTarget) error {
+	if len(t.objections) == 0 {
+		return nil
+	}
+	return fail.New(fail.Refused, "restore to", f.out, strings.Join(t.objections, "; ")).
+		WithHint("choose another target, or add --overwrite to lose what is there")
 }
 
 func writeTarget(ctx context.Context, w io.Writer, l *twin.Log, plan *twin.Plan, t *restoreTarget) (twin.Result, error) {
@@ -136,12 +146,10 @@ func report(c *cobra.Command, f *restoreFlags, r *restoreReport, t *restoreTarge
 	if r.DryRun {
 		fmt.Fprintf(w, "would fetch %s in %d objects and write up to %s to %s (%s)\n", text.Bytes(r.FetchBytes), r.Objects,
 			config.Bytes(r.SizeBytes), r.Output, r.Target)
-		verdict := "would refuse without --overwrite"
 		if f.overwrite {
-			verdict = "would overwrite in spite of this"
-		}
-		for _, o := range t.objections {
-			fmt.Fprintf(w, "%s: %s\n", verdict, o)
+			for _, o := range t.objections {
+				fmt.Fprintf(w, "would overwrite in spite of this: %s\n", o)
+			}
 		}
 		return nil
 	}

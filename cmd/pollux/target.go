@@ -258,6 +258,10 @@ func (t *restoreTarget) zeroDevice() error {
 	var span [16]byte
 	binary.NativeEndian.PutUint64(span[8:], uint64(t.size)&^511)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, t.file.Fd(), blkZeroOut, uintptr(unsafe.Pointer(&span[0])))
+	if errno == unix.EBUSY {
+		return t.finish((&fail.Error{Kind: fail.Refused, Op: "zero", Object: t.path, Err: errno}).
+			WithHint("the kernel keeps a device that is in use from being overwritten: unmount it first"))
+	}
 	if errno != 0 {
 		return t.finish(fail.Wrap(fail.Internal, "zero", t.path, errno))
 	}

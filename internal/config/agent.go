@@ -93,6 +93,9 @@ type Log struct {
 	Format string `yaml:"format"` // text, json; default text
 }
 
+// nameRule keeps an agent's name fit for the names of files.
+var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
+
 const minRate = 1.0 / 600
 
 // LoadAgent reads, completes and checks a file.
@@ -178,6 +181,10 @@ func (c *Agent) setDefaults() {
 // check returns the first setting that cannot work.
 func (c *Agent) check() (setting string, err error) {
 	switch {
+	case c.Name != "" && !nameRule.MatchString(c.Name):
+		return "name", fmt.Errorf("%q: letters, digits and _.- only, 100 at most, a letter or digit first", c.Name)
+	case !filepath.IsAbs(c.State):
+		return "state", fmt.Errorf("%q is not an absolute path", c.State)
 	case c.Name == "":
 		return "name", errors.New("is empty and the host has no name")
 	case c.Memory < 4<<20:

@@ -39,6 +39,9 @@ type fileStore struct {
 	root string
 	dirs sync.Map // directories known to be durable: path -> struct{}
 	bufs sync.Pool
+
+	mu     sync.Mutex
+	newest string // the name created last: while it is there, so is the store
 }
 
 func openFile(u *url.URL, opts Options) (Store, error) {
@@ -64,15 +67,12 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 	// Only the last level is made: a missing parent is likelier a file system
 	// that is not mounted than a wish to fill the disk below it.
 	if _, err := s.fs.Stat(parent); err != nil {
-		return nil, &fail.Error{Kind: fail.Invalid, Op: op, Object: u.String(), Err: err, Hint: "mount the file system, or create " + parent}
+		return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err, Hint: "mount the file system, or create " + parent}
 	}
 	if err := s.fs.MkdirAll(s.root, 0o750); err != nil {
 		return nil, fileError(op, u.String(), err)
 	}
 	if err := durable.SyncDir(s.fs, parent); err != nil && !errors.Is(err, fs.ErrPermission) {
-		return nil, fileError(op, u.String(), err)
-	}
-	if err := s.fs.MkdirAll(s.fs.PathJoin(s.root, tempDir), 0o750); err != nil {
 		return nil, fileError(op, u.String(), err)
 	}
 	s.removeLeftovers()
@@ -110,10 +110,15 @@ func (s *fileStore) Create(ctx context.Context, name string, body []byte) error 
 	path := s.path(name)
 	dir := s.fs.PathDir(path)
 	if _, err := s.fs.Stat(s.root); err != nil { // never make it anew: an unmounted disk would fill what is below
-		return fail.Wrap(fail.Retry, op, s.URL()+"/"+name, err)
+		return &fail.Error{Kind: fail.Retry, Op: op, Object: s.object(name), Err: err, Hint: "is the store's filesystem mounted?"}
 	}
-	if err := s.ensureDir(dir); err != nil {
-		return s.createError(op, name, err)
+	if err := s.present(op, name); err != nil {
+		return err
+	}
+	for _, d := range []string{dir, s.fs.PathJoin(s.root, tempDir)} {
+		if err := s.ensureDir(d); err != nil {
+			return s.createError(op, name, err)
+		}
 	}
 	// Most conflicts are known before the body is written; link decides the rest.
 	if _, err := s.fs.Stat(path); err == nil {
@@ -134,7 +139,29 @@ func (s *fileStore) Create(ctx context.Context, name string, body []byte) error 
 	if errors.Is(err, fs.ErrExist) {
 		return s.exists(op, name, dir)
 	}
+	if err == nil {
+		s.mu.Lock()
+		s.newest = name
+		s.mu.Unlock()
+	}
 	return s.createError(op, name, err)
+}
+
+// present checks that what was created last is there. Where it is not, another
+// filesystem has come to the store's place, or the store was moved away: objects
+// would be written where nobody looks for them.
+func (s *fileStore) present(op, name string) error {
+	s.mu.Lock()
+	newest := s.newest
+	s.mu.Unlock()
+	if newest == "" {
+		return nil
+	}
+	if _, err := s.fs.Stat(s.path(newest)); err != nil {
+		return fail.New(fail.Retry, op, s.object(name), newest+", which was created before, is missing").
+			WithHint("is the store's filesystem mounted at " + s.root + "? Nothing is written until it is back")
+	}
+	return nil
 }
 
 // exists reports a taken name once it is durable: the caller may build on an
@@ -257,6 +284,11 @@ func (s *fileStore) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	path := s.path(name)
+	s.mu.Lock()
+	if s.newest == name {
+		s.newest = ""
+	}
+	s.mu.Unlock()
 	st, err := s.fs.Stat(path)
 	if err == nil && st.IsDir() {
 		return nil

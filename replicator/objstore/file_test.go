@@ -1,12 +1,15 @@
 package objstore_test
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/goleak"
 
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/objstore/objstoretest"
 )
@@ -43,4 +46,41 @@ func TestFile(t *testing.T) {
 	t.Run("MemTroubled", func(t *testing.T) {
 		objstoretest.Run(t, func(t *testing.T) objstore.Store { return troubled(openMem(t)) })
 	})
+}
+
+// TestFileStoreVanishes moves the store away under a writer, or puts an empty
+// directory in its place as a lost mount does: nothing is written there, and the
+// writer goes on when it is back.
+func TestFileStoreVanishes(t *testing.T) {
+	for _, part := range []string{"store", "store/log"} {
+		dir := t.TempDir()
+		s := open(t, "file://"+dir+"/store", objstore.Options{})
+		create := func(name string) error { return s.Create(t.Context(), name, []byte("x")) }
+		if err := create("log/0"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, part), filepath.Join(dir, "away")); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range []string{"", "store", "store/.tmp", "store/log"} {
+			if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := create("log/1"); !fail.Is(err, fail.Retry) || fail.HintOf(err) == "" {
+				t.Errorf("without %s, with %q: %v", part, d, err)
+			}
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "store/log/*")); len(left) > 0 {
+			t.Errorf("without %s: wrote %v", part, left)
+		}
+		if err := os.RemoveAll(filepath.Join(dir, part)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "away"), filepath.Join(dir, part)); err != nil {
+			t.Fatal(err)
+		}
+		if err := create("log/1"); err != nil {
+			t.Errorf("after %s came back: %v", part, err)
+		}
+	}
 }

@@ -100,7 +100,7 @@ func newTransport(op string, opts Options) (*http.Transport, error) {
 	}
 	pem, err := os.ReadFile(opts.CAFile)
 	if err != nil {
-		return nil, fail.Wrap(fail.Invalid, op, opts.CAFile, err)
+		return nil, &fail.Error{Kind: fail.Denied, Op: op, Object: opts.CAFile, Err: err, Hint: "name a readable file of certificates with ca_file"}
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {

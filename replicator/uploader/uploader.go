@@ -103,7 +103,8 @@ func New(o Options) *Uploader {
 		store: objstore.WithRequests(o.Store, o.RequestsPerSecond, o.Burst), landed: make(chan struct{}, 1), careful: segment.MaxInFlight,
 		order: make(chan *object, segment.MaxInFlight)}
 	u.began = map[uint64]time.Time{}
-	u.status = Status{Target: o.Target, URL: o.Store.URL()}
+	t := o.Journal.Target(o.Target)
+	u.status = Status{Target: o.Target, URL: o.Store.URL(), Position: t.Position, Index: t.Index}
 	return u
 }
 

@@ -43,7 +43,7 @@ type Daemon struct {
 	metrics *metrics
 	http    []*http.Server
 
-	verbs  sync.Mutex // state-changing verbs, one at a time
+	verbs  chan struct{} // holds one while a state-changing verb runs; see takeTurn
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -82,7 +82,7 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 }
 
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s seams) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, seams: s, start: time.Now(), failed: make(chan error, 16), listening: make(chan struct{})}
+	d := &Daemon{conf: conf, version: version, log: log, seams: s, start: time.Now(), failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.open(ctx, d.ctx); err != nil {
 		_ = d.Close()
@@ -164,8 +164,15 @@ func (d *Daemon) openJournal(ctx context.Context) (err error) {
 func (d *Daemon) openTargets(ctx context.Context) error {
 	for _, tc := range d.conf.Journal.Targets {
 		t := &target{conf: tc}
-		s, err := objstore.Open(ctx, tc.URL, objstore.Options{FS: d.seams.fs, Endpoint: tc.Endpoint, Region: tc.Region,
-			CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Observe: d.metrics.observeStore(tc.Name)})
+		open := func(ctx context.Context) (objstore.Store, error) {
+			return objstore.Open(ctx, tc.URL, objstore.Options{FS: d.seams.fs, Endpoint: tc.Endpoint, Region: tc.Region,
+				CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Observe: d.metrics.observeStore(tc.Name)})
+		}
+		s, err := open(ctx)
+		if err != nil && !fail.Is(err, fail.Invalid) && d.journal.Target(tc.Name).Position > 0 {
+			d.log.Warn("the target is not there; volumes are served, and it is tried again", "target", tc.Name, "err", err, "hint", fail.HintOf(err))
+			s, err = objstore.Late(tc.URL, open), nil // it worked once: this delays, no more
+		}
 		if err != nil {
 			return fail.At("open target", tc.Name, err)
 		}
@@ -215,6 +222,19 @@ func (d *Daemon) openAgent() (err error) {
 	}
 	return err
 }
+
+// takeTurn waits for its turn among the verbs that change state. A caller who left
+// meanwhile gets none.
+func (d *Daemon) takeTurn(ctx context.Context, op, object string) error {
+	select {
+	case d.verbs <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fail.Wrap(fail.Retry, op, object, ctx.Err())
+	}
+}
+
+func (d *Daemon) endTurn() { <-d.verbs }
 
 // watch turns a part's failure into the daemon's.
 func (d *Daemon) watch(failed <-chan struct{}, why func() error) {
@@ -271,8 +291,8 @@ func (d *Daemon) Close() error {
 	for _, s := range d.http {
 		_ = s.Close() // ends the verbs' contexts
 	}
-	d.verbs.Lock() // and here the last of them has returned
-	defer d.verbs.Unlock()
+	d.verbs <- struct{}{} // and here the last of them has returned
+	defer d.endTurn()
 	if d.nbd != nil {
 		errs = append(errs, d.nbd.Shutdown(ctx))
 	}

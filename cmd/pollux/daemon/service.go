@@ -20,9 +20,11 @@ type service struct{ *Daemon }
 var _ control.Service = service{}
 
 // GroupPut creates a group, or changes or pauses one.
-func (d service) GroupPut(_ context.Context, r control.GroupPut) (control.Group, error) {
-	d.verbs.Lock()
-	defer d.verbs.Unlock()
+func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Group, error) {
+	if err := d.takeTurn(ctx, "change group", r.Name); err != nil {
+		return control.Group{}, err
+	}
+	defer d.endTurn()
 	var g state.Group
 	exists := false
 	d.journal.View(func(s *state.State) {
@@ -228,8 +230,10 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 
 // BookmarkAdd names the present point of a group.
 func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (control.Bookmark, error) {
-	d.verbs.Lock()
-	defer d.verbs.Unlock()
+	if err := d.takeTurn(ctx, "add bookmark", r.Name); err != nil {
+		return control.Bookmark{}, err
+	}
+	defer d.endTurn()
 	if err := state.CheckName("bookmark", r.Name); err != nil {
 		return control.Bookmark{}, err
 	}
@@ -251,7 +255,10 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 	case st == nil:
 		return control.Bookmark{}, fail.New(fail.Refused, "add bookmark", r.Group+"/"+r.Name, "the group has no volume yet")
 	case r.DryRun:
-		return control.Bookmark{Name: r.Name, Group: r.Group}, nil
+		b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, Time: time.Now().UTC()}
+		_, b.Epoch, _ = d.journal.ID()
+		b.LSN = d.agent.LastLSN(st.ID) + 1
+		return d.bookmark(&b), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, markTimeout)
 	defer cancel()

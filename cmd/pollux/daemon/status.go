@@ -140,6 +140,8 @@ func (d *Daemon) groupState(g *state.Group, s *agent.StreamStatus, a *agent.Stat
 		return "Suspended", reason(s.Fault)
 	case s.Suspended != nil:
 		return "Suspended", reason(s.Suspended)
+	case s.BackErr != nil:
+		return "Suspended", reason(s.BackErr)
 	case stopped != "":
 		return "Suspended", stopped
 	case g.Paused:

@@ -37,8 +37,10 @@ func (d service) VolumeCreate(ctx context.Context, r control.VolumeCreate) (cont
 // createVolume does all but the initial sync, and starts that; synced is nil
 // after a dry run.
 func (d service) createVolume(ctx context.Context, r control.VolumeCreate) (out control.Volume, synced <-chan error, err error) {
-	d.verbs.Lock()
-	defer d.verbs.Unlock()
+	if err := d.takeTurn(ctx, "create volume", r.Name); err != nil {
+		return out, nil, err
+	}
+	defer d.endTurn()
 	if r, err = checkCreate(d.conf.State, r); err != nil {
 		return out, nil, err
 	}
@@ -208,7 +210,7 @@ const resync = 10 * time.Second
 
 // sync starts the initial sync of an attached volume and sees to it until the
 // volume is ready or removed, or the daemon stops. The first attempt's outcome is
-// sent. Called with verbs held, or before anything is served.
+// sent. Called in a verb's turn, or before anything is served.
 func (d *Daemon) sync(name string) <-chan error {
 	first := make(chan error, 1)
 	d.wg.Go(func() {
@@ -282,9 +284,11 @@ func (d service) VolumeChanged(ctx context.Context, r control.VolumeChanged) (co
 }
 
 // VolumeAccept takes another backing for a suspended volume's.
-func (d service) VolumeAccept(_ context.Context, r control.VolumeAccept) (control.Volume, error) {
-	d.verbs.Lock()
-	defer d.verbs.Unlock()
+func (d service) VolumeAccept(ctx context.Context, r control.VolumeAccept) (control.Volume, error) {
+	if err := d.takeTurn(ctx, "accept backing of", r.Name); err != nil {
+		return control.Volume{}, err
+	}
+	defer d.endTurn()
 	var v state.Volume
 	d.journal.View(func(s *state.State) {
 		if p := s.Volumes[r.Name]; p != nil && !p.Removed {
@@ -305,8 +309,10 @@ func (d service) VolumeAccept(_ context.Context, r control.VolumeAccept) (contro
 
 // VolumeRemove ends protection.
 func (d service) VolumeRemove(ctx context.Context, r control.VolumeRemove) (control.Volume, error) {
-	d.verbs.Lock()
-	defer d.verbs.Unlock()
+	if err := d.takeTurn(ctx, "remove volume", r.Name); err != nil {
+		return control.Volume{}, err
+	}
+	defer d.endTurn()
 	var v state.Volume
 	d.journal.View(func(s *state.State) {
 		if p := s.Volumes[r.Name]; p != nil && !p.Removed {
@@ -322,7 +328,13 @@ func (d service) VolumeRemove(ctx context.Context, r control.VolumeRemove) (cont
 	if dev, err := d.agent.Device(r.Name); err == nil {
 		d.nbd.Detach(dev)
 	}
-	if err := d.agent.RemoveVolume(ctx, r.Name); err != nil {
+	limited, cancel := context.WithTimeout(ctx, markTimeout)
+	defer cancel()
+	if err := d.agent.RemoveVolume(limited, r.Name); err != nil {
+		if limited.Err() != nil {
+			err = fail.New(fail.Retry, "remove volume", r.Name, err.Error()).
+				WithHint("the group's writers are held up, and what they wrote must reach the backing first: `pollux status` says why")
+		}
 		return control.Volume{}, err
 	}
 	if _, err := d.journal.Propose(state.KindVolumeRemove, state.VolumeRemove{Name: r.Name}); err != nil {

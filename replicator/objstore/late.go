@@ -1,0 +1,88 @@
+package objstore
+
+import (
+	"context"
+	"sync"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// Late is a store that could not be opened yet: a directory that is not mounted,
+// a file of credentials that is not there. Each call tries again, and fails with
+// fail.Retry until open succeeds.
+func Late(url string, open func(context.Context) (Store, error)) Store {
+	return &late{url: url, open: open}
+}
+
+type late struct {
+	url  string
+	open func(context.Context) (Store, error)
+
+	mu sync.Mutex
+	s  Store
+}
+
+func (l *late) get(ctx context.Context) (Store, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.s != nil {
+		return l.s, nil
+	}
+	s, err := l.open(ctx)
+	if err != nil {
+		return nil, (&fail.Error{Kind: fail.Retry, Op: "reach", Object: l.url, Err: err}).WithHint(fail.HintOf(err))
+	}
+	l.s = s
+	return s, nil
+}
+
+func (l *late) URL() string { return l.url }
+
+func (l *late) Create(ctx context.Context, name string, body []byte) error {
+	s, err := l.get(ctx)
+	if err != nil {
+		return err
+	}
+	return s.Create(ctx, name, body)
+}
+
+func (l *late) Read(ctx context.Context, name string, off, n int64, buf []byte) ([]byte, error) {
+	s, err := l.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.Read(ctx, name, off, n, buf)
+}
+
+func (l *late) Size(ctx context.Context, name string) (int64, error) {
+	s, err := l.get(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return s.Size(ctx, name)
+}
+
+func (l *late) List(ctx context.Context, prefix, after string, fn func(Info) error) error {
+	s, err := l.get(ctx)
+	if err != nil {
+		return err
+	}
+	return s.List(ctx, prefix, after, fn)
+}
+
+func (l *late) Delete(ctx context.Context, name string) error {
+	s, err := l.get(ctx)
+	if err != nil {
+		return err
+	}
+	return s.Delete(ctx, name)
+}
+
+func (l *late) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.s == nil {
+		return nil
+	}
+	return l.s.Close()
+}
