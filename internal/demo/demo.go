@@ -130,8 +130,8 @@ func (d *run) start(ctx context.Context) error {
 // reached waits for the first object in the store: with one that takes nothing
 // there is nothing to show.
 func (d *run) reached(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
+	late := time.NewTimer(storeTimeout)
+	defer late.Stop()
 	for {
 		var st control.Status
 		if err := control.Dial(d.socket()).Call(ctx, control.VerbStatus, struct{}{}, &st); err != nil {
@@ -142,6 +142,8 @@ func (d *run) reached(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			return ctx.Err()
+		case <-late.C:
 			return fail.New(fail.Retry, "write to", d.Store, "no object arrived: "+st.Targets[0].Error).
 				WithHint("check --store, --endpoint and the credentials; pollux doctor --store tells more")
 		case <-time.After(50 * time.Millisecond):

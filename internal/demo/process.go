@@ -50,7 +50,7 @@ func startAgent(ctx context.Context, binary, config, socket, logPath string) (*c
 		select {
 		case <-p.Done():
 			text, _ := os.ReadFile(logPath)
-			return nil, fail.New(fail.Internal, "start", "agent", "it ended: "+lastWords(string(text)))
+			return nil, fail.New(fail.OfExit(p.ExitCode()), "start", "agent", "it ended: "+lastWords(string(text)))
 		case <-ctx.Done():
 			p.Kill()
 			return nil, fail.Wrap(fail.Retry, "start", "agent", err)

@@ -77,6 +77,16 @@ func ExitCode(err error) int {
 	return kinds[KindOf(err)].exit
 }
 
+// OfExit is the kind of the error that made another pollux exit with code.
+func OfExit(code int) Kind {
+	for k := range kinds {
+		if kinds[k].exit == code {
+			return Kind(k)
+		}
+	}
+	return Internal
+}
+
 // Error is an error of one Kind, with what was being done, to what, and what
 // the operator can do about it. Op, Object and Hint may be empty.
 type Error struct {
