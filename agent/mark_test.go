@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -20,7 +21,7 @@ import (
 func marked(t *testing.T, ctx context.Context) (o Options, stream uuid.UUID, img string) {
 	t.Helper()
 	o = regressOpts(t)
-	img = filepath.Join(t.TempDir(), "v")
+	img = filepath.Join(xattrDir(t), "v")
 	a := mustOpen(t, o)
 	stream = uuid.New()
 	if err := a.AddStream(StreamConf{ID: stream, Number: 1, Group: "g"}); err != nil {
@@ -30,7 +31,7 @@ func marked(t *testing.T, ctx context.Context) (o Options, stream uuid.UUID, img
 		t.Fatal(err)
 	}
 	if backing.MarkOf(img) == "" {
-		t.Fatalf("this test needs extended attributes on the filesystem of %s", img)
+		t.Fatal("the backing bears no mark")
 	}
 	v, err := a.Device("v")
 	if err != nil {
@@ -41,6 +42,21 @@ func marked(t *testing.T, ctx context.Context) (o Options, stream uuid.UUID, img
 		t.Fatal(err)
 	}
 	return o, stream, img
+}
+
+// xattrDir is a temporary directory on a filesystem with extended attributes.
+func xattrDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Setxattr(dir, "user.test", []byte("x"), 0); err == nil {
+		return dir
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "pollux-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 func mustOpen(t *testing.T, o Options) *Agent {

@@ -1,12 +1,17 @@
 package systemtest
 
 import (
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -161,12 +166,33 @@ func removeArena(t *testing.T, s *site) {
 	}
 }
 
-// copyTree copies a directory, holes as holes.
+// copyTree copies a directory, holes as holes, as the snapshot of a block device
+// would: the mark of a backing, which names its inode, holds for the copy too.
 func copyTree(t *testing.T, from, to string) {
 	t.Helper()
 	out, err := exec.Command("cp", "-a", "--sparse=always", from, to).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
+	}
+	const attr = "user.pollux.backing"
+	inode := regexp.MustCompile(`inode \d+:`)
+	err = filepath.WalkDir(to, func(path string, d fs.DirEntry, err error) error {
+		var st unix.Stat_t
+		mark := make([]byte, 1024)
+		n, xerr := 0, err
+		if err == nil && d.Type().IsRegular() {
+			n, xerr = unix.Getxattr(path, attr, mark)
+		}
+		if n == 0 || xerr != nil {
+			return err
+		}
+		if err := unix.Stat(path, &st); err != nil {
+			return err
+		}
+		return unix.Setxattr(path, attr, inode.ReplaceAll(mark[:n], fmt.Appendf(nil, "inode %d:", st.Ino)), 0)
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
