@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"fmt"
+
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/agent/backing"
@@ -71,6 +73,38 @@ func (a *Agent) settleBackings() error {
 	return a.saveManifest()
 }
 
+// checkRestored refuses an image that was restored to a point from which the WAL
+// cannot go on, or from another volume. A file that says nothing is taken on the
+// operator's word.
+func (v *Volume) checkRestored() error {
+	r, ok := backing.RestoredAt(v.conf.Backing)
+	if !ok {
+		return nil
+	}
+	refuse := func(why, hint string) error {
+		return fail.New(fail.Refused, "accept backing of", v.conf.Name, v.conf.Backing+" "+why).WithHint(hint)
+	}
+	if r.Stream != v.conf.Stream.String() || r.Volume != v.conf.Number {
+		return refuse("was restored from another volume", "restore "+v.conf.Name+"'s newest point there")
+	}
+	v.s.mu.Lock()
+	first := v.s.ckpt.Applied.LSN + 1
+	refs := v.s.refs
+	v.s.mu.Unlock()
+	if len(refs) > 0 {
+		h, _, err := v.s.a.readHeader(refs[0].wal)
+		if err != nil {
+			return err
+		}
+		first = h.FirstLSN
+	}
+	if r.LSN+1 < first {
+		return refuse(fmt.Sprintf("was restored to LSN %d, and this host's WAL begins at %d", r.LSN, first),
+			"restore the newest point: the store holds what lies between")
+	}
+	return nil
+}
+
 // AcceptBacking takes the file or device that is at the path of an absent
 // volume's backing for the right one, from the next start on: it holds what the
 // old one held when the agent stopped, or the newest point of the store. What the
@@ -88,8 +122,8 @@ func (a *Agent) AcceptBacking(name string, dryRun bool) error {
 		return err
 	}
 	defer b.Close()
-	if dryRun {
-		return nil
+	if err := v.checkRestored(); err != nil || dryRun {
+		return err
 	}
 	id := a.mark(b, &v.conf)
 	a.mu.Lock()

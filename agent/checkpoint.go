@@ -86,6 +86,9 @@ func (a *Agent) trim() {
 	for _, s := range a.snapshotStreams() {
 		s.mu.Lock()
 		done := min(s.ship.released, s.ckpt.Applied.LSN)
+		if s.suspended != nil || s.backErr != nil {
+			done = 0 // an image that is restored now will need it: see AcceptBacking
+		}
 		n := 0
 		for n < len(s.refs) && s.refs[n].last <= done {
 			n++

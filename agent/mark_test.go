@@ -167,6 +167,58 @@ func TestAcceptBacking(t *testing.T) {
 	}
 }
 
+// TestAcceptChecksThePoint: what a restore noted beside the image is held against
+// the volume and the WAL.
+func TestAcceptChecksThePoint(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	o, stream, img := marked(t, ctx)
+	if err := os.Remove(img); err != nil {
+		t.Fatal(err)
+	}
+	a := mustOpen(t, o)
+	defer leave(a)
+	a.trim() // of a suspended stream it frees nothing
+	accept := func(r backing.Restored) error {
+		f, err := os.Create(img)
+		if err == nil {
+			err = f.Truncate(1 << 20)
+		}
+		if err == nil {
+			err = backing.SetRestored(f, r)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		return a.AcceptBacking("v", true)
+	}
+	s := a.streams[stream]
+	right := backing.Restored{Stream: stream.String(), Volume: 3, LSN: 0}
+	for _, wrong := range []backing.Restored{{Stream: uuid.NewString(), Volume: 3}, {Stream: stream.String(), Volume: 4}} {
+		if err := accept(wrong); !fail.Is(err, fail.Refused) || !strings.Contains(err.Error(), "another volume") {
+			t.Errorf("%+v: %v", wrong, err)
+		}
+	}
+	if err := accept(right); err != nil { // the WAL holds LSN 1
+		t.Errorf("%+v: %v", right, err)
+	}
+	s.refs = nil // as if the WAL began behind the checkpoint, at LSN 2
+	if err := accept(right); !fail.Is(err, fail.Refused) || !strings.Contains(err.Error(), "WAL begins at 2") {
+		t.Errorf("%+v with a later WAL: %v", right, err)
+	}
+	right.LSN = 1
+	if err := accept(right); err != nil {
+		t.Errorf("%+v: %v", right, err)
+	}
+	if err := a.AcceptBacking("v", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := backing.RestoredAt(img); ok {
+		t.Error("an accepted backing still says what it was restored to")
+	}
+}
+
 // TestCutBacking cuts the backing under a running agent: it is said, and what is
 // missing does not read as a hole.
 func TestCutBacking(t *testing.T) {

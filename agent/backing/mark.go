@@ -40,6 +40,7 @@ func (b *osBacking) SetMark(id, text string) error {
 		})
 	}
 	if err == nil {
+		_ = b.control(func(fd int) error { return unix.Fremovexattr(fd, restoredName) }) // from now on it changes
 		err = b.f.Sync()
 	}
 	return fail.Wrap(fail.Unsupported, "mark backing", b.path, err)

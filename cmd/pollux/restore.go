@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
@@ -134,6 +135,10 @@ func writeTarget(ctx context.Context, w io.Writer, l *twin.Log, plan *twin.Plan,
 	bar := newProgress(w, "restoring")
 	res, err := l.Restore(ctx, plan, t.file, bar.update)
 	bar.end()
+	if err == nil && !t.device {
+		v := plan.Point.Volume // best effort: `pollux volume accept` looks at it
+		_ = backing.SetRestored(t.file, backing.Restored{Stream: v.Stream.String(), Volume: v.Number, LSN: plan.Point.LSN})
+	}
 	return res, t.finish(err)
 }
 
