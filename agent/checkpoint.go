@@ -66,7 +66,12 @@ func (s *stream) checkpoint() error {
 // checkBackings looks for backings that were cut while they are served. The WAL
 // keeps what was written since the last checkpoint.
 func (s *stream) checkBackings() error {
-	var err error
+	s.mu.Lock()
+	err := s.backErr // a file that is long again holds zeros in the middle
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	for _, v := range s.a.volumesOf(s) {
 		if err = v.back.Whole(); err != nil {
 			err = fail.At("check backing of", v.conf.Name, err)

@@ -175,9 +175,9 @@ func copyTree(t *testing.T, from, to string) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	const attr = "user.pollux.backing"
-	inode := regexp.MustCompile(`inode \d+:`)
+	inode := regexp.MustCompile(`inode \d+ born \d+:`)
 	err = filepath.WalkDir(to, func(path string, d fs.DirEntry, err error) error {
-		var st unix.Stat_t
+		var st unix.Statx_t
 		mark := make([]byte, 1024)
 		n, xerr := 0, err
 		if err == nil && d.Type().IsRegular() {
@@ -186,10 +186,10 @@ func copyTree(t *testing.T, from, to string) {
 		if n == 0 || xerr != nil {
 			return err
 		}
-		if err := unix.Stat(path, &st); err != nil {
+		if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
 			return err
 		}
-		return unix.Setxattr(path, attr, inode.ReplaceAll(mark[:n], fmt.Appendf(nil, "inode %d:", st.Ino)), 0)
+		return unix.Setxattr(path, attr, inode.ReplaceAll(mark[:n], fmt.Appendf(nil, "inode %d born %d:", st.Ino, st.Btime.Sec*1e9+int64(st.Btime.Nsec))), 0)
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
@@ -67,7 +68,7 @@ func Open(path string, sizeBytes int64) (Backing, error) {
 	st, err := f.Stat()
 	if err == nil && st.Mode()&os.ModeDevice != 0 {
 		b.device = true
-	} else if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+	} else if err := lock(f); errors.Is(err, unix.EWOULDBLOCK) {
 		_ = f.Close()
 		return nil, fail.New(fail.Refused, "open backing", path, "another process has it locked").
 			WithHint("is it a volume of another agent, or of this one under another name?")
@@ -79,6 +80,18 @@ func Open(path string, sizeBytes int64) (Backing, error) {
 			WithHint("the backing was replaced or cut: " + Replace)
 	}
 	return b, nil
+}
+
+// lockPatience is how long a process that was killed may take to close its files.
+const lockPatience = 3 * time.Second
+
+func lock(f *os.File) error {
+	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(begin) > lockPatience {
+			return err
+		}
+	}
 }
 
 func openError(path string, err error) error {

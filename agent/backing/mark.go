@@ -3,9 +3,7 @@ package backing
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -13,31 +11,30 @@ import (
 )
 
 // markName is the extended attribute that says whose backing a file is: an id,
-// the file's inode (a copy that keeps attributes is another file all the same),
-// and a text for people:
+// the file's inode and when that was made (a copy that keeps attributes is another
+// file all the same, and inode numbers come back), and a text for people:
 //
-//	<id> inode <number>: <text>
+//	<id> inode <number> born <ns since 1970, 0: not known>: <text>
 const markName = "user.pollux.backing"
 
 const maxMarkBytes = 1024
 
-func markPrefix(id string, st os.FileInfo) string {
-	inode := uint64(0)
-	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		inode = sys.Ino
-	}
-	return fmt.Sprintf("%s inode %d: ", id, inode)
+// markPrefix is a mark without its text.
+func (b *osBacking) markPrefix(id string) (string, error) {
+	var st unix.Statx_t
+	err := b.control(func(fd int) error {
+		return unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME, &st)
+	})
+	return fmt.Sprintf("%s inode %d born %d: ", id, st.Ino, st.Btime.Sec*1e9+int64(st.Btime.Nsec)), err
 }
 
 func (b *osBacking) SetMark(id, text string) error {
 	if b.device {
 		return fail.New(fail.Unsupported, "mark backing", b.path, "a device has no place for a mark")
 	}
-	st, err := b.f.Stat()
+	prefix, err := b.markPrefix(id)
 	if err == nil {
-		err = b.control(func(fd int) error {
-			return unix.Fsetxattr(fd, markName, []byte(markPrefix(id, st)+text), 0)
-		})
+		err = b.control(func(fd int) error { return unix.Fsetxattr(fd, markName, []byte(prefix+text), 0) })
 	}
 	if err == nil {
 		_ = b.control(func(fd int) error { return unix.Fremovexattr(fd, restoredName) }) // from now on it changes
@@ -47,13 +44,13 @@ func (b *osBacking) SetMark(id, text string) error {
 }
 
 func (b *osBacking) HasMark(id string) bool {
-	st, err := b.f.Stat()
+	prefix, err := b.markPrefix(id)
 	mark := ""
 	_ = b.control(func(fd int) error {
 		mark = readMark(func(p []byte) (int, error) { return unix.Fgetxattr(fd, markName, p) })
 		return nil
 	})
-	return err == nil && strings.HasPrefix(mark, markPrefix(id, st))
+	return err == nil && strings.HasPrefix(mark, prefix)
 }
 
 func (b *osBacking) ClearMark(id string) error {

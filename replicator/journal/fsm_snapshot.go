@@ -13,6 +13,12 @@ import (
 // Snapshot makes Pebble durable up to here, so that the log may be dropped, and
 // captures the FSM's keys.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	f.mu.RLock()
+	stopped := f.stopped
+	f.mu.RUnlock()
+	if stopped != nil { // Raft would take the rest of the log for applied
+		return nil, stopped
+	}
 	if err := f.syncLog(); err != nil { // a snapshot must not be ahead of the log
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
@@ -43,9 +44,15 @@ var (
 const minFreeBytes = 1 << 20
 
 func openKV(fs vfs.FS, dir string, log *slog.Logger) (*pebble.DB, error) {
-	if use, err := fs.GetDiskUsage(fs.PathDir(dir)); err == nil && use.AvailBytes < minFreeBytes {
-		return nil, fail.New(fail.Full, "open", dir, fmt.Sprintf("its filesystem is full: %d bytes are free", use.AvailBytes)).
-			WithHint("make room there, a megabyte at least, and start again")
+	if use, err := fs.GetDiskUsage(fs.PathDir(dir)); err == nil {
+		free := use.AvailBytes
+		if os.Geteuid() == 0 { // may use what is reserved
+			free = max(free, use.TotalBytes-use.UsedBytes)
+		}
+		if free < minFreeBytes {
+			return nil, fail.New(fail.Full, "open", dir, fmt.Sprintf("its filesystem is full: %d bytes are free", free)).
+				WithHint("make room there, a megabyte at least, and start again")
+		}
 	}
 	t := trouble{log: log}
 	opts := &pebble.Options{FS: fs, Logger: pebbleLogger{log}, EventListener: &pebble.EventListener{BackgroundError: t.note}, FormatMajorVersion: pebble.FormatNewest,

@@ -13,7 +13,7 @@ import (
 type fullDisk struct{ vfs.FS }
 
 func (fullDisk) GetDiskUsage(string) (vfs.DiskUsage, error) {
-	return vfs.DiskUsage{AvailBytes: minFreeBytes - 1, TotalBytes: 1 << 30}, nil
+	return vfs.DiskUsage{AvailBytes: minFreeBytes - 1, TotalBytes: 1 << 30, UsedBytes: 1<<30 - minFreeBytes + 1}, nil
 }
 
 // TestOpenOnFullDisk: Pebble would try to flush for ever, and say so each time.

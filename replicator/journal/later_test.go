@@ -45,6 +45,9 @@ func TestLaterEntry(t *testing.T) {
 		if !fail.Is(j.Err(), fail.Unsupported) {
 			t.Errorf("%s: the journal failed with %v", name, j.Err())
 		}
+		if err := j.Snapshot(); err == nil {
+			t.Errorf("%s: a snapshot that would pass over it", name)
+		}
 		if err := j.Close(); err != nil {
 			t.Fatal(err)
 		}

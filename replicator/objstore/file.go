@@ -41,7 +41,7 @@ type fileStore struct {
 	bufs sync.Pool
 
 	mu     sync.Mutex
-	newest string // the name created last: while it is there, so is the store
+	newest string // the name created last, or read first: while it is there, so is the store
 }
 
 func openFile(u *url.URL, opts Options) (Store, error) {
@@ -226,6 +226,11 @@ func (s *fileStore) Read(ctx context.Context, name string, off, n int64, buf []b
 	if err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	if s.newest == "" { // the first Create after a start has this to go by
+		s.newest = name
+	}
+	s.mu.Unlock()
 	defer func() { _ = f.Close() }() // only read
 	start, end := resolve(off, n, size)
 	buf = grow(buf, end-start)

@@ -82,5 +82,19 @@ func TestFileStoreVanishes(t *testing.T) {
 		if err := create("log/1"); err != nil {
 			t.Errorf("after %s came back: %v", part, err)
 		}
+		// The next process has read the log when it loses it.
+		s = open(t, "file://"+dir+"/store", objstore.Options{})
+		if _, err := s.Read(t.Context(), "log/0", 0, -1, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, part), filepath.Join(dir, "away")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(filepath.Join(dir, "store"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := create("log/2"); !fail.Is(err, fail.Retry) {
+			t.Errorf("after a restart, without %s: %v", part, err)
+		}
 	}
 }

@@ -18,8 +18,10 @@ type late struct {
 	url  string
 	open func(context.Context) (Store, error)
 
-	mu sync.Mutex
-	s  Store
+	mu      sync.Mutex
+	s       Store
+	err     error         // of the last attempt
+	opening chan struct{} // closed when the attempt under way ends; nil: none is
 }
 
 func (l *late) get(ctx context.Context) (Store, error) {
@@ -28,12 +30,35 @@ func (l *late) get(ctx context.Context) (Store, error) {
 	if l.s != nil {
 		return l.s, nil
 	}
-	s, err := l.open(ctx)
-	if err != nil {
-		return nil, (&fail.Error{Kind: fail.Retry, Op: "reach", Object: l.url, Err: err}).WithHint(fail.HintOf(err))
+	if l.opening == nil {
+		l.opening = make(chan struct{})
+		go l.try()
 	}
-	l.s = s
-	return s, nil
+	opening := l.opening
+	l.mu.Unlock() // a mount that hangs must not hold up whoever has less patience
+	var err error
+	select {
+	case <-opening:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	l.mu.Lock()
+	if err == nil && l.s != nil {
+		return l.s, nil
+	}
+	if err == nil {
+		err = l.err
+	}
+	return nil, (&fail.Error{Kind: fail.Retry, Op: "reach", Object: l.url, Err: err}).WithHint(fail.HintOf(err))
+}
+
+func (l *late) try() {
+	s, err := l.open(context.Background())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.s, l.err = s, err
+	close(l.opening)
+	l.opening = nil
 }
 
 func (l *late) URL() string { return l.url }

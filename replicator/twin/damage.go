@@ -17,16 +17,16 @@ func (l *Log) stop(position uint64, err error) {
 	}
 }
 
-// branch looks for fences behind the damage. One that goes on from a journal
-// index before it says that the entries from there on are a dead branch, whoever
-// can read them.
+// branch looks for later writers behind the damage. Where one went on from a
+// journal index before it, as its fence or its first segment says, the entries
+// from there on are a dead branch.
 func (l *Log) branch(ctx context.Context, cur segment.Token, all []*segment.Index, rest []located) error {
 	more, _, err := l.footers(ctx, rest, nil)
 	if err != nil {
 		return err
 	}
 	for _, x := range append(all[:len(all):len(all)], more...) {
-		if x != nil && x.Type == segment.Fence && x.Journal == l.Identity.Journal && x.Token.Compare(cur) > 0 {
+		if x != nil && x.Type != segment.Identity && x.Journal == l.Identity.Journal && x.Token.Compare(cur) > 0 {
 			cur = x.Token
 			l.cut(x.FirstIndex)
 		}

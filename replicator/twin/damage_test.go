@@ -10,6 +10,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
@@ -132,5 +133,53 @@ func TestDamageBeforeFence(t *testing.T) {
 	}
 	if got, err := at(branch, "6"); err == nil {
 		t.Errorf("LSN 6 of the dead branch restores to %d", got)
+	}
+}
+
+// TestUnreadableObject: a bad sector, or one forbidden object, is that object's
+// trouble, and no older point's.
+func TestUnreadableObject(t *testing.T) {
+	h := older(t)
+	h.store = badSector{h.store}
+	for _, point := range []string{"2", "b2", "4"} {
+		if got, err := at(h, point); err != nil || (got != 2 && got != 4) {
+			t.Errorf("--at %s: %d, %v", point, got, err)
+		}
+	}
+	for _, point := range []string{"", "6", "7"} {
+		if _, err := at(h, point); !fail.Is(err, fail.Retry) || !strings.Contains(err.Error(), uploader.ObjectName(7)) {
+			t.Errorf("--at %q: %v", point, err)
+		}
+	}
+}
+
+// badSector cannot read position 7, which holds LSN 6.
+type badSector struct{ objstore.Store }
+
+func (s badSector) Read(ctx context.Context, name string, off, n int64, buf []byte) ([]byte, error) {
+	if name == uploader.ObjectName(7) {
+		return nil, fail.New(fail.Retry, "read", name, "input/output error")
+	}
+	return s.Store.Read(ctx, name, off, n, buf)
+}
+
+// TestDamagedFence: a later writer's segment proves the dead branch where its
+// fence cannot be read.
+func TestDamagedFence(t *testing.T) {
+	h := older(t)
+	branch := h.fork(token(2, 1, 2))
+	branch.next -= 3
+	branch.points = map[change.StreamID]change.Point{streamA: h.mustOpen().pointAt(streamA, 5)}
+	branch.fence(branch.next) // position 9
+	branch.frame(streamA, fill(2, 0, 4096, 99))
+	branch.segment()
+	branch.remove(9)
+	if got, err := at(branch, "5"); err != nil || got != 5 {
+		t.Errorf("LSN 5: %d, %v", got, err)
+	}
+	for _, lsn := range []string{"6", "7"} {
+		if got, err := at(branch, lsn); err == nil {
+			t.Errorf("LSN %s of the dead branch restores to %d", lsn, got)
+		}
 	}
 }

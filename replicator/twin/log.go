@@ -35,7 +35,7 @@ type Log struct {
 	Beyond int    // objects behind a position that does not exist (yet)
 	Bytes  int64  // of all objects in the log
 	// Damage is what ends the log before its time, nil for a whole one: an object
-	// that is missing, unreadable or does not follow. What lies before stands.
+	// that is missing, cannot be read, or does not follow. What lies before stands.
 	Damage error
 }
 
@@ -80,8 +80,8 @@ func Open(ctx context.Context, s objstore.Store, progress Progress) (*Log, error
 	return l, nil
 }
 
-// footers reads the footers of objects, with an error each where one is damaged
-// or gone.
+// footers reads the footers of objects, with an error each where one cannot be
+// read.
 func (l *Log) footers(ctx context.Context, objects []located, progress Progress) ([]*segment.Index, []error, error) {
 	all, errs := make([]*segment.Index, len(objects)), make([]error, len(objects))
 	var done atomic.Int64
@@ -90,10 +90,7 @@ func (l *Log) footers(ctx context.Context, objects []located, progress Progress)
 		if progress != nil {
 			progress(done.Add(1), int64(len(objects)))
 		}
-		if ofObject(errs[i]) {
-			return nil
-		}
-		return errs[i]
+		return ctx.Err() // an object that cannot be read, for whatever reason, is one object
 	})
 	return all, errs, err
 }
@@ -131,7 +128,7 @@ func (l *Log) list(ctx context.Context) (there, rest []located, err error) {
 		gone := n == 0 || missing(uint64(n), o.position, nil)
 		if !gone {
 			x, err := uploader.ReadIndex(ctx, l.store, o.position)
-			if err != nil && !ofObject(err) {
+			if ctx.Err() != nil {
 				return nil, nil, err
 			}
 			gone = err == nil && missing(uint64(n), o.position, x)
@@ -280,10 +277,7 @@ func (l *Log) replay(ctx context.Context) error {
 			err = l.damaged(x.Position, "object cut short at byte %d", lo+int64(len(b)))
 		}
 		bodies[i], errs[i] = b, err
-		if ofObject(err) {
-			return nil
-		}
-		return err
+		return ctx.Err()
 	})
 	if err != nil {
 		return err
@@ -293,13 +287,10 @@ func (l *Log) replay(ctx context.Context) error {
 		if err == nil {
 			err = fail.At("replay", l.at(x.Position), l.replayObject(x, bodies[i]))
 		}
-		if ofObject(err) {
+		if err != nil {
 			l.stop(x.Position, err)
 			l.Objects = l.Objects[:i]
 			return nil
-		}
-		if err != nil {
-			return err
 		}
 	}
 	return nil

@@ -291,8 +291,9 @@ func (d *Daemon) Close() error {
 	for _, s := range d.http {
 		_ = s.Close() // ends the verbs' contexts
 	}
-	d.verbs <- struct{}{} // and here the last of them has returned
-	defer d.endTurn()
+	if d.takeTurn(ctx, "stop", "agent") == nil { // the last of them has returned, or hangs for good
+		defer d.endTurn()
+	}
 	if d.nbd != nil {
 		errs = append(errs, d.nbd.Shutdown(ctx))
 	}
