@@ -86,10 +86,7 @@ func putSimple(h *[simpleReplyBytes]byte, cookie uint64, errno uint32) {
 func (o *output) add(head, data []byte) {
 	if len(data) > inlineReplyBytes {
 		o.sendMu.Lock()
-		o.mu.Lock()
-		o.buf = append(o.buf, head...)
-		o.mu.Unlock()
-		o.send(data)
+		o.send(head, data)
 		o.sendMu.Unlock()
 		return
 	}
@@ -103,11 +100,19 @@ func (o *output) add(head, data []byte) {
 }
 
 // exclusive runs fn, which writes a reply piece by piece, while nobody else
-// sends anything.
+// sends anything. What others gather meanwhile comes after it.
 func (o *output) exclusive(fn func(write func([]byte))) {
 	o.sendMu.Lock()
 	defer o.sendMu.Unlock()
-	fn(o.send)
+	o.send(nil, nil)
+	fn(func(piece []byte) {
+		o.mu.Lock()
+		err := o.err
+		o.mu.Unlock()
+		if err == nil {
+			o.sent(o.write(nil, piece))
+		}
+	})
 }
 
 // flush sends what has gathered.
@@ -119,7 +124,7 @@ func (o *output) flush() {
 		return
 	}
 	o.sendMu.Lock()
-	o.send(nil)
+	o.send(nil, nil)
 	o.sendMu.Unlock()
 }
 
@@ -144,23 +149,30 @@ func (o *output) onTimer() {
 	o.flush()
 }
 
-// send writes what has gathered, and then data. The caller holds sendMu.
-func (o *output) send(data []byte) {
+// send writes what has gathered, and then head and its data. The head is added
+// and the buffer taken in one step: another reply in between would end up in
+// front of the data. The caller holds sendMu.
+func (o *output) send(head, data []byte) {
 	o.mu.Lock()
-	buf, err := o.buf, o.err
+	buf, err := append(o.buf, head...), o.err
 	o.buf = o.spare[:0]
 	o.mu.Unlock()
 	if err == nil && len(buf)+len(data) > 0 {
-		err = o.write(buf, data)
-		if err != nil {
-			o.mu.Lock()
-			o.err = err
-			o.mu.Unlock()
-			o.failed.Store(true)
-			o.onError()
-		}
+		o.sent(o.write(buf, data))
 	}
 	o.spare = buf[:0]
+}
+
+// sent notes the outcome of a write.
+func (o *output) sent(err error) {
+	if err == nil {
+		return
+	}
+	o.mu.Lock()
+	o.err = err
+	o.mu.Unlock()
+	o.failed.Store(true)
+	o.onError()
 }
 
 func (o *output) write(buf, data []byte) error {
