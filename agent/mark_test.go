@@ -68,6 +68,16 @@ func mustOpen(t *testing.T, o Options) *Agent {
 	return a
 }
 
+// lost is marked's agent, started again without its backing.
+func lost(t *testing.T, ctx context.Context) (a *Agent, o Options, stream uuid.UUID, img string) {
+	t.Helper()
+	o, stream, img = marked(t, ctx)
+	if err := os.Remove(img); err != nil {
+		t.Fatal(err)
+	}
+	return mustOpen(t, o), o, stream, img
+}
+
 // replaced asserts that the agent takes the backing for another one.
 func replaced(t *testing.T, o Options, stream uuid.UUID, how string) {
 	t.Helper()
@@ -129,11 +139,7 @@ func TestReplacedBacking(t *testing.T) {
 func TestAcceptBacking(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	o, stream, img := marked(t, ctx)
-	if err := os.Remove(img); err != nil {
-		t.Fatal(err)
-	}
-	a := mustOpen(t, o)
+	a, o, stream, img := lost(t, ctx)
 	if err := a.AcceptBacking("v", false); !fail.Is(err, fail.NotFound) {
 		t.Errorf("accepting nothing: %v", err)
 	}
@@ -172,11 +178,7 @@ func TestAcceptBacking(t *testing.T) {
 func TestAcceptChecksThePoint(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	o, stream, img := marked(t, ctx)
-	if err := os.Remove(img); err != nil {
-		t.Fatal(err)
-	}
-	a := mustOpen(t, o)
+	a, _, stream, img := lost(t, ctx)
 	defer leave(a)
 	a.trim() // of a suspended stream it frees nothing
 	accept := func(r backing.Restored) error {

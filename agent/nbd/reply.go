@@ -106,10 +106,7 @@ func (o *output) exclusive(fn func(write func([]byte))) {
 	defer o.sendMu.Unlock()
 	o.send(nil, nil)
 	fn(func(piece []byte) {
-		o.mu.Lock()
-		err := o.err
-		o.mu.Unlock()
-		if err == nil {
+		if !o.failed.Load() {
 			o.sent(o.write(nil, piece))
 		}
 	})

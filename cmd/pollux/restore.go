@@ -111,15 +111,13 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 
 // allowTarget refuses what would destroy something, unless the operator insists.
 func allowTarget(c *cobra.Command, f *restoreFlags, t *restoreTarget) error {
-	if len(t.objections) == 0 {
-		return nil
-	}
-	if !f.overwrite {
+	if !f.overwrite || len(t.objections) == 0 {
 		return refused(f, t)
 	}
 	return confirm(c, fmt.Sprintf("%s: %s. Restoring overwrites all of it.", f.out, strings.Join(t.objections, "; ")), f.out, f.yes)
 }
 
+// refused is the error of a target with objections, nil where there are none.
 func refused(f *restoreFlags, t *restoreTarget) error {
 	if len(t.objections) == 0 {
 		return nil

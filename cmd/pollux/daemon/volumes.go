@@ -169,7 +169,11 @@ func (d *Daemon) lookAtBacking(v *state.Volume) error {
 	if _, err := os.Stat(v.Backing); err != nil {
 		return nil // it would be made
 	}
-	b, err := backing.Open(v.Backing, v.SizeBytes)
+	return openOnce(backing.Open, v)
+}
+
+func openOnce(open func(string, int64) (backing.Backing, error), v *state.Volume) error {
+	b, err := open(v.Backing, v.SizeBytes)
 	if err != nil {
 		return err
 	}
@@ -189,11 +193,7 @@ func (d *Daemon) tryBacking(v *state.Volume) error {
 	if _, err := create(v.Backing, v.SizeBytes); err != nil {
 		return err
 	}
-	b, err := open(v.Backing, v.SizeBytes)
-	if err != nil {
-		return err
-	}
-	return b.Close()
+	return openOnce(open, v)
 }
 
 // attach makes the agent know a volume of the control state; again says that
@@ -283,20 +283,28 @@ func (d service) VolumeChanged(ctx context.Context, r control.VolumeChanged) (co
 	return out, nil
 }
 
+// protected returns a volume that was created and not removed.
+func (d *Daemon) protected(name string) (v state.Volume, err error) {
+	d.journal.View(func(s *state.State) {
+		if p := s.Volumes[name]; p != nil && !p.Removed {
+			v = *p
+		}
+	})
+	if v.Name == "" {
+		err = noSuch("volume", name)
+	}
+	return v, err
+}
+
 // VolumeAccept takes another backing for a suspended volume's.
 func (d service) VolumeAccept(ctx context.Context, r control.VolumeAccept) (control.Volume, error) {
 	if err := d.takeTurn(ctx, "accept backing of", r.Name); err != nil {
 		return control.Volume{}, err
 	}
 	defer d.endTurn()
-	var v state.Volume
-	d.journal.View(func(s *state.State) {
-		if p := s.Volumes[r.Name]; p != nil && !p.Removed {
-			v = *p
-		}
-	})
-	if v.Name == "" {
-		return control.Volume{}, noSuch("volume", r.Name)
+	v, err := d.protected(r.Name)
+	if err != nil {
+		return control.Volume{}, err
 	}
 	if err := d.agent.AcceptBacking(r.Name, r.DryRun); err != nil {
 		return control.Volume{}, err
@@ -313,14 +321,9 @@ func (d service) VolumeRemove(ctx context.Context, r control.VolumeRemove) (cont
 		return control.Volume{}, err
 	}
 	defer d.endTurn()
-	var v state.Volume
-	d.journal.View(func(s *state.State) {
-		if p := s.Volumes[r.Name]; p != nil && !p.Removed {
-			v = *p
-		}
-	})
-	if v.Name == "" {
-		return control.Volume{}, noSuch("volume", r.Name)
+	v, err := d.protected(r.Name)
+	if err != nil {
+		return control.Volume{}, err
 	}
 	if r.DryRun {
 		return d.volume(&v), nil
