@@ -34,6 +34,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type Conn struct {
 	raw     net.Conn
 	timeout time.Duration
+	idle    time.Duration // see SetIdleLimit
 	r       *bufio.Reader
 	buf     []byte
 	mu      sync.Mutex // serialises senders
@@ -50,6 +51,20 @@ func NewConn(raw net.Conn, timeout time.Duration) *Conn {
 // Close ends the connection and unblocks everyone; errors of closing do not
 // matter to anybody.
 func (c *Conn) Close() { _ = c.raw.Close() }
+
+// SetIdleLimit makes a Recv fail when nothing comes for d: the other side is known
+// to say something more often. Call it before the first Recv.
+func (c *Conn) SetIdleLimit(d time.Duration) { c.idle = d }
+
+// Raw gives the connection up to another protocol. What the other side sends
+// after its last message must wait for an answer: nothing may be buffered here.
+func (c *Conn) Raw() (net.Conn, error) {
+	if n := c.r.Buffered(); n > 0 {
+		return nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("%d bytes too many before the protocol changes", n))
+	}
+	err := errors.Join(c.raw.SetWriteDeadline(time.Time{}), c.raw.SetReadDeadline(time.Time{}))
+	return c.raw, err
+}
 
 // Peer names the other side for logs and errors.
 func (c *Conn) Peer() string { return c.raw.RemoteAddr().String() }
@@ -93,6 +108,11 @@ func (c *Conn) Send(typ uint16, parts ...[]byte) error {
 // fail their checksum, fail.Unsupported for another version.
 func (c *Conn) Recv() (typ uint16, payload []byte, err error) {
 	var h [HeadBytes]byte
+	if c.idle > 0 {
+		if err := c.raw.SetReadDeadline(time.Now().Add(c.idle)); err != nil {
+			return 0, nil, c.broken("receive from", err)
+		}
+	}
 	if _, err := io.ReadFull(c.r, h[:]); err != nil {
 		return 0, nil, c.broken("receive from", err)
 	}

@@ -8,9 +8,10 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// MessageType names what an agent and a journal say to each other. Hello,
-// Welcome, Attach, Attached and Ack are JSON; Append is binary because it carries
-// the load. docs/formats/transport.md has the exchange.
+// MessageType names what an agent and a journal say to each other. All are JSON
+// but Append, which is binary because it carries the load. The first message of a
+// connection decides what it is for: MsgHello a session of an agent, and those of
+// message_journal.go. docs/formats/transport.md has the exchanges.
 type MessageType uint16
 
 const (
@@ -35,7 +36,10 @@ type Welcome struct {
 	Journal   string `json:"journal"` // UUID
 	Epoch     uint64 `json:"epoch"`
 	Reference bool   `json:"reference,omitempty"`
-	Error     *Fault `json:"error,omitempty"`
+	// Leader is the address of the member to ask instead, where it is known and
+	// this one does not lead.
+	Leader string `json:"leader,omitempty"`
+	Error  *Fault `json:"error,omitempty"`
 }
 
 // Attach asks for a lease on a stream.
@@ -51,6 +55,7 @@ type Attached struct {
 	Committed Point    `json:"committed"`
 	Released  uint64   `json:"released"`
 	Durable   uint64   `json:"durable"`
+	Voters    int      `json:"voters"`
 	Error     *Fault   `json:"error,omitempty"`
 }
 
@@ -107,6 +112,7 @@ type AppendItem struct {
 	Ref    uint64
 	Header []byte // HeaderBytes long
 	Body   []byte // nil by reference
+	Offset int    // of the header in a parsed message; the body follows it
 }
 
 // Append carries frames of one stream, in order, without gaps.
@@ -176,7 +182,7 @@ func ParseAppend(b []byte) (Append, error) {
 		}
 		ref, body := le.Uint64(b[at:]), int(le.Uint32(b[at+8:]))
 		at += itemHead
-		a.Items[i] = AppendItem{Ref: ref, Header: b[at : at+HeaderBytes]}
+		a.Items[i] = AppendItem{Ref: ref, Header: b[at : at+HeaderBytes], Offset: at}
 		at += HeaderBytes
 		if body > len(b)-at {
 			return a, damaged(at, "append message cut short in frame %d's body", i)
@@ -199,5 +205,6 @@ type Ack struct {
 	Committed Point    `json:"committed"` // accepted by the journal
 	Released  uint64   `json:"released"`  // the journal no longer needs the agent's bytes up to here
 	Durable   uint64   `json:"durable"`   // in every required target
+	Voters    int      `json:"voters"`    // a majority of these holds what is committed
 	Fault     *Fault   `json:"fault,omitempty"`
 }

@@ -14,12 +14,15 @@ import (
 
 func testAppend(bodies ...bool) Append {
 	a := Append{Stream: testStream, Lease: Lease{Epoch: 1, Number: 2}}
+	at := appendHead
 	for i, whole := range bodies {
 		b := encode(CodecS2, testChanges(100+i))
-		it := AppendItem{Ref: uint64(10 + i), Header: b[:HeaderBytes]}
+		at += itemHead
+		it := AppendItem{Ref: uint64(10 + i), Header: b[:HeaderBytes], Offset: at}
 		if whole {
 			it.Body = b[HeaderBytes:]
 		}
+		at += len(it.Header) + len(it.Body)
 		a.Items = append(a.Items, it)
 	}
 	return a

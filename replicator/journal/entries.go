@@ -4,21 +4,26 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/hashicorp/raft"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/wal"
 )
 
 // Entry is one accepted entry on its way to the targets.
 type Entry struct {
 	Index uint64
 	segment.Entry
-	ref  uint64
-	body []byte // a command, or a whole frame that is not held by reference
+	ref    uint64 // in the agent's WAL
+	logged uint64 // in Raft's log, from offset of the entry's data on
+	offset int
+	body   []byte // a command, or a whole frame that is at hand
 }
 
 // LastIndex is the newest journal index.
@@ -32,9 +37,12 @@ func (j *Journal) LastIndex() uint64 {
 // finds them.
 type recent struct {
 	first   uint64
-	entries [][]byte
+	entries []indexed
 	bytes   int
 }
+
+// indexed is an index value, and the frame where the value does not have it.
+type indexed struct{ value, frame []byte }
 
 const (
 	recentEntries = 4096
@@ -42,24 +50,25 @@ const (
 )
 
 // add appends an entry; the older half goes when they are too many or too large.
-func (r *recent) add(index uint64, entry []byte) {
-	if len(r.entries) == recentEntries || r.bytes+len(entry) > recentBytes {
+func (r *recent) add(index uint64, value, frame []byte) {
+	n := len(value) + len(frame)
+	if len(r.entries) == recentEntries || r.bytes+n > recentBytes {
 		keep := r.entries[(len(r.entries)+1)/2:]
 		r.first += uint64(len(r.entries) - len(keep))
 		r.entries, r.bytes = append(r.entries[:0:0], keep...), 0
 		for _, e := range keep {
-			r.bytes += len(e)
+			r.bytes += len(e.value) + len(e.frame)
 		}
 	}
 	if len(r.entries) == 0 {
 		r.first = index
 	}
-	r.entries, r.bytes = append(r.entries, entry), r.bytes+len(entry)
+	r.entries, r.bytes = append(r.entries, indexed{value, frame}), r.bytes+n
 }
 
 // from returns the entries from index on, if they are all here. What it returns
 // is never changed.
-func (r *recent) from(index uint64) ([][]byte, bool) {
+func (r *recent) from(index uint64) ([]indexed, bool) {
 	if len(r.entries) == 0 || index < r.first {
 		return nil, false
 	}
@@ -80,9 +89,12 @@ func (j *Journal) Entries(first uint64, fn func(Entry) bool) error {
 		return j.storedEntries(first, fn)
 	}
 	for i, v := range got {
-		e, err := parseEntry(first+uint64(i), v)
+		e, err := parseEntry(first+uint64(i), v.value)
 		if err != nil {
 			return fail.At("read", fmt.Sprintf("journal entry %d", first+uint64(i)), err)
+		}
+		if v.frame != nil {
+			e.body = v.frame
 		}
 		if !fn(e) {
 			break
@@ -128,29 +140,42 @@ func parseEntry(index uint64, v []byte) (Entry, error) {
 		e.Entry = segment.Entry{Kind: segment.CommandEntry, Command: kind, Bytes: uint32(len(e.body))}
 		return e, err
 	case tagAppend:
-		if len(v) < 9+change.HeaderBytes {
+		if len(v) < appendedHead+change.HeaderBytes {
 			break
 		}
-		h, hash, err := change.ParseHeader(v[9:])
+		h, hash, err := change.ParseHeader(v[appendedHead:])
 		e.ref = binary.LittleEndian.Uint64(v[1:])
 		e.Entry = segment.FrameEntryOf(&h, hash)
-		if len(v) > 9+change.HeaderBytes {
-			e.body = bytes.Clone(v[9:])
+		if len(v) > appendedHead+change.HeaderBytes {
+			e.body = bytes.Clone(v[appendedHead:])
 		}
+		return e, err
+	case tagLogged:
+		if len(v) != loggedHead+change.HeaderBytes {
+			break
+		}
+		h, hash, err := change.ParseHeader(v[loggedHead:])
+		e.logged, e.offset = binary.LittleEndian.Uint64(v[1:]), int(binary.LittleEndian.Uint32(v[9:]))
+		e.Entry = segment.FrameEntryOf(&h, hash)
 		return e, err
 	}
 	return e, fail.New(fail.Damaged, "decode", "journal entry", fmt.Sprintf("tag %q, %d bytes", v[0], len(v)))
 }
 
 // Fetch copies the entry's bytes into dst, which is exactly as long. A frame
-// that is held by reference is compared with what was accepted.
+// that lies elsewhere is compared with what was accepted.
 func (j *Journal) Fetch(e *Entry, dst []byte) error {
 	b := e.body
-	if b == nil {
-		if j.source == nil {
-			return fail.New(fail.Internal, "fetch", fmt.Sprintf("journal entry %d", e.Index), "no source for references")
+	var err error
+	switch {
+	case b != nil:
+	case e.logged > 0:
+		if b, err = j.logged.read(e.logged, e.offset, int(e.Bytes), dst[:0]); err != nil {
+			return fail.At("fetch", fmt.Sprintf("journal entry %d from Raft's log", e.Index), err)
 		}
-		var err error
+	case j.source == nil:
+		return fail.New(fail.Internal, "fetch", fmt.Sprintf("journal entry %d", e.Index), "no source for references")
+	default:
 		if b, err = j.source(e.ref, dst[:0]); err != nil {
 			return fail.At("fetch", fmt.Sprintf("journal entry %d from the agent's WAL", e.Index), err)
 		}
@@ -160,11 +185,66 @@ func (j *Journal) Fetch(e *Entry, dst []byte) error {
 	}
 	if e.Kind == segment.FrameEntry {
 		if _, hash, err := change.ParseHeader(b); err != nil || hash != e.Hash {
-			return fail.New(fail.Damaged, "fetch", fmt.Sprintf("journal entry %d", e.Index), "the agent's WAL holds another frame there")
+			where := "the agent's WAL"
+			if e.logged > 0 {
+				where = "Raft's log"
+			}
+			return fail.New(fail.Damaged, "fetch", fmt.Sprintf("journal entry %d", e.Index), where+" holds another frame there")
 		}
 	}
 	if &b[0] != &dst[0] {
 		copy(dst, b)
 	}
 	return nil
+}
+
+// loggedFrames reads frames out of Raft's log. One entry has many frames, which are
+// asked for one after another: it keeps the last one.
+type loggedFrames struct {
+	log   *wal.Log
+	mu    sync.Mutex
+	index uint64
+	buf   []byte
+	data  []byte // of the entry at index
+}
+
+// read appends n bytes of the entry's data to dst.
+func (r *loggedFrames) read(index uint64, offset, n int, dst []byte) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if index != r.index {
+		r.index = 0
+		b, err := r.log.Read(index, r.buf)
+		if err != nil {
+			return nil, err
+		}
+		var l raft.Log
+		if err := parseRaftLog(b, &l); err != nil {
+			return nil, err
+		}
+		r.index, r.buf, r.data = index, b, l.Data
+	}
+	if offset+n > len(r.data) {
+		return nil, fail.New(fail.Damaged, "read", fmt.Sprintf("Raft entry %d", index), fmt.Sprintf("%d bytes at %d of %d", n, offset, len(r.data)))
+	}
+	return append(dst, r.data[offset:offset+n]...), nil
+}
+
+// firstLogged is the Raft index of the oldest entry whose frames not every target
+// has, 0 where there is none.
+func (f *fsm) firstLogged() (uint64, error) {
+	f.mu.RLock()
+	from := f.floor
+	f.mu.RUnlock()
+	it, err := f.db.NewIter(&pebble.IterOptions{LowerBound: frameKey(from), UpperBound: prefixEnd(keyFrame)})
+	if err != nil {
+		return 0, fail.Wrap(fail.Internal, "read", "journal index", err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		if v := it.Value(); len(v) > loggedHead && v[0] == tagLogged {
+			return binary.LittleEndian.Uint64(v[1:]), nil
+		}
+	}
+	return 0, fail.Wrap(fail.Internal, "read", "journal index", it.Error())
 }

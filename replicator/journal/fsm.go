@@ -7,11 +7,11 @@ import (
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/google/uuid"
 	"github.com/hashicorp/raft"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -22,31 +22,12 @@ const (
 	tagUploaded = 'U' // JSON of Uploaded
 	tagLazy     = 'u' // the same; see lazy
 	tagTarget   = 'T' // JSON of targetPut
+	tagIdentity = 'J' // JSON of identity: from here on frames carry their bodies
 )
 
-// Uploaded records that a target holds the journal up to Index, in positions
-// below Position.
-type Uploaded struct {
-	Target   string                           `json:"target"`
-	Position uint64                           `json:"position"` // the next one
-	Index    uint64                           `json:"index"`    // the last one uploaded
-	Token    segment.Token                    `json:"token"`    // of the fence that holds there
-	Streams  map[change.StreamID]change.Point `json:"streams"`  // where it brings each stream
-}
-
-// targetPut names the targets that entries are kept for.
-type targetPut struct {
-	Targets []string `json:"targets"`
-}
-
-// Target is how far an object log has come.
-type Target struct {
-	Position uint64 `json:"position"`
-	Index    uint64 `json:"index"`
-	// Token is of the newest fence below Position: older writers' objects
-	// beyond it are void.
-	Token segment.Token `json:"token"`
-}
+// tagLogged begins an index value beside tagCommand and tagAppend: a frame whose
+// bytes are in Raft's log.
+const tagLogged = 'L'
 
 // fsm is what the log's entries did. All state is in Pebble; mirrors of the small
 // part serve reads. Writes come from Raft's one FSM goroutine.
@@ -63,10 +44,17 @@ type fsm struct {
 	durable map[string]map[change.StreamID]change.Point // target -> stream -> what it holds
 	floor   uint64                                      // frame index entries below are gone
 	recent  recent                                      // the newest entries once more
+	id      identity                                    // zero until a new member knows
+	copied  uint64                                      // Raft index from which on frames carry their bodies; 0: they do not
+	lastRef uint64                                      // journal index of the newest frame by reference
+	news    news                                        // which keys of state changed
+	backlog backlog                                     // bytes of the frames from floor on
 
 	stopped error        // an entry of a later release came; nothing is applied from there on
 	syncLog func() error // makes Raft's log durable
-	changed func()       // after every batch
+	frame   func(e *Entry) ([]byte, error)
+	holdLog func() (release func())
+	changed func() // after every batch
 	fatal   func(error)
 }
 
@@ -95,7 +83,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			continue
 		}
 		if l.Type == raft.LogCommand && f.stopped == nil {
-			out[i] = f.applyOne(b, l.Data)
+			out[i] = f.applyOne(b, l)
 		}
 		if f.stopped != nil {
 			out[i] = result{err: f.stopped}
@@ -140,7 +128,8 @@ func (f *fsm) putApplied(b *pebble.Batch) {
 	_ = b.Set(keyFirm, binary.LittleEndian.AppendUint64(make([]byte, 0, 8), f.firm), nil)
 }
 
-func (f *fsm) applyOne(b *pebble.Batch, data []byte) result {
+func (f *fsm) applyOne(b *pebble.Batch, l *raft.Log) result {
+	data := l.Data
 	if len(data) == 0 {
 		return result{err: fail.New(fail.Damaged, "apply", "Raft entry", "empty")}
 	}
@@ -149,11 +138,13 @@ func (f *fsm) applyOne(b *pebble.Batch, data []byte) result {
 	case tagCommand:
 		return f.applyCommand(b, body)
 	case tagAppend:
-		return f.applyAppend(b, body)
+		return f.applyAppend(b, l)
 	case tagUploaded, tagLazy:
 		return f.applyUploaded(b, body)
 	case tagTarget:
 		return f.applyTargets(b, body)
+	case tagIdentity:
+		return f.applyIdentity(b, l)
 	}
 	err := fail.New(fail.Unsupported, "apply", "Raft entry", fmt.Sprintf("tag %q", data[0]))
 	f.stop(err)
@@ -182,23 +173,46 @@ func (f *fsm) applyCommand(b *pebble.Batch, data []byte) result {
 	}
 	for _, key := range changed {
 		_ = b.Set(append(append([]byte{}, keyControl...), key...), f.state.Save(key), nil)
+		f.news.add(key)
 	}
-	return result{index: f.index(b, append([]byte{tagCommand}, data...))}
+	return result{index: f.index(b, append([]byte{tagCommand}, data...), nil)}
 }
 
-// index gives an accepted entry the next journal index.
-func (f *fsm) index(b *pebble.Batch, entry []byte) uint64 {
+// index gives an accepted entry the next journal index. frame is its bytes where
+// the entry does not have them, and they are at hand.
+func (f *fsm) index(b *pebble.Batch, entry, frame []byte) uint64 {
 	n := f.next
 	f.next++
 	_ = b.Set(frameKey(n), entry, nil)
-	f.recent.add(n, entry)
+	f.recent.add(n, entry, frame)
 	return n
+}
+
+// applyIdentity names the journal, once for all, and ends references: other
+// members could not follow them.
+func (f *fsm) applyIdentity(b *pebble.Batch, l *raft.Log) result {
+	var id identity
+	if err := json.Unmarshal(l.Data[1:], &id); err != nil {
+		return result{err: fail.Wrap(fail.Damaged, "apply", "identity", err)}
+	}
+	if f.id.Journal != uuid.Nil && f.id.Journal != id.Journal {
+		return result{err: fail.New(fail.Refused, "apply", "identity", "the journal is "+f.id.Journal.String())}
+	}
+	if f.id.Journal == uuid.Nil {
+		f.id = id
+		_ = b.Set(keyIdentity, mustJSON(id), nil)
+	}
+	if f.copied == 0 {
+		f.copied = l.Index
+		_ = b.Set(keyCopied, binary.LittleEndian.AppendUint64(nil, f.copied), nil)
+	}
+	return result{}
 }
 
 // applyAppend accepts the frames that continue their stream. A frame that was
 // accepted before succeeds; anything else that does not continue it is refused.
-func (f *fsm) applyAppend(b *pebble.Batch, data []byte) result {
-	a, err := change.ParseAppend(data)
+func (f *fsm) applyAppend(b *pebble.Batch, l *raft.Log) result {
+	a, err := change.ParseAppend(l.Data[1:])
 	if err != nil {
 		return result{err: err}
 	}
@@ -237,7 +251,12 @@ func (f *fsm) applyAppend(b *pebble.Batch, data []byte) result {
 			f.keepPoint(b, a.Stream, at)
 			return result{point: at, err: fail.Wrap(kind, "append to", "group "+st.Group, err)}
 		}
-		f.index(b, frameEntry(it))
+		if it.Body == nil && f.copied > 0 {
+			f.keepPoint(b, a.Stream, at)
+			return result{point: at, err: fail.New(fail.Retry, "append to", "group "+st.Group, "frames by reference, which this journal no longer takes")}
+		}
+		f.indexFrame(b, l, it)
+		f.backlog.add(f.next-1, int64(h.FrameBytes()))
 		at = here
 	}
 	f.keepPoint(b, a.Stream, at)
@@ -249,100 +268,25 @@ func (f *fsm) keepPoint(b *pebble.Batch, id change.StreamID, at change.Point) {
 	_ = b.Set(pointKey(id), putPoint(at), nil)
 }
 
-// frameEntry encodes an indexed frame: tag, the agent's WAL index, header, and
-// the body unless it is held by reference.
-func frameEntry(it *change.AppendItem) []byte {
-	e := make([]byte, 0, 9+len(it.Header)+len(it.Body))
-	e = append(e, tagAppend)
-	e = binary.LittleEndian.AppendUint64(e, it.Ref)
-	e = append(e, it.Header...)
-	return append(e, it.Body...)
+// indexFrame indexes an accepted frame by where its bytes are:
+//
+//	'A' 8 the agent's WAL index, header: in that agent's WAL
+//	'A' 8 zero, header, body:            here (of a snapshot)
+//	'L' 8 Raft index, 4 offset in that entry's data, header: in Raft's log
+func (f *fsm) indexFrame(b *pebble.Batch, l *raft.Log, it *change.AppendItem) {
+	e := make([]byte, 0, loggedHead+len(it.Header))
+	if it.Body == nil {
+		e = binary.LittleEndian.AppendUint64(append(e, tagAppend), it.Ref)
+		f.lastRef = f.index(b, append(e, it.Header...), nil)
+		return
+	}
+	off := 1 + it.Offset
+	e = binary.LittleEndian.AppendUint64(append(e, tagLogged), l.Index)
+	e = binary.LittleEndian.AppendUint32(e, uint32(off))
+	f.index(b, append(e, it.Header...), l.Data[off:off+len(it.Header)+len(it.Body)])
 }
 
-func (f *fsm) applyUploaded(b *pebble.Batch, data []byte) result {
-	var u Uploaded
-	if err := json.Unmarshal(data, &u); err != nil {
-		return result{err: fail.Wrap(fail.Damaged, "apply", "Uploaded", err)}
-	}
-	t := f.targets[u.Target]
-	if t == nil || u.Index < t.Index || u.Position < t.Position || u.Index >= f.next {
-		return result{err: fail.New(fail.Refused, "apply", "Uploaded", fmt.Sprintf("%+v after %+v", u, t))}
-	}
-	t.Position, t.Index, t.Token = u.Position, u.Index, u.Token
-	f.putTarget(b, u.Target)
-	for id, p := range u.Streams {
-		f.durable[u.Target][id] = p
-		_ = b.Set(durableKey(u.Target, id), putPoint(p), nil)
-	}
-	f.dropUploaded(b)
-	return result{}
-}
-
-func (f *fsm) putTarget(b *pebble.Batch, name string) {
-	js, _ := json.Marshal(f.targets[name])
-	_ = b.Set(append(append([]byte{}, keyTarget...), name...), js, nil)
-}
-
-// dropUploaded forgets the entries that every target has.
-func (f *fsm) dropUploaded(b *pebble.Batch) {
-	low := f.next
-	for _, t := range f.targets {
-		low = min(low, t.Index+1)
-	}
-	// One by one: each range tombstone would burden every later iterator.
-	for ; f.floor < low; f.floor++ {
-		_ = b.Delete(frameKey(f.floor), nil)
-	}
-}
-
-// applyTargets sets the list of targets. A new one starts from the beginning of
-// the journal, which must still be there.
-func (f *fsm) applyTargets(b *pebble.Batch, data []byte) result {
-	var p targetPut
-	if err := json.Unmarshal(data, &p); err != nil {
-		return result{err: fail.Wrap(fail.Damaged, "apply", "targets", err)}
-	}
-	want := map[string]bool{}
-	for _, name := range p.Targets {
-		want[name] = true
-		if f.targets[name] != nil {
-			continue
-		}
-		if f.floor > 1 {
-			return result{err: fail.New(fail.Refused, "add target", name, "the journal no longer holds its beginning").
-				WithHint("targets can be added only before anything was uploaded; keep the ones that there are")}
-		}
-		f.targets[name] = &Target{}
-		f.durable[name] = map[change.StreamID]change.Point{}
-		f.putTarget(b, name)
-	}
-	for name := range f.targets {
-		if !want[name] {
-			delete(f.targets, name)
-			delete(f.durable, name)
-			_ = b.Delete(append(append([]byte{}, keyTarget...), name...), nil)
-			prefix := append(append(append([]byte{}, keyDurable...), name...), '/')
-			_ = b.DeleteRange(prefix, prefixEnd(prefix), nil)
-		}
-	}
-	f.dropUploaded(b)
-	return result{}
-}
-
-func prefixEnd(p []byte) []byte {
-	end := append([]byte{}, p...)
-	end[len(end)-1]++
-	return end
-}
-
-// durableLSN is what every one of the targets holds of a stream.
-func (f *fsm) durableLSN(id change.StreamID, targets []string) uint64 {
-	if len(targets) == 0 {
-		return 0
-	}
-	low := ^uint64(0)
-	for _, t := range targets {
-		low = min(low, f.durable[t][id].LSN)
-	}
-	return low
-}
+const (
+	appendedHead = 9  // before the header in an 'A'
+	loggedHead   = 13 // and in an 'L'
+)

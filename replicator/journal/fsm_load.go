@@ -19,6 +19,8 @@ func (f *fsm) load() error {
 	f.targets = map[string]*Target{}
 	f.durable = map[string]map[change.StreamID]change.Point{}
 	f.applied, f.next, f.floor, f.firm, f.recent = 0, 1, 1, 0, recent{}
+	f.copied, f.lastRef, f.backlog, f.id = 0, 0, backlog{}, identity{}
+	f.news.restart()
 	v, err := get(f.db, keyApplied)
 	if err != nil {
 		return err
@@ -32,6 +34,28 @@ func (f *fsm) load() error {
 	}
 	if len(v) == 8 { // else of a time when all entries were firm
 		f.firm = min(f.firm, binary.LittleEndian.Uint64(v))
+	}
+	if v, err = get(f.db, keyIdentity); err != nil {
+		return err
+	}
+	if v != nil {
+		if err := json.Unmarshal(v, &f.id); err != nil {
+			return fail.Wrap(fail.Damaged, "load", "journal identity", err)
+		}
+	}
+	if v, err = get(f.db, keyCopied); err != nil {
+		return err
+	}
+	if len(v) == 8 {
+		f.copied = binary.LittleEndian.Uint64(v)
+	}
+	if err := f.scan(keyFrame, func(k, v []byte) error {
+		if len(k) == 8 {
+			f.countFrame(binary.BigEndian.Uint64(k), v)
+		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	if err := f.scan(keyControl, func(k, v []byte) error { return f.state.Load(string(k), v) }); err != nil {
 		return err

@@ -25,10 +25,36 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if err := f.db.LogData(nil, pebble.Sync); err != nil {
 		return nil, fail.Wrap(fail.Internal, "sync", "journal state", err)
 	}
-	return &fsmSnapshot{f.db.NewSnapshot()}, nil
+	s := &fsmSnapshot{snap: f.db.NewSnapshot()}
+	if f.copied > 0 { // f.mu is not needed: Raft calls this from the one goroutine that writes
+		s.frame, s.release = f.frame, f.holdLog()
+	}
+	return s, nil
 }
 
-type fsmSnapshot struct{ snap *pebble.Snapshot }
+// fsmSnapshot is the FSM's keys at one Raft index. Where other members may ask for
+// it, it has the bytes of every frame too.
+type fsmSnapshot struct {
+	snap    *pebble.Snapshot
+	frame   func(e *Entry) ([]byte, error)
+	release func()
+}
+
+// whole returns an index value with its frame.
+func (s *fsmSnapshot) whole(key, v []byte) ([]byte, error) {
+	if s.frame == nil || len(key) != 9 || key[0] != keyFrame[0] || len(v) == 0 || v[0] == tagCommand {
+		return v, nil
+	}
+	e, err := parseEntry(binary.BigEndian.Uint64(key[1:]), v)
+	if err != nil {
+		return nil, err
+	}
+	frame, err := s.frame(&e)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(make([]byte, 0, appendedHead+len(frame)), tagAppend, 0, 0, 0, 0, 0, 0, 0, 0), frame...), nil
+}
 
 // Persist writes every key but Raft's own: 4-byte key length, 4-byte value
 // length, key, value.
@@ -37,9 +63,13 @@ func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
 	if err == nil {
 		for ok := it.First(); ok && err == nil; ok = it.Next() {
 			var n [8]byte
+			var v []byte
+			if v, err = s.whole(it.Key(), it.Value()); err != nil {
+				break
+			}
 			binary.LittleEndian.PutUint32(n[:], uint32(len(it.Key())))
-			binary.LittleEndian.PutUint32(n[4:], uint32(len(it.Value())))
-			_, err = sink.Write(append(append(n[:], it.Key()...), it.Value()...))
+			binary.LittleEndian.PutUint32(n[4:], uint32(len(v)))
+			_, err = sink.Write(append(append(n[:], it.Key()...), v...))
 		}
 		if err == nil {
 			err = it.Error()
@@ -55,7 +85,13 @@ func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
 	return sink.Close()
 }
 
-func (s *fsmSnapshot) Release() { _ = s.snap.Close() }
+// Release ends the hold on Raft's log.
+func (s *fsmSnapshot) Release() {
+	_ = s.snap.Close()
+	if s.release != nil {
+		s.release()
+	}
+}
 
 // Restore replaces the FSM's keys by a snapshot's.
 func (f *fsm) Restore(r io.ReadCloser) error {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -47,8 +48,14 @@ type Options struct {
 	TrailingLogs uint64
 	// OnSync is told how long each fdatasync of Raft's log took.
 	OnSync func(time.Duration)
-	// Election is how long a start waits before it elects itself.
+	// Election is how long a member waits for a leader before it stands for
+	// election; the one of an embedded journal, before it elects itself.
 	Election time.Duration
+	// Cluster makes the journal one of several members; nil: it is alone, and
+	// starts by itself.
+	Cluster *Cluster
+	// Version is shown to other members.
+	Version string
 }
 
 const (
@@ -59,9 +66,10 @@ const (
 	defaultElection        = 50 * time.Millisecond
 	applyTimeout           = 30 * time.Second
 	defaultTrailingLogs    = 64
-	// snapshotMaxPending: a snapshot contains what is not yet uploaded, so it
-	// is taken only while that is little.
-	snapshotMaxPending = 100_000
+	// A snapshot contains what is not yet uploaded, so it is taken only while that
+	// is little.
+	snapshotMaxPending      = 100_000
+	snapshotMaxPendingBytes = 32 << 20
 )
 
 // identity is what a journal is born with.
@@ -72,28 +80,42 @@ type identity struct {
 	Created time.Time `json:"created"`
 }
 
-// Journal is one Raft group, here with a single voter. It is safe for
-// concurrent use.
+// Journal is one member of a Raft group. It is safe for concurrent use.
 type Journal struct {
 	opts   Options
-	id     identity
+	member member
 	wal    *wal.Log
 	db     *pebble.DB
 	fsm    *fsm
+	logs   *logStore
+	snaps  *snapStore
 	raft   *raft.Raft
-	trans  *raft.InmemTransport
+	trans  raftTransport
+	layer  *streamLayer // nil where the journal is alone
 	source FrameSource
+	logged loggedFrames
 
-	changed notify.Notifier // after every applied batch
-	mu      sync.Mutex
-	err     error
-	failed  chan struct{}
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
+	changed    notify.Notifier // after every applied batch
+	turned     notify.Notifier // after every change of leadership
+	membership sync.Mutex      // held while the members change
+	voters     atomic.Int32
+
+	mu         sync.Mutex
+	leading    context.Context // ends with the lead
+	leadTerm   uint64
+	joined     uuid.UUID // the journal that let this member in
+	seekErr    error     // why none does
+	targetInfo func() []change.TargetInfo
+	err        error
+
+	failed chan struct{}
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
 }
 
-// Open recovers or creates the journal in o.Dir and waits until it leads.
+// Open recovers or creates the journal in o.Dir. One that is alone leads when it
+// returns; one of several members may not know of a leader yet, or of a journal.
 func Open(ctx context.Context, o Options) (*Journal, error) {
 	o.setDefaults()
 	j := &Journal{opts: o, failed: make(chan struct{})}
@@ -102,8 +124,10 @@ func Open(ctx context.Context, o Options) (*Journal, error) {
 		_ = j.Close()
 		return nil, err
 	}
-	j.wg.Add(1)
-	go j.housekeeping()
+	j.wg.Go(j.housekeeping)
+	if j.opts.Cluster != nil {
+		j.wg.Go(j.seekJournal)
+	}
 	return j, nil
 }
 
@@ -128,6 +152,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Election == 0 {
 		o.Election = defaultElection
+		if o.Cluster != nil {
+			o.Election = defaultClusterElection
+		}
 	}
 }
 
@@ -150,31 +177,61 @@ func (j *Journal) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	j.logged.log = j.wal
 	if err = j.loadIdentity(); err != nil {
 		return err
 	}
-	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal}
+	j.logs = &logStore{log: j.wal, retain: j.retain, failed: j.fatal}
+	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal, frame: j.frame, holdLog: j.holdLog}
 	if err = j.fsm.load(); err != nil {
 		return err
 	}
-	return j.startRaft(ctx, &snapStore{o.FS, snapDir})
+	j.snaps = &snapStore{o.FS, snapDir}
+	return j.startRaft(ctx)
 }
 
-// loadIdentity reads who the journal is, or makes it up, once.
+// frame reads an entry's bytes for a snapshot.
+func (j *Journal) frame(e *Entry) ([]byte, error) {
+	b := make([]byte, e.Bytes)
+	return b, j.Fetch(e, b)
+}
+
+// holdLog keeps Raft's log from being freed until the function that it returns is
+// called.
+func (j *Journal) holdLog() func() {
+	j.logs.hold.RLock()
+	return j.logs.hold.RUnlock
+}
+
+// retain is the Raft index from which on bytes of the log are needed; what the
+// answer is based on is made durable, so that no crash takes it back.
+func (j *Journal) retain() (uint64, error) {
+	keep, err := j.fsm.firstLogged()
+	if err == nil {
+		err = fail.Wrap(fail.Internal, "sync", "journal state", j.db.LogData(nil, pebble.Sync))
+	}
+	return keep, err
+}
+
+// loadIdentity sees to it that a journal that is alone knows who it is, and that a
+// member has an id. Those of several members learn the journal's identity from
+// Raft.
 func (j *Journal) loadIdentity() error {
 	b, err := get(j.db, keyIdentity)
-	if err != nil {
+	if err == nil {
+		err = j.loadMember(b != nil)
+	}
+	if err != nil || b != nil || j.opts.Cluster != nil {
 		return err
 	}
-	if b == nil && j.wal.Last() > 0 {
+	if j.wal.Last() > 0 {
 		return j.stateLost("it names no journal, but Raft's log has entries")
 	}
-	if b == nil {
-		j.id = identity{Journal: uuid.New(), Epoch: 1, Site: j.opts.Site, Created: time.Now().UTC()}
-		js, _ := json.Marshal(j.id)
-		return fail.Wrap(fail.Full, "create", "journal", j.db.Set(keyIdentity, js, pebble.Sync))
-	}
-	return fail.Wrap(fail.Damaged, "load", "journal identity", json.Unmarshal(b, &j.id))
+	return fail.Wrap(fail.Full, "create", "journal", j.db.Set(keyIdentity, mustJSON(j.newIdentity()), pebble.Sync))
+}
+
+func (j *Journal) newIdentity() identity {
+	return identity{Journal: uuid.New(), Epoch: 1, Site: j.opts.Site, Created: time.Now().UTC()}
 }
 
 func mustJSON(v any) []byte {
@@ -213,6 +270,9 @@ func (j *Journal) Close() error {
 		if first == nil {
 			first = err
 		}
+	}
+	if j.layer != nil {
+		_ = j.layer.Close() // nothing more comes in
 	}
 	if j.raft != nil {
 		keep(j.raft.Shutdown().Error())
@@ -262,7 +322,7 @@ func (j *Journal) Propose(kind state.Kind, v any) (uint64, error) {
 func (j *Journal) Uploaded(u Uploaded) error {
 	j.fsm.mu.RLock()
 	tag := byte(tagLazy)
-	if j.fsm.floor == 1 {
+	if j.fsm.floor == 1 || !j.logs.single.Load() {
 		tag = tagUploaded
 	}
 	j.fsm.mu.RUnlock()
@@ -290,13 +350,19 @@ func (j *Journal) Target(name string) Target {
 	return Target{}
 }
 
-// ID names the journal, its epoch and its site.
+// ID names the journal, its epoch and its site; nil until a new member knows.
 func (j *Journal) ID() (id uuid.UUID, epoch uint64, site string) {
-	return j.id.Journal, j.id.Epoch, j.id.Site
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	return j.fsm.id.Journal, j.fsm.id.Epoch, j.fsm.id.Site
 }
 
 // Created is when the journal was born.
-func (j *Journal) Created() time.Time { return j.id.Created }
+func (j *Journal) Created() time.Time {
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	return j.fsm.id.Created
+}
 
 // Term is Raft's current term.
 func (j *Journal) Term() uint64 { return j.raft.CurrentTerm() }
@@ -327,34 +393,41 @@ func (j *Journal) SetSource(s FrameSource) { j.source = s }
 
 // Status is where the journal stands.
 type Status struct {
-	Leader    bool
-	Term      uint64
-	Epoch     uint64
-	LogBytes  int64
-	LogBudget int64
-	LastIndex uint64 // newest journal index
-	Pending   uint64 // entries not yet in every target
-	Targets   map[string]Target
-	WAL       wal.Stats
+	Leader          bool
+	Term            uint64
+	Epoch           uint64
+	LogBytes        int64
+	LogBudget       int64
+	LastIndex       uint64 // newest journal index
+	Pending         uint64 // entries not yet in every target
+	PendingBytes    int64  // of their frames
+	Voters, Members int
+	LeaderAddress   string // "" where none is known
+	Targets         map[string]Target
+	WAL             wal.Stats
 }
 
 // Status returns the journal's figures.
 func (j *Journal) Status() Status {
 	w := j.wal.Stats()
-	s := Status{Leader: j.raft.State() == raft.Leader, Term: j.Term(), Epoch: j.id.Epoch,
+	s := Status{Leader: j.Leads(), Term: j.Term(),
 		LogBytes: w.LiveBytes, LogBudget: w.BudgetBytes, WAL: w, Targets: map[string]Target{}}
+	s.Voters, s.Members = j.count()
+	leader := j.leaderAddress()
+	s.LeaderAddress = leader
 	j.fsm.mu.RLock()
 	defer j.fsm.mu.RUnlock()
-	s.LastIndex, s.Pending = j.fsm.next-1, j.fsm.next-j.fsm.floor
+	s.Epoch = j.fsm.id.Epoch
+	s.LastIndex, s.Pending, s.PendingBytes = j.fsm.next-1, j.fsm.next-j.fsm.floor, j.fsm.backlog.bytes()
 	for n, t := range j.fsm.targets {
 		s.Targets[n] = *t
 	}
 	return s
 }
 
-// housekeeping takes snapshots when the log has grown, and beats while idle.
+// housekeeping takes snapshots when the log has grown, frees what is no longer
+// needed, and beats while idle.
 func (j *Journal) housekeeping() {
-	defer j.wg.Done()
 	tick := time.NewTicker(min(time.Second, j.opts.Heartbeat))
 	defer tick.Stop()
 	lastIndex, since := uint64(0), time.Now()
@@ -370,23 +443,43 @@ func (j *Journal) housekeeping() {
 			st := j.Status()
 			if st.LastIndex != lastIndex {
 				lastIndex, since = st.LastIndex, now
-			} else if now.Sub(since) >= j.opts.Heartbeat {
+			} else if st.Leader && now.Sub(since) >= j.opts.Heartbeat {
 				if _, err := j.Propose(state.KindHeartbeat, state.Heartbeat{Time: now.UTC()}); err != nil {
 					j.opts.Logger.Warn("heartbeat failed", "err", err)
 				}
 			}
-			if st.LogBytes > j.opts.SnapshotBytes && st.Pending < snapshotMaxPending {
-				if err := j.Snapshot(); err != nil {
-					j.opts.Logger.Warn("snapshot failed", "err", err)
-				}
+			if st.LogBytes > j.opts.SnapshotBytes {
+				j.shrink(&st)
 			}
 		}
 	}
 }
 
+// shrink makes Raft's log smaller, if it can.
+func (j *Journal) shrink(st *Status) {
+	if st.Pending < snapshotMaxPending && (st.PendingBytes < snapshotMaxPendingBytes || j.References()) {
+		if err := j.Snapshot(); err != nil {
+			j.opts.Logger.Warn("snapshot failed", "err", err)
+		}
+	}
+	if err := j.logs.release(); err != nil {
+		j.opts.Logger.Warn("Raft's log was not freed", "err", err)
+	}
+}
+
+// References reports whether frames are still taken by reference.
+func (j *Journal) References() bool {
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	return j.fsm.copied == 0
+}
+
 // Snapshot writes a snapshot and lets Raft's log shrink.
 func (j *Journal) Snapshot() error {
 	err := j.raft.Snapshot().Error()
+	if err == nil {
+		err = j.logs.release()
+	}
 	if err == raft.ErrNothingNewToSnapshot {
 		return nil
 	}
@@ -399,7 +492,11 @@ func (j *Journal) requiredDurable(id change.StreamID) uint64 {
 	return j.fsm.durableLSN(id, j.opts.Required)
 }
 
-// releasedLSN is what every target holds: below, an agent's WAL is not needed.
+// releasedLSN is up to where an agent's WAL is not needed by the journal: what every
+// target holds, or all that it accepted once it copies. Called with fsm.mu held.
 func (j *Journal) releasedLSN(id change.StreamID) uint64 {
+	if j.fsm.copied > 0 && j.fsm.floor > j.fsm.lastRef {
+		return j.fsm.points[id].LSN
+	}
 	return j.fsm.durableLSN(id, j.opts.Targets)
 }

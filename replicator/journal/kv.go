@@ -22,16 +22,20 @@ import (
 //	a                   applied Raft index, next journal index, first frame kept
 //	b                   newest applied Raft index that was durable first
 //	i                   identity: journal UUID, epoch, site
+//	k                   Raft index from which on frames carry their bodies
 //	c/<kind>/<name>     control state (JSON, see package state)
 //	f<8 bytes, BE>      journal index -> entry not yet uploaded everywhere
 //	p<16 bytes>         stream -> last LSN, hash
 //	t/<name>            target -> next position, uploaded index (JSON)
 //	d/<target>/<stream> stream -> point durable in that target
 //	z/stable/<name>     Raft's term and vote
+//	zmember             this member's id and journal (JSON)
 var (
 	keyApplied  = []byte("a")
 	keyIdentity = []byte("i")
 	keyFirm     = []byte("b")
+	keyCopied   = []byte("k")
+	keyMember   = []byte("zmember")
 	keyControl  = []byte("c/")
 	keyFrame    = []byte("f")
 	keyPoint    = []byte("p")

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,12 +18,15 @@ import (
 // logStore is Raft's log on a wal.Log: Raft's indexes are the WAL's.
 //
 // Raft's front deletion only moves a mark; retain says below which index bytes
-// may really go.
+// may really go: none that an uploader still reads.
 type logStore struct {
 	log    *wal.Log
 	mark   atomic.Uint64 // FirstIndex as Raft knows it; 0: as the WAL has it
-	retain func() uint64
+	retain func() (uint64, error)
 	failed func(error)
+	single atomic.Bool  // this is the only member: lazy entries may be lazy
+	busy   atomic.Int64 // since when StoreLogs waits for the disk, ns; 0: it does not
+	hold   sync.RWMutex // read-locked while a snapshot copies frames out of the log
 	buf    []byte
 }
 
@@ -32,17 +36,19 @@ var _ raft.LogStore = (*logStore)(nil)
 func (s *logStore) IsMonotonic() bool { return true }
 
 func (s *logStore) FirstIndex() (uint64, error) {
-	if s.log.Last() < s.log.First() {
+	first := max(s.mark.Load(), s.log.First())
+	if s.log.Last() < first {
 		return 0, nil
 	}
-	return max(s.mark.Load(), s.log.First()), nil
+	return first, nil
 }
 
 func (s *logStore) LastIndex() (uint64, error) {
-	if s.log.Last() < s.log.First() {
+	last := s.log.Last()
+	if last < max(s.mark.Load(), s.log.First()) {
 		return 0, nil
 	}
-	return s.log.Last(), nil
+	return last, nil
 }
 
 // raftEntryHead comes before an entry's data:
@@ -147,10 +153,12 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	for i, end := range ends {
 		entries[i], from = buf[from:end], end
 	}
+	s.busy.Store(time.Now().UnixNano())
 	last, err := s.log.AppendReserved(entries...)
-	if err == nil && !allLazy(logs) {
+	if err == nil && !(s.single.Load() && allLazy(logs)) {
 		err = s.log.Sync(context.Background(), last)
 	}
+	s.busy.Store(0)
 	switch {
 	case err == nil:
 	case errors.Is(err, wal.ErrPoisoned):
@@ -167,22 +175,34 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 func (s *logStore) DeleteRange(low, high uint64) error {
 	first, last := max(s.mark.Load(), s.log.First()), s.log.Last()
 	switch {
-	case low <= first && high >= last:
+	case low <= s.log.First() && high >= last:
 		s.mark.Store(0)
 		return s.log.Reset(high + 1)
+	case high >= last: // what lies below the mark may still be needed
+		return s.log.TruncateBack(low - 1)
 	case low <= first:
 		s.mark.Store(high + 1)
 		return s.release()
-	case high >= last:
-		return s.log.TruncateBack(low - 1)
 	}
 	return fail.New(fail.Internal, "delete", "Raft log", fmt.Sprintf("%d to %d lies inside %d to %d", low, high, first, last))
 }
 
-// release frees what neither Raft nor an uploader needs.
+// release frees what neither Raft nor an uploader needs. While a snapshot is
+// taken it does nothing; housekeeping comes again.
 func (s *logStore) release() error {
+	if !s.hold.TryLock() {
+		return nil
+	}
+	defer s.hold.Unlock()
 	to := s.mark.Load()
-	if keep := s.retain(); keep > 0 {
+	if to <= s.log.First() {
+		return nil
+	}
+	keep, err := s.retain()
+	if err != nil {
+		return err
+	}
+	if keep > 0 {
 		to = min(to, keep)
 	}
 	if to <= s.log.First() {

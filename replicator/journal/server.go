@@ -25,8 +25,8 @@ const (
 	maxSessions  = 1024
 )
 
-// Serve takes agents' sessions from l until ctx ends. Errors of one session end
-// that session.
+// Serve takes connections of agents and of other members from l until ctx ends.
+// Errors of one connection end that connection.
 func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -47,15 +47,108 @@ func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
 		wg.Go(func() {
 			defer func() { <-places }()
 			conn := transport.NewConn(raw, sendTimeout)
+			if j.opts.Cluster != nil {
+				conn.SetIdleLimit(greetTimeout)
+			}
 			stop := context.AfterFunc(ctx, conn.Close)
 			defer stop()
-			defer conn.Close()
-			ses := &session{j: j, conn: conn, leases: map[change.StreamID]change.Lease{}, told: map[change.StreamID]change.Ack{}}
-			if err := ses.run(ctx); err != nil && ctx.Err() == nil {
-				j.opts.Logger.Info("agent session ended", "agent", ses.agent, "err", err)
+			kept, err := j.serve(ctx, conn)
+			if !kept {
+				conn.Close()
+			}
+			if err != nil && ctx.Err() == nil {
+				j.opts.Logger.Info("a connection to the journal ended", "peer", conn.Peer(), "err", err)
 			}
 		})
 	}
+}
+
+// greetTimeout is how long the first message of a connection may take.
+const greetTimeout = 10 * time.Second
+
+// serve takes a connection's first message, which says what it is for. kept says
+// that somebody else has it now.
+func (j *Journal) serve(ctx context.Context, conn *transport.Conn) (kept bool, err error) {
+	typ, b, err := conn.Recv()
+	if err != nil {
+		return false, err
+	}
+	conn.SetIdleLimit(0)
+	switch change.MessageType(typ) {
+	case change.MsgHello:
+		ses := &session{j: j, conn: conn, leases: map[change.StreamID]change.Lease{}, told: map[change.StreamID]change.Ack{}}
+		err = ses.run(ctx, b)
+		return false, fail.At("serve", "agent "+ses.agent, err)
+	case change.MsgFollow:
+		return false, j.serveFollower(ctx, conn, b)
+	case change.MsgMember:
+		return false, conn.Send(uint16(change.MsgMemberStatus), change.Encode(j.memberStatus()))
+	case change.MsgJoin:
+		return false, j.serveJoin(ctx, conn, b)
+	case change.MsgRaft:
+		var hello change.RaftHello
+		if err = change.Decode(b, &hello); err == nil {
+			err = j.takeRaft(conn, &hello)
+		}
+		if err != nil {
+			_ = conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
+		}
+		return err == nil, err
+	}
+	return false, unexpected(typ)
+}
+
+func (j *Journal) serveJoin(ctx context.Context, conn *transport.Conn, b []byte) error {
+	var join change.Join
+	if err := change.Decode(b, &join); err != nil {
+		return err
+	}
+	var resp change.Joined
+	resp.Journal, _, _ = j.ID()
+	err := j.letIn(ctx, &join)
+	if resp.Error = change.FaultOf(err); err != nil && !j.Leads() {
+		leader := j.leaderAddress()
+		resp.Leader = leader
+	}
+	return conn.Send(uint16(change.MsgJoined), change.Encode(resp))
+}
+
+// welcome answers an agent; the error ends the connection.
+func (j *Journal) welcome(conn *transport.Conn, object string, reference bool) error {
+	id, epoch, _ := j.ID()
+	w := change.Welcome{Journal: id.String(), Epoch: epoch, Reference: reference}
+	var err error
+	if !j.Leads() {
+		err = j.notLeader("serve", object)
+		leader := j.leaderAddress()
+		w.Leader, w.Error = leader, change.FaultOf(err)
+		if j.opts.Cluster != nil && w.Leader == j.opts.Cluster.Address {
+			w.Leader = "" // soon
+		}
+	}
+	if serr := conn.Send(uint16(change.MsgWelcome), change.Encode(w)); serr != nil {
+		return serr
+	}
+	if err != nil {
+		return errNotLeader
+	}
+	return nil
+}
+
+// errNotLeader ends a connection that was answered.
+var errNotLeader = fail.New(fail.Retry, "", "", "this member does not lead")
+
+// whileLeading returns a context that ends with this member's lead.
+func (j *Journal) whileLeading(ctx context.Context) (context.Context, func()) {
+	j.mu.Lock()
+	lead := j.leading
+	j.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	if lead == nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(lead, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 // session is one agent's connection.
@@ -74,8 +167,15 @@ type pending struct {
 	future raft.ApplyFuture
 }
 
-func (s *session) run(ctx context.Context) error {
-	if err := s.greet(); err != nil {
+func (s *session) run(ctx context.Context, b []byte) error {
+	var hello change.Hello
+	if err := change.Decode(b, &hello); err != nil {
+		return err
+	}
+	s.agent = hello.Agent
+	ctx, cancel := s.j.whileLeading(ctx)
+	defer cancel()
+	if err := s.j.welcome(s.conn, "agent "+s.agent, hello.Reference && s.j.source != nil && s.j.References()); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -89,24 +189,6 @@ func (s *session) run(ctx context.Context) error {
 	g.Go(func() error { return s.answer(queue) })
 	g.Go(func() error { return s.report(ctx) })
 	return g.Wait()
-}
-
-func (s *session) greet() error {
-	typ, b, err := s.conn.Recv()
-	if err != nil {
-		return err
-	}
-	var hello change.Hello
-	if change.MessageType(typ) != change.MsgHello {
-		return unexpected(typ)
-	}
-	if err := change.Decode(b, &hello); err != nil {
-		return err
-	}
-	s.agent = hello.Agent
-	id, epoch, _ := s.j.ID()
-	w := change.Welcome{Journal: id.String(), Epoch: epoch, Reference: hello.Reference && s.j.source != nil}
-	return s.conn.Send(uint16(change.MsgWelcome), change.Encode(w))
 }
 
 func unexpected(typ uint16) error {
@@ -195,7 +277,7 @@ func (s *session) attach(at *change.Attach) error {
 		resp.Lease = s.j.fsm.state.Streams[at.Stream].Lease
 		ack := s.j.ackOf(at.Stream)
 		s.j.fsm.mu.RUnlock()
-		resp.Committed, resp.Released, resp.Durable = ack.Committed, ack.Released, ack.Durable
+		resp.Committed, resp.Released, resp.Durable, resp.Voters = ack.Committed, ack.Released, ack.Durable, ack.Voters
 		s.mu.Lock()
 		s.leases[at.Stream], s.told[at.Stream] = resp.Lease, ack
 		s.mu.Unlock()
@@ -205,7 +287,7 @@ func (s *session) attach(at *change.Attach) error {
 
 // ackOf is where a stream stands. Called with fsm.mu held.
 func (j *Journal) ackOf(id change.StreamID) change.Ack {
-	return change.Ack{Stream: id, Committed: j.fsm.points[id], Released: j.releasedLSN(id), Durable: j.requiredDurable(id)}
+	return change.Ack{Stream: id, Committed: j.fsm.points[id], Released: j.releasedLSN(id), Durable: j.requiredDurable(id), Voters: int(j.voters.Load())}
 }
 
 // answer waits for Raft's word on each append. A refusal goes to the agent and
@@ -226,8 +308,15 @@ func (s *session) answer(queue <-chan pending) error {
 	return nil
 }
 
-// report tells the agent whenever one of its streams has moved.
+// report tells the agent whenever one of its streams has moved, and beats where a
+// network lies between: silence means that there is none.
 func (s *session) report(ctx context.Context) error {
+	var beat <-chan time.Time
+	if s.j.opts.Cluster != nil {
+		tick := time.NewTicker(change.BeatEvery)
+		defer tick.Stop()
+		beat = tick.C
+	}
 	for {
 		changed := s.j.Changed()
 		for _, ack := range s.news() {
@@ -237,6 +326,10 @@ func (s *session) report(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
+		case <-beat:
+			if err := s.conn.Send(uint16(change.MsgBeat)); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -14,7 +14,7 @@ import (
 // stateLost refuses a state store that lost what was durable.
 func (j *Journal) stateLost(why string) error {
 	return fail.New(fail.Damaged, "open", filepath.Join(j.opts.Dir, "state"), why).
-		WithHint("the journal's state is damaged: restore the volumes from the object store")
+		WithHint("the journal's state is damaged: " + j.instead())
 }
 
 // checkTerm compares the stored term with the newest entry's: Raft stores a term
@@ -43,7 +43,7 @@ func (j *Journal) checkApplied(last uint64) error {
 	if j.fsm.applied > last {
 		return fail.New(fail.Damaged, "open", filepath.Join(j.opts.Dir, "raft"),
 			fmt.Sprintf("Raft's log ends at entry %d, but the state holds its entry %d", last, j.fsm.firm)).
-			WithHint("the end of Raft's log was lost: restore the volumes from the object store")
+			WithHint("the end of Raft's log was lost: " + j.instead())
 	}
 	return nil
 }
@@ -51,50 +51,36 @@ func (j *Journal) checkApplied(last uint64) error {
 // syncLog makes what is in Raft's log durable, lazy entries too.
 func (j *Journal) syncLog() error { return j.wal.Sync(j.ctx, j.wal.Last()) }
 
-func (j *Journal) startRaft(ctx context.Context, snaps *snapStore) error {
-	logs := &logStore{log: j.wal, retain: func() uint64 { return 0 }, failed: j.fatal}
-	metas, err := snaps.List()
+// startRaft starts Raft on what the directory holds. A journal that is alone is
+// born here; one of several members by Init, or by being let in.
+func (j *Journal) startRaft(ctx context.Context) error {
+	metas, err := j.snaps.List()
 	if err != nil {
 		return err
 	}
 	// The state directory is ahead of every snapshot, unless it was lost.
 	behind := len(metas) > 0 && j.fsm.applied < metas[0].Index
-
-	addr, trans := raft.NewInmemTransport("embedded")
-	j.trans = trans
-	conf := raft.DefaultConfig()
-	conf.LocalID = "embedded"
-	conf.Logger = raftLogger(j.opts.Logger)
-	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = j.opts.Election, j.opts.Election, j.opts.Election
-	conf.CommitTimeout = 5 * time.Millisecond
-	conf.SnapshotThreshold, conf.SnapshotInterval = 1<<60, 24*time.Hour // housekeeping decides
-	conf.TrailingLogs = j.opts.TrailingLogs
-	conf.MaxAppendEntries = 64
-	conf.NoSnapshotRestoreOnStart = !behind
 	st := stable{j.db}
-	last, err := logs.LastIndex()
+	last, err := j.logs.LastIndex()
 	if err != nil {
 		return err
 	}
-	if err := j.checkTerm(logs, st, last); err != nil {
+	if err := j.checkStart(st, last, metas); err != nil {
 		return err
 	}
-	if first, _ := logs.FirstIndex(); first > 1 && len(metas) == 0 {
-		return fail.New(fail.Damaged, "open", j.opts.Dir, fmt.Sprintf("Raft's log begins at entry %d, and the snapshot before it is gone", first)).
-			WithHint("the snapshots directory was deleted: restore the volumes from the object store")
+	if len(metas) > 0 && metas[0].Index >= j.fsm.copied { // what came by reference is for nobody else
+		j.logs.mark.Store(j.fsm.copied)
 	}
-	if last == 0 && len(metas) == 0 {
-		if j.fsm.applied > 0 {
-			return fail.New(fail.Damaged, "open", j.opts.Dir, fmt.Sprintf("Raft's log is empty, but the state holds its entry %d", j.fsm.applied)).
-				WithHint("the raft directory was deleted or replaced: restore the volumes from the object store")
-		}
-		// A bootstrap that a crash cut short may have set a term already.
-		if err := st.clear(); err != nil {
+	if err := j.checkMember(); err != nil {
+		return err
+	}
+	addr := j.openTransport()
+	conf := j.raftConfig()
+	conf.NoSnapshotRestoreOnStart = !behind
+	fresh := last == 0 && len(metas) == 0
+	if fresh && j.opts.Cluster == nil {
+		if err := j.bootstrap(conf, st, addr); err != nil {
 			return err
-		}
-		servers := raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: addr}}}
-		if err := raft.BootstrapCluster(conf, logs, st, snaps, trans, servers); err != nil {
-			return fail.Wrap(fail.Internal, "bootstrap", "journal", err)
 		}
 	}
 	reach := last
@@ -104,19 +90,86 @@ func (j *Journal) startRaft(ctx context.Context, snaps *snapStore) error {
 	if err := j.checkApplied(reach); err != nil {
 		return err
 	}
-	if j.raft, err = raft.NewRaft(conf, j.fsm, logs, st, snaps, trans); err != nil {
+	if j.raft, err = raft.NewRaft(conf, j.fsm, j.logs, st, j.snaps, j.trans); err != nil {
 		return fail.Wrap(fail.Internal, "start", "journal", err)
 	}
-	select {
-	case <-j.raft.LeaderCh():
-	case <-ctx.Done():
-		return fail.Wrap(fail.Retry, "wait for", "journal leadership", ctx.Err())
-	case <-j.failed:
-		return j.Err()
+	if j.layer != nil {
+		j.layer.raft.Store(j.raft)
 	}
-	if err := j.raft.Barrier(applyTimeout).Error(); err != nil {
-		return fail.Wrap(fail.Retry, "start", "journal", err)
+	j.noteMembers()
+	j.wg.Go(j.watchLeadership)
+	j.wg.Go(j.watchDisk)
+	if j.opts.Cluster != nil {
+		return nil
 	}
-	_, err = j.apply(tagTarget, mustJSON(targetPut{j.opts.Targets}))
-	return err
+	return j.awaitLead(ctx)
+}
+
+// checkStart refuses a directory that lost a part of itself.
+func (j *Journal) checkStart(st stable, last uint64, metas []*raft.SnapshotMeta) error {
+	if err := j.checkTerm(j.logs, st, last); err != nil {
+		return err
+	}
+	if first, _ := j.logs.FirstIndex(); first > 1 && len(metas) == 0 {
+		return fail.New(fail.Damaged, "open", j.opts.Dir, fmt.Sprintf("Raft's log begins at entry %d, and the snapshot before it is gone", first)).
+			WithHint("the snapshots directory was deleted: " + j.instead())
+	}
+	if last == 0 && len(metas) == 0 && j.fsm.applied > 0 {
+		return fail.New(fail.Damaged, "open", j.opts.Dir, fmt.Sprintf("Raft's log is empty, but the state holds its entry %d", j.fsm.applied)).
+			WithHint("the raft directory was deleted or replaced: " + j.instead())
+	}
+	return nil
+}
+
+// instead is what to do with a directory that is no good.
+func (j *Journal) instead() string {
+	if j.opts.Cluster != nil {
+		return "delete " + j.opts.Dir + " as a whole; this host then joins as a new member"
+	}
+	return "restore the volumes from the object store"
+}
+
+// bootstrap makes this member the only one of a new Raft group. A bootstrap that a
+// crash cut short may have set a term already.
+func (j *Journal) bootstrap(conf *raft.Config, st stable, addr raft.ServerAddress) error {
+	if err := st.clear(); err != nil {
+		return err
+	}
+	servers := raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: addr}}}
+	return fail.Wrap(fail.Internal, "bootstrap", "journal", raft.BootstrapCluster(conf, j.logs, st, j.snaps, j.trans, servers))
+}
+
+// raftConfig is Raft's tuning; docs/journal.md has the reasons.
+func (j *Journal) raftConfig() *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(j.member.ID)
+	conf.Logger = raftLogger(j.opts.Logger)
+	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = j.opts.Election, j.opts.Election, j.opts.Election
+	conf.CommitTimeout = 5 * time.Millisecond
+	conf.MaxAppendEntries = 64
+	if j.opts.Cluster != nil {
+		conf.LeaderLeaseTimeout = j.opts.Election / 2
+		conf.CommitTimeout = 50 * time.Millisecond
+		conf.MaxAppendEntries = 16
+	}
+	conf.SnapshotThreshold, conf.SnapshotInterval = 1<<60, 24*time.Hour // housekeeping decides
+	conf.TrailingLogs = j.opts.TrailingLogs
+	return conf
+}
+
+// awaitLead waits until a journal that is alone leads.
+func (j *Journal) awaitLead(ctx context.Context) error {
+	for {
+		turned := j.turned.Next()
+		if j.Leads() {
+			return nil
+		}
+		select {
+		case <-turned:
+		case <-ctx.Done():
+			return fail.Wrap(fail.Retry, "wait for", "journal leadership", ctx.Err())
+		case <-j.failed:
+			return j.Err()
+		}
+	}
 }

@@ -206,6 +206,24 @@ func (s *State) StreamOf(group, agent string) *Stream {
 	return nil
 }
 
+// Keys lists the keys of all that there is, for Save.
+func (s *State) Keys() []string {
+	var keys []string
+	for name := range s.Groups {
+		keys = append(keys, "group/"+name)
+	}
+	for id := range s.Streams {
+		keys = append(keys, "stream/"+id.String())
+	}
+	for name := range s.Volumes {
+		keys = append(keys, "volume/"+name)
+	}
+	for key := range s.Bookmarks {
+		keys = append(keys, "bookmark/"+key)
+	}
+	return keys
+}
+
 // Save returns the JSON of what a key of Apply names.
 func (s *State) Save(key string) []byte {
 	what, name, _ := strings.Cut(key, "/")

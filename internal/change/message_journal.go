@@ -1,0 +1,129 @@
+package change
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// What is said to a journal beside an agent's session. The first message of a
+// connection is one of MsgFollow, MsgJoin, MsgRaft and MsgMember; MsgWelcome
+// answers where the journal refuses.
+const (
+	MsgFollow       MessageType = 7  // agent: send me the control state, and take my commands
+	MsgState        MessageType = 8  // journal: what has changed in it
+	MsgPropose      MessageType = 9  // agent: a command
+	MsgProposed     MessageType = 10 // journal: its index, or why not
+	MsgJoin         MessageType = 11 // a new member: let me in
+	MsgJoined       MessageType = 12 // the leader: you are, or why not
+	MsgRaft         MessageType = 13 // a member: what follows is Raft's
+	MsgRaftReady    MessageType = 14 // the other: go on
+	MsgMember       MessageType = 15 // who are you?
+	MsgMemberStatus MessageType = 16
+	MsgBeat         MessageType = 17 // journal: I am here; nothing has changed
+)
+
+// BeatEvery is how often a journal that is reached over a network says something,
+// and BeatLimit how long it may be silent before a session counts as lost.
+const (
+	BeatEvery = time.Second
+	BeatLimit = 5 * time.Second
+)
+
+// Follow opens a control session.
+type Follow struct {
+	Agent string `json:"agent"`
+}
+
+// StateUpdate brings a follower's copy of the control state up to date: each key
+// replaces what it had. Reset says that the copy begins anew.
+type StateUpdate struct {
+	Reset bool         `json:"reset,omitempty"`
+	Keys  []StateKey   `json:"keys,omitempty"`
+	Info  *JournalInfo `json:"info,omitempty"`
+}
+
+// StateKey is one thing of the control state, as state.Save encodes it.
+type StateKey struct {
+	Key   string          `json:"key"`
+	Value json.RawMessage `json:"value"`
+}
+
+// JournalInfo is where a journal stands, for status.
+type JournalInfo struct {
+	Journal   uuid.UUID    `json:"journal"`
+	Epoch     uint64       `json:"epoch"`
+	Site      string       `json:"site"`
+	Term      uint64       `json:"term"`
+	Leader    string       `json:"leader"` // address
+	Voters    int          `json:"voters"`
+	Members   int          `json:"members"`
+	LogBytes  int64        `json:"log_bytes"`
+	LogBudget int64        `json:"log_budget_bytes"`
+	Targets   []TargetInfo `json:"targets"`
+}
+
+// TargetInfo is where a target's object log stands, as the leader sees it.
+type TargetInfo struct {
+	Name          string    `json:"name"`
+	URL           string    `json:"url"`
+	Site          string    `json:"site"`
+	Optional      bool      `json:"optional,omitempty"`
+	Position      uint64    `json:"position"`
+	Index         uint64    `json:"index"`
+	LastSuccess   time.Time `json:"last_success,omitzero"`
+	Error         string    `json:"error,omitempty"`
+	Fenced        bool      `json:"fenced,omitempty"`
+	Stopped       bool      `json:"stopped,omitempty"`
+	OldestRequest time.Time `json:"oldest_request,omitzero"`
+	Objects       int64     `json:"objects"`
+	Bytes         int64     `json:"bytes"`
+}
+
+// Propose asks for a command; Command is its envelope. ID is the asker's.
+type Propose struct {
+	ID      uint64 `json:"id"`
+	Command []byte `json:"command"`
+}
+
+// Proposed answers a Propose, after the state that the command led to.
+type Proposed struct {
+	ID    uint64 `json:"id"`
+	Index uint64 `json:"index,omitempty"`
+	Error *Fault `json:"error,omitempty"`
+}
+
+// Join asks for membership.
+type Join struct {
+	Member  string `json:"member"`  // born with its directory
+	Address string `json:"address"` // where other members reach it
+	Fresh   bool   `json:"fresh"`   // its directory is new
+}
+
+// Joined grants it.
+type Joined struct {
+	Journal uuid.UUID `json:"journal"`
+	Leader  string    `json:"leader,omitempty"` // ask there
+	Error   *Fault    `json:"error,omitempty"`
+}
+
+// RaftHello opens a connection for Raft, from one member to another.
+type RaftHello struct {
+	Journal uuid.UUID `json:"journal"`
+	From    string    `json:"from"`
+	To      string    `json:"to"`
+}
+
+// MemberStatus is where one member stands.
+type MemberStatus struct {
+	Journal  uuid.UUID `json:"journal"`
+	Member   string    `json:"member"`
+	Version  string    `json:"version"`
+	State    string    `json:"state"` // leader, follower, candidate, waiting
+	Term     uint64    `json:"term"`
+	Last     uint64    `json:"last"`    // of Raft's log
+	Applied  uint64    `json:"applied"` // Raft index
+	LogBytes int64     `json:"log_bytes"`
+	Error    *Fault    `json:"error,omitempty"`
+}

@@ -1,0 +1,194 @@
+package journal
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/transport"
+)
+
+const (
+	// maxProposals bounds the commands of one follower that Raft has not answered.
+	maxProposals = 64
+	// updateKeys bounds one StateUpdate.
+	updateKeys = 512
+)
+
+// follower is the connection of a daemon that keeps a copy of the control state.
+type follower struct {
+	j     *Journal
+	conn  *transport.Conn
+	agent string
+	read  uint64 // news up to here were sent
+	info  string // the last one sent
+
+	mu      sync.Mutex
+	answers []change.Proposed // to be sent after the state that they led to
+	wake    chan struct{}
+}
+
+// serveFollower sends the control state, then what changes in it, and takes
+// commands. An answer follows the change that the command made.
+func (j *Journal) serveFollower(ctx context.Context, conn *transport.Conn, b []byte) error {
+	var hello change.Follow
+	if err := change.Decode(b, &hello); err != nil {
+		return err
+	}
+	ctx, cancel := j.whileLeading(ctx)
+	defer cancel()
+	if err := j.welcome(conn, "agent "+hello.Agent, false); err != nil {
+		return err
+	}
+	f := &follower{j: j, conn: conn, agent: hello.Agent, read: ^uint64(0), wake: make(chan struct{}, 1)}
+	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, conn.Close)
+	defer stop()
+	g.Go(func() error { return f.receive(ctx, g) })
+	g.Go(func() error { return f.send(ctx) })
+	return g.Wait()
+}
+
+func (f *follower) receive(ctx context.Context, g *errgroup.Group) error {
+	places := make(chan struct{}, maxProposals)
+	for {
+		typ, b, err := f.conn.Recv()
+		if err != nil {
+			return err
+		}
+		if change.MessageType(typ) != change.MsgPropose {
+			return unexpected(typ)
+		}
+		var p change.Propose
+		if err := change.Decode(b, &p); err != nil {
+			return err
+		}
+		places <- struct{}{}
+		g.Go(func() error {
+			var r result
+			_, _, err := state.Open(p.Command) // refuse nonsense before it is in Raft's log
+			if err == nil {
+				r, err = f.j.apply(tagCommand, p.Command)
+			}
+			f.mu.Lock()
+			f.answers = append(f.answers, change.Proposed{ID: p.ID, Index: r.index, Error: change.FaultOf(err)})
+			f.mu.Unlock()
+			<-places
+			select {
+			case f.wake <- struct{}{}:
+			default:
+			}
+			return nil
+		})
+	}
+}
+
+func (f *follower) send(ctx context.Context) error {
+	beat := time.NewTicker(change.BeatEvery)
+	defer beat.Stop()
+	for first := true; ; first = false {
+		changed := f.j.Changed()
+		f.mu.Lock()
+		answers := f.answers
+		f.answers = nil
+		f.mu.Unlock()
+		if err := f.update(); err != nil { // holds what the answers speak of
+			return err
+		}
+		for i := range answers {
+			if err := f.conn.Send(uint16(change.MsgProposed), change.Encode(answers[i])); err != nil {
+				return err
+			}
+		}
+		if first {
+			if err := f.inform(); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-f.wake:
+		case <-beat.C:
+			if err := f.inform(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// inform sends where the journal stands; where nothing changed, a beat.
+func (f *follower) inform() error {
+	info := f.j.info()
+	if b := change.Encode(info); string(b) != f.info {
+		f.info = string(b)
+		return f.conn.Send(uint16(change.MsgState), change.Encode(change.StateUpdate{Info: &info}))
+	}
+	return f.conn.Send(uint16(change.MsgBeat))
+}
+
+// update sends what has changed in the control state since the last time.
+func (f *follower) update() error {
+	var updates []change.StateUpdate
+	f.j.fsm.mu.RLock()
+	st, end := f.j.fsm.state, f.j.fsm.news.end()
+	keys, known := f.j.fsm.news.since(f.read)
+	if known {
+		keys = slices.Clone(keys)
+		slices.Sort(keys)
+		keys = slices.Compact(keys)
+	} else {
+		keys = st.Keys()
+	}
+	for part := range slices.Chunk(keys, updateKeys) {
+		var u change.StateUpdate
+		for _, k := range part {
+			u.Keys = append(u.Keys, change.StateKey{Key: k, Value: st.Save(k)})
+		}
+		updates = append(updates, u)
+	}
+	f.j.fsm.mu.RUnlock()
+	f.read = end
+	if !known {
+		if len(updates) == 0 {
+			updates = make([]change.StateUpdate, 1)
+		}
+		updates[0].Reset = true
+	}
+	for i := range updates {
+		if err := f.conn.Send(uint16(change.MsgState), change.Encode(updates[i])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SetTargetInfo says how to find out where the targets' uploaders stand.
+func (j *Journal) SetTargetInfo(f func() []change.TargetInfo) {
+	j.mu.Lock()
+	j.targetInfo = f
+	j.mu.Unlock()
+}
+
+// Info is where the journal stands, as its leader sees it.
+func (j *Journal) Info() change.JournalInfo { return j.info() }
+
+func (j *Journal) info() change.JournalInfo {
+	st := j.Status()
+	id, epoch, site := j.ID()
+	out := change.JournalInfo{Journal: id, Epoch: epoch, Site: site, Term: st.Term, Leader: st.LeaderAddress,
+		Voters: st.Voters, Members: st.Members, LogBytes: st.LogBytes, LogBudget: st.LogBudget}
+	j.mu.Lock()
+	targets := j.targetInfo
+	j.mu.Unlock()
+	if targets != nil {
+		out.Targets = targets()
+	}
+	return out
+}

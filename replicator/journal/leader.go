@@ -1,0 +1,202 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/raft"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// Leads reports whether this member leads and has applied all that was committed
+// before.
+func (j *Journal) Leads() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.leading != nil && j.leading.Err() == nil
+}
+
+// Lead calls work each time when this member begins to lead, with the term and a
+// context that ends with the lead, until ctx ends. Work that returns early is not
+// called again under the same lead.
+func (j *Journal) Lead(ctx context.Context, work func(ctx context.Context, term uint64)) {
+	var done context.Context
+	for ctx.Err() == nil {
+		turned := j.turned.Next()
+		j.mu.Lock()
+		lead, term := j.leading, j.leadTerm
+		j.mu.Unlock()
+		if lead != nil && lead != done && lead.Err() == nil {
+			done = lead
+			both, cancel := context.WithCancel(ctx)
+			stop := context.AfterFunc(lead, cancel)
+			work(both, term)
+			stop()
+			cancel()
+			continue
+		}
+		select {
+		case <-turned:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// watchLeadership follows Raft's word on who leads.
+func (j *Journal) watchLeadership() {
+	end := func() {}
+	defer func() { end() }()
+	for {
+		select {
+		case <-j.ctx.Done():
+			return
+		case leads := <-j.raft.LeaderCh():
+			end()
+			end = func() {}
+			if !leads {
+				j.opts.Logger.Info("this member no longer leads the journal")
+				continue
+			}
+			ctx, cancel := context.WithCancel(j.ctx)
+			end = func() {
+				cancel()
+				j.turned.Broadcast()
+			}
+			j.wg.Go(func() { j.takeLead(ctx) })
+		}
+	}
+}
+
+// takeLead prepares this member to lead: what was committed before is applied, and
+// the journal has a name and targets. ctx ends with the lead.
+func (j *Journal) takeLead(ctx context.Context) {
+	for wait := 10 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, time.Second) {
+		term, err := j.prepareLead()
+		if err == nil {
+			j.mu.Lock()
+			j.leading, j.leadTerm = ctx, term
+			j.mu.Unlock()
+			j.turned.Broadcast()
+			j.opts.Logger.Info("this member leads the journal", "term", term)
+			if j.opts.Cluster != nil {
+				j.promote(ctx)
+			}
+			return
+		}
+		if j.raft.State() != raft.Leader {
+			return
+		}
+		j.opts.Logger.Warn("cannot lead yet", "err", err)
+		if j.opts.Cluster == nil {
+			j.fatal(err)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (j *Journal) prepareLead() (term uint64, err error) {
+	term = j.Term()
+	if err := j.raft.Barrier(applyTimeout).Error(); err != nil {
+		return 0, fail.Wrap(fail.Retry, "start", "journal", err)
+	}
+	j.noteMembers()
+	if c := j.opts.Cluster; c != nil {
+		if err := j.name(); err != nil {
+			return 0, err
+		}
+	}
+	if err := j.setTargets(); err != nil {
+		return 0, err
+	}
+	// The term is a part of the fence token: it must be the one of this lead.
+	if err := j.raft.VerifyLeader().Error(); err != nil || j.Term() != term {
+		return 0, fail.New(fail.Retry, "lead", "journal", fmt.Sprintf("the lead was lost in term %d", term))
+	}
+	return term, nil
+}
+
+// name gives a new journal its identity, and one that was alone up to now its
+// address.
+func (j *Journal) name() error {
+	j.fsm.mu.RLock()
+	id, copied := j.fsm.id, j.fsm.copied
+	j.fsm.mu.RUnlock()
+	if id.Journal == uuid.Nil {
+		id = j.newIdentity()
+	}
+	if copied == 0 {
+		if _, err := j.apply(tagIdentity, mustJSON(id)); err != nil {
+			return err
+		}
+	}
+	for _, s := range j.servers() {
+		if string(s.ID) == j.member.ID && string(s.Address) != j.opts.Cluster.Address {
+			return j.change(j.raft.AddVoter(s.ID, raft.ServerAddress(j.opts.Cluster.Address), 0, membershipTimeout), "move", j.opts.Cluster.Address)
+		}
+	}
+	return nil
+}
+
+// setTargets tells the journal of this member's targets. Where there are several
+// members, the first one's count: another list is a mistake in a file.
+func (j *Journal) setTargets() error {
+	_, members := j.count()
+	if members > 1 {
+		j.fsm.mu.RLock()
+		var have []string
+		for name := range j.fsm.targets {
+			have = append(have, name)
+		}
+		j.fsm.mu.RUnlock()
+		want := slices.Clone(j.opts.Targets)
+		slices.Sort(have)
+		slices.Sort(want)
+		if slices.Equal(have, want) {
+			return nil
+		}
+		if len(have) > 0 {
+			j.opts.Logger.Error("this member's configuration names other targets than the journal has; the journal's count", "journal", have, "configuration", want)
+			return nil
+		}
+	}
+	_, err := j.apply(tagTarget, mustJSON(targetPut{j.opts.Targets}))
+	return err
+}
+
+// watchDisk ends a leader whose disk does not answer: Raft's heartbeats would go on
+// while nothing is committed, and nobody else would stand for election
+// (hashicorp/raft#503, #666).
+func (j *Journal) watchDisk() {
+	if j.opts.Cluster == nil {
+		return
+	}
+	limit := j.opts.Cluster.DiskStall
+	tick := time.NewTicker(limit / 8)
+	defer tick.Stop()
+	for {
+		select {
+		case <-j.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		since := j.logs.busy.Load()
+		if since == 0 || j.raft.State() != raft.Leader {
+			continue
+		}
+		if d := time.Since(time.Unix(0, since)); d > limit && !j.logs.single.Load() {
+			_ = j.layer.Close()
+			_ = j.trans.Close()
+			j.fatal(fail.New(fail.Retry, "append to", "Raft's log in "+j.opts.Dir, fmt.Sprintf("the disk has not answered for %.1f s", d.Seconds())).
+				WithHint("another member leads from here on; look at this host's disk"))
+			return
+		}
+	}
+}

@@ -1,0 +1,227 @@
+package journal
+
+import (
+	"context"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/raft"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/transport"
+)
+
+// Cluster says how a member reaches the others and is reached.
+type Cluster struct {
+	// Address is where others reach this member: host:port.
+	Address string
+	// Peers are the addresses of other members. A member that has no journal yet
+	// asks there to be let in.
+	Peers []string
+	// Dial connects to a member.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+	// DiskStall is how long an append to Raft's log may take before a leader gives
+	// up: it would go on telling the others that it is well.
+	DiskStall time.Duration
+}
+
+const (
+	defaultClusterElection = time.Second
+	defaultDiskStall       = 5 * time.Second
+	raftTimeout            = 10 * time.Second
+	raftPool               = 3
+	dialTimeout            = 3 * time.Second
+)
+
+// raftTransport is Raft's transport, which can be closed.
+type raftTransport interface {
+	raft.Transport
+	io.Closer
+}
+
+// openTransport prepares Raft's transport and returns this member's address.
+func (j *Journal) openTransport() raft.ServerAddress {
+	c := j.opts.Cluster
+	if c == nil {
+		addr, trans := raft.NewInmemTransport(aloneID)
+		j.trans = trans
+		return addr
+	}
+	if c.DiskStall == 0 {
+		c.DiskStall = defaultDiskStall
+	}
+	j.layer = &streamLayer{j: j, incoming: make(chan net.Conn), closed: make(chan struct{})}
+	j.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: j.layer, MaxPool: raftPool,
+		MaxRPCsInFlight: 1, // more can wedge a follower while heartbeats go on: hashicorp/raft#612
+		Timeout:         raftTimeout, Logger: raftLogger(j.opts.Logger), ServerAddressProvider: j.layer})
+	return raft.ServerAddress(c.Address)
+}
+
+// streamLayer carries Raft's connections over the address that agents use too: a
+// connection becomes Raft's by its first message.
+type streamLayer struct {
+	j        *Journal
+	raft     atomic.Pointer[raft.Raft] // Raft dials before NewRaft has returned
+	incoming chan net.Conn
+	once     sync.Once
+	closed   chan struct{}
+}
+
+var _ raft.StreamLayer = (*streamLayer)(nil)
+
+func (l *streamLayer) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.incoming:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *streamLayer) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+type memberAddr string
+
+func (memberAddr) Network() string  { return "tcp" }
+func (a memberAddr) String() string { return string(a) }
+
+func (l *streamLayer) Addr() net.Addr { return memberAddr(l.j.opts.Cluster.Address) }
+
+// ServerAddr names a member to Dial: by its id too. The one who answers at its
+// address may be new there, and must not speak for what the old one promised.
+func (l *streamLayer) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	var servers []raft.Server
+	if r := l.raft.Load(); r != nil {
+		servers = serversOf(r)
+	}
+	for _, s := range servers {
+		if s.ID == id {
+			return raft.ServerAddress(string(id) + "@" + string(s.Address)), nil
+		}
+	}
+	return "", fail.New(fail.NotFound, "find", "member "+string(id), "no such member")
+}
+
+// leaderAddress is where the leader is reached, "" where none is known. Raft knows
+// it by ServerAddr's name.
+func (j *Journal) leaderAddress() string {
+	address, id := j.raft.LeaderWithID()
+	return strings.TrimPrefix(string(address), string(id)+"@")
+}
+
+// Dial connects Raft to another member.
+func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	select {
+	case <-l.closed:
+		return nil, net.ErrClosed
+	default:
+	}
+	ctx, cancel := context.WithTimeout(l.j.ctx, min(timeout, dialTimeout))
+	defer cancel()
+	member, at, ok := strings.Cut(string(address), "@")
+	if !ok {
+		return nil, fail.New(fail.NotFound, "connect Raft to", at, "no member has that address")
+	}
+	conn, err := l.j.dial(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, conn.Close)
+	defer stop()
+	id, _, _ := l.j.ID()
+	if id == uuid.Nil {
+		id = l.j.expected()
+	}
+	if err := ask(conn, change.MsgRaft, change.RaftHello{Journal: id, From: l.j.member.ID, To: member}, change.MsgRaftReady, nil); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn.Raw()
+}
+
+// dial connects to a member.
+func (j *Journal) dial(ctx context.Context, address string) (*transport.Conn, error) {
+	raw, err := j.opts.Cluster.Dial(ctx, address)
+	if err != nil {
+		return nil, fail.Wrap(fail.Retry, "connect to", "journal at "+address, err)
+	}
+	return transport.NewConn(raw, sendTimeout), nil
+}
+
+// ask sends a first message and takes its answer; a journal may refuse by Welcome.
+func ask(conn *transport.Conn, typ change.MessageType, req any, want change.MessageType, resp any) error {
+	if err := conn.Send(uint16(typ), change.Encode(req)); err != nil {
+		return err
+	}
+	got, b, err := conn.Recv()
+	if err != nil {
+		return err
+	}
+	if change.MessageType(got) == change.MsgWelcome {
+		var w change.Welcome
+		if err := change.Decode(b, &w); err != nil {
+			return err
+		}
+		return w.Error.Err("ask", "journal at "+conn.Peer())
+	}
+	if change.MessageType(got) != want {
+		return unexpected(got)
+	}
+	if resp == nil {
+		return nil
+	}
+	return change.Decode(b, resp)
+}
+
+// askMember dials, asks once, and hangs up.
+func (j *Journal) askMember(ctx context.Context, address string, typ change.MessageType, req any, want change.MessageType, resp any) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := j.dial(ctx, address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, conn.Close)
+	defer stop()
+	return ask(conn, typ, req, want, resp)
+}
+
+// takeRaft hands a member's connection to Raft.
+func (j *Journal) takeRaft(conn *transport.Conn, hello *change.RaftHello) error {
+	if j.layer == nil {
+		return fail.New(fail.Refused, "serve", "Raft", "this journal has no other members")
+	}
+	mine, _, _ := j.ID()
+	if mine == uuid.Nil {
+		mine = j.expected()
+	}
+	if hello.Journal != mine || mine == uuid.Nil {
+		return fail.New(fail.Refused, "serve", "Raft of journal "+hello.Journal.String(), "this is a member of another journal, or of none yet")
+	}
+	if hello.To != j.member.ID {
+		return fail.New(fail.Refused, "serve", "Raft for member "+hello.To, "here is member "+j.member.ID+" now")
+	}
+	if err := conn.Send(uint16(change.MsgRaftReady)); err != nil {
+		return err
+	}
+	raw, err := conn.Raw()
+	if err != nil {
+		return err
+	}
+	select {
+	case j.layer.incoming <- raw:
+		return nil
+	case <-j.layer.closed:
+		return net.ErrClosed
+	}
+}
