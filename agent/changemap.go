@@ -23,9 +23,8 @@ type Changes struct {
 
 // Changed is the change map: what was written to a volume after an LSN; after nil
 // means after the newest one that every required target holds. The WAL is the
-// map: with an embedded journal it keeps each frame until every target has it, so
-// nothing that the twin lacks is ever missing from it. How far it reaches back
-// beyond that depends on trimming; an LSN before it is refused.
+// map: while less than half of its budget is used it keeps each frame until every
+// required target has it. An LSN before what it holds is refused.
 func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Changes, error) {
 	ctx, leave, err := a.enter(ctx)
 	if err != nil {
@@ -69,8 +68,8 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 		if buf, err = a.wal.Read(r.wal, buf); err == nil {
 			err = f.Reset(buf)
 		}
-		if fail.Is(err, fail.NotFound) && after == nil {
-			continue // every target has it by now
+		if fail.Is(err, fail.NotFound) && after == nil && a.durableTo(s, r.last) {
+			continue
 		}
 		if err != nil {
 			return out, fail.At("list changes of", name, err)
@@ -82,7 +81,7 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 			m.note(&v.conf, c.LSN, out.After, c.Volume, c.Kind, c.Off, int64(c.Len))
 		}
 	}
-	if after != nil && first > out.After+1 {
+	if first > out.After+1 && !(after == nil && a.durableTo(s, first-1)) {
 		return out, fail.New(fail.Refused, "list changes of", name, fmt.Sprintf("the WAL goes back to LSN %d, not to %d", first, out.After+1)).
 			WithHint(fmt.Sprintf("ask for what came after LSN %d or later", first-1))
 	}
@@ -92,6 +91,13 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 	out.GranuleBytes = m.granule
 	out.Extents, out.Bytes = m.extents(v.conf.SizeBytes)
 	return out, nil
+}
+
+// durableTo reports whether every required target holds a stream up to lsn by now.
+func (a *Agent) durableTo(s *stream, lsn uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ship.durable >= lsn
 }
 
 // dirtyMap is a bitmap of bounded size: a large volume has larger granules.

@@ -88,9 +88,14 @@ func (s *stream) checkBackings() error {
 // applied and synced, or that the journal has not released.
 func (a *Agent) trim() {
 	first := a.wal.Durable() + 1
+	st := a.wal.Stats()
+	roomy := st.LiveBytes < st.BudgetBytes/2 // keep what the targets lack, the change map's sake
 	for _, s := range a.snapshotStreams() {
 		s.mu.Lock()
 		done := min(s.ship.released, s.ckpt.Applied.LSN)
+		if roomy {
+			done = min(done, s.ship.durable)
+		}
 		if s.suspended != nil || s.backErr != nil {
 			done = 0 // an image that is restored now will need it: see AcceptBacking
 		}

@@ -36,6 +36,12 @@ type Options struct {
 
 	// Dial connects to the journal.
 	Dial func(ctx context.Context) (net.Conn, error)
+	// Moved, if set, is told where the journal's leader is when the one that was
+	// dialled does not lead; "" that it is lost.
+	Moved func(leader string)
+	// Beats says that the journal says something every change.BeatEvery, because a
+	// network lies between.
+	Beats bool
 	// Reference asks the journal to read frames from this agent's WAL.
 	Reference bool
 	// Committed, if set, returns what the journal has accepted of a stream. A WAL
@@ -98,6 +104,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Moved == nil {
+		o.Moved = func(string) {}
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -31,6 +31,9 @@ const (
 	// full, frames collect and travel together.
 	windowAppends = 4
 	maxReconnect  = 5 * time.Second
+	// appendBytes is the size at which an append is full: Raft does best with 64 to
+	// 256 KiB, and an entry must not stall the others.
+	appendBytes = 512 << 10
 
 	// Each append costs the journal an fdatasync. Frames that come faster than
 	// busyGap (a client that flushes every write) would make it compete with the
@@ -76,6 +79,7 @@ func (a *Agent) setShipError(err error) {
 type session struct {
 	a       *Agent
 	conn    *transport.Conn
+	copies  bool // frames travel with their bodies
 	streams map[change.StreamID]*stream
 	window  chan struct{}
 	mu      sync.Mutex
@@ -95,6 +99,9 @@ func (a *Agent) session(ctx context.Context) error {
 		return fail.Wrap(fail.Retry, "connect to", "journal", err)
 	}
 	conn := transport.NewConn(raw, sendTimeout)
+	if a.opts.Beats {
+		conn.SetIdleLimit(change.BeatLimit)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, conn.Close) // unblocks the receiver
 	defer stop()
@@ -123,6 +130,7 @@ func (a *Agent) session(ctx context.Context) error {
 	if err == errRestart {
 		return nil
 	}
+	a.opts.Moved("") // it may lead elsewhere by now
 	return err
 }
 
@@ -133,16 +141,15 @@ var errRestart = fail.New(fail.Retry, "", "", "streams changed")
 func (ses *session) open() (uint64, error) {
 	hello := change.Hello{Agent: ses.a.opts.Name, Reference: ses.a.opts.Reference}
 	var welcome change.Welcome
-	if err := ses.ask(change.MsgHello, hello, change.MsgWelcome, &welcome); err != nil {
+	err := ses.ask(change.MsgHello, hello, change.MsgWelcome, &welcome)
+	if err == nil {
+		err = welcome.Error.Err("greet", "journal")
+	}
+	if err != nil {
+		ses.a.opts.Moved(welcome.Leader)
 		return 0, err
 	}
-	if err := welcome.Error.Err("greet", "journal"); err != nil {
-		return 0, err
-	}
-	if welcome.Reference != ses.a.opts.Reference {
-		return 0, fail.New(fail.Refused, "greet", "journal "+welcome.Journal, "it cannot read this agent's WAL").
-			WithHint("references work only with a journal embedded in this process")
-	}
+	ses.copies = !welcome.Reference
 	start := ses.a.wal.Durable() + 1
 	for _, s := range ses.a.snapshotStreams() {
 		if s.paused() {
@@ -182,6 +189,7 @@ func (ses *session) ask(typ change.MessageType, req any, want change.MessageType
 			if err := ses.ack(b); err != nil {
 				return err
 			}
+		case change.MsgBeat:
 		default:
 			return fail.New(fail.Damaged, "receive from", "journal", fmt.Sprintf("message type %d in place of %d", got, want))
 		}
@@ -276,6 +284,9 @@ func (ses *session) receive() error {
 		typ, b, err := ses.conn.Recv()
 		if err != nil {
 			return err
+		}
+		if change.MessageType(typ) == change.MsgBeat {
+			continue
 		}
 		if change.MessageType(typ) != change.MsgAck {
 			return fail.New(fail.Damaged, "receive from", "journal", fmt.Sprintf("unexpected message type %d", typ))
@@ -379,7 +390,7 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 		} else if !ok {
 			continue
 		}
-		full := len(batch.Items) == change.MaxAppendItems || bytes+len(frame) > change.MaxFrameBytes
+		full := len(batch.Items) == change.MaxAppendItems || bytes+len(frame) > appendBytes
 		if owner != s || full {
 			if err := flush(); err != nil {
 				return err
@@ -390,7 +401,7 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 		s.ship.sent = h.LastLSN
 		s.mu.Unlock()
 		item := change.AppendItem{Ref: index, Header: slices.Clone(frame[:change.HeaderBytes])}
-		if !ses.a.opts.Reference {
+		if ses.copies {
 			item.Body = slices.Clone(frame[change.HeaderBytes:])
 			bytes += len(frame)
 		}

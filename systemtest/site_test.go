@@ -23,6 +23,7 @@ type siteConf struct {
 	memory, walBudget          string
 	state                      string
 	env                        []string
+	journal                    []string // addresses of one elsewhere, which has the target
 }
 
 // site is one host with its agent.
@@ -86,10 +87,20 @@ func (s *site) configure() {
 	}
 	y := fmt.Sprintf("name: host1\nstate: %s\nruntime: %s\nsocket: %s\nmemory: %s\n", s.conf.state, s.shm, s.socket(), or(s.conf.memory, "32MiB"))
 	y += fmt.Sprintf("wal:\n  budget: %s\n  segment: 4MiB\nnbd:\n  unix: %s\n", or(s.conf.walBudget, "256MiB"), s.nbdSocket())
+	if len(s.conf.journal) > 0 {
+		y += fmt.Sprintf("journal:\n  addresses: [%s]\n", strings.Join(s.conf.journal, ", "))
+		s.writeConfig(y)
+		return
+	}
 	y += fmt.Sprintf("journal:\n  log_budget: 64MiB\n  targets:\n    - name: faraway\n      url: %s\n      requests: {rate: 0}\n", s.conf.url)
 	if s.conf.endpoint != "" {
 		y += fmt.Sprintf("      endpoint: %s\n      credentials_file: %s\n", s.conf.endpoint, s.conf.credentials)
 	}
+	s.writeConfig(y)
+}
+
+func (s *site) writeConfig(y string) {
+	s.t.Helper()
 	if err := os.WriteFile(s.config(), []byte(y), 0o600); err != nil {
 		s.t.Fatal(err)
 	}

@@ -23,6 +23,8 @@ const (
 	MsgAck      MessageType = 6 // journal: how far a stream has come
 )
 
+func (t MessageType) String() string { return fmt.Sprintf("message(%d)", uint16(t)) }
+
 // Hello opens a session.
 type Hello struct {
 	Agent string `json:"agent"`

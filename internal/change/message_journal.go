@@ -79,6 +79,8 @@ type TargetInfo struct {
 	OldestRequest time.Time `json:"oldest_request,omitzero"`
 	Objects       int64     `json:"objects"`
 	Bytes         int64     `json:"bytes"`
+	LagSeconds    float64   `json:"lag_seconds"` // age of the oldest frame that it lacks
+	BacklogBytes  int64     `json:"backlog_bytes"`
 }
 
 // Propose asks for a command; Command is its envelope. ID is the asker's.

@@ -56,8 +56,13 @@ type TLS struct {
 	ClientCA string `yaml:"client_ca"` // clients must show a certificate of it
 }
 
-// Journal configures the embedded journal.
+// Journal configures the embedded journal, or says where one runs elsewhere.
 type Journal struct {
+	// Addresses are of a journal's members on other hosts: host:port. With them,
+	// nothing else here is set.
+	Addresses []string `yaml:"addresses"`
+	Member    `yaml:",inline"`
+	Identity  Identity `yaml:"tls"`        // towards the journal, and of the embedded one
 	LogBudget Bytes    `yaml:"log_budget"` // default 2GiB
 	Heartbeat Duration `yaml:"heartbeat"`  // default 1m
 	Targets   []Target `yaml:"targets"`
@@ -100,6 +105,14 @@ const minRate = 1.0 / 600
 
 // LoadAgent reads, completes and checks a file.
 func LoadAgent(path string) (*Agent, error) {
+	b, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAgent(path, b)
+}
+
+func read(path string) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		kind := fail.Denied
@@ -109,15 +122,26 @@ func LoadAgent(path string) (*Agent, error) {
 		e := &fail.Error{Kind: kind, Op: "read configuration", Object: path, Err: err}
 		return nil, e.WithHint("name the file with -c; docs/configuration.md lists the settings")
 	}
-	return ParseAgent(path, b)
+	return b, nil
 }
 
 // ParseAgent is LoadAgent on bytes; path is for error texts.
 func ParseAgent(path string, b []byte) (*Agent, error) {
 	c := &Agent{}
+	return c, parse(path, b, c)
+}
+
+// settings are one kind of file.
+type settings interface {
+	setDefaults()
+	check() (setting string, err error)
+}
+
+// parse decodes, completes and checks.
+func parse(path string, b []byte, c settings) error {
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField())
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fail.New(fail.Invalid, "read configuration", atValue(path, b, err), strings.TrimSpace(yaml.FormatError(err, false, true))).
+		return fail.New(fail.Invalid, "read configuration", atValue(path, b, err), strings.TrimSpace(yaml.FormatError(err, false, true))).
 			WithHint("docs/configuration.md lists the settings")
 	}
 	c.setDefaults()
@@ -126,9 +150,9 @@ func ParseAgent(path string, b []byte) (*Agent, error) {
 		if line := lineOf(b, setting); line > 0 {
 			at = fmt.Sprintf("%s:%d", path, line)
 		}
-		return nil, fail.New(fail.Invalid, "read configuration", at, setting+": "+err.Error())
+		return fail.New(fail.Invalid, "read configuration", at, setting+": "+err.Error())
 	}
-	return c, nil
+	return nil
 }
 
 func (c *Agent) setDefaults() {
@@ -164,10 +188,19 @@ func (c *Agent) setDefaults() {
 	if c.NBD.MaxConnections == 0 {
 		c.NBD.MaxConnections = 64
 	}
-	for i := range c.Journal.Targets {
-		t := &c.Journal.Targets[i]
-		def(&t.Name, fmt.Sprintf("target%d", i+1))
-		def(&t.Site, "remote")
+	c.Journal.setDefaults()
+	setTargetDefaults(c.Journal.Targets)
+}
+
+func setTargetDefaults(targets []Target) {
+	for i := range targets {
+		t := &targets[i]
+		if t.Name == "" {
+			t.Name = fmt.Sprintf("target%d", i+1)
+		}
+		if t.Site == "" {
+			t.Site = "remote"
+		}
 		if t.Requests.Rate == nil {
 			r := 10.0
 			t.Requests.Rate = &r
@@ -212,16 +245,31 @@ func (c *Agent) check() (setting string, err error) {
 			return a.setting, err
 		}
 	}
-	return c.checkTargets()
+	if err := c.Journal.Identity.check(); err != nil {
+		return "tls", err
+	}
+	if setting, err := c.Journal.Member.check(c.Journal.Identity); err != nil {
+		return setting, err
+	}
+	if len(c.Journal.Addresses) > 0 {
+		if c.Journal.Listen != "" {
+			return "listen", errors.New("belongs to an embedded journal, and journal.addresses names another")
+		}
+		if len(c.Journal.Targets) > 0 {
+			return "targets", errors.New("belong to the journal's own configuration where journal.addresses is set")
+		}
+		return "addresses", checkAddresses(c.Journal.Addresses, c.Journal.Identity)
+	}
+	return checkTargets(c.Journal.Targets)
 }
 
-func (c *Agent) checkTargets() (string, error) {
-	if len(c.Journal.Targets) == 0 {
+func checkTargets(targets []Target) (string, error) {
+	if len(targets) == 0 {
 		return "targets", errors.New("name at least one object store under journal.targets")
 	}
 	seen := map[string]bool{}
 	required := false
-	for _, t := range c.Journal.Targets {
+	for _, t := range targets {
 		switch {
 		case strings.ContainsAny(t.Name, "/ ") || len(t.Name) > 64:
 			return "name", fmt.Errorf("target %q: no slash, no space, 64 bytes at most", t.Name)

@@ -3,6 +3,8 @@ package control
 import (
 	"context"
 	"time"
+
+	"github.com/pollux-dr/pollux/internal/change"
 )
 
 // Group is a consistency group with its policy.
@@ -155,7 +157,10 @@ type GroupStatus struct {
 // JournalStatus is where the journal stands.
 type JournalStatus struct {
 	ID             string `json:"id"`
-	Leader         bool   `json:"leader"`
+	Leader         bool   `json:"leader"` // in this process
+	LeaderAddress  string `json:"leader_address,omitempty"`
+	Voters         int    `json:"voters"`
+	Members        int    `json:"members"`
 	Term           uint64 `json:"term"`
 	Epoch          uint64 `json:"epoch"`
 	LogBytes       int64  `json:"log_bytes"`
@@ -173,6 +178,19 @@ type TargetStatus struct {
 	Error         string     `json:"error"`
 	ShippedBytes  int64      `json:"shipped_bytes"`
 	ShippedObject int64      `json:"shipped_objects"`
+	Optional      bool       `json:"optional"`
+	LagSeconds    float64    `json:"lag_seconds"` // age of the oldest frame that it lacks
+	BacklogBytes  int64      `json:"backlog_bytes"`
+}
+
+// TargetStatusOf turns a journal's words about a target into status.
+func TargetStatusOf(t *change.TargetInfo) TargetStatus {
+	out := TargetStatus{Name: t.Name, URL: t.URL, Site: t.Site, Position: t.Position, Optional: t.Optional,
+		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes}
+	if !t.LastSuccess.IsZero() {
+		out.LastSuccess = &t.LastSuccess
+	}
+	return out
 }
 
 // AgentStatus are the host's own figures.

@@ -30,12 +30,18 @@ const (
 	VerbVolumeChanged = "volume-changed"
 	VerbBookmarkAdd   = "bookmark-add"
 	VerbBookmarkList  = "bookmark-list"
+
+	VerbJournalList     = "journal-list"
+	VerbJournalInit     = "journal-init"
+	VerbJournalJoin     = "journal-join"
+	VerbJournalRemove   = "journal-remove"
+	VerbJournalTransfer = "journal-transfer"
 )
 
 const maxBodyBytes = 1 << 20
 
 // Handler serves s.
-func Handler(s Service) http.Handler {
+func Handler(s Service) *http.ServeMux {
 	mux := http.NewServeMux()
 	handle(mux, VerbStatus, s.Status)
 	handle(mux, VerbGroupPut, s.GroupPut)
@@ -49,6 +55,24 @@ func Handler(s Service) http.Handler {
 	handle(mux, VerbBookmarkAdd, s.BookmarkAdd)
 	handle(mux, VerbBookmarkList, s.BookmarkList)
 	return mux
+}
+
+// JournalHandler serves a member of a journal.
+func JournalHandler(s JournalService) http.Handler {
+	mux := http.NewServeMux()
+	handle(mux, VerbStatus, s.Status)
+	handle(mux, VerbGroupList, s.GroupList)
+	AddJournal(mux, s)
+	return mux
+}
+
+// AddJournal adds the verbs about a journal's members.
+func AddJournal(mux *http.ServeMux, s Members) {
+	handle(mux, VerbJournalList, s.JournalList)
+	handle(mux, VerbJournalInit, s.JournalInit)
+	handle(mux, VerbJournalJoin, s.JournalJoin)
+	handle(mux, VerbJournalRemove, s.JournalRemove)
+	handle(mux, VerbJournalTransfer, s.JournalTransfer)
 }
 
 func handle[Req, Resp any](mux *http.ServeMux, verb string, do func(context.Context, Req) (Resp, error)) {
@@ -125,13 +149,13 @@ func (c *Client) Call(ctx context.Context, verb string, req, resp any) error {
 }
 
 func (c *Client) unreachable(err error) error {
-	e := &fail.Error{Kind: fail.Retry, Op: "reach agent at", Object: c.socket, Err: err}
+	e := &fail.Error{Kind: fail.Retry, Op: "reach daemon at", Object: c.socket, Err: err}
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		e.Kind = fail.Denied
 		return e.WithHint("run as root or as the agent's user")
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return e.WithHint("is `pollux agent` running? Name its control socket with --socket")
+		return e.WithHint("is `pollux agent` (or `pollux journal`) running? Name its control socket with --socket")
 	}
 	return e
 }

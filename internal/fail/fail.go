@@ -169,3 +169,11 @@ func HintOf(err error) string {
 	}
 	return ""
 }
+
+// Explain is an error's text and what to do about it, for a status.
+func Explain(err error) string {
+	if hint := HintOf(err); hint != "" {
+		return err.Error() + " (" + hint + ")"
+	}
+	return err.Error()
+}

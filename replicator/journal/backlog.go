@@ -2,6 +2,7 @@ package journal
 
 import (
 	"encoding/binary"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
 )
@@ -41,6 +42,34 @@ func (b *backlog) drop(floor uint64) {
 }
 
 func (b *backlog) bytes() int64 { return b.total - b.dropped }
+
+// after is bytes for whoever has the journal up to index.
+func (b *backlog) after(index uint64) int64 {
+	from := b.dropped
+	for _, m := range b.marks {
+		if m.index > index {
+			break
+		}
+		from = m.total
+	}
+	return b.total - from
+}
+
+// Behind tells how far a target that holds the journal up to index lags: the age
+// of the oldest frame after it, and the bytes of all of them to about a MiB.
+func (j *Journal) Behind(index uint64) (lag time.Duration, bytes int64) {
+	var oldest int64
+	_ = j.Entries(index+1, func(e Entry) bool { // for a status: what cannot be read is somebody else's error
+		oldest = e.FirstTime
+		return oldest == 0
+	})
+	if oldest == 0 {
+		return 0, 0
+	}
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	return max(0, time.Since(time.Unix(0, oldest))), j.fsm.backlog.after(index)
+}
 
 // countFrame takes an index value into account at a start.
 func (f *fsm) countFrame(index uint64, v []byte) {

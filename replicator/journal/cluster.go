@@ -313,7 +313,7 @@ func (j *Journal) seekJournal() {
 		if !fresh && time.Since(since) < lonely {
 			continue
 		}
-		err := j.askIn(fresh)
+		err := j.askIn(j.opts.Cluster.Peers, fresh)
 		j.mu.Lock()
 		j.seekErr = err
 		j.mu.Unlock()
@@ -324,11 +324,34 @@ func (j *Journal) seekJournal() {
 	}
 }
 
+// JoinAt asks the member at an address, and the leader that it names, to let this
+// member in.
+func (j *Journal) JoinAt(address string) error {
+	if j.opts.Cluster == nil {
+		return fail.New(fail.Refused, "join", "journal at "+address, "this one is alone").WithHint("set journal.listen and restart")
+	}
+	if len(j.servers()) > 0 {
+		return fail.New(fail.Exists, "join", "journal at "+address, "this is a member of a journal already").WithHint("pollux journal ls")
+	}
+	return j.askIn([]string{address}, true)
+}
+
+// Waiting says why this member is in no journal, nil where it is in one and was
+// not removed from it.
+func (j *Journal) Waiting() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.servers()) > 0 && j.leaderAddress() != "" {
+		return nil
+	}
+	return j.seekErr
+}
+
 // askIn asks one peer after another, and the leader that one of them names.
-func (j *Journal) askIn(fresh bool) (err error) {
+func (j *Journal) askIn(peers []string, fresh bool) (err error) {
 	c := j.opts.Cluster
 	asked := map[string]bool{}
-	for queue := slices.Clone(c.Peers); len(queue) > 0; queue = queue[1:] {
+	for queue := slices.Clone(peers); len(queue) > 0; queue = queue[1:] {
 		address := queue[0]
 		if asked[address] || address == c.Address {
 			continue

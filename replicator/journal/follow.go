@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/transport"
 )
@@ -24,6 +25,7 @@ const (
 type follower struct {
 	j     *Journal
 	conn  *transport.Conn
+	peer  pki.Peer
 	agent string
 	read  uint64 // news up to here were sent
 	info  string // the last one sent
@@ -35,9 +37,13 @@ type follower struct {
 
 // serveFollower sends the control state, then what changes in it, and takes
 // commands. An answer follows the change that the command made.
-func (j *Journal) serveFollower(ctx context.Context, conn *transport.Conn, b []byte) error {
+func (j *Journal) serveFollower(ctx context.Context, conn *transport.Conn, peer pki.Peer, b []byte) error {
 	var hello change.Follow
 	if err := change.Decode(b, &hello); err != nil {
+		return err
+	}
+	if err := isAgent(peer, hello.Agent); err != nil {
+		_ = conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
 		return err
 	}
 	ctx, cancel := j.whileLeading(ctx)
@@ -45,7 +51,7 @@ func (j *Journal) serveFollower(ctx context.Context, conn *transport.Conn, b []b
 	if err := j.welcome(conn, "agent "+hello.Agent, false); err != nil {
 		return err
 	}
-	f := &follower{j: j, conn: conn, agent: hello.Agent, read: ^uint64(0), wake: make(chan struct{}, 1)}
+	f := &follower{j: j, conn: conn, peer: peer, agent: hello.Agent, read: ^uint64(0), wake: make(chan struct{}, 1)}
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, conn.Close)
 	defer stop()
@@ -71,7 +77,10 @@ func (f *follower) receive(ctx context.Context, g *errgroup.Group) error {
 		places <- struct{}{}
 		g.Go(func() error {
 			var r result
-			_, _, err := state.Open(p.Command) // refuse nonsense before it is in Raft's log
+			kind, body, err := state.Open(p.Command) // refuse nonsense before it is in Raft's log
+			if err == nil {
+				err = f.j.mayPropose(f.peer, kind, body)
+			}
 			if err == nil {
 				r, err = f.j.apply(tagCommand, p.Command)
 			}
@@ -91,22 +100,24 @@ func (f *follower) receive(ctx context.Context, g *errgroup.Group) error {
 func (f *follower) send(ctx context.Context) error {
 	beat := time.NewTicker(change.BeatEvery)
 	defer beat.Stop()
-	for first := true; ; first = false {
+	for {
 		changed := f.j.Changed()
 		f.mu.Lock()
 		answers := f.answers
 		f.answers = nil
 		f.mu.Unlock()
-		if err := f.update(); err != nil { // holds what the answers speak of
+		reset, err := f.update() // holds what the answers speak of
+		if err != nil {
 			return err
 		}
-		for i := range answers {
-			if err := f.conn.Send(uint16(change.MsgProposed), change.Encode(answers[i])); err != nil {
+		if reset { // the copy is complete with this
+			f.info = ""
+			if err := f.inform(); err != nil {
 				return err
 			}
 		}
-		if first {
-			if err := f.inform(); err != nil {
+		for i := range answers {
+			if err := f.conn.Send(uint16(change.MsgProposed), change.Encode(answers[i])); err != nil {
 				return err
 			}
 		}
@@ -133,8 +144,9 @@ func (f *follower) inform() error {
 	return f.conn.Send(uint16(change.MsgBeat))
 }
 
-// update sends what has changed in the control state since the last time.
-func (f *follower) update() error {
+// update sends what has changed in the control state since the last time, or all of
+// it.
+func (f *follower) update() (reset bool, err error) {
 	var updates []change.StateUpdate
 	f.j.fsm.mu.RLock()
 	st, end := f.j.fsm.state, f.j.fsm.news.end()
@@ -163,10 +175,10 @@ func (f *follower) update() error {
 	}
 	for i := range updates {
 		if err := f.conn.Send(uint16(change.MsgState), change.Encode(updates[i])); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return !known, nil
 }
 
 // SetTargetInfo says how to find out where the targets' uploaders stand.

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/transport"
 )
@@ -52,11 +54,11 @@ func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
 			}
 			stop := context.AfterFunc(ctx, conn.Close)
 			defer stop()
-			kept, err := j.serve(ctx, conn)
+			kept, err := j.serve(ctx, conn, raw)
 			if !kept {
 				conn.Close()
 			}
-			if err != nil && ctx.Err() == nil {
+			if err != nil && ctx.Err() == nil && !errors.Is(err, errNotLeader) {
 				j.opts.Logger.Info("a connection to the journal ended", "peer", conn.Peer(), "err", err)
 			}
 		})
@@ -68,19 +70,27 @@ const greetTimeout = 10 * time.Second
 
 // serve takes a connection's first message, which says what it is for. kept says
 // that somebody else has it now.
-func (j *Journal) serve(ctx context.Context, conn *transport.Conn) (kept bool, err error) {
-	typ, b, err := conn.Recv()
+func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn) (kept bool, err error) {
+	typ, b, err := conn.Recv() // shakes hands first
 	if err != nil {
 		return false, err
 	}
 	conn.SetIdleLimit(0)
+	peer, err := pki.PeerOf(raw)
+	if err != nil {
+		return false, err
+	}
+	if err := allowed(peer, change.MessageType(typ)); err != nil {
+		_ = conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
+		return false, err
+	}
 	switch change.MessageType(typ) {
 	case change.MsgHello:
-		ses := &session{j: j, conn: conn, leases: map[change.StreamID]change.Lease{}, told: map[change.StreamID]change.Ack{}}
+		ses := &session{j: j, peer: peer, conn: conn, leases: map[change.StreamID]change.Lease{}, told: map[change.StreamID]change.Ack{}}
 		err = ses.run(ctx, b)
 		return false, fail.At("serve", "agent "+ses.agent, err)
 	case change.MsgFollow:
-		return false, j.serveFollower(ctx, conn, b)
+		return false, j.serveFollower(ctx, conn, peer, b)
 	case change.MsgMember:
 		return false, conn.Send(uint16(change.MsgMemberStatus), change.Encode(j.memberStatus()))
 	case change.MsgJoin:
@@ -155,6 +165,7 @@ func (j *Journal) whileLeading(ctx context.Context) (context.Context, func()) {
 type session struct {
 	j     *Journal
 	conn  *transport.Conn
+	peer  pki.Peer
 	agent string
 
 	mu     sync.Mutex
@@ -173,6 +184,10 @@ func (s *session) run(ctx context.Context, b []byte) error {
 		return err
 	}
 	s.agent = hello.Agent
+	if err := isAgent(s.peer, s.agent); err != nil {
+		_ = s.conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
+		return err
+	}
 	ctx, cancel := s.j.whileLeading(ctx)
 	defer cancel()
 	if err := s.j.welcome(s.conn, "agent "+s.agent, hello.Reference && s.j.source != nil && s.j.References()); err != nil {

@@ -20,6 +20,7 @@ import (
 type Options struct {
 	Target  string
 	Journal *journal.Journal
+	Term    uint64 // of the lead under which it runs; see journal.Lead
 	// Store retries whatever is Retryable, until its context ends, and compares
 	// after a lost reply (objstore.WithRetry).
 	Store  objstore.Store
@@ -99,7 +100,7 @@ func New(o Options) *Uploader {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	_, epoch, _ := o.Journal.ID()
-	u := &Uploader{o: o, token: segment.Token{Epoch: epoch, Term: o.Journal.Term(), Writer: uuid.New()},
+	u := &Uploader{o: o, token: segment.Token{Epoch: epoch, Term: o.Term, Writer: uuid.New()},
 		store: objstore.WithRequests(o.Store, o.RequestsPerSecond, o.Burst), landed: make(chan struct{}, 1), careful: segment.MaxInFlight,
 		order: make(chan *object, segment.MaxInFlight)}
 	u.began = map[uint64]time.Time{}

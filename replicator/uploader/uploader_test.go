@@ -49,7 +49,7 @@ func (r *rig) open() {
 // run starts an uploader and returns a function that stops it and tells how it
 // ended.
 func (r *rig) run() (u *Uploader, stop func() error) {
-	u = New(Options{Target: "x", Journal: r.j, Store: objstore.WithRetry(r.store, objstore.Policy{Retryable: Retryable})})
+	u = New(Options{Target: "x", Journal: r.j, Term: r.j.Term(), Store: objstore.WithRetry(r.store, objstore.Policy{Retryable: Retryable})})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- u.Run(ctx) }()

@@ -150,7 +150,7 @@ func script(ctx context.Context, d *Daemon, m *crashModel, rnd *rand.Rand) error
 				return err
 			}
 		case i == 13:
-			if err := d.journal.Snapshot(); err != nil {
+			if err := d.host.Snapshot(); err != nil {
 				return err
 			}
 		case i == 15 || i == 21:

@@ -15,16 +15,20 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/agent/nbd"
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/host"
 	"github.com/pollux-dr/pollux/replicator/journal"
-	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/uploader"
+	"github.com/pollux-dr/pollux/replicator/remote"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/transport"
 )
 
 // Daemon is a running agent process.
@@ -36,10 +40,12 @@ type Daemon struct {
 
 	seams   seams
 	lock    io.Closer
-	journal *journal.Journal
+	host    *host.Host     // a member of the journal in this process, if there is one
+	remote  *remote.Client // to the journal's leader, unless it is alone in this process
+	find    *transport.Finder
+	journal journalAccess // one of the two
 	agent   *agent.Agent
 	nbd     *nbd.Server
-	targets []*target
 	metrics *metrics
 	http    []*http.Server
 
@@ -52,17 +58,17 @@ type Daemon struct {
 	listening chan struct{} // closed when the journal takes sessions
 }
 
-// target is one object store with its uploader.
-type target struct {
-	conf  config.Target
-	store objstore.Store
-	up    *uploader.Uploader
+// journalAccess is the journal as the verbs use it: in this process, or on other
+// hosts.
+type journalAccess interface {
+	View(func(*state.State))
+	Propose(kind state.Kind, v any) (uint64, error)
+	ID() (id uuid.UUID, epoch uint64, site string)
+	Info() change.JournalInfo
+	Err() error
 }
 
-const (
-	closeTimeout   = 60 * time.Second
-	journalTimeout = 60 * time.Second
-)
+const closeTimeout = 60 * time.Second
 
 // seams are where crash tests put another disk under the daemon.
 type seams struct {
@@ -109,19 +115,16 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	if err = d.openJournal(ctx); err != nil {
 		return err
 	}
-	if err = d.openTargets(ctx); err != nil {
-		return err
-	}
 	if err = d.openAgent(); err != nil {
 		return err
 	}
 	if err = d.serveJournal(run); err != nil {
 		return err
 	}
-	for _, t := range d.targets {
-		d.wg.Go(func() { d.upload(run, t) })
-	}
-	if err = d.reconcile(ctx); err != nil {
+	if d.remote != nil {
+		d.wg.Go(func() { d.remote.Run(run) })
+		d.wg.Go(func() { d.follow(run) })
+	} else if err = d.reconcile(ctx); err != nil {
 		return err
 	}
 	if err = d.serveNBD(run); err != nil {
@@ -145,43 +148,47 @@ func (d *Daemon) lockState() error {
 	return nil
 }
 
-func (d *Daemon) openJournal(ctx context.Context) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, journalTimeout)
-	defer cancel()
-	o := journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site,
-		FS: d.seams.fs, OnSync: d.metrics.observeSync("journal"),
-		Election: d.seams.election, TrailingLogs: d.seams.trailingLogs, LogSegmentBytes: d.seams.logSegment, LogBudgetBytes: int64(d.conf.Journal.LogBudget), Heartbeat: time.Duration(d.conf.Journal.Heartbeat)}
-	for _, t := range d.conf.Journal.Targets {
-		o.Targets = append(o.Targets, t.Name)
-		if !t.Optional {
-			o.Required = append(o.Required, t.Name)
+// openJournal opens this host's member of the journal, if it has one, and prepares
+// to reach the leader where that may be on another host.
+func (d *Daemon) openJournal(ctx context.Context) error {
+	c := &d.conf.Journal
+	files := c.Identity.Files()
+	if c.Identity.Set() {
+		if _, err := files.Check(); err != nil {
+			return err
 		}
 	}
-	d.journal, err = journal.Open(ctx, o)
-	return err
+	addresses := c.Addresses
+	if len(addresses) == 0 {
+		if err := d.openHost(ctx); err != nil {
+			return err
+		}
+		if c.Listen == "" {
+			d.journal = d.host
+			return nil
+		}
+		addresses = append([]string{c.Advertise}, c.Peers...)
+	}
+	d.find = transport.NewFinder(addresses, files.Dial)
+	d.remote = remote.New(remote.Options{Agent: d.conf.Name, Finder: d.find, Logger: d.log})
+	d.journal = d.remote
+	return nil
 }
 
-func (d *Daemon) openTargets(ctx context.Context) error {
-	for _, tc := range d.conf.Journal.Targets {
-		t := &target{conf: tc}
-		open := func(ctx context.Context) (objstore.Store, error) {
-			return objstore.Open(ctx, tc.URL, objstore.Options{FS: d.seams.fs, Endpoint: tc.Endpoint, Region: tc.Region,
-				CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Observe: d.metrics.observeStore(tc.Name)})
-		}
-		s, err := open(ctx)
-		if err != nil && !fail.Is(err, fail.Invalid) && d.journal.Target(tc.Name).Position > 0 {
-			d.log.Warn("the target is not there; volumes are served, and it is tried again", "target", tc.Name, "err", err, "hint", fail.HintOf(err))
-			s, err = objstore.Late(tc.URL, open), nil // it worked once: this delays, no more
-		}
-		if err != nil {
-			return fail.At("open target", tc.Name, err)
-		}
-		t.store = objstore.WithRetry(s, objstore.Policy{Retryable: uploader.Retryable, Notify: func(err error) { t.up.Notify(err) }})
-		t.up = uploader.New(uploader.Options{Target: tc.Name, Journal: d.journal, Store: t.store, Logger: d.log,
-			RequestsPerSecond: *tc.Requests.Rate, Burst: tc.Requests.Burst})
-		d.targets = append(d.targets, t)
+// openHost opens the member of the journal that runs in this process.
+func (d *Daemon) openHost(ctx context.Context) (err error) {
+	c := &d.conf.Journal
+	o := host.Options{Targets: c.Targets, FS: d.seams.fs, Logger: d.log, Observe: d.metrics.observeStore,
+		Journal: journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site, Version: d.version,
+			FS: d.seams.fs, OnSync: d.metrics.observeSync("journal"),
+			Election: d.seams.election, TrailingLogs: d.seams.trailingLogs, LogSegmentBytes: d.seams.logSegment, LogBudgetBytes: int64(c.LogBudget), Heartbeat: time.Duration(c.Heartbeat)}}
+	if c.Listen != "" {
+		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: c.Identity.Files().Dial}
 	}
-	return nil
+	if d.host, err = host.Open(ctx, o); err == nil {
+		d.watch(d.host.Failed(), d.host.Err)
+	}
+	return err
 }
 
 // runtimePath names a file in the runtime directory that belongs to this state
@@ -200,27 +207,36 @@ func (d *Daemon) openAgent() (err error) {
 	if d.seams.walSegment > 0 {
 		walSegment = d.seams.walSegment
 	}
-	d.agent, err = agent.Open(agent.Options{
+	o := agent.Options{
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
-		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), Reference: true, FS: d.seams.fs, Committed: d.journal.Point, Remote: d.journal.Durable, CheckpointInterval: d.seams.checkpoint,
+		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.seams.fs, CheckpointInterval: d.seams.checkpoint,
 		CreateBacking: d.seams.createBacking, OpenBacking: d.seams.openBacking,
-		Dial: func(ctx context.Context) (net.Conn, error) {
-			select { // the agent is ready before the journal listens
-			case <-d.listening:
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-			var nd net.Dialer
-			return nd.DialContext(ctx, "unix", d.journalSocket())
-		},
-	})
-	if err == nil {
-		d.journal.SetSource(d.agent.Frame)
-		d.watch(d.agent.Failed(), d.agent.Err)
-		d.watch(d.journal.Failed(), d.journal.Err)
 	}
-	return err
+	if d.remote != nil {
+		o.Dial, o.Moved, o.Beats = d.find.Dial, d.find.Moved, true
+	} else {
+		o.Reference, o.Committed, o.Remote, o.Dial = true, d.host.Point, d.host.Durable, d.dialHere
+	}
+	if d.agent, err = agent.Open(o); err != nil {
+		return err
+	}
+	if d.host != nil {
+		d.host.SetSource(d.agent.Frame)
+	}
+	d.watch(d.agent.Failed(), d.agent.Err)
+	return nil
+}
+
+// dialHere connects the agent to the journal in this process.
+func (d *Daemon) dialHere(ctx context.Context) (net.Conn, error) {
+	select { // the agent is ready before the journal listens
+	case <-d.listening:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	var nd net.Dialer
+	return nd.DialContext(ctx, "unix", d.journalSocket())
 }
 
 // takeTurn waits for its turn among the verbs that change state. A caller who left
@@ -263,15 +279,6 @@ func (d *Daemon) spawn(part func() error) {
 	})
 }
 
-// upload runs a target's uploader. Whatever ends it, a fence or a damaged log,
-// the host goes on serving: the writes collect in the WAL, and the status says
-// why.
-func (d *Daemon) upload(ctx context.Context, t *target) {
-	if err := t.up.Run(ctx); err != nil {
-		d.log.Error("replication to this target has stopped", "target", t.conf.Name, "err", err, "hint", fail.HintOf(err))
-	}
-}
-
 // Wait blocks until ctx ends or a part cannot go on.
 func (d *Daemon) Wait(ctx context.Context) error {
 	select {
@@ -302,11 +309,8 @@ func (d *Daemon) Close() error {
 	}
 	d.cancel()
 	d.wg.Wait()
-	if d.journal != nil {
-		errs = append(errs, d.journal.Close())
-	}
-	for _, t := range d.targets {
-		errs = append(errs, t.store.Close())
+	if d.host != nil {
+		errs = append(errs, d.host.Close())
 	}
 	if d.lock != nil {
 		errs = append(errs, d.lock.Close())

@@ -96,8 +96,8 @@ func TestFirstLSN(t *testing.T) {
 		d.journal.View(func(s *state.State) { v = *s.Volumes["v"] })
 	}
 	t.Logf("journal: ready %v, first LSN %d", v.Ready, v.FirstLSN)
-	name := d.targets[0].conf.Name
-	for deadline := time.Now().Add(crashTimeout); d.journal.Target(name).Index < d.journal.LastIndex(); time.Sleep(time.Millisecond) {
+	name := d.journal.Info().Targets[0].Name
+	for deadline := time.Now().Add(crashTimeout); d.host.Target(name).Index < d.host.LastIndex(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the store does not get the last commands")
 		}

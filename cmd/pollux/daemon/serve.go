@@ -17,6 +17,7 @@ import (
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/agent/nbd"
+	"github.com/pollux-dr/pollux/cmd/pollux/journald"
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
@@ -35,13 +36,26 @@ func (d *Daemon) listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
+// serveJournal lets the agent, and other hosts where that is configured, reach the
+// journal in this process, if there is one, and starts that one's uploaders.
 func (d *Daemon) serveJournal(ctx context.Context) error {
-	l, err := d.listenUnix(d.journalSocket())
+	if d.host == nil {
+		return nil
+	}
+	c := &d.conf.Journal
+	var l net.Listener
+	var err error
+	if c.Listen != "" {
+		l, err = c.Identity.Files().Listen(c.Listen)
+	} else {
+		l, err = d.listenUnix(d.journalSocket())
+	}
 	if err != nil {
 		return err
 	}
 	close(d.listening)
-	d.spawn(func() error { return d.journal.Serve(ctx, l) })
+	d.spawn(func() error { return d.host.Serve(ctx, l) })
+	d.wg.Go(func() { d.host.Run(ctx) })
 	return nil
 }
 
@@ -118,7 +132,11 @@ func (d *Daemon) serveHTTP() error {
 	reg.MustRegister(d.metrics)
 	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	ctl := http.NewServeMux()
-	ctl.Handle("/v1/", control.Handler(service{d}))
+	verbs := control.Handler(service{d})
+	if d.host != nil {
+		control.AddJournal(verbs, journald.Members{Journal: d.host.Journal, Log: d.log})
+	}
+	ctl.Handle("/v1/", verbs)
 	ctl.Handle("/metrics", prom)
 	ctl.HandleFunc("/debug/pprof/", pprof.Index) // the socket is its owner's only
 	ctl.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -43,7 +43,7 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 	if err := state.CheckName("group", r.Name); err != nil {
 		return control.Group{}, err
 	}
-	if err := change(&g, &r); err != nil {
+	if err := applySettings(&g, &r); err != nil {
 		return control.Group{}, err
 	}
 	if r.DryRun {
@@ -61,8 +61,8 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 
 const maxRPOTargetSeconds = 366 * 86400
 
-// change applies what the request sets, and refuses what this build cannot keep.
-func change(g *state.Group, r *control.GroupPut) error {
+// applySettings applies what the request sets, and refuses what this build cannot keep.
+func applySettings(g *state.Group, r *control.GroupPut) error {
 	bad := func(setting, value, hint string) error {
 		return fail.New(fail.Invalid, "set "+setting+" of group", g.Name, fmt.Sprintf("%q", value)).WithHint(hint)
 	}
@@ -226,6 +226,34 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// follow brings the agent to what a journal elsewhere says: at first when it is
+// reached, then whenever something changes there.
+func (d *Daemon) follow(ctx context.Context) {
+	for first := true; ; {
+		changed := d.remote.Changed()
+		if d.remote.Synced() {
+			err := d.takeTurn(ctx, "follow", "journal")
+			if err == nil && first {
+				err = d.reconcile(ctx)
+				first = err != nil
+			} else if err == nil {
+				err = d.syncStreams()
+			}
+			if ctx.Err() == nil {
+				d.endTurn()
+			}
+			if err != nil {
+				d.log.Error("the agent does not follow the journal", "err", err, "hint", fail.HintOf(err))
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // BookmarkAdd names the present point of a group.

@@ -1,0 +1,92 @@
+package journald
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/journal"
+)
+
+// Members carries out the verbs about a journal's members.
+type Members struct {
+	Journal *journal.Journal
+	Log     *slog.Logger
+}
+
+var _ control.Members = Members{}
+
+// JournalList lists the members; each is asked where it stands.
+func (m Members) JournalList(ctx context.Context, _ struct{}) (control.JournalMembers, error) {
+	id, _, _ := m.Journal.ID()
+	out := control.JournalMembers{Leader: m.Journal.Status().LeaderAddress, Members: []control.JournalMember{}}
+	if id != uuid.Nil {
+		out.Journal = id.String()
+	}
+	if err := m.Journal.Waiting(); err != nil {
+		out.Waiting = fail.Explain(err)
+	}
+	for _, x := range m.Journal.Members(ctx) {
+		c := control.JournalMember{ID: x.ID, Address: x.Address, Role: "voter", Self: x.Self, State: x.Status.State, Version: x.Status.Version,
+			Term: x.Status.Term, Last: x.Status.Last, Applied: x.Status.Applied, LogBytes: x.Status.LogBytes}
+		switch {
+		case x.Leader:
+			c.Role = "leader"
+		case !x.Voter:
+			c.Role = "joining"
+		}
+		if err := x.Status.Error.Err("", ""); err != nil {
+			c.State, c.Error = "unreachable", strings.TrimPrefix(err.Error(), ": ")
+		}
+		out.Members = append(out.Members, c)
+	}
+	return out, nil
+}
+
+// JournalInit begins a new journal here.
+func (m Members) JournalInit(ctx context.Context, r control.JournalInit) (control.JournalMembers, error) {
+	if !r.DryRun {
+		if err := m.Journal.Init(); err != nil {
+			return control.JournalMembers{}, err
+		}
+		m.Log.Info("journal begun", "by", r.By)
+	}
+	return m.JournalList(ctx, struct{}{})
+}
+
+// JournalJoin joins another member's journal.
+func (m Members) JournalJoin(ctx context.Context, r control.JournalJoin) (control.JournalMembers, error) {
+	if !r.DryRun {
+		if err := m.Journal.JoinAt(r.Address); err != nil {
+			return control.JournalMembers{}, err
+		}
+		m.Log.Info("joined", "journal", r.Address, "by", r.By)
+	}
+	return m.JournalList(ctx, struct{}{})
+}
+
+// JournalRemove ends a membership.
+func (m Members) JournalRemove(ctx context.Context, r control.JournalRemove) (control.JournalMembers, error) {
+	if !r.DryRun {
+		if err := m.Journal.Remove(r.Member); err != nil {
+			return control.JournalMembers{}, err
+		}
+		m.Log.Warn("member removed", "member", r.Member, "by", r.By)
+	}
+	return m.JournalList(ctx, struct{}{})
+}
+
+// JournalTransfer hands the lead over.
+func (m Members) JournalTransfer(ctx context.Context, r control.JournalTransfer) (control.JournalMembers, error) {
+	if !r.DryRun {
+		if err := m.Journal.Transfer(r.Member); err != nil {
+			return control.JournalMembers{}, err
+		}
+		m.Log.Info("lead handed over", "to", r.Member, "by", r.By)
+	}
+	return m.JournalList(ctx, struct{}{})
+}

@@ -1,0 +1,182 @@
+package journald
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// service carries out the verbs of a member's control socket.
+type service struct {
+	Members
+	d *Daemon
+}
+
+var _ control.JournalService = service{}
+
+// Status reports where the journal stands, as this member sees it: the targets'
+// errors are known to the leader only.
+func (s service) Status(context.Context, struct{}) (control.Status, error) {
+	h := s.d.host
+	j := h.Info()
+	st := control.Status{Groups: []control.GroupStatus{}, Targets: []control.TargetStatus{},
+		Journal: control.JournalStatus{ID: j.Journal.String(), Leader: h.Leads(), LeaderAddress: j.Leader, Term: j.Term, Epoch: j.Epoch,
+			Voters: j.Voters, Members: j.Members, LogBytes: j.LogBytes, LogBudgetBytes: j.LogBudget},
+		Agent: control.AgentStatus{Version: s.d.version, UptimeSeconds: time.Since(s.d.start).Seconds()}}
+	if j.Journal == uuid.Nil {
+		st.Journal.ID = ""
+	}
+	if err := h.Err(); err != nil {
+		st.Journal.Error = err.Error()
+	}
+	for i := range j.Targets {
+		st.Targets = append(st.Targets, control.TargetStatusOf(&j.Targets[i]))
+	}
+	var groups []state.Group
+	points := map[string]change.Point{}
+	durable := map[string]uint64{}
+	var streams []state.Stream
+	h.View(func(s *state.State) {
+		for _, g := range state.Sorted(s.Groups, func(g *state.Group) string { return g.Name }) {
+			groups = append(groups, *g)
+		}
+		for _, x := range s.Streams {
+			streams = append(streams, *x)
+		}
+	})
+	for _, x := range streams { // a group's streams are numbered each by itself: the sums only move forward
+		p := points[x.Group]
+		p.LSN += h.Point(x.ID).LSN
+		points[x.Group] = p
+		durable[x.Group] += h.Durable(x.ID)
+	}
+	for _, g := range groups {
+		out := control.GroupStatus{Name: g.Name, Role: "primary", Ack: g.Ack, RPOTargetSeconds: g.RPOTargetSeconds,
+			LastLSN: points[g.Name].LSN, DurableLSN: durable[g.Name], State: "Replicating"}
+		for i := range j.Targets {
+			t := &j.Targets[i]
+			if !t.Optional && durable[g.Name] < points[g.Name].LSN {
+				out.LagSeconds = max(out.LagSeconds, t.LagSeconds)
+				out.LagBytes = max(out.LagBytes, t.BacklogBytes)
+			}
+			if t.Error != "" && out.Reason == "" {
+				out.Reason = "target " + t.Name + ": " + t.Error
+			}
+		}
+		if out.LagSeconds > g.RPOTargetSeconds {
+			out.State = "Lagging"
+		}
+		if g.Paused {
+			out.State = "Paused"
+		}
+		st.Groups = append(st.Groups, out)
+	}
+	return st, nil
+}
+
+// GroupList lists the groups.
+func (s service) GroupList(context.Context, control.List) ([]control.Group, error) {
+	out := []control.Group{}
+	s.d.host.View(func(st *state.State) {
+		volumes := map[string]int{}
+		for _, v := range st.Volumes {
+			if !v.Removed {
+				volumes[v.Group]++
+			}
+		}
+		for _, g := range state.Sorted(st.Groups, func(g *state.Group) string { return g.Name }) {
+			out = append(out, control.Group{Name: g.Name, Ack: g.Ack, Overflow: g.Overflow, PITR: g.PITR,
+				RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused, Volumes: volumes[g.Name]})
+		}
+	})
+	return out, nil
+}
+
+// metrics are served at /metrics.
+type metrics struct {
+	d        *Daemon
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	bytes    *prometheus.CounterVec
+	syncs    prometheus.Histogram
+}
+
+func newMetrics(d *Daemon) *metrics {
+	return &metrics{d: d,
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_requests_total", Help: "Requests to object stores by target, kind and outcome."}, []string{"target", "request", "outcome"}),
+		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_bytes_total", Help: "Bytes sent to or read from object stores."}, []string{"target", "request"}),
+		seconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_store_request_seconds", Help: "Duration of requests to object stores.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{"target", "request"}),
+		syncs: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "pollux_wal_sync_seconds", Help: "Duration of fdatasync of the journal's Raft log.",
+			ConstLabels: prometheus.Labels{"log": "journal"}, Buckets: prometheus.ExponentialBuckets(0.000125, 2, 15)}),
+	}
+}
+
+func (m *metrics) observeStore(target string) func(objstore.Request) {
+	return func(r objstore.Request) {
+		m.requests.WithLabelValues(target, r.Op, r.Outcome).Inc()
+		m.bytes.WithLabelValues(target, r.Op).Add(float64(r.Bytes))
+		m.seconds.WithLabelValues(target, r.Op).Observe(r.Seconds)
+	}
+}
+
+func (m *metrics) observeSync(took time.Duration) { m.syncs.Observe(took.Seconds()) }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("pollux_"+name, help, labels, nil)
+}
+
+var (
+	descLeader  = desc("journal_leader", "1 where this member leads the journal.")
+	descTerm    = desc("journal_term", "Raft's term.")
+	descVoters  = desc("journal_voters", "Members with a vote.")
+	descMembers = desc("journal_members", "Members.")
+	descLog     = desc("journal_log_bytes", "Live bytes of the journal's Raft log.")
+	descLogB    = desc("journal_log_budget_bytes", "Budget of the journal's Raft log.")
+	descPos     = desc("target_position", "Objects in the target's log.", "target")
+	descError   = desc("target_error", "1 while the target does not take objects.", "target")
+	descLag     = desc("target_lag_seconds", "Age of the oldest frame that the target lacks.", "target")
+	descBacklog = desc("target_backlog_bytes", "Bytes of the frames that the target lacks.", "target")
+)
+
+// Describe and Collect make metrics a prometheus.Collector.
+func (m *metrics) Describe(c chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, c) }
+
+// Collect takes the figures as they are.
+func (m *metrics) Collect(c chan<- prometheus.Metric) {
+	for _, v := range []prometheus.Collector{m.requests, m.bytes, m.seconds, m.syncs} {
+		v.Collect(c)
+	}
+	if m.d.host == nil {
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	flag := func(on bool) float64 {
+		if on {
+			return 1
+		}
+		return 0
+	}
+	j := m.d.host.Info()
+	gauge(descLeader, flag(m.d.host.Leads()))
+	gauge(descTerm, float64(j.Term))
+	gauge(descVoters, float64(j.Voters))
+	gauge(descMembers, float64(j.Members))
+	gauge(descLog, float64(j.LogBytes))
+	gauge(descLogB, float64(j.LogBudget))
+	for i := range j.Targets {
+		t := &j.Targets[i]
+		gauge(descPos, float64(t.Position), t.Name)
+		gauge(descError, flag(t.Error != ""), t.Name)
+		gauge(descLag, t.LagSeconds, t.Name)
+		gauge(descBacklog, float64(t.BacklogBytes), t.Name)
+	}
+}

@@ -1,0 +1,97 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// JournalHost are the settings of `pollux journal`: one member of one journal.
+type JournalHost struct {
+	Name      string `yaml:"name"`   // of this member, in logs; default: the host's name
+	Site      string `yaml:"site"`   // where it is; default "local"
+	State     string `yaml:"state"`  // default /var/lib/pollux-journal
+	Socket    string `yaml:"socket"` // control; default <state>/control.sock
+	Member    `yaml:",inline"`
+	Identity  Identity `yaml:"tls"`
+	LogBudget Bytes    `yaml:"log_budget"` // default 8GiB
+	Heartbeat Duration `yaml:"heartbeat"`  // default 1m
+	Election  Duration `yaml:"election"`   // how long a silent leader is waited for; default 1s
+	DiskStall Duration `yaml:"disk_stall"` // how long a leader waits for its disk; default 5s
+	Targets   []Target `yaml:"targets"`
+	Metrics   Metrics  `yaml:"metrics"`
+	Log       Log      `yaml:"log"`
+}
+
+// LoadJournal reads, completes and checks a file.
+func LoadJournal(path string) (*JournalHost, error) {
+	b, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	c := &JournalHost{}
+	return c, parse(path, b, c)
+}
+
+func (c *JournalHost) setDefaults() {
+	def := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	host, _ := os.Hostname()
+	def(&c.Name, host)
+	def(&c.Site, "local")
+	def(&c.State, "/var/lib/pollux-journal")
+	def(&c.Socket, filepath.Join(c.State, "control.sock"))
+	def(&c.Log.Level, "info")
+	def(&c.Log.Format, "text")
+	if c.LogBudget == 0 {
+		c.LogBudget = 8 << 30
+	}
+	for _, d := range []struct {
+		p *Duration
+		v time.Duration
+	}{{&c.Heartbeat, time.Minute}, {&c.Election, time.Second}, {&c.DiskStall, 5 * time.Second}} {
+		if *d.p == 0 {
+			*d.p = Duration(d.v)
+		}
+	}
+	c.Member.setDefaults()
+	setTargetDefaults(c.Targets)
+}
+
+func (c *JournalHost) check() (setting string, err error) {
+	switch {
+	case !nameRule.MatchString(c.Name):
+		return "name", fmt.Errorf("%q: letters, digits and _.- only, 100 at most, a letter or digit first", c.Name)
+	case !filepath.IsAbs(c.State):
+		return "state", fmt.Errorf("%q is not an absolute path", c.State)
+	case c.Listen == "":
+		return "listen", errors.New("is where agents and other members reach this one: host:port")
+	case c.LogBudget < 64<<20:
+		return "log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.LogBudget)
+	case time.Duration(c.Election) < 100*time.Millisecond || time.Duration(c.Election) > time.Minute:
+		return "election", errors.New("100ms to 1m")
+	case time.Duration(c.DiskStall) < time.Second || time.Duration(c.DiskStall) > 10*time.Minute:
+		return "disk_stall", errors.New("1s to 10m")
+	case !oneOf(c.Log.Level, "debug", "info", "warn", "error"):
+		return "level", fmt.Errorf("%q: debug, info, warn or error", c.Log.Level)
+	case !oneOf(c.Log.Format, "text", "json"):
+		return "format", fmt.Errorf("%q: text or json", c.Log.Format)
+	}
+	if err := c.Identity.check(); err != nil {
+		return "tls", err
+	}
+	if setting, err := c.Member.check(c.Identity); err != nil {
+		return setting, err
+	}
+	if c.Metrics.Listen != "" {
+		if err := checkListen(c.Metrics.Listen, false); err != nil {
+			return "metrics", err
+		}
+	}
+	return checkTargets(c.Targets)
+}

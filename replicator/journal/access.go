@@ -1,0 +1,84 @@
+package journal
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/pki"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// allowed refuses a connection whose holder's role is not for it.
+func allowed(p pki.Peer, typ change.MessageType) error {
+	ok := false
+	switch typ {
+	case change.MsgHello, change.MsgFollow:
+		ok = p.Is(pki.Agent)
+	case change.MsgRaft, change.MsgJoin:
+		ok = p.Is(pki.Journal)
+	case change.MsgMember:
+		ok = p.Is(pki.Journal, pki.Operator, pki.Reader)
+	}
+	if ok {
+		return nil
+	}
+	return denied(p, "open "+typ.String())
+}
+
+func denied(p pki.Peer, what string) error {
+	return fail.New(fail.Denied, "serve", p.String(), "its certificate does not let it "+what)
+}
+
+// isAgent refuses an agent that goes by another's name.
+func isAgent(p pki.Peer, agent string) error {
+	if p == pki.Local || p.Name == agent {
+		return nil
+	}
+	return fail.New(fail.Denied, "serve", p.String(), fmt.Sprintf("it calls itself agent %q", agent)).
+		WithHint("set `name` in its configuration to the certificate's, or issue one for that name")
+}
+
+// mayPropose refuses commands about what belongs to another agent. A group is its
+// creator's until others have streams in it.
+func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
+	if p.Is(pki.Operator) {
+		return nil
+	}
+	var c struct {
+		Name   string          `json:"name"`
+		Group  string          `json:"group"`
+		Agent  string          `json:"agent"`
+		Stream change.StreamID `json:"stream"`
+	}
+	if err := json.Unmarshal(body, &c); err != nil {
+		return fail.Wrap(fail.Damaged, "decode", kind.String(), err)
+	}
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	st := j.fsm.state
+	ok := false
+	switch kind {
+	case state.KindGroupPut:
+		ok = true
+		for _, s := range st.Streams {
+			ok = ok && (s.Group != c.Name || s.Agent == p.Name)
+		}
+	case state.KindStreamCreate:
+		ok = c.Agent == p.Name
+	case state.KindVolumeCreate:
+		s := st.Streams[c.Stream]
+		ok = c.Agent == p.Name && s != nil && s.Agent == p.Name
+	case state.KindVolumeReady, state.KindVolumeRemove:
+		v := st.Volumes[c.Name]
+		ok = v == nil || v.Agent == p.Name
+	case state.KindBookmarkAdd:
+		s := st.Streams[c.Stream]
+		ok = s != nil && s.Agent == p.Name
+	}
+	if !ok {
+		return denied(p, "do that: "+kind.String()+" of what another agent has")
+	}
+	return nil
+}
