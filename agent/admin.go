@@ -23,7 +23,8 @@ func (a *Agent) enter(ctx context.Context) (context.Context, func(), error) {
 	return ctx, func() { stop(); cancel(); a.wg.Done() }, nil
 }
 
-// AddStream starts a stream, or updates whether it is paused. It is idempotent.
+// AddStream starts a stream, or updates its policy and whether it is paused. It is
+// idempotent.
 func (a *Agent) AddStream(c StreamConf) error {
 	a.mu.Lock()
 	s := a.streams[c.ID]
@@ -31,19 +32,25 @@ func (a *Agent) AddStream(c StreamConf) error {
 	if fresh {
 		s = newStream(a, c)
 		a.streams[c.ID] = s
-	} else if s.paused() == c.Paused {
+	}
+	s.mu.Lock()
+	same, paused := s.conf == c, s.conf.Paused
+	s.conf.Paused, s.conf.Policy = c.Paused, c.Policy
+	s.mu.Unlock()
+	if same && !fresh {
 		a.mu.Unlock()
 		return nil
 	}
-	s.mu.Lock()
-	s.conf.Paused = c.Paused
-	s.mu.Unlock()
 	err := a.saveManifest()
-	a.restartSessions()
+	if fresh || paused != c.Paused {
+		a.restartSessions()
+	}
 	a.mu.Unlock()
 	if fresh {
 		a.startStream(s)
 	}
+	s.shipped.Broadcast() // whoever waits looks at the policy again
+	s.regain()
 	return err
 }
 

@@ -34,6 +34,7 @@ type Agent struct {
 	failed         chan struct{}
 	wakeCheckpoint chan struct{}
 	wakeShip       chan struct{}
+	wakeUrgent     chan struct{}
 	trimmed        notify.Notifier
 	slow           atomic.Bool
 	mapping        sync.Mutex // held by Changed
@@ -54,7 +55,7 @@ func Open(o Options) (*Agent, error) {
 	o.setDefaults()
 	a := &Agent{opts: o, streams: make(map[change.StreamID]*stream), volumes: make(map[string]*Volume),
 		failed: make(chan struct{}), restart: make(chan struct{}),
-		wakeCheckpoint: make(chan struct{}, 1), wakeShip: make(chan struct{}, 1)}
+		wakeCheckpoint: make(chan struct{}, 1), wakeShip: make(chan struct{}, 1), wakeUrgent: make(chan struct{}, 1)}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	if err := a.open(); err != nil {
 		a.cancel()

@@ -101,6 +101,9 @@ func (a *Agent) trim() {
 		}
 		n := 0
 		for n < len(s.refs) && s.refs[n].last <= done {
+			if s.refs[n].last > s.ship.durable {
+				s.gone.add(&s.refs[n])
+			}
 			n++
 		}
 		s.refs = s.refs[n:]
@@ -124,10 +127,12 @@ func (a *Agent) trim() {
 // acked takes the journal's word for what it no longer needs.
 func (s *stream) acked(ack *change.Ack) {
 	s.mu.Lock()
-	s.ship.committed = ack.Committed
+	s.ship.committed, s.ship.voters = ack.Committed, ack.Voters
 	s.ship.released = max(s.ship.released, ack.Released)
 	s.ship.durable = max(s.ship.durable, ack.Durable)
+	s.gone.drop(s.ship.durable)
 	s.broadcast()
 	s.mu.Unlock()
 	s.shipped.Broadcast()
+	s.regain()
 }

@@ -22,6 +22,7 @@ type StreamConf struct {
 	Number uint32          `json:"number"` // unique in the journal
 	Group  string          `json:"group"`
 	Paused bool            `json:"paused,omitempty"`
+	Policy
 }
 
 // VolumeConf is a volume as the agent serves it.

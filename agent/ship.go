@@ -21,6 +21,7 @@ type shipState struct {
 	committed change.Point // accepted by the journal
 	released  uint64       // the journal needs no bytes up to here
 	durable   uint64       // in every required target
+	voters    int          // of the journal, as it said last
 	sent      uint64       // handed to the present session
 	fault     error        // why this stream must not be extended from here
 }
@@ -214,7 +215,7 @@ func (s *stream) attach(at *change.Attached) (uint64, error) {
 	s.ship.lease, s.ship.attached = at.Lease, true
 	s.ship.committed, s.ship.sent = at.Committed, at.Committed.LSN
 	s.ship.released = max(s.ship.released, at.Released)
-	s.ship.durable = max(s.ship.durable, at.Durable)
+	s.ship.durable, s.ship.voters = max(s.ship.durable, at.Durable), at.Voters
 	return from, nil
 }
 
@@ -363,7 +364,7 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 	var p pacer
 	for next := start; ; {
 		if len(batch.Items) > 0 && ses.a.wal.Durable() < next {
-			if p.wait(ctx) {
+			if p.wait(ctx, ses.a) {
 				continue
 			}
 			if err := flush(); err != nil {
@@ -422,6 +423,19 @@ func (s *stream) advance(h *change.Header) (bool, error) {
 	return h.FirstLSN == s.ship.sent+1, nil
 }
 
+// urgent reports whether a flush waits for the journal's word.
+func (a *Agent) urgent() bool {
+	for _, s := range a.snapshotStreams() {
+		s.mu.Lock()
+		waiting := s.ack.waiting
+		s.mu.Unlock()
+		if waiting > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // pacer decides how long frames wait for each other.
 type pacer struct {
 	last, lastSent time.Time
@@ -436,14 +450,16 @@ func (p *pacer) frame() {
 
 func (p *pacer) sent() { p.lastSent = time.Now() }
 
-// wait reports whether it waited, and more frames may be there.
-func (p *pacer) wait(ctx context.Context) bool {
+// wait reports whether it waited, and more frames may be there. It does not wait
+// while somebody else waits for the journal.
+func (p *pacer) wait(ctx context.Context, a *Agent) bool {
 	left := paceTime - time.Since(p.lastSent)
-	if p.gap >= busyGap || left <= 0 {
+	if p.gap >= busyGap || left <= 0 || a.urgent() {
 		return false
 	}
 	select {
 	case <-time.After(left):
+	case <-a.wakeUrgent:
 	case <-ctx.Done():
 	}
 	return true

@@ -19,6 +19,7 @@ type StreamStatus struct {
 	Lag        time.Duration
 	LagBytes   int64 // plain bytes not yet durable remotely, estimated from the WAL
 	Attached   bool
+	Kept       Kept
 	Fault      error // the stream must not be extended from here
 	FullErr    error // the WAL takes no more
 	Suspended  error // a backing was missing at the start: nothing of the group is served
@@ -61,14 +62,14 @@ func (s *stream) status(now time.Time) StreamStatus {
 	return StreamStatus{
 		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
 		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.ship.durable,
-		Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, BackErr: s.backErr, FullErr: s.fullErr,
+		Kept: s.keptNow(), Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, BackErr: s.backErr, FullErr: s.fullErr,
 	}
 }
 
 // lagBytes counts what is open or sealed exactly, and of what is in the WAL the
 // bytes there. Called with mu held.
 func (s *stream) lagBytes() int64 {
-	n := int64(s.openBytes)
+	n := int64(s.openBytes) + s.gone.bytes()
 	for _, batch := range s.sealed {
 		for i := range batch {
 			n += int64(batch[i].Buf.Len)

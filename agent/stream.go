@@ -82,6 +82,8 @@ type stream struct {
 	appending uint64 // no lower WAL index is about to be used by this stream; 0: none is
 
 	ship   shipState
+	ack    ackState
+	gone   lagMarks   // of frames that left the WAL before the targets had them
 	ckptMu sync.Mutex // one checkpoint at a time
 	ckpt   checkpoint // what is on disk
 }
@@ -196,12 +198,13 @@ func (s *stream) await(ctx context.Context, done func() bool) error {
 	return nil
 }
 
-// flush makes every acknowledged write durable.
-func (s *stream) flush(ctx context.Context) error {
+// flush makes every acknowledged write durable on this host.
+func (s *stream) flush(ctx context.Context) error { return s.flushTo(ctx, s.lastLSN()) }
+
+func (s *stream) lastLSN() uint64 {
 	s.mu.Lock()
-	lsn := s.nextLSN - 1
-	s.mu.Unlock()
-	return s.flushTo(ctx, lsn)
+	defer s.mu.Unlock()
+	return s.nextLSN - 1
 }
 
 // flushTo makes every record up to lsn durable. The caller's own goroutine does
@@ -275,6 +278,11 @@ func (s *stream) close(err error) {
 // oldest returns the time of the oldest record after lsn, 0 if there is none.
 // Called with mu held.
 func (s *stream) oldest(lsn uint64) int64 {
+	for i := range s.gone {
+		if s.gone[i].last > lsn {
+			return s.gone[i].time
+		}
+	}
 	for _, r := range s.refs {
 		if r.last > lsn {
 			return r.time

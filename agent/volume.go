@@ -186,10 +186,12 @@ func (v *Volume) submit(ctx context.Context, recs []rec, fua bool, done func()) 
 		if err := v.s.flushTo(ctx, lsn); err != nil {
 			return err
 		}
-		return v.s.await(ctx, func() bool { return v.s.appliedLSN >= lsn })
+		if err := v.s.await(ctx, func() bool { return v.s.appliedLSN >= lsn }); err != nil {
+			return err
+		}
 	}
 	if fua {
-		return v.s.flushTo(ctx, lsn)
+		return v.s.keep(ctx, lsn)
 	}
 	return nil
 }
@@ -226,8 +228,8 @@ func (v *Volume) blank(ctx context.Context, op string, kind change.Kind, off, n 
 	return nil
 }
 
-// Flush makes every acknowledged write of the group durable in the WAL.
-func (v *Volume) Flush(ctx context.Context) error { return v.s.flush(ctx) }
+// Flush makes every acknowledged write of the group as safe as its policy says.
+func (v *Volume) Flush(ctx context.Context) error { return v.s.keep(ctx, v.s.lastLSN()) }
 
 // Extents merges what the overlay holds with the backing's allocation.
 func (v *Volume) Extents(_ context.Context, off, n int64) ([]block.Extent, error) {

@@ -21,12 +21,13 @@ func newGroup() *cobra.Command {
 
 func newGroupPut(verb, short string, create bool) *cobra.Command {
 	var f daemonFlags
-	var ack, overflow, pitr string
+	var ack, onLoss, overflow, pitr string
 	var rpo float64
 	var dryRun bool
 	c := &cobra.Command{Use: verb + " GROUP", Short: short, Args: cobra.ExactArgs(1)}
 	f.add(c)
-	c.Flags().StringVar(&ack, "ack", "local", "what FLUSH waits for: local (journal and remote come with the journal cluster)")
+	c.Flags().StringVar(&ack, "ack", "local", "what FLUSH waits for: local, journal (three voters or more) or remote")
+	c.Flags().StringVar(&onLoss, "on-ack-loss", "wait", "what a promise that cannot be kept does: wait or degrade")
 	c.Flags().StringVar(&overflow, "overflow", "throttle", "what a full WAL does: throttle")
 	c.Flags().StringVar(&pitr, "pitr", "every-write", "which points are kept: every-write")
 	c.Flags().Float64Var(&rpo, "rpo-target", 10, "lag in seconds above which the group is Lagging")
@@ -39,6 +40,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 			}
 		}
 		set("ack", &r.Ack, &ack)
+		set("on-ack-loss", &r.OnAckLoss, &onLoss)
 		set("overflow", &r.Overflow, &overflow)
 		set("pitr", &r.PITR, &pitr)
 		if c.Flags().Changed("rpo-target") {
@@ -47,7 +49,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 			}
 			r.RPOTargetSeconds = &rpo
 		}
-		if !create && r.Ack == nil && r.Overflow == nil && r.PITR == nil && r.RPOTargetSeconds == nil {
+		if !create && r.Ack == nil && r.OnAckLoss == nil && r.Overflow == nil && r.PITR == nil && r.RPOTargetSeconds == nil {
 			return fail.New(fail.Invalid, "set group", args[0], "nothing to set").WithHint("see pollux group set --help")
 		}
 		return groupPut(c, &f, r)

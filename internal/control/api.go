@@ -11,6 +11,7 @@ import (
 type Group struct {
 	Name             string  `json:"name"`
 	Ack              string  `json:"ack"`
+	OnAckLoss        string  `json:"on_ack_loss"`
 	Overflow         string  `json:"overflow"`
 	PITR             string  `json:"pitr"`
 	RPOTargetSeconds float64 `json:"rpo_target_seconds"`
@@ -26,6 +27,7 @@ type GroupPut struct {
 	DryRun           bool     `json:"dry_run,omitempty"`
 	By               string   `json:"by,omitempty"`
 	Ack              *string  `json:"ack,omitempty"`
+	OnAckLoss        *string  `json:"on_ack_loss,omitempty"`
 	Overflow         *string  `json:"overflow,omitempty"`
 	PITR             *string  `json:"pitr,omitempty"`
 	RPOTargetSeconds *float64 `json:"rpo_target_seconds,omitempty"`
@@ -145,6 +147,10 @@ type GroupStatus struct {
 	State            string     `json:"state"`
 	Reason           string     `json:"reason"`
 	Ack              string     `json:"ack"`
+	AckKept          string     `json:"ack_kept"` // the promise that holds for every flush that was answered
+	AckReason        string     `json:"ack_reason,omitempty"`
+	AckDegraded      bool       `json:"ack_degraded"`
+	FlushesWaiting   int        `json:"flushes_waiting"` // for more than this host
 	LagSeconds       float64    `json:"lag_seconds"`
 	LagBytes         int64      `json:"lag_bytes"`
 	RPOTargetSeconds float64    `json:"rpo_target_seconds"`

@@ -76,13 +76,6 @@ func (j *Journal) noteMembers() {
 	j.voters.Store(int32(voters))
 }
 
-// expected is the journal that a new member was let into.
-func (j *Journal) expected() uuid.UUID {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.joined
-}
-
 func (j *Journal) notLeader(op, object string) error {
 	leader := j.leaderAddress()
 	e := fail.New(fail.Retry, op, object, "this member does not lead")
@@ -254,8 +247,7 @@ func (j *Journal) Members(ctx context.Context) []Member {
 }
 
 func (j *Journal) memberStatus() change.MemberStatus {
-	id, _, _ := j.ID()
-	st := change.MemberStatus{Journal: id, Member: j.member.ID, Version: j.opts.Version, State: strings.ToLower(j.raft.State().String()),
+	st := change.MemberStatus{Journal: j.journalID(), Member: j.member.ID, Version: j.opts.Version, State: strings.ToLower(j.raft.State().String()),
 		Term: j.Term(), Last: j.raft.LastIndex(), LogBytes: j.wal.Stats().LiveBytes}
 	if len(j.servers()) == 0 {
 		st.State = "waiting"
@@ -360,9 +352,7 @@ func (j *Journal) askIn(peers []string, fresh bool) (err error) {
 		var got change.Joined
 		e := j.askMember(j.ctx, address, change.MsgJoin, change.Join{Member: j.member.ID, Address: c.Address, Fresh: fresh}, change.MsgJoined, &got)
 		if e == nil && got.Journal != uuid.Nil && fresh {
-			j.mu.Lock()
-			j.joined = got.Journal // Raft may come before the answer of the leader
-			j.mu.Unlock()
+			j.belong(got.Journal) // Raft may come before the answer of the leader
 		}
 		if e == nil {
 			e = got.Error.Err("join", "journal at "+address)

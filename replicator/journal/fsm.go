@@ -50,8 +50,9 @@ type fsm struct {
 	news    news                                        // which keys of state changed
 	backlog backlog                                     // bytes of the frames from floor on
 
-	stopped error        // an entry of a later release came; nothing is applied from there on
-	syncLog func() error // makes Raft's log durable
+	stopped error           // an entry of a later release came; nothing is applied from there on
+	syncLog func() error    // makes Raft's log durable
+	named   func(uuid.UUID) // told who the journal is, once that is applied
 	frame   func(e *Entry) ([]byte, error)
 	holdLog func() (release func())
 	changed func() // after every batch
@@ -96,7 +97,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	}
 	f.putApplied(b)
 	err := b.Commit(pebble.NoSync)
+	id := f.id.Journal
 	f.mu.Unlock()
+	f.named(id)
 	if err != nil {
 		f.fatal(fail.Wrap(fail.Internal, "commit", "journal state", err))
 	}

@@ -118,5 +118,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.load()
+	err := f.load()
+	f.named(f.id.Journal)
+	return err
 }

@@ -103,8 +103,7 @@ type Journal struct {
 	mu         sync.Mutex
 	leading    context.Context // ends with the lead
 	leadTerm   uint64
-	joined     uuid.UUID // the journal that let this member in
-	seekErr    error     // why none does
+	seekErr    error // why none does
 	targetInfo func() []change.TargetInfo
 	err        error
 
@@ -182,10 +181,11 @@ func (j *Journal) open(ctx context.Context) (err error) {
 		return err
 	}
 	j.logs = &logStore{log: j.wal, retain: j.retain, failed: j.fatal}
-	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal, frame: j.frame, holdLog: j.holdLog}
+	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal, frame: j.frame, holdLog: j.holdLog, named: j.belong}
 	if err = j.fsm.load(); err != nil {
 		return err
 	}
+	j.belong(j.fsm.id.Journal)
 	j.snaps = &snapStore{o.FS, snapDir}
 	return j.startRaft(ctx)
 }

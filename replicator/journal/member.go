@@ -18,9 +18,12 @@ import (
 
 // member is what a directory is born with: the id under which its holder votes. It
 // is never used again once the directory is gone, because what was promised under
-// it is gone as well.
+// it is gone as well. Journal is the one that it belongs to, as soon as that is
+// known: what Raft applied may be unknown after a crash until there is a leader,
+// and members that do not know their journal would elect none.
 type member struct {
-	ID string `json:"id"`
+	ID      string    `json:"id"`
+	Journal uuid.UUID `json:"journal"`
 }
 
 // aloneID is the id of a journal that was born alone: its directory has had no other.
@@ -44,6 +47,28 @@ func (j *Journal) loadMember(old bool) error {
 		j.member.ID = uuid.NewString()
 	}
 	return fail.Wrap(fail.Full, "create", "member", j.db.Set(keyMember, mustJSON(j.member), pebble.Sync))
+}
+
+// belong makes durable which journal this member belongs to.
+func (j *Journal) belong(id uuid.UUID) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if id == uuid.Nil || j.member.Journal == id {
+		return
+	}
+	j.member.Journal = id
+	if err := j.db.Set(keyMember, mustJSON(j.member), pebble.Sync); err != nil && j.err == nil {
+		j.err = fail.Wrap(fail.Full, "write", "member", err)
+		close(j.failed)
+	}
+}
+
+// journalID is the journal that this member belongs to, nil where none has let it
+// in.
+func (j *Journal) journalID() uuid.UUID {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.member.Journal
 }
 
 // birth says which file of which time a directory's mark is: a copy, and so a

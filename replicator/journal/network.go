@@ -137,11 +137,7 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	}
 	stop := context.AfterFunc(ctx, conn.Close)
 	defer stop()
-	id, _, _ := l.j.ID()
-	if id == uuid.Nil {
-		id = l.j.expected()
-	}
-	if err := ask(conn, change.MsgRaft, change.RaftHello{Journal: id, From: l.j.member.ID, To: member}, change.MsgRaftReady, nil); err != nil {
+	if err := ask(conn, change.MsgRaft, change.RaftHello{Journal: l.j.journalID(), From: l.j.member.ID, To: member}, change.MsgRaftReady, nil); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -201,10 +197,7 @@ func (j *Journal) takeRaft(conn *transport.Conn, hello *change.RaftHello) error 
 	if j.layer == nil {
 		return fail.New(fail.Refused, "serve", "Raft", "this journal has no other members")
 	}
-	mine, _, _ := j.ID()
-	if mine == uuid.Nil {
-		mine = j.expected()
-	}
+	mine := j.journalID()
 	if hello.Journal != mine || mine == uuid.Nil {
 		return fail.New(fail.Refused, "serve", "Raft of journal "+hello.Journal.String(), "this is a member of another journal, or of none yet")
 	}

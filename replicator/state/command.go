@@ -47,6 +47,7 @@ var kindNames = map[Kind]string{
 type Group struct {
 	Name             string    `json:"name"`
 	Ack              string    `json:"ack"`
+	OnAckLoss        string    `json:"on_ack_loss,omitempty"` // wait where it is empty
 	Overflow         string    `json:"overflow"`
 	PITR             string    `json:"pitr"`
 	RPOTargetSeconds float64   `json:"rpo_target_seconds"`

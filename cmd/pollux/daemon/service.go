@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -43,7 +44,7 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 	if err := state.CheckName("group", r.Name); err != nil {
 		return control.Group{}, err
 	}
-	if err := applySettings(&g, &r); err != nil {
+	if err := applySettings(&g, &r, d.journal.Info().Voters); err != nil {
 		return control.Group{}, err
 	}
 	if r.DryRun {
@@ -62,15 +63,27 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 const maxRPOTargetSeconds = 366 * 86400
 
 // applySettings applies what the request sets, and refuses what this build cannot keep.
-func applySettings(g *state.Group, r *control.GroupPut) error {
+func applySettings(g *state.Group, r *control.GroupPut, voters int) error {
 	bad := func(setting, value, hint string) error {
 		return fail.New(fail.Invalid, "set "+setting+" of group", g.Name, fmt.Sprintf("%q", value)).WithHint(hint)
 	}
 	if r.Ack != nil {
-		if *r.Ack != "local" {
-			return bad("ack", *r.Ack, "an embedded journal of one voter can keep only `local`")
+		switch *r.Ack {
+		case agent.AckLocal, agent.AckRemote:
+		case agent.AckJournal:
+			if voters < agent.MinVoters {
+				return bad("ack", *r.Ack, fmt.Sprintf("the journal has %d voters, and a promise of a majority needs %d: pollux journal ls", voters, agent.MinVoters))
+			}
+		default:
+			return bad("ack", *r.Ack, "local, journal or remote")
 		}
 		g.Ack = *r.Ack
+	}
+	if r.OnAckLoss != nil {
+		if *r.OnAckLoss != agent.LossWait && *r.OnAckLoss != agent.LossDegrade {
+			return bad("on_ack_loss", *r.OnAckLoss, "wait or degrade")
+		}
+		g.OnAckLoss = *r.OnAckLoss
 	}
 	if r.Overflow != nil {
 		if *r.Overflow != "throttle" {
@@ -144,7 +157,7 @@ func (d service) GroupWait(ctx context.Context, r control.GroupWait) (control.Gr
 }
 
 func (d service) group(g *state.Group) control.Group {
-	out := control.Group{Name: g.Name, Ack: g.Ack, Overflow: g.Overflow, PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused}
+	out := control.Group{Name: g.Name, Ack: g.Ack, OnAckLoss: cmp.Or(g.OnAckLoss, agent.LossWait), Overflow: g.Overflow, PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused}
 	d.journal.View(func(s *state.State) {
 		for _, v := range s.Volumes {
 			if v.Group == g.Name && !v.Removed {
@@ -176,7 +189,9 @@ func (d *Daemon) syncStreams() error {
 	d.journal.View(func(s *state.State) {
 		for _, st := range s.Streams {
 			if st.Agent == d.conf.Name {
-				confs = append(confs, agent.StreamConf{ID: st.ID, Number: st.Number, Group: st.Group, Paused: s.Groups[st.Group].Paused})
+				g := s.Groups[st.Group]
+				confs = append(confs, agent.StreamConf{ID: st.ID, Number: st.Number, Group: st.Group, Paused: g.Paused,
+					Policy: agent.Policy{Ack: g.Ack, OnLoss: g.OnAckLoss}})
 			}
 		}
 	})

@@ -64,6 +64,7 @@ func (d *Daemon) groupStatus(g *state.Group, s *agent.StreamStatus, a *agent.Sta
 		t := time.Now().Add(-s.Lag)
 		out.LastPointTime = &t
 	}
+	out.AckKept, out.AckReason, out.AckDegraded, out.FlushesWaiting = s.Kept.Ack, s.Kept.Why, s.Kept.Degraded, s.Kept.Waiting
 	out.State, out.Reason = groupState(g, s, a, targets, initializing)
 	return out
 }
@@ -127,6 +128,10 @@ func groupState(g *state.Group, s *agent.StreamStatus, a *agent.Status, targets 
 		return "Suspended", stopped
 	case g.Paused:
 		return "Paused", "paused by an operator"
+	case s.Kept.Degraded:
+		return "Lagging", because(s.Kept.Why)
+	case s.Kept.Waiting > 0 && a.ShipErr != nil:
+		return "Throttled", s.Kept.Why + ": " + a.ShipErr.Error()
 	case s.ApplyErr != nil:
 		return "Throttled", s.ApplyErr.Error()
 	case s.FullErr != nil && errors.Is(s.FullErr, wal.ErrFull):

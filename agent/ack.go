@@ -1,0 +1,203 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// Policy is what a group's FLUSH promises. The zero value is AckLocal, waiting.
+type Policy struct {
+	Ack string `json:"ack,omitempty"` // AckLocal, AckJournal, AckRemote
+	// OnLoss says what a promise that cannot be kept does: LossWait or LossDegrade.
+	OnLoss string `json:"on_ack_loss,omitempty"`
+}
+
+const (
+	AckLocal   = "local"   // fdatasync'ed in this host's WAL
+	AckJournal = "journal" // committed by a majority of MinVoters or more
+	AckRemote  = "remote"  // in every required target
+
+	LossWait    = "wait"
+	LossDegrade = "degrade"
+
+	// MinVoters is how many voters AckJournal needs: of fewer, the loss of one host
+	// can lose what was committed.
+	MinVoters = 3
+
+	// degradeAfter is how long a flush waits for a promise that LossDegrade gives
+	// up then.
+	degradeAfter = 5 * time.Second
+
+	markDegraded = "ack degraded to local"
+	markRestored = "ack restored"
+)
+
+// ackState is a stream's promise. Guarded by stream.mu.
+type ackState struct {
+	flushed  uint64 // newest LSN that a flush has been asked for
+	waiting  int    // flushes that wait for more than this host
+	degraded time.Time
+}
+
+// promised reports whether the group's promise holds up to lsn, and whether there
+// is one beyond this host. Called with mu held.
+func (s *stream) promised(lsn uint64) (kept, stronger bool) {
+	switch s.conf.Ack {
+	case AckJournal:
+		return s.ship.voters >= MinVoters && s.ship.committed.LSN >= lsn, true
+	case AckRemote:
+		return s.ship.durable >= lsn, true
+	}
+	return true, false
+}
+
+// keep makes everything up to lsn what the group's policy promises: durable here,
+// and then what more it asks for.
+func (s *stream) keep(ctx context.Context, lsn uint64) error {
+	if err := s.flushTo(ctx, lsn); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.ack.flushed = max(s.ack.flushed, lsn)
+	kept, stronger := s.promised(lsn)
+	if kept || !stronger || s.givenUp() {
+		s.mu.Unlock()
+		return nil
+	}
+	s.ack.waiting++
+	s.mu.Unlock()
+	wake(s.a.wakeUrgent)
+	err := s.awaitPromise(ctx, lsn)
+	s.mu.Lock()
+	s.ack.waiting--
+	s.mu.Unlock()
+	return err
+}
+
+// givenUp reports whether the promise is degraded just now. Called with mu held.
+func (s *stream) givenUp() bool {
+	return s.conf.OnLoss == LossDegrade && !s.ack.degraded.IsZero()
+}
+
+func (s *stream) awaitPromise(ctx context.Context, lsn uint64) error {
+	timer := time.NewTimer(degradeAfter)
+	defer timer.Stop()
+	for {
+		next := s.shipped.Next()
+		s.mu.Lock()
+		kept, _ := s.promised(lsn)
+		given, err := s.givenUp(), s.err
+		s.mu.Unlock()
+		if kept || given {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-next:
+		case <-timer.C:
+			s.giveUp()
+		case <-ctx.Done():
+			return fail.Wrap(fail.Retry, "flush", "group "+s.conf.Group, ctx.Err())
+		}
+	}
+}
+
+// giveUp degrades the promise, if the policy is to.
+func (s *stream) giveUp() {
+	s.mu.Lock()
+	now := s.conf.OnLoss == LossDegrade && s.ack.degraded.IsZero()
+	if now {
+		s.ack.degraded = time.Now()
+	}
+	ack := s.conf.Ack
+	s.mu.Unlock()
+	if !now {
+		return
+	}
+	s.a.opts.Logger.Error("the promise of FLUSH cannot be kept and is degraded to local", "group", s.conf.Group, "ack", ack, "err", s.a.shipError())
+	s.shipped.Broadcast()
+	s.a.spawnCall(func(ctx context.Context) { s.note(ctx, markDegraded) })
+}
+
+// regain restores a degraded promise once it holds for everything that was
+// flushed. Called after each word of the journal.
+func (s *stream) regain() {
+	s.mu.Lock()
+	kept, _ := s.promised(s.ack.flushed)
+	back := !s.ack.degraded.IsZero() && (kept || s.conf.OnLoss != LossDegrade)
+	since := s.ack.degraded
+	if back {
+		s.ack.degraded = time.Time{}
+	}
+	s.mu.Unlock()
+	if !back {
+		return
+	}
+	s.a.opts.Logger.Warn("the promise of FLUSH is kept again", "group", s.conf.Group, "after", time.Since(since))
+	s.a.spawnCall(func(ctx context.Context) { s.note(ctx, markRestored) })
+}
+
+// note puts a remark into the stream's order, so that the log itself says when a
+// promise did not hold.
+func (s *stream) note(ctx context.Context, text string) {
+	if _, err := s.a.Mark(ctx, s.conf.ID, text); err != nil {
+		s.a.opts.Logger.Warn("no mark in the log", "group", s.conf.Group, "mark", text, "err", err)
+	}
+}
+
+// spawnCall runs work in the background until the agent ends.
+func (a *Agent) spawnCall(work func(ctx context.Context)) {
+	ctx, leave, err := a.enter(a.ctx)
+	if err != nil {
+		return
+	}
+	go func() {
+		defer leave()
+		work(ctx)
+	}()
+}
+
+func (a *Agent) shipError() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.shipErr
+}
+
+// Kept is the promise that holds for every flush that was answered; it is weaker
+// than the policy's while that is degraded, or not yet reached after a change.
+type Kept struct {
+	Ack      string
+	Why      string // "" where it is the policy's
+	Waiting  int    // flushes
+	Degraded bool
+}
+
+// keptNow is the promise that holds. Called with mu held.
+func (s *stream) keptNow() Kept {
+	k := Kept{Ack: s.conf.Ack, Waiting: s.ack.waiting, Degraded: s.givenUp()}
+	if k.Ack == "" {
+		k.Ack = AckLocal
+	}
+	if ok, _ := s.promised(s.ack.flushed); ok && !k.Degraded && !(s.conf.Ack == AckJournal && s.ship.voters < MinVoters) {
+		return k
+	}
+	what := fmt.Sprintf("the journal has committed LSN %d of %d", s.ship.committed.LSN, s.ack.flushed)
+	switch {
+	case s.conf.Ack == AckRemote:
+		what = fmt.Sprintf("the required targets hold LSN %d of %d", s.ship.durable, s.ack.flushed)
+	case s.ship.voters < MinVoters:
+		what = fmt.Sprintf("the journal has %d voters, and ack: journal needs %d", s.ship.voters, MinVoters)
+	}
+	k.Why = what
+	if k.Degraded {
+		k.Ack, k.Why = AckLocal, fmt.Sprintf("ack: %s is degraded to local since %s: %s", s.conf.Ack, s.ack.degraded.UTC().Format(time.RFC3339), what)
+	} else if s.ack.waiting > 0 {
+		k.Why = fmt.Sprintf("%d flushes wait for ack: %s: %s", s.ack.waiting, s.conf.Ack, what)
+	}
+	return k
+}
