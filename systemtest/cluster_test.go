@@ -15,6 +15,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/child"
 	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/pki"
 )
 
 // cluster is a journal of several processes on loopback.
@@ -22,6 +23,7 @@ type cluster struct {
 	t       *testing.T
 	dir     string
 	store   string // url
+	certs   string // directory of an authority's certificates; "": in clear
 	members []*memberProcess
 }
 
@@ -31,6 +33,7 @@ type memberProcess struct {
 	n       int
 	listen  string // where it listens
 	dialled string // what others dial: a proxy, perhaps
+	control string // where operators on other hosts reach it, with certificates
 	process *child.Process
 }
 
@@ -59,6 +62,37 @@ func newCluster(t *testing.T, n int) *cluster {
 		c.members = append(c.members, m)
 	}
 	return c
+}
+
+// secure makes an authority; members that start from here on use it.
+func (c *cluster) secure() {
+	c.t.Helper()
+	c.certs = filepath.Join(c.dir, "certs")
+	c.pollux("tls", "init", "--ca", filepath.Join(c.dir, "ca"))
+}
+
+// tls issues a certificate and returns the lines of a configuration for it.
+func (c *cluster) tls(role, name string) string {
+	c.t.Helper()
+	f := c.files(role, name)
+	return fmt.Sprintf("tls: {cert: %s, key: %s, ca: %s}\n", f.Cert, f.Key, f.CA)
+}
+
+func (c *cluster) files(role, name string) pki.Files {
+	c.t.Helper()
+	c.pollux("tls", "issue", "--ca", filepath.Join(c.dir, "ca"), "--role", role, "--name", name, "--out", c.certs)
+	base := filepath.Join(c.certs, role+"-"+name)
+	return pki.Files{Cert: base + ".pem", Key: base + ".key", CA: filepath.Join(c.certs, "ca.pem")}
+}
+
+// pollux runs a verb that must succeed.
+func (c *cluster) pollux(args ...string) string {
+	c.t.Helper()
+	out, err := exec.Command(program, args...).CombinedOutput()
+	if err != nil {
+		c.t.Fatalf("pollux %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
 }
 
 func (c *cluster) cleanup() {
@@ -98,6 +132,10 @@ func (m *memberProcess) configure() {
 		m.c.t.Fatal(err)
 	}
 	y := fmt.Sprintf("name: m%d\nstate: %s\nsocket: %s\nlisten: %s\nadvertise: %s\npeers: [%s]\nelection: 500ms\nlog_budget: 256MiB\n", m.n, m.state(), m.socket(), m.listen, m.dialled, strings.Join(m.c.addresses(), ", "))
+	if m.c.certs != "" {
+		m.control = freeAddress(m.c.t)
+		y += fmt.Sprintf("control: {listen: %q}\n", m.control) + m.c.tls("journal", fmt.Sprint("m", m.n))
+	}
 	y += fmt.Sprintf("targets:\n  - name: faraway\n    url: %s\n    requests: {rate: 0}\n", m.c.store)
 	if err := os.WriteFile(m.path("journal.yaml"), []byte(y), 0o600); err != nil {
 		m.c.t.Fatal(err)

@@ -24,6 +24,7 @@ type siteConf struct {
 	state                      string
 	env                        []string
 	journal                    []string // addresses of one elsewhere, which has the target
+	more                       string   // lines of agent.yaml
 }
 
 // site is one host with its agent.
@@ -89,7 +90,7 @@ func (s *site) configure() {
 	y += fmt.Sprintf("wal:\n  budget: %s\n  segment: 4MiB\nnbd:\n  unix: %s\n", or(s.conf.walBudget, "256MiB"), s.nbdSocket())
 	if len(s.conf.journal) > 0 {
 		y += fmt.Sprintf("journal:\n  addresses: [%s]\n", strings.Join(s.conf.journal, ", "))
-		s.writeConfig(y)
+		s.writeConfig(y + s.conf.more)
 		return
 	}
 	y += fmt.Sprintf("journal:\n  log_budget: 64MiB\n  targets:\n    - name: faraway\n      url: %s\n      requests: {rate: 0}\n", s.conf.url)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
@@ -18,8 +19,10 @@ const defaultSocket = "/var/lib/pollux/control.sock"
 
 // daemonFlags are those of every verb that speaks to the agent.
 type daemonFlags struct {
-	socket string
-	json   bool
+	socket  string
+	address string
+	files   pki.Files
+	json    bool
 }
 
 func (f *daemonFlags) add(c *cobra.Command) {
@@ -27,7 +30,11 @@ func (f *daemonFlags) add(c *cobra.Command) {
 	if socket == "" {
 		socket = defaultSocket
 	}
-	c.Flags().StringVar(&f.socket, "socket", socket, "the agent's control socket ($POLLUX_SOCKET)")
+	c.Flags().StringVar(&f.socket, "socket", socket, "the daemon's control socket ($POLLUX_SOCKET)")
+	c.Flags().StringVar(&f.address, "address", os.Getenv("POLLUX_ADDRESS"), "a daemon on another host, host:port, in place of the socket ($POLLUX_ADDRESS)")
+	c.Flags().StringVar(&f.files.Cert, "cert", os.Getenv("POLLUX_CERT"), "certificate to show there ($POLLUX_CERT)")
+	c.Flags().StringVar(&f.files.Key, "key", os.Getenv("POLLUX_KEY"), "its key file ($POLLUX_KEY)")
+	c.Flags().StringVar(&f.files.CA, "ca", os.Getenv("POLLUX_CA"), "the authority's certificates ($POLLUX_CA)")
 	f.addJSON(c)
 }
 
@@ -35,7 +42,12 @@ func (f *daemonFlags) addJSON(c *cobra.Command) {
 	c.Flags().BoolVar(&f.json, "json", false, "print one JSON object and nothing else")
 }
 
-func (f *daemonFlags) client() *control.Client { return control.Dial(f.socket) }
+func (f *daemonFlags) client() *control.Client {
+	if f.address != "" {
+		return control.DialTLS(f.address, f.files)
+	}
+	return control.Dial(f.socket)
+}
 
 // storeFlags name an object store.
 type storeFlags struct {

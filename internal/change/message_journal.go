@@ -22,6 +22,7 @@ const (
 	MsgMember       MessageType = 15 // who are you?
 	MsgMemberStatus MessageType = 16
 	MsgBeat         MessageType = 17 // journal: I am here; nothing has changed
+	MsgSubmit       MessageType = 18 // a member to the leader: one Propose, answered by MsgProposed
 )
 
 // BeatEvery is how often a journal that is reached over a network says something,

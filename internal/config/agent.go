@@ -30,8 +30,11 @@ type Agent struct {
 	WAL     WAL     `yaml:"wal"`
 	NBD     NBD     `yaml:"nbd"`
 	Journal Journal `yaml:"journal"`
-	Metrics Metrics `yaml:"metrics"`
-	Log     Log     `yaml:"log"`
+	Control Control `yaml:"control"`
+	// Identity is towards the journal and operators, and of an embedded journal.
+	Identity Identity `yaml:"tls"`
+	Metrics  Metrics  `yaml:"metrics"`
+	Log      Log      `yaml:"log"`
 }
 
 // WAL bounds the agent's change log.
@@ -245,10 +248,13 @@ func (c *Agent) check() (setting string, err error) {
 			return a.setting, err
 		}
 	}
-	if err := c.Journal.Identity.check(); err != nil {
+	if err := c.Identity.check(); err != nil {
 		return "tls", err
 	}
-	if setting, err := c.Journal.Member.check(c.Journal.Identity); err != nil {
+	if err := c.Control.check(c.Identity); err != nil {
+		return "control", err
+	}
+	if setting, err := c.Journal.Member.check(c.Identity); err != nil {
 		return setting, err
 	}
 	if len(c.Journal.Addresses) > 0 {
@@ -258,7 +264,7 @@ func (c *Agent) check() (setting string, err error) {
 		if len(c.Journal.Targets) > 0 {
 			return "targets", errors.New("belong to the journal's own configuration where journal.addresses is set")
 		}
-		return "addresses", checkAddresses(c.Journal.Addresses, c.Journal.Identity)
+		return "addresses", checkAddresses(c.Journal.Addresses, c.Identity)
 	}
 	return checkTargets(c.Journal.Targets)
 }

@@ -16,6 +16,7 @@ type JournalHost struct {
 	Socket    string `yaml:"socket"` // control; default <state>/control.sock
 	Member    `yaml:",inline"`
 	Identity  Identity `yaml:"tls"`
+	Control   Control  `yaml:"control"`
 	LogBudget Bytes    `yaml:"log_budget"` // default 8GiB
 	Heartbeat Duration `yaml:"heartbeat"`  // default 1m
 	Election  Duration `yaml:"election"`   // how long a silent leader is waited for; default 1s
@@ -84,6 +85,9 @@ func (c *JournalHost) check() (setting string, err error) {
 	}
 	if err := c.Identity.check(); err != nil {
 		return "tls", err
+	}
+	if err := c.Control.check(c.Identity); err != nil {
+		return "control", err
 	}
 	if setting, err := c.Member.check(c.Identity); err != nil {
 		return setting, err

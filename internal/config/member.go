@@ -29,6 +29,22 @@ func (i Identity) check() error {
 	return nil
 }
 
+// Control says where operators on other hosts reach the daemon. They show
+// certificates.
+type Control struct {
+	Listen string `yaml:"listen"` // host:port; default none
+}
+
+func (c Control) check(id Identity) error {
+	if c.Listen == "" {
+		return nil
+	}
+	if !id.Set() {
+		return errors.New("operators on other hosts are known by certificates: set tls")
+	}
+	return checkListen(c.Listen, true)
+}
+
 // Set reports whether there is one.
 func (i Identity) Set() bool { return i != Identity{} }
 

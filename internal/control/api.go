@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
@@ -227,4 +228,21 @@ type Service interface {
 	VolumeChanged(ctx context.Context, r VolumeChanged) (VolumeChanges, error)
 	BookmarkAdd(ctx context.Context, r BookmarkAdd) (Bookmark, error)
 	BookmarkList(ctx context.Context, r List) ([]Bookmark, error)
+	AuditList(ctx context.Context, r AuditQuery) ([]AuditEntry, error)
+}
+
+// AuditQuery asks for the newest entries; 0 for all that the journal has at hand.
+type AuditQuery struct {
+	Last int `json:"last,omitempty"`
+}
+
+// AuditEntry is one verb that was to change state.
+type AuditEntry struct {
+	Number  uint64          `json:"number"`
+	Time    time.Time       `json:"time"`
+	Who     string          `json:"who"`  // certificate, or the user on the host's own socket
+	Host    string          `json:"host"` // whose daemon carried it out
+	Verb    string          `json:"verb"`
+	Request json.RawMessage `json:"request"`
+	Outcome string          `json:"outcome"` // "ok", or why not
 }

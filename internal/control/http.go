@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/pki"
 )
 
 // Verbs are the paths under /v1/.
@@ -31,6 +33,7 @@ const (
 	VerbBookmarkAdd   = "bookmark-add"
 	VerbBookmarkList  = "bookmark-list"
 
+	VerbAuditList       = "audit-list"
 	VerbJournalList     = "journal-list"
 	VerbJournalInit     = "journal-init"
 	VerbJournalJoin     = "journal-join"
@@ -41,42 +44,89 @@ const (
 const maxBodyBytes = 1 << 20
 
 // Handler serves s.
-func Handler(s Service) *http.ServeMux {
-	mux := http.NewServeMux()
-	handle(mux, VerbStatus, s.Status)
-	handle(mux, VerbGroupPut, s.GroupPut)
-	handle(mux, VerbGroupList, s.GroupList)
-	handle(mux, VerbGroupWait, s.GroupWait)
-	handle(mux, VerbVolumeCreate, s.VolumeCreate)
-	handle(mux, VerbVolumeList, s.VolumeList)
-	handle(mux, VerbVolumeRemove, s.VolumeRemove)
-	handle(mux, VerbVolumeAccept, s.VolumeAccept)
-	handle(mux, VerbVolumeChanged, s.VolumeChanged)
-	handle(mux, VerbBookmarkAdd, s.BookmarkAdd)
-	handle(mux, VerbBookmarkList, s.BookmarkList)
-	return mux
+func Handler(s Service, audit Audit) *Mux {
+	m := newMux(audit)
+	look(m, VerbStatus, s.Status)
+	alter(m, VerbGroupPut, s.GroupPut)
+	look(m, VerbGroupList, s.GroupList)
+	look(m, VerbGroupWait, s.GroupWait)
+	alter(m, VerbVolumeCreate, s.VolumeCreate)
+	look(m, VerbVolumeList, s.VolumeList)
+	alter(m, VerbVolumeRemove, s.VolumeRemove)
+	alter(m, VerbVolumeAccept, s.VolumeAccept)
+	look(m, VerbVolumeChanged, s.VolumeChanged)
+	alter(m, VerbBookmarkAdd, s.BookmarkAdd)
+	look(m, VerbBookmarkList, s.BookmarkList)
+	look(m, VerbAuditList, s.AuditList)
+	return m
 }
 
 // JournalHandler serves a member of a journal.
-func JournalHandler(s JournalService) http.Handler {
-	mux := http.NewServeMux()
-	handle(mux, VerbStatus, s.Status)
-	handle(mux, VerbGroupList, s.GroupList)
-	AddJournal(mux, s)
-	return mux
+func JournalHandler(s JournalService, audit Audit) *Mux {
+	m := newMux(audit)
+	look(m, VerbStatus, s.Status)
+	look(m, VerbGroupList, s.GroupList)
+	look(m, VerbAuditList, s.AuditList)
+	AddMembers(m, s)
+	return m
 }
 
-// AddJournal adds the verbs about a journal's members.
-func AddJournal(mux *http.ServeMux, s Members) {
-	handle(mux, VerbJournalList, s.JournalList)
-	handle(mux, VerbJournalInit, s.JournalInit)
-	handle(mux, VerbJournalJoin, s.JournalJoin)
-	handle(mux, VerbJournalRemove, s.JournalRemove)
-	handle(mux, VerbJournalTransfer, s.JournalTransfer)
+// AddMembers adds the verbs about a journal's members.
+func AddMembers(m *Mux, s Members) {
+	look(m, VerbJournalList, s.JournalList)
+	alter(m, VerbJournalInit, s.JournalInit)
+	alter(m, VerbJournalJoin, s.JournalJoin)
+	alter(m, VerbJournalRemove, s.JournalRemove)
+	alter(m, VerbJournalTransfer, s.JournalTransfer)
 }
 
-func handle[Req, Resp any](mux *http.ServeMux, verb string, do func(context.Context, Req) (Resp, error)) {
-	mux.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, r *http.Request) {
+// Mux serves verbs to those whose role lets them.
+type Mux struct {
+	http.ServeMux
+	audit Audit
+}
+
+// Audit is told of every verb that was to change state: by whom, with which
+// request, and how it ended. One that was only tried out is not told of.
+type Audit func(ctx context.Context, who pki.Peer, verb string, req json.RawMessage, err error)
+
+func newMux(audit Audit) *Mux {
+	if audit == nil {
+		audit = func(context.Context, pki.Peer, string, json.RawMessage, error) {}
+	}
+	return &Mux{audit: audit}
+}
+
+// look serves a verb that changes nothing.
+func look[Req, Resp any](m *Mux, verb string, do func(context.Context, Req) (Resp, error)) {
+	handle(m, verb, []pki.Role{pki.Operator, pki.Reader}, func(ctx context.Context, _ pki.Peer, req Req) (Resp, error) { return do(ctx, req) })
+}
+
+// alter serves a verb that changes state.
+func alter[Req, Resp any](m *Mux, verb string, do func(context.Context, Req) (Resp, error)) {
+	handle(m, verb, []pki.Role{pki.Operator}, func(ctx context.Context, who pki.Peer, req Req) (Resp, error) {
+		resp, err := do(ctx, req)
+		b, _ := json.Marshal(req) // it came as JSON
+		var dry struct {
+			DryRun bool `json:"dry_run"`
+		}
+		if _ = json.Unmarshal(b, &dry); !dry.DryRun {
+			m.audit(context.WithoutCancel(ctx), who, verb, b, err)
+		}
+		return resp, err
+	})
+}
+
+func handle[Req, Resp any](m *Mux, verb string, roles []pki.Role, do func(context.Context, pki.Peer, Req) (Resp, error)) {
+	m.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, r *http.Request) {
+		who, err := pki.PeerOfState(r.TLS)
+		if err == nil && !who.Is(roles...) {
+			err = fail.New(fail.Denied, "call", verb, who.String()+"'s certificate does not let it do that")
+		}
+		if err != nil {
+			writeJSON(w, http.StatusForbidden, change.FaultOf(err))
+			return
+		}
 		var req Req
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBodyBytes))
 		dec.DisallowUnknownFields()
@@ -84,7 +134,7 @@ func handle[Req, Resp any](mux *http.ServeMux, verb string, do func(context.Cont
 			writeJSON(w, http.StatusBadRequest, change.FaultOf(fail.Wrap(fail.Invalid, "decode request", verb, err)))
 			return
 		}
-		resp, err := do(r.Context(), req)
+		resp, err := do(r.Context(), who, req)
 		if err != nil {
 			writeJSON(w, http.StatusUnprocessableEntity, change.FaultOf(err))
 			return
@@ -101,14 +151,25 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 // Client calls a daemon.
 type Client struct {
-	socket string
+	socket string // or host:port
+	scheme string
 	http   http.Client
+}
+
+// DialTLS returns a client of the daemon at host:port, which knows the caller by a
+// certificate.
+func DialTLS(address string, files pki.Files) *Client {
+	c := &Client{socket: address, scheme: "https"}
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: files.Client(pki.Journal, pki.Agent)}
+	c.http.Transport = &http.Transport{DisableKeepAlives: true,
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }}
+	return c
 }
 
 // Dial returns a client of the daemon behind a unix socket. It connects with
 // each call.
 func Dial(socket string) *Client {
-	c := &Client{socket: socket}
+	c := &Client{socket: socket, scheme: "http"}
 	c.http.Transport = &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			d := net.Dialer{Timeout: 5 * time.Second}
@@ -124,7 +185,7 @@ func (c *Client) Call(ctx context.Context, verb string, req, resp any) error {
 	if err != nil {
 		return fail.Wrap(fail.Internal, "encode", verb, err)
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://pollux/v1/"+verb, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.scheme+"://pollux/v1/"+verb, bytes.NewReader(body))
 	if err != nil {
 		return fail.Wrap(fail.Internal, "call", verb, err)
 	}

@@ -67,4 +67,5 @@ type JournalService interface {
 	Members
 	Status(ctx context.Context, _ struct{}) (Status, error)
 	GroupList(ctx context.Context, r List) ([]Group, error)
+	AuditList(ctx context.Context, r AuditQuery) ([]AuditEntry, error)
 }

@@ -201,7 +201,7 @@ func Issue(dir, out string, p Peer, now time.Time) (path string, until time.Time
 	tmpl := &x509.Certificate{SerialNumber: serial(), Subject: pkix.Name{CommonName: p.String()},
 		URIs: []*url.URL{{Scheme: "pollux", Opaque: p.String()}}, NotBefore: now.Add(-clockSkew), NotAfter: until,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	if p.Role == Journal {
+	if p.Role == Journal || p.Role == Agent {
 		tmpl.ExtKeyUsage = append(tmpl.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca, &key.PublicKey, caKey)

@@ -39,7 +39,7 @@ func meet(t *testing.T, server, client Files) (Peer, error) {
 	_ = b.SetDeadline(time.Now().Add(5 * time.Second))
 	done := make(chan error, 1)
 	go func() {
-		c := tls.Client(b, client.Client())
+		c := tls.Client(b, client.Client(Journal))
 		err := c.Handshake()
 		if err == nil { // TLS 1.3: the server's refusal comes with the first read
 			_, err = c.Read(make([]byte, 1))

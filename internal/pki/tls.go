@@ -129,9 +129,9 @@ func (f Files) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, want []
 // PeerOf.
 func (f Files) Server() *tls.Config { return f.config(x509.ExtKeyUsageClientAuth, Roles) }
 
-// Client is for connections to a member of a journal.
-func (f Files) Client() *tls.Config {
-	return f.config(x509.ExtKeyUsageServerAuth, []Role{Journal})
+// Client is for connections to an end of one of the roles want.
+func (f Files) Client(want ...Role) *tls.Config {
+	return f.config(x509.ExtKeyUsageServerAuth, want)
 }
 
 // peerOf reads role and name.
@@ -147,6 +147,15 @@ func peerOf(c *x509.Certificate) (Peer, error) {
 	}
 	return Peer{}, fail.New(fail.Denied, "read certificate of", c.Subject.CommonName, "it names no role: a URI such as pollux:agent/host1").
 		WithHint("pollux tls issue makes such certificates")
+}
+
+// PeerOfState is PeerOf for a connection whose handshake is done; nil is none, and
+// so local.
+func PeerOfState(s *tls.ConnectionState) (Peer, error) {
+	if s == nil {
+		return Local, nil
+	}
+	return peerOf(s.PeerCertificates[0])
 }
 
 // PeerOf is who is at the other end. A TLS handshake that is due is done.
@@ -172,7 +181,7 @@ func (f Files) Dial(ctx context.Context, address string) (net.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*dialTimeout)
 	defer cancel()
-	t := tls.Dialer{NetDialer: &d, Config: f.Client()}
+	t := tls.Dialer{NetDialer: &d, Config: f.Client(Journal)}
 	return t.DialContext(ctx, "tcp", address)
 }
 

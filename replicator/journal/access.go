@@ -16,7 +16,7 @@ func allowed(p pki.Peer, typ change.MessageType) error {
 	switch typ {
 	case change.MsgHello, change.MsgFollow:
 		ok = p.Is(pki.Agent)
-	case change.MsgRaft, change.MsgJoin:
+	case change.MsgRaft, change.MsgJoin, change.MsgSubmit:
 		ok = p.Is(pki.Journal)
 	case change.MsgMember:
 		ok = p.Is(pki.Journal, pki.Operator, pki.Reader)
@@ -43,7 +43,7 @@ func isAgent(p pki.Peer, agent string) error {
 // mayPropose refuses commands about what belongs to another agent. A group is its
 // creator's until others have streams in it.
 func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
-	if p.Is(pki.Operator) {
+	if p.Is(pki.Operator) || p.Is(pki.Journal) && kind == state.KindAudit {
 		return nil
 	}
 	var c struct {
@@ -73,6 +73,8 @@ func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 	case state.KindVolumeReady, state.KindVolumeRemove:
 		v := st.Volumes[c.Name]
 		ok = v == nil || v.Agent == p.Name
+	case state.KindAudit:
+		ok = true
 	case state.KindBookmarkAdd:
 		s := st.Streams[c.Stream]
 		ok = s != nil && s.Agent == p.Name

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/transport"
@@ -76,16 +77,9 @@ func (f *follower) receive(ctx context.Context, g *errgroup.Group) error {
 		}
 		places <- struct{}{}
 		g.Go(func() error {
-			var r result
-			kind, body, err := state.Open(p.Command) // refuse nonsense before it is in Raft's log
-			if err == nil {
-				err = f.j.mayPropose(f.peer, kind, body)
-			}
-			if err == nil {
-				r, err = f.j.apply(tagCommand, p.Command)
-			}
+			answer := f.j.propose(f.peer, &p)
 			f.mu.Lock()
-			f.answers = append(f.answers, change.Proposed{ID: p.ID, Index: r.index, Error: change.FaultOf(err)})
+			f.answers = append(f.answers, answer)
 			f.mu.Unlock()
 			<-places
 			select {
@@ -95,6 +89,68 @@ func (f *follower) receive(ctx context.Context, g *errgroup.Group) error {
 			return nil
 		})
 	}
+}
+
+// propose applies a command of somebody else, who must be allowed to.
+func (j *Journal) propose(peer pki.Peer, p *change.Propose) change.Proposed {
+	var r result
+	kind, body, err := state.Open(p.Command) // refuse nonsense before it is in Raft's log
+	if err == nil {
+		err = j.mayPropose(peer, kind, body)
+	}
+	if err == nil {
+		r, err = j.apply(tagCommand, p.Command)
+	}
+	return change.Proposed{ID: p.ID, Index: r.index, Error: change.FaultOf(err)}
+}
+
+func (j *Journal) serveSubmit(conn *transport.Conn, peer pki.Peer, b []byte) error {
+	var p change.Propose
+	if err := change.Decode(b, &p); err != nil {
+		return err
+	}
+	answer := change.Proposed{ID: p.ID}
+	if j.Leads() {
+		answer = j.propose(peer, &p)
+	} else {
+		answer.Error = change.FaultOf(j.notLeader("propose to", "journal"))
+	}
+	return conn.Send(uint16(change.MsgProposed), change.Encode(answer))
+}
+
+// submitTimeout bounds Submit: there may be no leader for a moment.
+const submitTimeout = 5 * time.Second
+
+// Submit is Propose by whichever member leads.
+func (j *Journal) Submit(kind state.Kind, v any) error {
+	for end := time.Now().Add(submitTimeout); ; {
+		err := j.submitOnce(kind, v)
+		if !fail.Is(err, fail.Retry) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-j.ctx.Done():
+			return err
+		}
+	}
+}
+
+func (j *Journal) submitOnce(kind state.Kind, v any) error {
+	if j.Leads() {
+		_, err := j.Propose(kind, v)
+		return err
+	}
+	leader := j.leaderAddress()
+	if leader == "" || j.opts.Cluster == nil {
+		return j.notLeader("propose to", "journal")
+	}
+	var got change.Proposed
+	err := j.askMember(j.ctx, leader, change.MsgSubmit, change.Propose{Command: state.Encode(kind, v)}, change.MsgProposed, &got)
+	if err != nil {
+		return err
+	}
+	return got.Error.Err("propose to", "journal")
 }
 
 func (f *follower) send(ctx context.Context) error {

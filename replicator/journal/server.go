@@ -95,6 +95,8 @@ func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn)
 		return false, conn.Send(uint16(change.MsgMemberStatus), change.Encode(j.memberStatus()))
 	case change.MsgJoin:
 		return false, j.serveJoin(ctx, conn, b)
+	case change.MsgSubmit:
+		return false, j.serveSubmit(conn, peer, b)
 	case change.MsgRaft:
 		var hello change.RaftHello
 		if err = change.Decode(b, &hello); err == nil {

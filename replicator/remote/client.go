@@ -266,6 +266,12 @@ func (c *Client) Propose(kind state.Kind, v any) (uint64, error) {
 	}
 }
 
+// Submit is Propose whose index does not matter.
+func (c *Client) Submit(kind state.Kind, v any) error {
+	_, err := c.Propose(kind, v)
+	return err
+}
+
 func (c *Client) await(id uint64, ch <-chan change.Proposed, deadline <-chan time.Time) (uint64, error) {
 	select {
 	case p := <-ch:

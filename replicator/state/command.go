@@ -25,6 +25,7 @@ const (
 	KindBookmarkAdd  Kind = 6
 	KindLease        Kind = 7
 	KindHeartbeat    Kind = 8
+	KindAudit        Kind = 9
 
 	KindIdentity Kind = 100 // the object log's first object
 	KindFence    Kind = 101
@@ -40,7 +41,7 @@ func (k Kind) String() string {
 var kindNames = map[Kind]string{
 	KindGroupPut: "group-put", KindStreamCreate: "stream-create", KindVolumeCreate: "volume-create",
 	KindVolumeReady: "volume-ready", KindVolumeRemove: "volume-remove", KindBookmarkAdd: "bookmark-add",
-	KindLease: "lease", KindHeartbeat: "heartbeat", KindIdentity: "identity", KindFence: "fence",
+	KindLease: "lease", KindHeartbeat: "heartbeat", KindAudit: "audit", KindIdentity: "identity", KindFence: "fence",
 }
 
 // Group is a consistency group and its policy.
@@ -111,6 +112,17 @@ type LeaseGrant struct {
 // Heartbeat shows that an idle journal is alive.
 type Heartbeat struct {
 	Time time.Time `json:"time"`
+}
+
+// Audit is one verb that was to change state. Number is given by the journal.
+type Audit struct {
+	Number  uint64          `json:"number"`
+	Time    time.Time       `json:"time"`
+	Who     string          `json:"who"`
+	Host    string          `json:"host"`
+	Verb    string          `json:"verb"`
+	Request json.RawMessage `json:"request"`
+	Outcome string          `json:"outcome"`
 }
 
 // Identity is the document at position 0 of an object log.

@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"strings"
 	"testing"
@@ -74,7 +75,7 @@ func FuzzOpenCommand(f *testing.F) {
 	for kind, v := range map[Kind]any{KindGroupPut: Group{Name: "h"}, KindStreamCreate: Stream{ID: uuid.UUID{9}, Group: "g", Agent: "b"},
 		KindVolumeCreate: Volume{Name: "w", Group: "g", Stream: testStream, SizeBytes: 1}, KindVolumeReady: VolumeReady{Name: "v", FirstLSN: 3},
 		KindVolumeRemove: VolumeRemove{Name: "v"}, KindBookmarkAdd: Bookmark{Name: "b", Group: "g"},
-		KindLease: LeaseGrant{Stream: testStream, Agent: "a"}, KindHeartbeat: Heartbeat{}, KindFence: Fence{}, 999: Fence{}} {
+		KindLease: LeaseGrant{Stream: testStream, Agent: "a"}, KindHeartbeat: Heartbeat{}, KindAudit: Audit{Who: "w", Verb: "v"}, KindFence: Fence{}, 999: Fence{}} {
 		b := Encode(kind, v)
 		f.Add(uint16(kind), b[EnvelopeBytes:], b)
 	}
@@ -113,6 +114,9 @@ func dump(s *State) map[string]string {
 	}
 	for name := range s.Bookmarks {
 		m["bookmark/"+name] = string(s.Save("bookmark/" + name))
+	}
+	for slot := range s.Audits {
+		m[fmt.Sprintf("audit/%d", slot)] = string(s.Save(fmt.Sprintf("audit/%d", slot)))
 	}
 	return m
 }

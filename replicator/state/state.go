@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -21,13 +22,15 @@ type State struct {
 	Streams   map[change.StreamID]*Stream
 	Volumes   map[string]*Volume
 	Bookmarks map[string]*Bookmark // by "group/name"
+	Audits    map[uint64]*Audit    // the newest, by number modulo KeptAudits
+	audits    uint64               // how many there were
 	next      uint32               // the next stream's or volume's number
 }
 
 // New returns an empty state.
 func New() *State {
 	return &State{Groups: map[string]*Group{}, Streams: map[change.StreamID]*Stream{},
-		Volumes: map[string]*Volume{}, Bookmarks: map[string]*Bookmark{}, next: 1}
+		Volumes: map[string]*Volume{}, Bookmarks: map[string]*Bookmark{}, Audits: map[uint64]*Audit{}, next: 1}
 }
 
 var nameRule = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
@@ -63,6 +66,8 @@ func (s *State) Apply(kind Kind, body []byte) (changed []string, err error) {
 		return with(kind, body, s.grantLease)
 	case KindHeartbeat:
 		return nil, nil
+	case KindAudit:
+		return with(kind, body, s.addAudit)
 	}
 	return nil, fail.New(fail.Unsupported, "apply", kind.String(), "unknown command").
 		WithHint("use a pollux version that knows it")
@@ -184,6 +189,16 @@ func (s *State) addBookmark(b *Bookmark) (string, error) {
 	return "bookmark/" + key, nil
 }
 
+// KeptAudits is how many audit entries the state keeps; the object log has all.
+const KeptAudits = 1024
+
+func (s *State) addAudit(a *Audit) (string, error) {
+	s.audits++
+	a.Number = s.audits
+	s.Audits[a.Number%KeptAudits] = a
+	return fmt.Sprintf("audit/%d", a.Number%KeptAudits), nil
+}
+
 func (s *State) grantLease(g *LeaseGrant) (string, error) {
 	st := s.Streams[g.Stream]
 	if st == nil {
@@ -221,6 +236,9 @@ func (s *State) Keys() []string {
 	for key := range s.Bookmarks {
 		keys = append(keys, "bookmark/"+key)
 	}
+	for slot := range s.Audits {
+		keys = append(keys, fmt.Sprintf("audit/%d", slot))
+	}
 	return keys
 }
 
@@ -237,6 +255,9 @@ func (s *State) Save(key string) []byte {
 		v = s.Volumes[name]
 	case "bookmark":
 		v = s.Bookmarks[name]
+	case "audit":
+		slot, _ := strconv.ParseUint(name, 10, 64)
+		v = s.Audits[slot]
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -269,6 +290,16 @@ func (s *State) Load(key string, b []byte) error {
 		return nil
 	case "bookmark":
 		return load(b, s.Bookmarks, name)
+	case "audit":
+		slot, err := strconv.ParseUint(name, 10, 64)
+		if err != nil {
+			return fail.Wrap(fail.Damaged, "load", key, err)
+		}
+		if err := load(b, s.Audits, slot); err != nil {
+			return err
+		}
+		s.audits = max(s.audits, s.Audits[slot].Number)
+		return nil
 	}
 	return fail.New(fail.Damaged, "load", key, "unknown key")
 }

@@ -42,6 +42,7 @@ func example(t testing.TB) *State {
 	must(t, s, KindBookmarkAdd, Bookmark{Name: "b", Group: "g", Stream: testStream, LSN: 9})
 	must(t, s, KindLease, LeaseGrant{Stream: testStream, Agent: "a", Epoch: 2})
 	must(t, s, KindHeartbeat, Heartbeat{})
+	must(t, s, KindAudit, Audit{Who: "operator/kim", Verb: "group-put", Outcome: "ok"})
 	return s
 }
 

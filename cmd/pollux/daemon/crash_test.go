@@ -122,7 +122,7 @@ journal:
 
 // script is the run whose every operation is a place for a power cut.
 func script(ctx context.Context, d *Daemon, m *crashModel, rnd *rand.Rand) error {
-	svc := service{d}
+	svc := service{Daemon: d}
 	if _, err := svc.GroupPut(ctx, control.GroupPut{Name: crashGroup, Create: true}); err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func verify(fs *vfs.MemFS, p *crashModel, dir string) error {
 	if last == 0 {
 		return nil // nothing was written yet
 	}
-	if err := waitDurable(ctx, service{d}, p.promised()); err != nil {
+	if err := waitDurable(ctx, service{Daemon: d}, p.promised()); err != nil {
 		return err
 	}
 	return verifyStore(ctx, fs, p, last, true)

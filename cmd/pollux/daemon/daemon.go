@@ -63,6 +63,7 @@ type Daemon struct {
 type journalAccess interface {
 	View(func(*state.State))
 	Propose(kind state.Kind, v any) (uint64, error)
+	Submit(kind state.Kind, v any) error
 	ID() (id uuid.UUID, epoch uint64, site string)
 	Info() change.JournalInfo
 	Err() error
@@ -152,8 +153,8 @@ func (d *Daemon) lockState() error {
 // to reach the leader where that may be on another host.
 func (d *Daemon) openJournal(ctx context.Context) error {
 	c := &d.conf.Journal
-	files := c.Identity.Files()
-	if c.Identity.Set() {
+	files := d.conf.Identity.Files()
+	if d.conf.Identity.Set() {
 		if _, err := files.Check(); err != nil {
 			return err
 		}
@@ -183,7 +184,7 @@ func (d *Daemon) openHost(ctx context.Context) (err error) {
 			FS: d.seams.fs, OnSync: d.metrics.observeSync("journal"),
 			Election: d.seams.election, TrailingLogs: d.seams.trailingLogs, LogSegmentBytes: d.seams.logSegment, LogBudgetBytes: int64(c.LogBudget), Heartbeat: time.Duration(c.Heartbeat)}}
 	if c.Listen != "" {
-		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: c.Identity.Files().Dial}
+		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: d.conf.Identity.Files().Dial}
 	}
 	if d.host, err = host.Open(ctx, o); err == nil {
 		d.watch(d.host.Failed(), d.host.Err)

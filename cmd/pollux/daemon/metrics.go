@@ -103,7 +103,7 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 	for _, v := range []prometheus.Collector{m.requests, m.bytes, m.seconds, m.syncs, m.nbdOps, m.nbdBytes, m.nbdErrors} {
 		v.Collect(c)
 	}
-	st, err := service{m.d}.Status(context.Background(), struct{}{})
+	st, err := service{Daemon: m.d}.Status(context.Background(), struct{}{})
 	if err != nil {
 		return
 	}

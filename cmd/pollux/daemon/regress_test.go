@@ -63,7 +63,7 @@ func TestFirstLSN(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc := service{d}
+	svc := service{Daemon: d}
 	if _, err := svc.GroupPut(ctx, control.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestVerbsDuringInitialSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	svc := service{d}
+	svc := service{Daemon: d}
 	if _, err := svc.GroupPut(ctx, control.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}

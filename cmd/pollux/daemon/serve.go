@@ -46,7 +46,7 @@ func (d *Daemon) serveJournal(ctx context.Context) error {
 	var l net.Listener
 	var err error
 	if c.Listen != "" {
-		l, err = c.Identity.Files().Listen(c.Listen)
+		l, err = d.conf.Identity.Files().Listen(c.Listen)
 	} else {
 		l, err = d.listenUnix(d.journalSocket())
 	}
@@ -132,9 +132,10 @@ func (d *Daemon) serveHTTP() error {
 	reg.MustRegister(d.metrics)
 	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	ctl := http.NewServeMux()
-	verbs := control.Handler(service{d})
+	audit := journald.Auditor{Host: d.conf.Name, Log: d.log, Journal: d.journal}
+	verbs := control.Handler(service{d, audit}, audit.Record)
 	if d.host != nil {
-		control.AddJournal(verbs, journald.Members{Journal: d.host.Journal, Log: d.log})
+		control.AddMembers(verbs, journald.Members{Journal: d.host.Journal, Log: d.log})
 	}
 	ctl.Handle("/v1/", verbs)
 	ctl.Handle("/metrics", prom)
@@ -145,6 +146,13 @@ func (d *Daemon) serveHTTP() error {
 		return err
 	}
 	d.serve(l, ctl)
+	if d.conf.Control.Listen != "" {
+		l, err := d.conf.Identity.Files().Listen(d.conf.Control.Listen)
+		if err != nil {
+			return err
+		}
+		d.serve(l, verbs)
+	}
 	if addr := d.conf.Metrics.Listen; addr != "" {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {

@@ -10,13 +10,17 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/cmd/pollux/journald"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // service carries out the operators' verbs.
-type service struct{ *Daemon }
+type service struct {
+	*Daemon
+	journald.Auditor
+}
 
 var _ control.Service = service{}
 

@@ -123,7 +123,9 @@ func (d *Daemon) serveHTTP() error {
 	reg.MustRegister(d.metrics)
 	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	mux := http.NewServeMux()
-	mux.Handle("/v1/", control.JournalHandler(service{Members{d.host.Journal, d.log}, d}))
+	audit := Auditor{Host: d.conf.Name, Log: d.log, Journal: d.host}
+	verbs := control.JournalHandler(service{Members{d.host.Journal, d.log}, audit, d}, audit.Record)
+	mux.Handle("/v1/", verbs)
 	mux.Handle("/metrics", prom)
 	_ = os.Remove(d.conf.Socket) // ours: the state directory is locked
 	l, err := net.Listen("unix", d.conf.Socket)
@@ -134,6 +136,13 @@ func (d *Daemon) serveHTTP() error {
 		return fail.Wrap(fail.Denied, "listen on", d.conf.Socket, err)
 	}
 	d.serve(l, mux)
+	if d.conf.Control.Listen != "" {
+		l, err := d.conf.Identity.Files().Listen(d.conf.Control.Listen)
+		if err != nil {
+			return err
+		}
+		d.serve(l, verbs)
+	}
 	if addr := d.conf.Metrics.Listen; addr != "" {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {

@@ -1,0 +1,62 @@
+package journald
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/pki"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// Auditor records verbs in the journal, and finds them there.
+type Auditor struct {
+	Host    string
+	Log     *slog.Logger
+	Journal interface {
+		View(func(*state.State))
+		Submit(kind state.Kind, v any) error
+	}
+}
+
+// maxOutcome bounds the text of an error in an entry.
+const maxOutcome = 1000
+
+// Record is a control.Audit. A journal that cannot be reached gets no entry: the
+// verb could not change it either, and the host's own log has it.
+func (a Auditor) Record(_ context.Context, who pki.Peer, verb string, req json.RawMessage, err error) {
+	e := state.Audit{Time: time.Now().UTC(), Who: who.String(), Host: a.Host, Verb: verb, Request: req, Outcome: "ok"}
+	if who == pki.Local {
+		var by struct {
+			By string `json:"by"`
+		}
+		_ = json.Unmarshal(req, &by) // every such request has it, or it stays empty
+		e.Who = "user " + cmp.Or(by.By, "unknown")
+	}
+	if err != nil {
+		e.Outcome = err.Error()[:min(len(err.Error()), maxOutcome)]
+	}
+	a.Log.Info("verb", "verb", verb, "who", e.Who, "outcome", e.Outcome)
+	if err := a.Journal.Submit(state.KindAudit, e); err != nil {
+		a.Log.Warn("a verb is not in the journal's audit", "verb", verb, "who", e.Who, "err", err)
+	}
+}
+
+// AuditList lists the newest entries, oldest first.
+func (a Auditor) AuditList(_ context.Context, r control.AuditQuery) ([]control.AuditEntry, error) {
+	out := []control.AuditEntry{}
+	a.Journal.View(func(s *state.State) {
+		for _, e := range s.Audits {
+			out = append(out, control.AuditEntry(*e))
+		}
+	})
+	slices.SortFunc(out, func(x, y control.AuditEntry) int { return cmp.Compare(x.Number, y.Number) })
+	if r.Last > 0 && r.Last < len(out) {
+		out = out[len(out)-r.Last:]
+	}
+	return out, nil
+}
