@@ -12,7 +12,7 @@ import (
 )
 
 func newBench() *cobra.Command {
-	c := &cobra.Command{Use: "bench", Short: "Measure what protection costs here: write, lag, restore",
+	c := &cobra.Command{Use: "bench", Short: "Measure what protection costs here: write, lag, restore, journal",
 		Long: `Each benchmark starts what it needs, in temporary directories that it removes
 afterwards: agents, an unprotected NBD server, and, without --store, an S3 server.
 docs/benchmarks.md says what is measured and how to read it.`}
@@ -20,7 +20,7 @@ docs/benchmarks.md says what is measured and how to read it.`}
 		newBenchRun("write", "Throughput of a protected volume beside an unprotected one and nbdkit", 2, bench.Write),
 		newBenchRun("lag", "Time from a write's acknowledgement to its durability in the store, beside bare PUTs", 30, bench.Lag),
 		newBenchRun("restore", "Rate of a restore beside fetching the same objects", 0, bench.Restore),
-		newBenchServe())
+		newBenchJournal(), newBenchJournalStore(), newBenchServe())
 	return c
 }
 

@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -209,4 +211,15 @@ func (s *logStore) release() error {
 		return nil
 	}
 	return s.log.TruncateFront(to)
+}
+
+// OpenLogStore opens Raft's log alone, as a journal has it, in an empty directory:
+// for benchmarks against other log stores.
+func OpenLogStore(fs vfs.FS, dir string) (raft.LogStore, func() error, error) {
+	w, err := wal.Open(wal.Options{FS: fs, Dir: filepath.Join(dir, "raft"), SegmentBytes: defaultLogSegmentBytes,
+		BudgetBytes: defaultLogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	return &logStore{log: w, retain: func() (uint64, error) { return 0, nil }, failed: func(error) {}}, w.Close, nil
 }
