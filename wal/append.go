@@ -17,16 +17,40 @@ import (
 // segment may a leading part have been written: last tells); fail.Invalid when
 // an entry is larger than MaxEntry; ErrPoisoned, ErrClosed, ErrReadOnly.
 func (l *Log) Append(entries ...[]byte) (last uint64, err error) {
-	return l.append(0, entries)
+	return l.append(0, parts{bodies: entries})
 }
 
 // AppendReserved is Append for what must get through when the budget is used
-// up: it may use Options.ReserveBytes as well.
-func (l *Log) AppendReserved(entries ...[]byte) (last uint64, err error) {
-	return l.append(l.opt.ReserveBytes, entries)
+// up: it may use Options.ReserveBytes as well. Entry i is heads[i] followed by
+// bodies[i], so that a caller with a small head of its own need not copy.
+func (l *Log) AppendReserved(heads, bodies [][]byte) (last uint64, err error) {
+	return l.append(l.opt.ReserveBytes, parts{heads, bodies})
 }
 
-func (l *Log) append(reserveBytes int64, entries [][]byte) (uint64, error) {
+// parts are entries, each a head and a body; without heads, bodies alone.
+type parts struct{ heads, bodies [][]byte }
+
+func (p parts) count() int { return len(p.bodies) }
+
+func (p parts) head(i int) []byte {
+	if p.heads == nil {
+		return nil
+	}
+	return p.heads[i]
+}
+
+func (p parts) len(i int) int { return len(p.head(i)) + len(p.bodies[i]) }
+
+// cut returns the first n entries, and the rest.
+func (p parts) cut(n int) (first, rest parts) {
+	first.bodies, rest.bodies = p.bodies[:n], p.bodies[n:]
+	if p.heads != nil {
+		first.heads, rest.heads = p.heads[:n], p.heads[n:]
+	}
+	return first, rest
+}
+
+func (l *Log) append(reserveBytes int64, entries parts) (uint64, error) {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
 	need, err := l.measure(entries)
@@ -42,13 +66,14 @@ func (l *Log) append(reserveBytes int64, entries [][]byte) (uint64, error) {
 	if err != nil {
 		return last, err
 	}
-	for len(entries) > 0 {
+	for entries.count() > 0 {
 		n, payload := l.cutBatch(entries)
-		if err := l.appendBatch(entries[:n], payload); err != nil {
+		batch, rest := entries.cut(n)
+		if err := l.appendBatch(batch, payload); err != nil {
 			return last, err
 		}
 		last += uint64(n)
-		entries = entries[n:]
+		entries = rest
 	}
 	l.mu.Lock()
 	l.stats.Appends++
@@ -57,9 +82,9 @@ func (l *Log) append(reserveBytes int64, entries [][]byte) (uint64, error) {
 }
 
 // cutBatch returns how many of entries go into the next batch, and their size.
-func (l *Log) cutBatch(entries [][]byte) (n int, payloadBytes int64) {
-	for n < len(entries) && n < maxBatchEntries {
-		size := entryHeaderBytes + int64(len(entries[n]))
+func (l *Log) cutBatch(entries parts) (n int, payloadBytes int64) {
+	for n < entries.count() && n < maxBatchEntries {
+		size := entryHeaderBytes + int64(entries.len(n))
 		if n > 0 && payloadBytes+size > l.maxPayload {
 			break
 		}
@@ -70,18 +95,18 @@ func (l *Log) cutBatch(entries [][]byte) (n int, payloadBytes int64) {
 }
 
 // measure returns the file bytes that entries will take.
-func (l *Log) measure(entries [][]byte) (int64, error) {
-	for i, e := range entries {
-		if len(e) > l.MaxEntry() {
+func (l *Log) measure(entries parts) (int64, error) {
+	for i := range entries.bodies {
+		if n := entries.len(i); n > l.MaxEntry() {
 			return 0, fail.New(fail.Invalid, "append to wal", l.dir,
-				fmt.Sprintf("entry %d of %d has %d bytes; the limit is %d", i+1, len(entries), len(e), l.MaxEntry()))
+				fmt.Sprintf("entry %d of %d has %d bytes; the limit is %d", i+1, entries.count(), n, l.MaxEntry()))
 		}
 	}
 	total := int64(0)
-	for len(entries) > 0 {
+	for entries.count() > 0 {
 		n, payload := l.cutBatch(entries)
 		total += batchBytes(payload)
-		entries = entries[n:]
+		_, entries = entries.cut(n)
 	}
 	return total, nil
 }
@@ -102,7 +127,7 @@ func (l *Log) budgetLocked(needBytes, reserveBytes int64) error {
 
 // appendBatch writes one batch with one pwrite, in a new segment if it does not
 // fit into the present one.
-func (l *Log) appendBatch(entries [][]byte, payloadBytes int64) error {
+func (l *Log) appendBatch(entries parts, payloadBytes int64) error {
 	if l.writeOff+batchBytes(payloadBytes) > l.active().sizeBytes-blockBytes { // segments change under wmu only
 		if err := l.rollover(); err != nil {
 			return err
@@ -121,18 +146,18 @@ func (l *Log) appendBatch(entries [][]byte, payloadBytes int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at := uint32(l.writeOff) + batchHeaderBytes
-	for _, e := range entries {
+	for i := range entries.bodies {
 		s.offsets = append(s.offsets, at)
-		at += entryHeaderBytes + uint32(len(e))
+		at += entryHeaderBytes + uint32(entries.len(i))
 	}
 	l.writeOff += int64(len(buf))
 	l.used += l.writeOff - s.endBytes
 	s.endBytes = l.writeOff
-	l.last += uint64(len(entries))
+	l.last += uint64(entries.count())
 	l.chain, l.sealed = crc, false
 	l.stats.Batches++
-	l.stats.AppendedEntries += uint64(len(entries))
-	l.stats.AppendedBytes += uint64(payloadBytes) - entryHeaderBytes*uint64(len(entries))
+	l.stats.AppendedEntries += uint64(entries.count())
+	l.stats.AppendedBytes += uint64(payloadBytes) - entryHeaderBytes*uint64(entries.count())
 	return nil
 }
 

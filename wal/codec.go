@@ -199,21 +199,23 @@ func alignUp(n int64) int64 { return (n + blockBytes - 1) &^ (blockBytes - 1) }
 // encodeBatch encodes entries into buf (grown as needed) and returns it, padded
 // to whole blocks, with the header's checksum. It sets count, payloadBytes,
 // digest and crc itself. It allocates only where buf is too small.
-func encodeBatch(buf []byte, h batchHeader, entries [][]byte) ([]byte, uint32) {
+func encodeBatch(buf []byte, h batchHeader, entries parts) ([]byte, uint32) {
 	payload := int64(0)
-	for _, e := range entries {
-		payload += entryHeaderBytes + int64(len(e))
+	for i := range entries.bodies {
+		payload += entryHeaderBytes + int64(entries.len(i))
 	}
 	size := int(batchBytes(payload))
 	buf = slices.Grow(buf[:0], size)[:size]
 	le := binary.LittleEndian
 	at, digest := batchHeaderBytes, uint32(0)
-	for i, e := range entries {
-		le.PutUint32(buf[at:], uint32(len(e)))
-		le.PutUint32(buf[at+4:], entryCRC(h.salt, h.first+uint64(i), e))
-		digest = crc32.Update(digest, castagnoli, buf[at:at+entryHeaderBytes])
-		at += entryHeaderBytes
-		at += copy(buf[at:], e)
+	for i, body := range entries.bodies {
+		from := at + entryHeaderBytes
+		end := from + copy(buf[from:], entries.head(i))
+		end += copy(buf[end:], body)
+		le.PutUint32(buf[at:], uint32(end-from))
+		le.PutUint32(buf[at+4:], entryCRC(h.salt, h.first+uint64(i), buf[from:end])) // warm in the cache by now
+		digest = crc32.Update(digest, castagnoli, buf[at:from])
+		at = end
 	}
 	clear(buf[at:])
 	copy(buf, batchMagic)
@@ -222,7 +224,7 @@ func encodeBatch(buf []byte, h batchHeader, entries [][]byte) ([]byte, uint32) {
 	le.PutUint32(buf[16:], h.offsetBytes)
 	le.PutUint32(buf[20:], h.chain)
 	le.PutUint64(buf[24:], h.first)
-	le.PutUint32(buf[32:], uint32(len(entries)))
+	le.PutUint32(buf[32:], uint32(entries.count()))
 	le.PutUint32(buf[36:], uint32(payload))
 	le.PutUint64(buf[40:], h.synced)
 	le.PutUint64(buf[48:], h.front)

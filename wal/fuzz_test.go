@@ -13,8 +13,8 @@ func FuzzSegment(f *testing.F) {
 	h := segmentHeader{sequence: 1, salt: 42, base: 1, front: 1}
 	block := make([]byte, segmentHeaderBytes)
 	chain := encodeSegmentHeader(block, h)
-	b1, crc := encodeBatch(nil, batchHeader{salt: 42, offsetBytes: 4096, chain: chain, first: 1, front: 1}, [][]byte{[]byte("one"), payload(1, 5000)})
-	b2, _ := encodeBatch(nil, batchHeader{salt: 42, offsetBytes: 4096 + uint32(len(b1)), chain: crc, first: 3, synced: 2, front: 2}, [][]byte{[]byte("three")})
+	b1, crc := encodeBatch(nil, batchHeader{salt: 42, offsetBytes: 4096, chain: chain, first: 1, front: 1}, parts{bodies: [][]byte{[]byte("one"), payload(1, 5000)}})
+	b2, _ := encodeBatch(nil, batchHeader{salt: 42, offsetBytes: 4096 + uint32(len(b1)), chain: crc, first: 3, synced: 2, front: 2}, parts{bodies: [][]byte{[]byte("three")}})
 	f.Add([]byte{}, uint16(0), byte(0))
 	f.Add(append(bytes.Clone(b1), b2...), uint16(70), byte(1))
 	f.Add(b1, uint16(8), byte(0))
@@ -35,7 +35,7 @@ func FuzzSegment(f *testing.F) {
 					return nil
 				}
 				again, crc := encodeBatch(nil, batchHeader{flags: b.flags, salt: b.salt, offsetBytes: b.offsetBytes,
-					chain: prev, first: b.first, synced: b.synced, front: b.front}, b.entries)
+					chain: prev, first: b.first, synced: b.synced, front: b.front}, parts{bodies: b.entries})
 				n := batchHeaderBytes + int(b.payloadBytes)
 				if crc != b.crc || !bytes.Equal(again[:n], body[sc.off-segmentHeaderBytes:][:n]) {
 					t.Fatalf("batch at %d does not encode to itself", sc.off)
@@ -55,7 +55,7 @@ func FuzzHeaders(f *testing.F) {
 	block := make([]byte, segmentHeaderBytes)
 	encodeSegmentHeader(block, segmentHeader{sequence: 3, salt: 1, base: 9, front: 4, prevSequence: 2, prevSalt: 8})
 	f.Add(block)
-	b, _ := encodeBatch(nil, batchHeader{first: 1, front: 1}, [][]byte{[]byte("x")})
+	b, _ := encodeBatch(nil, batchHeader{first: 1, front: 1}, parts{bodies: [][]byte{[]byte("x")}})
 	f.Add(b)
 	f.Add(b[64:80])
 	f.Fuzz(func(t *testing.T, b []byte) {

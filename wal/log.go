@@ -342,7 +342,7 @@ func (l *Log) seal() error {
 	if err != nil || l.sealed || l.writeOff+blockBytes > s.sizeBytes {
 		return err
 	}
-	buf, _ := encodeBatch(l.scratch, h, nil)
+	buf, _ := encodeBatch(l.scratch, h, parts{})
 	if _, err := s.file.WriteAt(buf, l.writeOff); err != nil {
 		return l.poisonNow("seal wal", s.path, err)
 	}

@@ -154,10 +154,10 @@ func TestBudgetAndReserve(t *testing.T) {
 		t.Fatalf("%d entries of 4 KiB fit into 100 KiB", n)
 	}
 	for range 2 {
-		_, err := l.AppendReserved(e)
+		_, err := l.AppendReserved(nil, [][]byte{e})
 		must(t, err)
 	}
-	_, err := l.AppendReserved(e)
+	_, err := l.AppendReserved(nil, [][]byte{e})
 	wantKind(t, err, fail.Full, ErrFull)
 	if s := l.Stats(); s.LiveBytes != 108<<10 {
 		t.Fatalf("%+v", s)

@@ -352,7 +352,7 @@ func (l *Log) rewrite(old *segment, f vfs.File, h segmentHeader, chain uint32) (
 		l.scratch, crc = encodeBatch(l.scratch, batchHeader{
 			salt: h.salt, offsetBytes: uint32(out.endBytes), chain: out.chain,
 			first: b.first + skip, synced: h.base - 1, front: h.front,
-		}, b.entries[skip:])
+		}, parts{bodies: b.entries[skip:]})
 		if _, err := f.WriteAt(l.scratch, out.endBytes); err != nil {
 			return ioError(opOpen, l.dir, err)
 		}

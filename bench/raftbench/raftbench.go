@@ -1,7 +1,9 @@
 // Package raftbench measures what a Raft log store costs: three voters in one
 // process over loopback TCP, entries of one size with a fixed number in flight, and
 // whatever fsync the stores do. Raft, its settings and its transport are the same
-// for all, and the FSM does nothing, so that the difference is the store.
+// for all, and the FSM does nothing, so that the difference is the store. As in a
+// journal that runs, a snapshot lets the front of the log go whenever it has grown
+// by keepBytes: a store has to take back room, not only to take it.
 //
 // `pollux bench journal` runs it on Pollux's own store, and the nested module
 // bench/peers on other stores, each in a process of its own.
@@ -45,14 +47,20 @@ type Result struct {
 	Entries    int     `json:"entries"`
 }
 
-const voters = 3
+const (
+	voters = 3
+	// keepBytes is how far a log grows between snapshots; half of it stays behind one.
+	keepBytes = 64 << 20
+)
 
-// nothing is an FSM without state.
+// nothing is an FSM without state, and its snapshot.
 type nothing struct{}
 
-func (nothing) Apply(*raft.Log) any                 { return nil }
-func (nothing) Restore(r io.ReadCloser) error       { return r.Close() }
-func (nothing) Snapshot() (raft.FSMSnapshot, error) { return nil, fmt.Errorf("no snapshots here") }
+func (nothing) Apply(*raft.Log) any                  { return nil }
+func (nothing) Restore(r io.ReadCloser) error        { return r.Close() }
+func (nothing) Snapshot() (raft.FSMSnapshot, error)  { return nothing{}, nil }
+func (nothing) Persist(sink raft.SnapshotSink) error { return sink.Close() }
+func (nothing) Release()                             {}
 
 type voter struct {
 	raft  *raft.Raft
@@ -67,7 +75,7 @@ func Run(name string, open Store, l Load) (Result, error) {
 		return Result{}, err
 	}
 	defer os.RemoveAll(dir)
-	all, err := start(dir, open)
+	all, err := start(dir, open, l.EntryBytes)
 	defer func() {
 		for _, v := range all {
 			_ = v.raft.Shutdown().Error()
@@ -82,7 +90,7 @@ func Run(name string, open Store, l Load) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if _, err := load(lead, l, min(l.Seconds/4, 1)); err != nil { // warm: the first segments are new files
+	if _, err := load(lead, l, l.Seconds); err != nil { // warm: some snapshots have been
 		return Result{}, err
 	}
 	cpu, began := cpuSeconds(), time.Now()
@@ -98,7 +106,7 @@ func Run(name string, open Store, l Load) (Result, error) {
 		CPUPerGiB: used / (bytes / (1 << 30)), Entries: len(took)}, nil
 }
 
-func start(dir string, open Store) ([]*voter, error) {
+func start(dir string, open Store, entryBytes int) ([]*voter, error) {
 	var servers []raft.Server
 	var layers []*layer
 	for i := range voters {
@@ -124,7 +132,8 @@ func start(dir string, open Store) ([]*voter, error) {
 		conf := raft.DefaultConfig()
 		conf.LocalID, conf.Logger = servers[i].ID, quiet
 		conf.MaxAppendEntries = 16
-		conf.SnapshotThreshold, conf.SnapshotInterval = 1<<60, 24*time.Hour
+		conf.SnapshotThreshold, conf.SnapshotInterval = uint64(keepBytes/entryBytes), 100*time.Millisecond
+		conf.TrailingLogs = uint64(keepBytes / 2 / entryBytes)
 		stable, snaps := raft.NewInmemStore(), raft.NewDiscardSnapshotStore()
 		if err := raft.BootstrapCluster(conf, logs, stable, snaps, trans, raft.Configuration{Servers: servers}); err != nil {
 			return all, err

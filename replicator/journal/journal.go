@@ -172,7 +172,7 @@ func (j *Journal) open(ctx context.Context) (err error) {
 		return err
 	}
 	j.wal, err = wal.Open(wal.Options{FS: o.FS, Dir: filepath.Join(o.Dir, "raft"), SegmentBytes: o.LogSegmentBytes,
-		BudgetBytes: o.LogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true, OnSync: o.OnSync})
+		BudgetBytes: o.LogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true, MaxSpares: logSpares, OnSync: o.OnSync})
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ type logStore struct {
 	single atomic.Bool  // this is the only member: lazy entries may be lazy
 	busy   atomic.Int64 // since when StoreLogs waits for the disk, ns; 0: it does not
 	hold   sync.RWMutex // read-locked while a snapshot copies frames out of the log
+	cache  logCache
 	buf    []byte
 }
 
@@ -62,7 +63,8 @@ const (
 	raftEntryVersion = 1
 )
 
-func appendRaftLog(b []byte, l *raft.Log) []byte {
+// raftHead encodes what comes before an entry's data.
+func raftHead(b []byte, l *raft.Log) []byte {
 	var h [raftEntryHead]byte
 	le := binary.LittleEndian
 	h[0], h[1] = raftEntryVersion, byte(l.Type)
@@ -72,7 +74,7 @@ func appendRaftLog(b []byte, l *raft.Log) []byte {
 	if !l.AppendedAt.IsZero() {
 		le.PutUint64(h[24:], uint64(l.AppendedAt.UnixNano()))
 	}
-	return append(append(append(b, h[:]...), l.Extensions...), l.Data...)
+	return append(append(b, h[:]...), l.Extensions...)
 }
 
 func parseRaftLog(b []byte, l *raft.Log) error {
@@ -98,6 +100,9 @@ func parseRaftLog(b []byte, l *raft.Log) error {
 }
 
 func (s *logStore) GetLog(index uint64, l *raft.Log) error {
+	if index >= s.mark.Load() && s.cache.get(index, l) {
+		return nil
+	}
 	b, err := s.log.Read(index, nil)
 	if fail.Is(err, fail.NotFound) || index < s.mark.Load() {
 		return raft.ErrLogNotFound
@@ -143,26 +148,23 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 			return err
 		}
 	}
+	heads, bodies := make([][]byte, len(logs)), make([][]byte, len(logs))
 	buf := s.buf[:0]
-	ends := make([]int, len(logs))
 	for i, l := range logs {
-		buf = appendRaftLog(buf, l)
-		ends[i] = len(buf)
+		from := len(buf)
+		buf = raftHead(buf, l)
+		heads[i], bodies[i] = buf[from:len(buf):len(buf)], l.Data
 	}
 	s.buf = buf
-	entries := make([][]byte, len(logs))
-	from := 0
-	for i, end := range ends {
-		entries[i], from = buf[from:end], end
-	}
 	s.busy.Store(time.Now().UnixNano())
-	last, err := s.log.AppendReserved(entries...)
+	last, err := s.log.AppendReserved(heads, bodies)
 	if err == nil && !(s.single.Load() && allLazy(logs)) {
 		err = s.log.Sync(context.Background(), last)
 	}
 	s.busy.Store(0)
 	switch {
 	case err == nil:
+		s.cache.add(logs)
 	case errors.Is(err, wal.ErrPoisoned):
 		s.failed(err)
 	case s.log.Last() >= logs[0].Index: // a full disk took a part: Raft knows of none
@@ -179,8 +181,10 @@ func (s *logStore) DeleteRange(low, high uint64) error {
 	switch {
 	case low <= s.log.First() && high >= last:
 		s.mark.Store(0)
+		s.cache.drop()
 		return s.log.Reset(high + 1)
 	case high >= last: // what lies below the mark may still be needed
+		s.cache.drop()
 		return s.log.TruncateBack(low - 1)
 	case low <= first:
 		s.mark.Store(high + 1)
@@ -213,11 +217,15 @@ func (s *logStore) release() error {
 	return s.log.TruncateFront(to)
 }
 
+// logSpares is how many written segments of Raft's log are kept: what grows between
+// two snapshots. An append to a new file costs about twice as much.
+const logSpares = 16
+
 // OpenLogStore opens Raft's log alone, as a journal has it, in an empty directory:
 // for benchmarks against other log stores.
 func OpenLogStore(fs vfs.FS, dir string) (raft.LogStore, func() error, error) {
 	w, err := wal.Open(wal.Options{FS: fs, Dir: filepath.Join(dir, "raft"), SegmentBytes: defaultLogSegmentBytes,
-		BudgetBytes: defaultLogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true})
+		BudgetBytes: defaultLogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true, MaxSpares: logSpares})
 	if err != nil {
 		return nil, nil, err
 	}
