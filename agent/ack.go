@@ -171,6 +171,7 @@ func (a *Agent) shipError() error {
 // Kept is the promise that holds for every flush that was answered; it is weaker
 // than the policy's while that is degraded, or not yet reached after a change.
 type Kept struct {
+	Asked    string // the policy's
 	Ack      string
 	Why      string // "" where it is the policy's
 	Waiting  int    // flushes
@@ -183,6 +184,7 @@ func (s *stream) keptNow() Kept {
 	if k.Ack == "" {
 		k.Ack = AckLocal
 	}
+	k.Asked = k.Ack
 	if ok, _ := s.promised(s.ack.flushed); ok && !k.Degraded && !(s.conf.Ack == AckJournal && s.ship.voters < MinVoters) {
 		return k
 	}

@@ -20,11 +20,12 @@ import (
 
 // cluster is a journal of several processes on loopback.
 type cluster struct {
-	t       *testing.T
-	dir     string
-	store   string // url
-	certs   string // directory of an authority's certificates; "": in clear
-	members []*memberProcess
+	t                     *testing.T
+	dir                   string
+	store                 string // url
+	endpoint, credentials string // of the store, if it is S3
+	certs                 string // directory of an authority's certificates; "": in clear
+	members               []*memberProcess
 }
 
 // memberProcess is one `pollux journal`.
@@ -33,6 +34,8 @@ type memberProcess struct {
 	n       int
 	listen  string // where it listens
 	dialled string // what others dial: a proxy, perhaps
+	started func(m *memberProcess)
+	disk    string // where its state is; "": beside its log
 	control string // where operators on other hosts reach it, with certificates
 	process *child.Process
 }
@@ -118,7 +121,12 @@ func (c *cluster) addresses() []string {
 func (m *memberProcess) path(name string) string {
 	return filepath.Join(m.c.dir, fmt.Sprintf("m%d", m.n), name)
 }
-func (m *memberProcess) state() string  { return m.path("state") }
+func (m *memberProcess) state() string {
+	if m.disk != "" {
+		return filepath.Join(m.disk, "state")
+	}
+	return m.path("state")
+}
 func (m *memberProcess) socket() string { return m.path("control.sock") }
 
 func (m *memberProcess) logText() string {
@@ -136,7 +144,10 @@ func (m *memberProcess) configure() {
 		m.control = freeAddress(m.c.t)
 		y += fmt.Sprintf("control: {listen: %q}\n", m.control) + m.c.tls("journal", fmt.Sprint("m", m.n))
 	}
-	y += fmt.Sprintf("targets:\n  - name: faraway\n    url: %s\n    requests: {rate: 0}\n", m.c.store)
+	y += fmt.Sprintf("disk_stall: 2s\ntargets:\n  - name: faraway\n    url: %s\n    requests: {rate: 0}\n", m.c.store)
+	if m.c.endpoint != "" {
+		y += fmt.Sprintf("    endpoint: %s\n    credentials_file: %s\n", m.c.endpoint, m.c.credentials)
+	}
 	if err := os.WriteFile(m.path("journal.yaml"), []byte(y), 0o600); err != nil {
 		m.c.t.Fatal(err)
 	}
@@ -156,6 +167,9 @@ func (m *memberProcess) start() {
 	cmd.Stdout, cmd.Stderr = log, log
 	if m.process, err = child.Start(cmd); err != nil {
 		t.Fatal(err)
+	}
+	if m.started != nil {
+		m.started(m)
 	}
 	until(t, startTimeout, fmt.Sprintf("member %d's socket", m.n), func() error {
 		if !m.process.Running() {

@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -23,6 +24,8 @@ type writer struct {
 	pending       *op           // sent, and not answered
 	ops           atomic.Int64  // answered, for whoever paces the load
 	flushed       atomic.Uint64 // the LSN that the last answered flush covers
+	flushes       atomic.Int64  // answered, forced writes among them
+	flushPart     int           // one request in so many is preceded by a flush; 0: 20
 }
 
 // newWriter is for a volume that nobody has written to.
@@ -46,12 +49,13 @@ func (w *writer) connect() {
 func (w *writer) run(ctx context.Context) error {
 	for n := 0; ctx.Err() == nil; n++ {
 		time.Sleep(w.pace)
-		if w.rand.IntN(20) == 0 {
+		if w.rand.IntN(cmp.Or(w.flushPart, 20)) == 0 {
 			lsn := w.h.lsn
 			if err := w.conn.Flush(context.Background()); err != nil {
 				return err
 			}
 			w.flushed.Store(lsn)
+			w.flushes.Add(1)
 		}
 		if err := w.do(randomOp(w.rand, 0, w.h.size)); err != nil {
 			return err
@@ -112,6 +116,7 @@ func (w *writer) do(o op) error {
 	w.pending = nil
 	if o.flags&nbdclient.FUA != 0 {
 		w.flushed.Store(w.h.lsn)
+		w.flushes.Add(1)
 	}
 	w.ops.Add(1)
 	return nil

@@ -43,7 +43,7 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 	case !r.Create && !exists:
 		return control.Group{}, noSuch("group", r.Name)
 	case r.Create:
-		g = state.Group{Name: r.Name, Ack: "local", Overflow: "throttle", PITR: "every-write", RPOTargetSeconds: 10, Created: time.Now().UTC()}
+		g = state.Group{Name: r.Name, Ack: "local", Overflow: "throttle", PITR: "every-write", RPOTargetSeconds: defaultRPOTargetSeconds, Created: time.Now().UTC()}
 	}
 	if err := state.CheckName("group", r.Name); err != nil {
 		return control.Group{}, err
@@ -64,7 +64,10 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 	return d.group(&g), nil
 }
 
-const maxRPOTargetSeconds = 366 * 86400
+const (
+	defaultRPOTargetSeconds = 10
+	maxRPOTargetSeconds     = 366 * 86400
+)
 
 // applySettings applies what the request sets, and refuses what this build cannot keep.
 func applySettings(g *state.Group, r *control.GroupPut, voters int) error {

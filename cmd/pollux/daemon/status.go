@@ -50,6 +50,11 @@ func (d service) Status(context.Context, struct{}) (control.Status, error) {
 			}
 		}
 	})
+	if d.remote != nil && !d.remote.Synced() { // what this host knows by itself
+		for _, s := range a.Streams {
+			groups = append(groups, state.Group{Name: s.Conf.Group, Ack: s.Kept.Asked, RPOTargetSeconds: defaultRPOTargetSeconds, Paused: s.Conf.Paused})
+		}
+	}
 	for i := range groups {
 		s := streams[groups[i].Name]
 		st.Groups = append(st.Groups, d.groupStatus(&groups[i], &s, &a, j.Targets, initializing[groups[i].Name]))

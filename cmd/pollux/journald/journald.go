@@ -103,7 +103,10 @@ func (d *Daemon) open(ctx context.Context) error {
 	return d.serveHTTP()
 }
 
+// fail ends the daemon. It says why at once: the end may take long, on a disk that
+// does not answer.
 func (d *Daemon) fail(err error) {
+	d.log.Error("this member cannot go on", "err", err, "hint", fail.HintOf(err))
 	select {
 	case d.failed <- err:
 	default:
@@ -179,9 +182,28 @@ func (d *Daemon) Wait(ctx context.Context) error {
 // handOver bounds how long a leader that stops tries to hand the lead over.
 const handOver = 3 * time.Second
 
-// Close stops the member. A leader hands the lead over first: the others need not
-// wait until they miss it.
+// closeTimeout bounds the end of a member that has failed: what it waits for may
+// never come, and nothing that it acknowledged depends on it.
+const closeTimeout = 10 * time.Second
+
+// Close stops the member.
 func (d *Daemon) Close() error {
+	if d.host == nil || d.host.Err() == nil {
+		return d.close()
+	}
+	done := make(chan error, 1)
+	go func() { done <- d.close() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(closeTimeout):
+		return fail.New(fail.Retry, "stop", "journal", "it does not end in order")
+	}
+}
+
+// close is Close. A leader hands the lead over first: the others need not wait
+// until they miss it.
+func (d *Daemon) close() error {
 	for _, s := range d.http {
 		_ = s.Close()
 	}
