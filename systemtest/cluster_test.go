@@ -22,9 +22,10 @@ import (
 type cluster struct {
 	t                     *testing.T
 	dir                   string
-	store                 string // url
-	endpoint, credentials string // of the store, if it is S3
-	certs                 string // directory of an authority's certificates; "": in clear
+	store                 string   // url
+	endpoint, credentials string   // of the store, if it is S3
+	more                  []string // addresses of members that are not ours
+	certs                 string   // directory of an authority's certificates; "": in clear
 	members               []*memberProcess
 }
 
@@ -115,7 +116,7 @@ func (c *cluster) addresses() []string {
 	for _, m := range c.members {
 		out = append(out, m.dialled)
 	}
-	return out
+	return append(out, c.more...)
 }
 
 func (m *memberProcess) path(name string) string {
@@ -294,4 +295,53 @@ func TestJournalCluster(t *testing.T) {
 	stop()
 	s.drained("g", time.Minute)
 	t.Logf("checked %d points", checkPoints(w, r))
+}
+
+// TestGrow begins with an agent and its embedded journal, and makes that journal one
+// of three under load, without an error at a client. Then the host of the agent is
+// lost, and the twin holds all that was flushed under the promise of three.
+func TestGrow(t *testing.T) {
+	c := newCluster(t, 2)
+	s := newSite(t, siteConf{url: c.store})
+	s.mustStart()
+	s.volume("g", "v", "16MiB")
+	w := newWriter(s, "g", "v", exactBytes, newRand(t))
+	w.connect()
+	stop := w.background()
+	w.progress(300)
+	stop()
+
+	// The one restart that it takes: the journal gets an address.
+	address := freeAddress(t)
+	s.stop()
+	s.conf.member = fmt.Sprintf("  listen: %s\n  peers: [%s]\n", address, strings.Join(c.addresses(), ", "))
+	s.configure()
+	s.mustStart()
+	w.connect()
+	stop = w.background()
+	w.progress(100)
+	c.more = []string{address}
+	for i, m := range c.members {
+		m.start()
+		until(t, startTimeout, "the journal has one more voter", func() error {
+			if j := s.status().Journal; j.Voters != i+2 || j.Members != i+2 {
+				return fmt.Errorf("%+v", j)
+			}
+			return nil
+		})
+		w.progress(100)
+	}
+	s.verb("group", "set", "g", "--ack", "journal")
+	w.progress(300)
+	stop()
+	flushed := w.flushed.Load()
+	s.agent.Kill()
+	_ = os.RemoveAll(s.conf.state)
+	until(t, time.Minute, "the twin holds what was flushed", func() error {
+		if lsn := s.storeLastLSN("v"); lsn < flushed {
+			return fmt.Errorf("LSN %d of %d", lsn, flushed)
+		}
+		return nil
+	})
+	t.Logf("flushed up to LSN %d, the twin holds %d", flushed, w.checkNewest())
 }

@@ -25,6 +25,7 @@ type siteConf struct {
 	env                        []string
 	journal                    []string // addresses of one elsewhere, which has the target
 	more                       string   // lines of agent.yaml
+	member                     string   // lines of the embedded journal
 }
 
 // site is one host with its agent.
@@ -93,7 +94,8 @@ func (s *site) configure() {
 		s.writeConfig(y + s.conf.more)
 		return
 	}
-	y += fmt.Sprintf("journal:\n  log_budget: 64MiB\n  targets:\n    - name: faraway\n      url: %s\n      requests: {rate: 0}\n", s.conf.url)
+	y += "journal:\n" + s.conf.member
+	y += fmt.Sprintf("  log_budget: 64MiB\n  targets:\n    - name: faraway\n      url: %s\n      requests: {rate: 0}\n", s.conf.url)
 	if s.conf.endpoint != "" {
 		y += fmt.Sprintf("      endpoint: %s\n      credentials_file: %s\n", s.conf.endpoint, s.conf.credentials)
 	}

@@ -127,28 +127,42 @@ func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) err
 }
 
 func printStatus(w io.Writer, st *control.Status) {
-	rows := [][]string{{"GROUP", "ROLE", "STATE", "LAG", "BEHIND", "LAST LSN", "DURABLE LSN", "REASON"}}
+	rows := [][]string{{"GROUP", "ROLE", "STATE", "ACK", "LAG", "BEHIND", "LAST LSN", "DURABLE LSN", "REASON"}}
 	for _, g := range st.Groups {
-		rows = append(rows, []string{g.Name, g.Role, g.State, text.Duration(time.Duration(g.LagSeconds * 1e9)), text.Bytes(g.LagBytes),
+		ack := g.Ack
+		if g.AckKept != "" && g.AckKept != g.Ack {
+			ack = g.AckKept + " (not " + g.Ack + ")"
+		}
+		rows = append(rows, []string{g.Name, g.Role, g.State, ack, text.Duration(time.Duration(g.LagSeconds * 1e9)), text.Bytes(g.LagBytes),
 			fmt.Sprint(g.LastLSN), fmt.Sprint(g.DurableLSN), g.Reason})
 	}
 	text.Table(w, rows)
 	fmt.Fprintln(w)
-	rows = [][]string{{"TARGET", "SITE", "URL", "OBJECTS", "LAST SUCCESS", "ERROR"}}
+	rows = [][]string{{"TARGET", "SITE", "URL", "OBJECTS", "LAG", "LAST SUCCESS", "ERROR"}}
 	for _, t := range st.Targets {
 		last := "never"
 		if t.LastSuccess != nil {
 			last = text.Duration(time.Since(*t.LastSuccess)) + " ago"
 		}
-		rows = append(rows, []string{t.Name, t.Site, t.URL, fmt.Sprint(t.Position), last, t.Error})
+		rows = append(rows, []string{t.Name, t.Site, t.URL, fmt.Sprint(t.Position), text.Duration(time.Duration(t.LagSeconds * 1e9)), last, t.Error})
 	}
 	text.Table(w, rows)
-	role := "leader"
-	if !st.Journal.Leader {
-		role = "no leader"
+	role := "led from here"
+	switch {
+	case st.Journal.Leader:
+	case st.Journal.LeaderAddress != "":
+		role = "led from " + st.Journal.LeaderAddress
+	default:
+		role = "no leader is known"
+	}
+	if st.Journal.Voters > 1 {
+		role += fmt.Sprintf(", %d voters", st.Journal.Voters)
 	}
 	fmt.Fprintf(w, "\njournal %s: %s, epoch %d, term %d, log %s of %s\n", st.Journal.ID, role, st.Journal.Epoch, st.Journal.Term,
 		text.Bytes(st.Journal.LogBytes), text.Bytes(st.Journal.LogBudgetBytes))
+	if st.Agent.Name == "" {
+		return // a journal's member, no agent
+	}
 	fmt.Fprintf(w, "agent %s: memory %s of %s, WAL %s of %s, %d NBD connections\n", st.Agent.Name, text.Bytes(st.Agent.MemoryBytes),
 		text.Bytes(st.Agent.MemoryBudget), text.Bytes(st.Agent.WALBytes), text.Bytes(st.Agent.WALBudgetBytes), st.Agent.Connections)
 }

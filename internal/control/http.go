@@ -199,6 +199,10 @@ func (c *Client) Call(ctx context.Context, verb string, req, resp any) error {
 	if err != nil {
 		return c.unreachable(err)
 	}
+	if got.StatusCode == http.StatusNotFound {
+		return fail.New(fail.Refused, "call", verb, "the daemon at "+c.socket+" does not serve that verb").
+			WithHint("`pollux journal …` goes to a member of a journal, everything else to an agent: --socket or --address")
+	}
 	if got.StatusCode != http.StatusOK {
 		var f change.Fault
 		if json.Unmarshal(b, &f) != nil || f.Text == "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -47,6 +48,9 @@ func (m Members) JournalList(ctx context.Context, _ struct{}) (control.JournalMe
 	return out, nil
 }
 
+// leadTimeout bounds how long JournalInit waits to be able to show the journal.
+const leadTimeout = 10 * time.Second
+
 // JournalInit begins a new journal here.
 func (m Members) JournalInit(ctx context.Context, r control.JournalInit) (control.JournalMembers, error) {
 	if !r.DryRun {
@@ -54,6 +58,9 @@ func (m Members) JournalInit(ctx context.Context, r control.JournalInit) (contro
 			return control.JournalMembers{}, err
 		}
 		m.Log.Info("journal begun", "by", r.By)
+		for end := time.Now().Add(leadTimeout); !m.Journal.Leads() && time.Now().Before(end) && ctx.Err() == nil; {
+			time.Sleep(20 * time.Millisecond) // alone, it elects itself
+		}
 	}
 	return m.JournalList(ctx, struct{}{})
 }
