@@ -41,7 +41,12 @@ type agentProc struct {
 // like the others', and waits until the store holds all of it. A negative rate
 // is the product's default.
 func (s *session) startAgent(ctx context.Context, name string, rate float64) (*agentProc, error) {
-	a := &agentProc{dir: filepath.Join(s.dir, name), store: s.prefix(name)}
+	a := &agentProc{dir: filepath.Join(s.dir, name)}
+	if s.journal != nil {
+		a.store = s.journal.store
+	} else {
+		a.store = s.prefix(name)
+	}
 	a.backing, a.socket = filepath.Join(a.dir, "disk.img"), filepath.Join(a.dir, "control.sock")
 	if err := os.Mkdir(a.dir, 0o700); err != nil {
 		return nil, fail.Wrap(fail.Denied, "create", a.dir, err)
@@ -91,10 +96,7 @@ func (a *agentProc) setUp(ctx context.Context) error {
 
 // agentYAML quotes by JSON, which YAML contains.
 func (s *session) agentYAML(a *agentProc, name string, rate float64) string {
-	q := func(v string) string {
-		b, _ := json.Marshal(v)
-		return string(b)
-	}
+	q := quoted
 	var y strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&y, format+"\n", args...) }
 	line("name: %s", q(name))
@@ -102,17 +104,36 @@ func (s *session) agentYAML(a *agentProc, name string, rate float64) string {
 	line("runtime: %s", q(s.tmpfs))
 	line("socket: %s", q(a.socket))
 	line("memory: %d", int64(s.o.Memory))
-	line("nbd:\n  unix: %s", q(filepath.Join(a.dir, "nbd.sock")))
+	line("nbd:\n  unix: %s\n  max_connections: 2048", q(filepath.Join(a.dir, "nbd.sock")))
 	line("log:\n  level: warn")
-	line("journal:\n  targets:\n    - name: bench\n      url: %s", q(a.store))
+	line("journal:")
+	if s.journal != nil {
+		line("  addresses: [%s]", strings.Join(s.journal.addresses, ", "))
+		return y.String()
+	}
+	return y.String() + s.targetYAML("  ", a.store, rate)
+}
+
+func quoted(v string) string {
+	b, _ := json.Marshal(v)
+	return string(b)
+}
+
+// targetYAML are the lines about the target, indented.
+func (s *session) targetYAML(indent, url string, rate float64) string {
+	var y strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&y, indent+format+"\n", args...) }
+	line("targets:")
+	line("  - name: bench")
+	line("    url: %s", quoted(url))
 	for _, f := range []struct{ key, value string }{{"endpoint", s.sopts.Endpoint}, {"region", s.sopts.Region},
 		{"credentials_file", s.sopts.CredentialsFile}, {"ca_file", s.sopts.CAFile}} {
 		if f.value != "" {
-			line("      %s: %s", f.key, q(f.value))
+			line("    %s: %s", f.key, quoted(f.value))
 		}
 	}
 	if rate >= 0 {
-		line("      requests: {rate: %s}", strconv.FormatFloat(rate, 'f', -1, 64))
+		line("    requests: {rate: %s}", strconv.FormatFloat(rate, 'f', -1, 64))
 	}
 	return y.String()
 }

@@ -21,6 +21,16 @@ type LagReport struct {
 	DefaultLagMS Dist     `json:"default_lag_ms"`
 	Unlimited    LagRun   `json:"unlimited"`
 	Default      LagRun   `json:"default"`
+	// Voters is the same with a journal of several members in processes of their own.
+	Voters *LagVoters `json:"voters,omitempty"`
+}
+
+// LagVoters compares a journal of several voters with the embedded one.
+type LagVoters struct {
+	Voters int      `json:"voters"`
+	LagMS  Dist     `json:"lag_ms"`
+	Ratio  LagRatio `json:"ratio"` // over lag_ms of one
+	Run    LagRun   `json:"run"`
 }
 
 // LagRatio compares the lag with the floor.
@@ -71,8 +81,34 @@ func Lag(ctx context.Context, o Options) (*LagReport, error) {
 	if rep.DefaultLagMS, _, err = s.lagRun(ctx, "agent-default", -1, &rep.Default); err != nil {
 		return nil, err
 	}
+	if o.Voters > 0 {
+		if rep.Voters, err = s.lagVoters(ctx, o.Voters, &rep.LagMS); err != nil {
+			return nil, err
+		}
+	}
 	rep.Header = s.finish()
 	return rep, nil
+}
+
+func (s *session) lagVoters(ctx context.Context, n int, one *Dist) (*LagVoters, error) {
+	if n < 1 || n > maxVoters {
+		return nil, fail.New(fail.Invalid, "measure", "lag", fmt.Sprintf("%d voters: 1 to %d", n, maxVoters))
+	}
+	name := fmt.Sprintf("agent-%d-voters", n)
+	s.o.Say(fmt.Sprintf("starting a journal of %d voters", n))
+	v, err := s.startVoters(ctx, name, n, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer v.stop()
+	s.journal = v
+	defer func() { s.journal = nil }()
+	out := &LagVoters{Voters: n}
+	if out.LagMS, _, err = s.lagRun(ctx, name, 0, &out.Run); err != nil {
+		return nil, err
+	}
+	out.Ratio = LagRatio{P50: ratio(out.LagMS.P50, one.P50), P99: ratio(out.LagMS.P99, one.P99)}
+	return out, nil
 }
 
 // lagRun runs an agent under the paced load. It returns the sizes of the objects

@@ -24,6 +24,7 @@ type Options struct {
 	Seed    uint64       // of offsets and block contents; 1
 	Rounds  int          // of write and restore; 5
 	Only    []string     // workloads of write; all
+	Voters  int          // of a journal beside, for lag; 0: none
 	Data    string       // file tree for block contents; the Go toolchain's, else /usr
 	Dir     string       // where the temporary directory goes; the system's
 	// RequestRate is the agent's budget of store requests per second in write

@@ -20,6 +20,7 @@ import (
 // session is what a run needs and leaves no trace of: a temporary directory, a
 // directory on tmpfs, a place in an object store.
 type session struct {
+	journal *voters // that the agents use; nil: their own
 	o       *Options
 	dir     string
 	tmpfs   string // the agent's runtime directory

@@ -53,13 +53,18 @@ func (r *LagReport) Text(w io.Writer) {
 	r.text(w)
 	f := func(v float64) string { return fmt.Sprintf("%.2f", v) }
 	fmt.Fprintln(w)
-	text.Table(w, [][]string{
+	rows := [][]string{
 		{"", "P50 ms", "P99 ms", "MAX ms", "OBJECTS"},
 		{"lag, unlimited requests", f(r.LagMS.P50), f(r.LagMS.P99), f(r.LagMS.Max), fmt.Sprint(r.Unlimited.Objects)},
 		{"floor: bare PUTs", f(r.FloorMS.P50), f(r.FloorMS.P99), f(r.FloorMS.Max), fmt.Sprint(r.FloorMS.Objects)},
 		{"ratio", f(r.Ratio.P50), f(r.Ratio.P99), "", ""},
 		{"lag, default requests", f(r.DefaultLagMS.P50), f(r.DefaultLagMS.P99), f(r.DefaultLagMS.Max), fmt.Sprint(r.Default.Objects)},
-	})
+	}
+	if v := r.Voters; v != nil {
+		rows = append(rows, []string{fmt.Sprintf("lag, %d voters", v.Voters), f(v.LagMS.P50), f(v.LagMS.P99), f(v.LagMS.Max), fmt.Sprint(v.Run.Objects)},
+			[]string{"ratio to one", f(v.Ratio.P50), f(v.Ratio.P99), "", ""})
+	}
+	text.Table(w, rows)
 	u := r.Unlimited
 	fmt.Fprintf(w, "\nunlimited run: %.0f writes/s, acknowledged in p50 %.3f p99 %.3f ms, flushes p50 %.2f p99 %.2f ms, objects p50 %.0f p99 %.0f bytes\n",
 		u.WritesPerSecond, u.AckMS.P50, u.AckMS.P99, u.FlushMS.P50, u.FlushMS.P99, u.ObjectBytesP50, u.ObjectBytesP99)

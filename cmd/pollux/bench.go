@@ -20,7 +20,7 @@ docs/benchmarks.md says what is measured and how to read it.`}
 		newBenchRun("write", "Throughput of a protected volume beside an unprotected one and nbdkit", 2, bench.Write),
 		newBenchRun("lag", "Time from a write's acknowledgement to its durability in the store, beside bare PUTs", 30, bench.Lag),
 		newBenchRun("restore", "Rate of a restore beside fetching the same objects", 0, bench.Restore),
-		newBenchJournal(), newBenchJournalStore(), newBenchServe())
+		newBenchScale(), newBenchJournal(), newBenchJournalStore(), newBenchServe())
 	return c
 }
 
@@ -46,6 +46,9 @@ func newBenchRun[R texter](name, short string, seconds float64, run func(context
 	if name == "write" {
 		f.StringSliceVar(&o.Only, "workload", nil, "only these of rand4k-flush1, rand4k-qd16, rand4k-qd16-flush32, seq1m-flush16")
 	}
+	if name == "lag" {
+		f.IntVar(&o.Voters, "voters", 0, "measure a journal of so many members in processes of their own beside the embedded one")
+	}
 	if name != "lag" {
 		f.IntVar(&o.Rounds, "rounds", 5, "rounds, of which the median counts")
 		f.Float64Var(&o.RequestRate, "request-rate", -1, "store requests per second: 0 is unlimited, -1 the agent's default")
@@ -66,6 +69,15 @@ func newBenchRun[R texter](name, short string, seconds float64, run func(context
 		r.Text(c.OutOrStdout())
 		return nil
 	}
+	return c
+}
+
+func newBenchScale() *cobra.Command {
+	groups := 1600
+	c := newBenchRun("scale", "What many groups cost, most of them idle", 20, func(ctx context.Context, o bench.Options) (*bench.ScaleReport, error) {
+		return bench.Scale(ctx, o, groups)
+	})
+	c.Flags().IntVar(&groups, "groups", groups, "groups, with one volume each; one in twenty is busy")
 	return c
 }
 

@@ -178,9 +178,11 @@ func (j *Journal) watchDisk() {
 	if j.opts.Cluster == nil {
 		return
 	}
+	const looks = 8 // so many, of the same append: a process that stood still saw none
 	limit := j.opts.Cluster.DiskStall
-	tick := time.NewTicker(limit / 8)
+	tick := time.NewTicker(limit / looks)
 	defer tick.Stop()
+	last, seen := int64(0), 0
 	for {
 		select {
 		case <-j.ctx.Done():
@@ -188,10 +190,15 @@ func (j *Journal) watchDisk() {
 		case <-tick.C:
 		}
 		since := j.logs.busy.Load()
-		if since == 0 || j.raft.State() != raft.Leader {
+		if since == 0 || since != last {
+			last, seen = since, 0
 			continue
 		}
-		if d := time.Since(time.Unix(0, since)); d > limit && !j.logs.single.Load() {
+		seen++
+		if j.raft.State() != raft.Leader || j.logs.single.Load() {
+			continue
+		}
+		if d := time.Since(time.Unix(0, since)); seen >= looks && d > limit {
 			_ = j.layer.Close()
 			_ = j.trans.Close()
 			j.fatal(fail.New(fail.Retry, "append to", "Raft's log in "+j.opts.Dir, fmt.Sprintf("the disk has not answered for %.1f s", d.Seconds())).

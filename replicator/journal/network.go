@@ -99,6 +99,9 @@ func (l *streamLayer) Addr() net.Addr { return memberAddr(l.j.opts.Cluster.Addre
 // ServerAddr names a member to Dial: by its id too. The one who answers at its
 // address may be new there, and must not speak for what the old one promised.
 func (l *streamLayer) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	if string(id) == l.j.member.ID { // for a header; nobody dials it
+		return raft.ServerAddress(string(id) + "@" + l.j.opts.Cluster.Address), nil
+	}
 	var servers []raft.Server
 	if r := l.raft.Load(); r != nil {
 		servers = serversOf(r)
