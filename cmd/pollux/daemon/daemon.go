@@ -194,9 +194,14 @@ func (d *Daemon) openHost(ctx context.Context) (err error) {
 
 // runtimePath names a file in the runtime directory that belongs to this state
 // directory and to no other, whatever name its agent goes by.
-func (d *Daemon) runtimePath(kind string) string {
-	return filepath.Join(d.conf.Runtime, fmt.Sprintf("%s-%s-%08x", kind, d.conf.Name, crc32.ChecksumIEEE([]byte(filepath.Clean(d.conf.State)))))
+func (d *Daemon) runtimePath(kind string) string { return runtimePath(d.conf, kind) }
+
+func runtimePath(c *config.Agent, kind string) string {
+	return filepath.Join(c.Runtime, fmt.Sprintf("%s-%s-%08x", kind, c.Name, crc32.ChecksumIEEE([]byte(filepath.Clean(c.State)))))
 }
+
+// ArenaPath is where the agent of a configuration keeps its arena.
+func ArenaPath(c *config.Agent) string { return runtimePath(c, "arena") }
 
 func (d *Daemon) journalSocket() string {
 	return d.runtimePath("journal") + ".sock"

@@ -1,0 +1,295 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/cmd/pollux/daemon"
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/remote"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/transport"
+)
+
+// recovery is one run of `pollux recover`.
+type recovery struct {
+	conf      *config.Agent
+	store     storeFlags
+	path      string
+	overwrite bool
+	yes       bool
+	dryRun    bool
+	json      bool
+
+	streams []agent.StreamConf
+	volumes []state.Volume
+	skipped []string
+}
+
+// recoverReport is what it prints.
+type recoverReport struct {
+	Agent   string            `json:"agent"`
+	DryRun  bool              `json:"dry_run"`
+	Volumes []recoveredVolume `json:"volumes"`
+	Skipped []string          `json:"skipped,omitempty"` // never complete in the store
+	Seconds float64           `json:"seconds"`
+}
+
+type recoveredVolume struct {
+	Name    string `json:"name"`
+	Group   string `json:"group"`
+	Backing string `json:"backing"`
+	Size    int64  `json:"size_bytes"`
+	LSN     uint64 `json:"lsn"`
+	Target  string `json:"target"` // what was there before
+}
+
+func newRecover() *cobra.Command {
+	var r recovery
+	c := &cobra.Command{Use: "recover -c agent.yaml --store URL", Short: "Rebuild a lost host, or one that lost its WAL, from journal and object store",
+		Long: `For a host whose journal runs elsewhere. It takes the leases of the agent of that
+name, so that what is left of the old host can write nothing more; waits until the
+store holds all that the journal has; restores every volume to just that point; and
+writes the agent's state. Then start the agent: its groups go on with the same log.
+What the journal never got (with ack: local) is lost with the host.`,
+		Args: cobra.NoArgs}
+	r.store.add(c)
+	f := c.Flags()
+	f.StringVarP(&r.path, "config", "c", "/etc/pollux/agent.yaml", "the agent's configuration")
+	f.BoolVar(&r.overwrite, "overwrite", false, "restore even where a backing is there already")
+	f.BoolVar(&r.yes, "yes", false, "do not ask")
+	f.BoolVar(&r.dryRun, "dry-run", false, "show what would be rebuilt, change nothing")
+	f.BoolVar(&r.json, "json", false, "print one JSON object and nothing else")
+	c.RunE = func(c *cobra.Command, _ []string) error { return r.run(c) }
+	return c
+}
+
+const (
+	recoverSync  = 20 * time.Second
+	recoverDrain = time.Hour
+)
+
+func (r *recovery) run(c *cobra.Command) (err error) {
+	start := time.Now()
+	if r.conf, err = config.LoadAgent(r.path); err != nil {
+		return err
+	}
+	conf := r.conf
+	if len(conf.Journal.Addresses) == 0 {
+		return fail.New(fail.Refused, "recover", "agent "+conf.Name, "its journal was on this host, and is lost as well").
+			WithHint("pollux restore brings the volumes back from the object store")
+	}
+	if err := os.MkdirAll(conf.State, 0o700); err != nil {
+		return fail.Wrap(fail.Denied, "create", conf.State, err)
+	}
+	lock, err := vfs.Default.Lock(filepath.Join(conf.State, "lock"))
+	if err != nil {
+		return fail.New(fail.Refused, "lock", conf.State, "another process uses this state directory").WithHint("stop the agent first")
+	}
+	defer lock.Close()
+	dir := filepath.Join(conf.State, "agent")
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		return fail.New(fail.Exists, "recover into", dir, "an agent's state is there").
+			WithHint("if that is lost or damaged, move " + dir + " away first")
+	}
+	find := transport.NewFinder(conf.Journal.Addresses, conf.Identity.Files().Dial)
+	if err := r.look(c.Context(), find); err != nil {
+		return err
+	}
+	rep := recoverReport{Agent: conf.Name, DryRun: r.dryRun, Volumes: []recoveredVolume{}, Skipped: r.skipped}
+	targets, err := r.inspect(&rep)
+	if err != nil {
+		return err
+	}
+	if r.dryRun {
+		return r.report(c, &rep)
+	}
+	names := make([]string, 0, len(r.volumes))
+	for i := range r.volumes {
+		names = append(names, r.volumes[i].Name)
+	}
+	what := fmt.Sprintf("The old host of agent %s, if it lives, is fenced for good. Volumes %s are restored to the journal's newest point.", conf.Name, strings.Join(names, ", "))
+	if err := confirm(c, what, conf.Name, r.yes); err != nil {
+		return err
+	}
+	taken, err := r.takeOver(c, find)
+	if err != nil {
+		return err
+	}
+	if err := r.restore(c, &rep, targets, taken); err != nil {
+		return err
+	}
+	_ = os.Remove(daemon.ArenaPath(conf)) // of writes that no log holds
+	if err := agent.Rebuild(vfs.Default, dir, conf.Name, r.streams, r.agentVolumes(), taken); err != nil {
+		return err
+	}
+	rep.Seconds = time.Since(start).Seconds()
+	return r.report(c, &rep)
+}
+
+// look finds out from the journal what the agent had.
+func (r *recovery) look(ctx context.Context, find *transport.Finder) error {
+	ctx, cancel := context.WithTimeout(ctx, recoverSync)
+	defer cancel()
+	client := remote.New(remote.Options{Agent: r.conf.Name, Finder: find, Logger: newLogger(config.Log{Level: "error", Format: "text"})})
+	done := make(chan struct{})
+	go func() { client.Run(ctx); close(done) }()
+	defer func() { cancel(); <-done }()
+	for !client.Synced() {
+		select {
+		case <-client.Changed():
+		case <-ctx.Done():
+			return fail.New(fail.Retry, "reach", "journal", client.Err().Error()).WithHint("is a majority of its members up? See journal.addresses")
+		}
+	}
+	client.View(func(s *state.State) {
+		for _, st := range s.Streams {
+			if st.Agent == r.conf.Name {
+				g := s.Groups[st.Group]
+				r.streams = append(r.streams, agent.StreamConf{ID: st.ID, Number: st.Number, Group: st.Group, Paused: g.Paused, Policy: agent.Policy{Ack: g.Ack, OnLoss: g.OnAckLoss}})
+			}
+		}
+		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
+			switch {
+			case v.Agent != r.conf.Name || v.Removed:
+			case !v.Ready:
+				r.skipped = append(r.skipped, v.Name)
+			default:
+				r.volumes = append(r.volumes, *v)
+			}
+		}
+	})
+	if len(r.streams) == 0 {
+		return fail.New(fail.NotFound, "recover", "agent "+r.conf.Name, "the journal knows no stream of it").WithHint("is `name` in " + r.path + " the lost agent's?")
+	}
+	return nil
+}
+
+// inspect looks at the backings' places.
+func (r *recovery) inspect(rep *recoverReport) ([]*restoreTarget, error) {
+	var out []*restoreTarget
+	for i := range r.volumes {
+		v := &r.volumes[i]
+		if err := os.MkdirAll(filepath.Dir(v.Backing), 0o700); err != nil && !r.dryRun {
+			return nil, fail.Wrap(fail.Denied, "create", filepath.Dir(v.Backing), err)
+		}
+		t, err := inspectTarget(v.Backing, v.SizeBytes)
+		if err != nil {
+			return nil, err
+		}
+		if len(t.objections) > 0 && !r.overwrite {
+			return nil, fail.New(fail.Refused, "restore to", v.Backing, strings.Join(t.objections, "; ")).
+				WithHint("move it away, or add --overwrite to lose what is there")
+		}
+		rep.Volumes = append(rep.Volumes, recoveredVolume{Name: v.Name, Group: v.Group, Backing: v.Backing, Size: v.SizeBytes, Target: t.what})
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+func (r *recovery) takeOver(c *cobra.Command, find *transport.Finder) (map[change.StreamID]agent.Taken, error) {
+	ctx, cancel := context.WithTimeout(c.Context(), recoverDrain)
+	defer cancel()
+	var ids []change.StreamID
+	for i := range r.streams {
+		ids = append(ids, r.streams[i].ID)
+	}
+	for {
+		conn, err := find.Dial(ctx)
+		if err == nil {
+			var taken map[change.StreamID]agent.Taken
+			taken, err = agent.TakeOver(ctx, conn, r.conf.Name, ids, func(_ change.StreamID, durable, want uint64) {
+				if durable < want {
+					fmt.Fprintf(c.ErrOrStderr(), "the store holds LSN %d of %d\n", durable, want)
+				}
+			})
+			if err == nil {
+				return taken, nil
+			}
+			find.Moved("")
+		}
+		if !fail.Is(err, fail.Retry) || ctx.Err() != nil {
+			return nil, err
+		}
+		fmt.Fprintln(c.ErrOrStderr(), "pollux:", err)
+		time.Sleep(time.Second)
+	}
+}
+
+func (r *recovery) restore(c *cobra.Command, rep *recoverReport, targets []*restoreTarget, taken map[change.StreamID]agent.Taken) error {
+	if len(r.volumes) == 0 {
+		return nil
+	}
+	l, closeStore, err := openLog(c.Context(), &r.store, nil)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	for i := range r.volumes {
+		v, err := l.Volume(r.volumes[i].Name)
+		if err != nil {
+			return err
+		}
+		lsn := taken[v.Stream].Point.LSN
+		at := ""
+		if lsn > 0 {
+			at = strconv.FormatUint(lsn, 10)
+		}
+		p, err := l.Resolve(v, at, time.Now())
+		if err != nil {
+			return err
+		}
+		if p.LSN != lsn {
+			return fail.New(fail.Damaged, "recover", v.Name, fmt.Sprintf("the store's newest point is LSN %d, the journal's %d", p.LSN, lsn)).
+				WithHint("is this the journal's store?")
+		}
+		if _, err := writeTarget(c.Context(), c.ErrOrStderr(), l, l.Plan(p), targets[i]); err != nil {
+			return err
+		}
+		rep.Volumes[i].LSN = lsn
+	}
+	return nil
+}
+
+func (r *recovery) agentVolumes() []agent.VolumeConf {
+	var out []agent.VolumeConf
+	for i := range r.volumes {
+		v := &r.volumes[i]
+		out = append(out, agent.VolumeConf{Name: v.Name, Number: v.Number, Group: v.Group, Stream: v.Stream,
+			SizeBytes: v.SizeBytes, Backing: v.Backing, Ready: true, ReadyLSN: v.FirstLSN})
+	}
+	return out
+}
+
+func (r *recovery) report(c *cobra.Command, rep *recoverReport) error {
+	if r.json {
+		return printJSON(c.OutOrStdout(), rep)
+	}
+	w := c.OutOrStdout()
+	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "LSN", "BACKING", "WAS"}}
+	for _, v := range rep.Volumes {
+		rows = append(rows, []string{v.Name, v.Group, config.Bytes(v.Size).String(), fmt.Sprint(v.LSN), v.Backing, v.Target})
+	}
+	text.Table(w, rows)
+	for _, name := range rep.Skipped {
+		fmt.Fprintf(w, "volume %s was never complete in the store: remove it and create it anew\n", name)
+	}
+	if r.dryRun {
+		fmt.Fprintln(w, "nothing was changed")
+		return nil
+	}
+	fmt.Fprintf(w, "agent %s is rebuilt, in %s; start it now\n", rep.Agent, text.Duration(time.Duration(rep.Seconds*1e9)))
+	return nil
+}
