@@ -25,6 +25,7 @@ type cluster struct {
 	store                 string   // url
 	endpoint, credentials string   // of the store, if it is S3
 	more                  []string // addresses of members that are not ours
+	target                string   // lines of one more target
 	certs                 string   // directory of an authority's certificates; "": in clear
 	members               []*memberProcess
 }
@@ -149,6 +150,7 @@ func (m *memberProcess) configure() {
 	if m.c.endpoint != "" {
 		y += fmt.Sprintf("    endpoint: %s\n    credentials_file: %s\n", m.c.endpoint, m.c.credentials)
 	}
+	y += m.c.target
 	if err := os.WriteFile(m.path("journal.yaml"), []byte(y), 0o600); err != nil {
 		m.c.t.Fatal(err)
 	}

@@ -1,0 +1,67 @@
+package systemtest
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/faultproxy"
+	"github.com/pollux-dr/pollux/internal/s3test"
+
+	"strings"
+)
+
+// TestTwoTargets keeps two object stores at once, each with its own log, one of them
+// optional: that one's outage holds back nothing, and both can be restored from.
+func TestTwoTargets(t *testing.T) {
+	srv := startStore(t, s3test.VersityGW)
+	proxy, err := faultproxy.NewHTTP(strings.TrimPrefix(srv.Endpoint, "http://"), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	s3 := s3Conf(srv, "http://"+proxy.Addr())
+	c := newCluster(t, 3)
+	c.target = fmt.Sprintf("  - name: spare\n    url: %s\n    endpoint: %s\n    credentials_file: %s\n    optional: true\n    requests: {rate: 0}\n", s3.url, s3.endpoint, s3.credentials)
+	c.form()
+	s := newSite(t, siteConf{journal: c.addresses(), url: c.store})
+	s.mustStart()
+	s.volume("g", "v", "16MiB")
+	w := newWriter(s, "g", "v", exactBytes, newRand(t))
+	w.connect()
+	stop := w.background()
+	w.progress(300)
+	proxy.Set(faultproxy.Faults{Refuse: true})
+	until(t, time.Minute, "the status names the spare store and its lag", func() error {
+		for _, x := range s.status().Targets {
+			if x.Name == "spare" && x.Error != "" && x.Optional && x.LagSeconds > 0.5 && x.BacklogBytes > 0 {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", s.status().Targets)
+	})
+	w.progress(300)
+	stop()
+	s.drained("g", time.Minute) // the required one
+	c.leader().kill()           // the backlog of the other is with every member
+	proxy.Set(faultproxy.Faults{})
+	until(t, time.Minute, "the spare store catches up", func() error {
+		for _, x := range s.status().Targets {
+			if x.Name == "spare" && x.Error == "" && x.LagSeconds == 0 && x.Position > 1 {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", s.status().Targets)
+	})
+	if newest := w.checkNewest(); newest != w.h.lsn {
+		t.Errorf("the required store ends at LSN %d, the model at %d", newest, w.h.lsn)
+	}
+	other := *s
+	other.conf.url, other.conf.endpoint, other.conf.credentials = s3.url, srv.Endpoint, s3.credentials
+	other.dir = filepath.Dir(s.config())
+	w.site = &other
+	if newest := w.checkNewest(); newest != w.h.lsn {
+		t.Errorf("the spare store ends at LSN %d, the model at %d", newest, w.h.lsn)
+	}
+}
