@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type cluster struct {
 	endpoint, credentials string   // of the store, if it is S3
 	more                  []string // addresses of members that are not ours
 	target                string   // lines of one more target
+	logBudget             string   // default 256MiB
 	certs                 string   // directory of an authority's certificates; "": in clear
 	members               []*memberProcess
 }
@@ -141,7 +143,7 @@ func (m *memberProcess) configure() {
 	if err := os.MkdirAll(m.path(""), 0o700); err != nil {
 		m.c.t.Fatal(err)
 	}
-	y := fmt.Sprintf("name: m%d\nstate: %s\nsocket: %s\nlisten: %s\nadvertise: %s\npeers: [%s]\nelection: 500ms\nlog_budget: 256MiB\n", m.n, m.state(), m.socket(), m.listen, m.dialled, strings.Join(m.c.addresses(), ", "))
+	y := fmt.Sprintf("name: m%d\nstate: %s\nsocket: %s\nlisten: %s\nadvertise: %s\npeers: [%s]\nelection: 500ms\nlog_budget: %s\n", m.n, m.state(), m.socket(), m.listen, m.dialled, strings.Join(m.c.addresses(), ", "), cmp.Or(m.c.logBudget, "256MiB"))
 	if m.c.certs != "" {
 		m.control = freeAddress(m.c.t)
 		y += fmt.Sprintf("control: {listen: %q}\n", m.control) + m.c.tls("journal", fmt.Sprint("m", m.n))

@@ -108,6 +108,7 @@ type Journal struct {
 	err        error
 
 	failed chan struct{}
+	tight  chan struct{} // Raft's log is over its budget
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -117,7 +118,7 @@ type Journal struct {
 // returns; one of several members may not know of a leader yet, or of a journal.
 func Open(ctx context.Context, o Options) (*Journal, error) {
 	o.setDefaults()
-	j := &Journal{opts: o, failed: make(chan struct{})}
+	j := &Journal{opts: o, failed: make(chan struct{}), tight: make(chan struct{}, 1)}
 	j.ctx, j.cancel = context.WithCancel(context.Background())
 	if err := j.open(ctx); err != nil {
 		_ = j.Close()
@@ -435,6 +436,9 @@ func (j *Journal) housekeeping() {
 		select {
 		case <-j.ctx.Done():
 			return
+		case <-j.tight:
+			st := j.Status()
+			j.shrink(&st)
 		case now := <-tick.C:
 			if err := j.syncLog(); errors.Is(err, wal.ErrPoisoned) {
 				j.fatal(err)

@@ -269,12 +269,15 @@ func checkBodies(a *change.Append) error {
 // waitBudget holds appends back while Raft's log is over its budget; commands,
 // Uploaded among them, still pass and make room.
 func (j *Journal) waitBudget(ctx context.Context) error {
-	for {
+	for first := true; ; first = false {
 		if st := j.wal.Stats(); st.LiveBytes <= st.BudgetBytes {
 			return nil
 		}
-		if err := j.Snapshot(); err != nil {
-			j.opts.Logger.Warn("snapshot failed", "err", err)
+		if first {
+			select {
+			case j.tight <- struct{}{}: // housekeeping may be able to make room
+			default:
+			}
 		}
 		select {
 		case <-ctx.Done():
