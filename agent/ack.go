@@ -37,7 +37,7 @@ const (
 
 // ackState is a stream's promise. Guarded by stream.mu.
 type ackState struct {
-	flushed  uint64 // newest LSN that a flush has been asked for
+	flushed  uint64 // newest LSN that a flush was answered for
 	waiting  int    // flushes that wait for more than this host
 	degraded time.Time
 }
@@ -61,9 +61,9 @@ func (s *stream) keep(ctx context.Context, lsn uint64) error {
 		return err
 	}
 	s.mu.Lock()
-	s.ack.flushed = max(s.ack.flushed, lsn)
 	kept, stronger := s.promised(lsn)
 	if kept || !stronger || s.givenUp() {
+		s.ack.flushed = max(s.ack.flushed, lsn)
 		s.mu.Unlock()
 		return nil
 	}
@@ -73,6 +73,9 @@ func (s *stream) keep(ctx context.Context, lsn uint64) error {
 	err := s.awaitPromise(ctx, lsn)
 	s.mu.Lock()
 	s.ack.waiting--
+	if err == nil {
+		s.ack.flushed = max(s.ack.flushed, lsn)
+	}
 	s.mu.Unlock()
 	return err
 }
@@ -85,6 +88,7 @@ func (s *stream) givenUp() bool {
 func (s *stream) awaitPromise(ctx context.Context, lsn uint64) error {
 	timer := time.NewTimer(degradeAfter)
 	defer timer.Stop()
+	start := time.Now()
 	for {
 		next := s.shipped.Next()
 		s.mu.Lock()
@@ -97,18 +101,20 @@ func (s *stream) awaitPromise(ctx context.Context, lsn uint64) error {
 		if err != nil {
 			return err
 		}
+		if time.Since(start) >= degradeAfter && s.giveUp() { // the policy may have changed since
+			continue
+		}
 		select {
 		case <-next:
 		case <-timer.C:
-			s.giveUp()
 		case <-ctx.Done():
 			return fail.Wrap(fail.Retry, "flush", "group "+s.conf.Group, ctx.Err())
 		}
 	}
 }
 
-// giveUp degrades the promise, if the policy is to.
-func (s *stream) giveUp() {
+// giveUp degrades the promise, if the policy is to. It reports whether it did.
+func (s *stream) giveUp() bool {
 	s.mu.Lock()
 	now := s.conf.OnLoss == LossDegrade && s.ack.degraded.IsZero()
 	if now {
@@ -117,11 +123,12 @@ func (s *stream) giveUp() {
 	ack := s.conf.Ack
 	s.mu.Unlock()
 	if !now {
-		return
+		return false
 	}
 	s.a.opts.Logger.Error("the promise of FLUSH cannot be kept and is degraded to local", "group", s.conf.Group, "ack", ack, "err", s.a.shipError())
 	s.shipped.Broadcast()
 	s.a.spawnCall(func(ctx context.Context) { s.note(ctx, markDegraded) })
+	return true
 }
 
 // regain restores a degraded promise once it holds for everything that was
@@ -185,21 +192,27 @@ func (s *stream) keptNow() Kept {
 		k.Ack = AckLocal
 	}
 	k.Asked = k.Ack
-	if ok, _ := s.promised(s.ack.flushed); ok && !k.Degraded && !(s.conf.Ack == AckJournal && s.ship.voters < MinVoters) {
+	kept, _ := s.promised(s.ack.flushed)
+	few := s.conf.Ack == AckJournal && s.ship.voters < MinVoters
+	if kept && !k.Degraded && !few && s.ack.waiting == 0 {
 		return k
 	}
-	what := fmt.Sprintf("the journal has committed LSN %d of %d", s.ship.committed.LSN, s.ack.flushed)
+	what := fmt.Sprintf("the journal has committed LSN %d of %d", s.ship.committed.LSN, s.nextLSN-1)
 	switch {
 	case s.conf.Ack == AckRemote:
-		what = fmt.Sprintf("the required targets hold LSN %d of %d", s.ship.durable, s.ack.flushed)
-	case s.ship.voters < MinVoters:
+		what = fmt.Sprintf("the required targets hold LSN %d of %d", s.ship.durable, s.nextLSN-1)
+	case few:
 		what = fmt.Sprintf("the journal has %d voters, and ack: journal needs %d", s.ship.voters, MinVoters)
 	}
 	k.Why = what
-	if k.Degraded {
+	switch {
+	case k.Degraded:
 		k.Ack, k.Why = AckLocal, fmt.Sprintf("ack: %s is degraded to local since %s: %s", s.conf.Ack, s.ack.degraded.UTC().Format(time.RFC3339), what)
-	} else if s.ack.waiting > 0 {
+	case s.ack.waiting > 0:
 		k.Why = fmt.Sprintf("%d flushes wait for ack: %s: %s", s.ack.waiting, s.conf.Ack, what)
+	}
+	if !kept {
+		k.Ack = AckLocal // what was answered before is not there yet
 	}
 	return k
 }

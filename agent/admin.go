@@ -397,9 +397,29 @@ func (a *Agent) WaitRemote(ctx context.Context, id change.StreamID, after uint64
 	}
 }
 
+// PinJournal takes a journal on other hosts for this agent's, once for all: another
+// one that answers at its addresses is refused.
+func (a *Agent) PinJournal(id string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch a.journal {
+	case id:
+		return nil
+	case "":
+		a.journal = id
+		if err := a.saveManifest(); err != nil {
+			a.journal = ""
+			return err
+		}
+		return nil
+	}
+	return fail.New(fail.Refused, "use", "journal "+id, "this agent belongs to journal "+a.journal).
+		WithHint("was a member begun anew by `pollux journal init`? Wipe it, and let it join the others")
+}
+
 // saveManifest writes the lists as they are. Called with mu held.
 func (a *Agent) saveManifest() error {
-	m := manifest{Version: metaVersion, Agent: a.opts.Name}
+	m := manifest{Version: metaVersion, Agent: a.opts.Name, Journal: a.journal}
 	for _, s := range a.streams {
 		m.Streams = append(m.Streams, s.conf)
 	}

@@ -30,6 +30,7 @@ type Agent struct {
 	shipErr error
 	err     error
 	restart chan struct{} // closed to start a new session
+	journal string        // the one that this agent belongs to, if it is on other hosts
 
 	failed         chan struct{}
 	wakeCheckpoint chan struct{}
@@ -84,6 +85,7 @@ func (a *Agent) open() error {
 		return fail.New(fail.Refused, "open", o.StateDir, fmt.Sprintf("it belongs to agent %q, not %q", m.Agent, o.Name)).
 			WithHint("set name in the configuration back, or choose another state directory")
 	}
+	a.journal = m.Journal
 	var err error
 	a.wal, err = wal.Open(wal.Options{FS: o.FS, OnSync: o.OnSync, Dir: a.walDir(), SegmentBytes: o.WALSegmentBytes,
 		BudgetBytes: o.WALBudgetBytes, ReserveBytes: o.WALReserveBytes,

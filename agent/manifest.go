@@ -52,6 +52,7 @@ type VolumeConf struct {
 type manifest struct {
 	Version int          `json:"version"`
 	Agent   string       `json:"agent"`
+	Journal string       `json:"journal,omitempty"` // UUID of the one on other hosts
 	Streams []StreamConf `json:"streams"`
 	Volumes []VolumeConf `json:"volumes"`
 }

@@ -117,6 +117,7 @@ func (s *stream) recovered() error {
 		s.appliedLSN, s.appliedPoint = s.ckpt.Applied.LSN, s.ckpt.Applied
 	}
 	s.nextLSN = s.tail.LSN + 1
+	s.ack.flushed = s.tail.LSN // perhaps; the promise must hold for it before it is reported
 	if s.a.opts.Remote != nil {
 		s.ship.durable = min(s.a.opts.Remote(s.conf.ID), s.tail.LSN)
 	}

@@ -113,6 +113,9 @@ func (a *Agent) session(ctx context.Context) error {
 	restart := a.restartShip()
 	start, err := ses.open()
 	if err != nil {
+		if fail.Is(err, fail.Refused) {
+			a.opts.Moved("")
+		}
 		return err
 	}
 	a.setShipError(nil)
@@ -149,6 +152,11 @@ func (ses *session) open() (uint64, error) {
 	if err != nil {
 		ses.a.opts.Moved(welcome.Leader)
 		return 0, err
+	}
+	if ses.a.opts.Beats {
+		if err := ses.a.PinJournal(welcome.Journal); err != nil {
+			return 0, err
+		}
 	}
 	ses.copies = !welcome.Reference
 	start := ses.a.wal.Durable() + 1

@@ -53,8 +53,14 @@ func NewConn(raw net.Conn, timeout time.Duration) *Conn {
 func (c *Conn) Close() { _ = c.raw.Close() }
 
 // SetIdleLimit makes a Recv fail when nothing comes for d: the other side is known
-// to say something more often. Call it before the first Recv.
-func (c *Conn) SetIdleLimit(d time.Duration) { c.idle = d }
+// to say something more often. Nobody receives meanwhile.
+// 0 is for ever.
+func (c *Conn) SetIdleLimit(d time.Duration) {
+	c.idle = d
+	if d == 0 {
+		_ = c.raw.SetReadDeadline(time.Time{}) // a connection that is gone says so at the next read
+	}
+}
 
 // Raw gives the connection up to another protocol. What the other side sends
 // after its last message must wait for an answer: nothing may be buffered here.

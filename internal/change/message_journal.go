@@ -99,9 +99,10 @@ type Proposed struct {
 
 // Join asks for membership.
 type Join struct {
-	Member  string `json:"member"`  // born with its directory
-	Address string `json:"address"` // where other members reach it
-	Fresh   bool   `json:"fresh"`   // its directory is new
+	Member  string   `json:"member"`  // born with its directory
+	Address string   `json:"address"` // where other members reach it
+	Fresh   bool     `json:"fresh"`   // its directory is new
+	Targets []string `json:"targets"` // of its configuration
 }
 
 // Joined grants it.

@@ -40,8 +40,22 @@ func isAgent(p pki.Peer, agent string) error {
 		WithHint("set `name` in its configuration to the certificate's, or issue one for that name")
 }
 
-// mayPropose refuses commands about what belongs to another agent. A group is its
-// creator's until others have streams in it.
+// owns reports whether a group is the agent's: it created it, or, with an older
+// release, is the only one that has streams in it. Called with fsm.mu held.
+func (j *Journal) owns(agent, group string) bool {
+	g := j.fsm.state.Groups[group]
+	if g == nil || g.Owner != "" {
+		return g != nil && g.Owner == agent
+	}
+	for _, s := range j.fsm.state.Streams {
+		if s.Group == group && s.Agent != agent {
+			return false
+		}
+	}
+	return true
+}
+
+// mayPropose refuses commands about what belongs to another agent.
 func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 	if p.Is(pki.Operator) || p.Is(pki.Journal) && kind == state.KindAudit {
 		return nil
@@ -50,6 +64,8 @@ func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 		Name   string          `json:"name"`
 		Group  string          `json:"group"`
 		Agent  string          `json:"agent"`
+		Owner  string          `json:"owner"`
+		Host   string          `json:"host"`
 		Stream change.StreamID `json:"stream"`
 	}
 	if err := json.Unmarshal(body, &c); err != nil {
@@ -58,26 +74,22 @@ func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 	j.fsm.mu.RLock()
 	defer j.fsm.mu.RUnlock()
 	st := j.fsm.state
+	stream := st.Streams[c.Stream]
 	ok := false
 	switch kind {
 	case state.KindGroupPut:
-		ok = true
-		for _, s := range st.Streams {
-			ok = ok && (s.Group != c.Name || s.Agent == p.Name)
-		}
+		ok = j.owns(p.Name, c.Name) || st.Groups[c.Name] == nil && c.Owner == p.Name
 	case state.KindStreamCreate:
-		ok = c.Agent == p.Name
+		ok = c.Agent == p.Name && j.owns(p.Name, c.Group)
 	case state.KindVolumeCreate:
-		s := st.Streams[c.Stream]
-		ok = c.Agent == p.Name && s != nil && s.Agent == p.Name
+		ok = c.Agent == p.Name && stream != nil && stream.Agent == p.Name && stream.Group == c.Group
 	case state.KindVolumeReady, state.KindVolumeRemove:
 		v := st.Volumes[c.Name]
 		ok = v == nil || v.Agent == p.Name
 	case state.KindAudit:
-		ok = true
+		ok = c.Host == p.Name // who it was is that host's word
 	case state.KindBookmarkAdd:
-		s := st.Streams[c.Stream]
-		ok = s != nil && s.Agent == p.Name
+		ok = stream != nil && stream.Agent == p.Name && stream.Group == c.Group
 	}
 	if !ok {
 		return denied(p, "do that: "+kind.String()+" of what another agent has")

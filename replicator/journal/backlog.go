@@ -78,7 +78,7 @@ func (f *fsm) countFrame(index uint64, v []byte) {
 	case len(v) > loggedHead && v[0] == tagLogged:
 		head = loggedHead
 	case len(v) == appendedHead+change.HeaderBytes && v[0] == tagAppend && binary.LittleEndian.Uint64(v[1:]) > 0:
-		f.lastRef = index
+		f.lastRef = max(f.lastRef, index)
 	case len(v) == 0 || v[0] != tagAppend:
 		return
 	}

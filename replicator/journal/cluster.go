@@ -96,15 +96,16 @@ func (j *Journal) letIn(ctx context.Context, r *change.Join) error {
 	if !j.Leads() {
 		return j.notLeader("join", r.Address)
 	}
+	var moved raft.Server
 	for _, s := range j.servers() {
 		if string(s.ID) == r.Member {
 			if string(s.Address) == r.Address {
 				return nil // it asked before
 			}
-			return j.change(j.raft.AddNonvoter(s.ID, raft.ServerAddress(r.Address), 0, membershipTimeout), "move", r.Address)
+			moved = s
 		}
 	}
-	if !r.Fresh {
+	if moved.ID == "" && !r.Fresh {
 		return fail.New(fail.Refused, "join", r.Address, "member "+r.Member+" was removed from this journal").
 			WithHint("delete its state directory; it then joins as a new member")
 	}
@@ -114,6 +115,19 @@ func (j *Journal) letIn(ctx context.Context, r *change.Join) error {
 	}
 	if there.Member != r.Member {
 		return fail.New(fail.Refused, "join", r.Address, "another member answers at that address")
+	}
+	if moved.ID != "" && moved.Suffrage != raft.Voter {
+		return j.change(j.raft.AddNonvoter(moved.ID, raft.ServerAddress(r.Address), 0, membershipTimeout), "move", r.Address)
+	}
+	if moved.ID != "" {
+		return j.change(j.raft.AddVoter(moved.ID, raft.ServerAddress(r.Address), 0, membershipTimeout), "move", r.Address)
+	}
+	j.fsm.mu.RLock()
+	have := j.fsm.targetSpec()
+	j.fsm.mu.RUnlock()
+	if !slices.Equal(have, r.Targets) {
+		return fail.New(fail.Refused, "join", r.Address, fmt.Sprintf("its targets are %v, the journal's %v", r.Targets, have)).
+			WithHint("set the same targets in its configuration as in the other members'")
 	}
 	if err := j.prepareCopies(); err != nil {
 		return err
@@ -280,9 +294,16 @@ func (j *Journal) promote(ctx context.Context) {
 				continue
 			}
 			j.membership.Lock()
+			if !slices.Contains(j.servers(), s) { // removed or moved since it was asked
+				j.membership.Unlock()
+				break
+			}
 			err = j.change(j.raft.AddVoter(s.ID, s.Address, 0, membershipTimeout), "promote", string(s.Address))
 			j.membership.Unlock()
-			j.opts.Logger.Info("member votes", "address", s.Address, "id", s.ID, "err", err)
+			if err != nil {
+				break // look again
+			}
+			j.opts.Logger.Info("member votes", "address", s.Address, "id", s.ID)
 		}
 	}
 }
@@ -350,7 +371,7 @@ func (j *Journal) askIn(peers []string, fresh bool) (err error) {
 		}
 		asked[address] = true
 		var got change.Joined
-		e := j.askMember(j.ctx, address, change.MsgJoin, change.Join{Member: j.member.ID, Address: c.Address, Fresh: fresh}, change.MsgJoined, &got)
+		e := j.askMember(j.ctx, address, change.MsgJoin, change.Join{Member: j.member.ID, Address: c.Address, Fresh: fresh, Targets: j.ownTargets()}, change.MsgJoined, &got)
 		if e == nil && got.Journal != uuid.Nil && fresh {
 			j.belong(got.Journal) // Raft may come before the answer of the leader
 		}

@@ -18,8 +18,9 @@ import (
 const (
 	// maxProposals bounds the commands of one follower that Raft has not answered.
 	maxProposals = 64
-	// updateKeys bounds one StateUpdate.
-	updateKeys = 512
+	// updateKeys and updateBytes bound one StateUpdate.
+	updateKeys  = 512
+	updateBytes = 4 << 20
 )
 
 // follower is the connection of a daemon that keeps a copy of the control state.
@@ -47,11 +48,11 @@ func (j *Journal) serveFollower(ctx context.Context, conn *transport.Conn, peer 
 		_ = conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
 		return err
 	}
-	ctx, cancel := j.whileLeading(ctx)
-	defer cancel()
-	if err := j.welcome(conn, "agent "+hello.Agent, false); err != nil {
+	ctx, end, err := j.welcome(ctx, conn, "agent "+hello.Agent, false)
+	if err != nil {
 		return err
 	}
+	defer end()
 	f := &follower{j: j, conn: conn, peer: peer, agent: hello.Agent, read: ^uint64(0), wake: make(chan struct{}, 1)}
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, conn.Close)
@@ -214,12 +215,15 @@ func (f *follower) update() (reset bool, err error) {
 	} else {
 		keys = st.Keys()
 	}
-	for part := range slices.Chunk(keys, updateKeys) {
-		var u change.StateUpdate
-		for _, k := range part {
-			u.Keys = append(u.Keys, change.StateKey{Key: k, Value: st.Save(k)})
+	bytes := updateBytes
+	for i, k := range keys {
+		v := st.Save(k)
+		if i%updateKeys == 0 || bytes+len(v) > updateBytes {
+			updates, bytes = append(updates, change.StateUpdate{}), 0
 		}
-		updates = append(updates, u)
+		u := &updates[len(updates)-1]
+		u.Keys = append(u.Keys, change.StateKey{Key: k, Value: v})
+		bytes += len(v)
 	}
 	f.j.fsm.mu.RUnlock()
 	f.read = end

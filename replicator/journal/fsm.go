@@ -207,7 +207,9 @@ func (f *fsm) applyIdentity(b *pebble.Batch, l *raft.Log) result {
 	}
 	if f.copied == 0 {
 		f.copied = l.Index
-		_ = b.Set(keyCopied, binary.LittleEndian.AppendUint64(nil, f.copied), nil)
+		// Up to lastRef only one member can read what it has: all must know.
+		v := binary.LittleEndian.AppendUint64(nil, f.copied)
+		_ = b.Set(keyCopied, binary.LittleEndian.AppendUint64(v, f.lastRef), nil)
 	}
 	return result{}
 }

@@ -46,8 +46,8 @@ func (f *fsm) load() error {
 	if v, err = get(f.db, keyCopied); err != nil {
 		return err
 	}
-	if len(v) == 8 {
-		f.copied = binary.LittleEndian.Uint64(v)
+	if len(v) == 16 {
+		f.copied, f.lastRef = binary.LittleEndian.Uint64(v), binary.LittleEndian.Uint64(v[8:])
 	}
 	if err := f.scan(keyFrame, func(k, v []byte) error {
 		if len(k) == 8 {

@@ -3,6 +3,7 @@ package journal
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -23,7 +24,8 @@ type Uploaded struct {
 
 // targetPut names the targets that entries are kept for.
 type targetPut struct {
-	Targets []string `json:"targets"`
+	Targets  []string `json:"targets"`
+	Required []string `json:"required"`
 }
 
 // Target is how far an object log has come.
@@ -33,6 +35,8 @@ type Target struct {
 	// Token is of the newest fence below Position: older writers' objects
 	// beyond it are void.
 	Token segment.Token `json:"token"`
+	// Required: what is durable remotely is in it.
+	Required bool `json:"required"`
 }
 
 func (f *fsm) applyUploaded(b *pebble.Batch, data []byte) result {
@@ -82,14 +86,19 @@ func (f *fsm) applyTargets(b *pebble.Batch, data []byte) result {
 	want := map[string]bool{}
 	for _, name := range p.Targets {
 		want[name] = true
-		if f.targets[name] != nil {
+		required := p.Required == nil || slices.Contains(p.Required, name) // nil: of an older release
+		if t := f.targets[name]; t != nil {
+			if t.Required != required {
+				t.Required = required
+				f.putTarget(b, name)
+			}
 			continue
 		}
 		if f.floor > 1 {
 			return result{err: fail.New(fail.Refused, "add target", name, "the journal no longer holds its beginning").
 				WithHint("targets can be added only before anything was uploaded; keep the ones that there are")}
 		}
-		f.targets[name] = &Target{}
+		f.targets[name] = &Target{Required: required}
 		f.durable[name] = map[change.StreamID]change.Point{}
 		f.putTarget(b, name)
 	}
@@ -112,14 +121,33 @@ func prefixEnd(p []byte) []byte {
 	return end
 }
 
-// durableLSN is what every one of the targets holds of a stream.
-func (f *fsm) durableLSN(id change.StreamID, targets []string) uint64 {
-	if len(targets) == 0 {
+// durableLSN is what every target, or every required one, holds of a stream.
+func (f *fsm) durableLSN(id change.StreamID, requiredOnly bool) uint64 {
+	low, any := ^uint64(0), false
+	for name, t := range f.targets {
+		if t.Required || !requiredOnly {
+			low, any = min(low, f.durable[name][id].LSN), true
+		}
+	}
+	if !any {
 		return 0
 	}
-	low := ^uint64(0)
-	for _, t := range targets {
-		low = min(low, f.durable[t][id].LSN)
-	}
 	return low
+}
+
+// targetSpec lists the targets, with what makes them required.
+func (f *fsm) targetSpec() []string {
+	var out []string
+	for name, t := range f.targets {
+		out = append(out, targetText(name, t.Required))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func targetText(name string, required bool) string {
+	if required {
+		return name
+	}
+	return name + " (optional)"
 }

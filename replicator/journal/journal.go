@@ -426,12 +426,16 @@ func (j *Journal) Status() Status {
 	return s
 }
 
+// markEvery is how old a backup of a member's directory may be and pass for the
+// original.
+const markEvery = time.Minute
+
 // housekeeping takes snapshots when the log has grown, frees what is no longer
 // needed, and beats while idle.
 func (j *Journal) housekeeping() {
 	tick := time.NewTicker(min(time.Second, j.opts.Heartbeat))
 	defer tick.Stop()
-	lastIndex, since := uint64(0), time.Now()
+	lastIndex, since, marked := uint64(0), time.Now(), time.Now()
 	for {
 		select {
 		case <-j.ctx.Done():
@@ -454,6 +458,12 @@ func (j *Journal) housekeeping() {
 			}
 			if st.LogBytes > j.opts.SnapshotBytes {
 				j.shrink(&st)
+			}
+			if j.opts.Cluster != nil && now.Sub(marked) >= markEvery {
+				marked = now
+				if err := j.markMember(); err != nil {
+					j.opts.Logger.Warn("the directory's mark is not renewed", "err", err)
+				}
 			}
 		}
 	}
@@ -493,7 +503,7 @@ func (j *Journal) Snapshot() error {
 // requiredDurable is the LSN that every required target holds. Called with
 // fsm.mu held.
 func (j *Journal) requiredDurable(id change.StreamID) uint64 {
-	return j.fsm.durableLSN(id, j.opts.Required)
+	return j.fsm.durableLSN(id, true)
 }
 
 // releasedLSN is up to where an agent's WAL is not needed by the journal: what every
@@ -502,5 +512,5 @@ func (j *Journal) releasedLSN(id change.StreamID) uint64 {
 	if j.fsm.copied > 0 && j.fsm.floor > j.fsm.lastRef {
 		return j.fsm.points[id].LSN
 	}
-	return j.fsm.durableLSN(id, j.opts.Targets)
+	return j.fsm.durableLSN(id, false)
 }

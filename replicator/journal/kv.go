@@ -22,7 +22,8 @@ import (
 //	a                   applied Raft index, next journal index, first frame kept
 //	b                   newest applied Raft index that was durable first
 //	i                   identity: journal UUID, epoch, site
-//	k                   Raft index from which on frames carry their bodies
+//	k                   Raft index from which on frames carry their bodies, journal
+//	                    index of the newest frame before that
 //	c/<kind>/<name>     control state (JSON, see package state)
 //	f<8 bytes, BE>      journal index -> entry not yet uploaded everywhere
 //	p<16 bytes>         stream -> last LSN, hash

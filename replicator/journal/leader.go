@@ -78,7 +78,9 @@ func (j *Journal) takeLead(ctx context.Context) {
 		term, err := j.prepareLead()
 		if err == nil {
 			j.mu.Lock()
-			j.leading, j.leadTerm = ctx, term
+			if ctx.Err() == nil { // else another lead may have begun
+				j.leading, j.leadTerm = ctx, term
+			}
 			j.mu.Unlock()
 			j.turned.Broadcast()
 			j.opts.Logger.Info("this member leads the journal", "term", term)
@@ -145,29 +147,37 @@ func (j *Journal) name() error {
 	return nil
 }
 
+// ownTargets is this member's configuration in the words of targetSpec.
+func (j *Journal) ownTargets() []string {
+	var out []string
+	for _, name := range j.opts.Targets {
+		out = append(out, targetText(name, slices.Contains(j.opts.Required, name)))
+	}
+	slices.Sort(out)
+	return out
+}
+
 // setTargets tells the journal of this member's targets. Where there are several
-// members, the first one's count: another list is a mistake in a file.
+// members, what the journal has counts: another list is a mistake in a file, and
+// nobody is told that something is durable on its word.
 func (j *Journal) setTargets() error {
 	_, members := j.count()
-	if members > 1 {
-		j.fsm.mu.RLock()
-		var have []string
-		for name := range j.fsm.targets {
-			have = append(have, name)
-		}
-		j.fsm.mu.RUnlock()
-		want := slices.Clone(j.opts.Targets)
-		slices.Sort(have)
-		slices.Sort(want)
-		if slices.Equal(have, want) {
-			return nil
-		}
-		if len(have) > 0 {
-			j.opts.Logger.Error("this member's configuration names other targets than the journal has; the journal's count", "journal", have, "configuration", want)
-			return nil
-		}
+	j.fsm.mu.RLock()
+	have := j.fsm.targetSpec()
+	j.fsm.mu.RUnlock()
+	want := j.ownTargets()
+	if slices.Equal(have, want) {
+		return nil
 	}
-	_, err := j.apply(tagTarget, mustJSON(targetPut{j.opts.Targets}))
+	if members > 1 && len(have) > 0 {
+		j.opts.Logger.Error("this member's configuration names other targets than the journal has; the journal's count", "journal", have, "configuration", want)
+		return nil
+	}
+	required := j.opts.Required
+	if required == nil {
+		required = []string{}
+	}
+	_, err := j.apply(tagTarget, mustJSON(targetPut{j.opts.Targets, required}))
 	return err
 }
 

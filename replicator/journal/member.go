@@ -95,13 +95,17 @@ func (j *Journal) checkMember() error {
 		return err
 	}
 	now := j.member.ID + " " + j.birth(path)
-	switch {
-	case was == now:
-		return nil
-	case was != "" && j.opts.Cluster != nil:
+	if was != "" && was != now && j.opts.Cluster != nil {
 		return fail.New(fail.Refused, "open", j.opts.Dir, fmt.Sprintf("the directory is a copy: its mark says %q, and here it is %q; other members count on what the original promised", was, now)).
 			WithHint("a backup put back? " + j.instead() + ". Only if this journal has no other member, delete " + path + " instead")
 	}
+	return j.markMember()
+}
+
+// markMember puts a new mark in place of the one before: a backup has an older one,
+// although it may be written over the very files.
+func (j *Journal) markMember() error {
+	path := filepath.Join(j.opts.Dir, "member")
 	f, err := j.opts.FS.Create(path+durable.TempSuffix, vfs.WriteCategoryUnspecified)
 	if err == nil { // the mark is of the inode that the rename puts in place
 		_, err = f.Write([]byte(j.member.ID + " " + j.birth(path+durable.TempSuffix)))

@@ -37,6 +37,7 @@ func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	places := make(chan struct{}, maxSessions)
+	var strangers strangers
 	for {
 		raw, err := l.Accept()
 		if err != nil {
@@ -45,16 +46,24 @@ func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
 			}
 			return fail.Wrap(fail.Internal, "accept on", l.Addr().String(), err)
 		}
-		places <- struct{}{}
+		known := strangers.add(raw)
 		wg.Go(func() {
-			defer func() { <-places }()
+			defer known()
 			conn := transport.NewConn(raw, sendTimeout)
 			if j.opts.Cluster != nil {
 				conn.SetIdleLimit(greetTimeout)
 			}
 			stop := context.AfterFunc(ctx, conn.Close)
 			defer stop()
-			kept, err := j.serve(ctx, conn, raw)
+			kept, err := j.serve(ctx, conn, raw, func() bool {
+				known()
+				select {
+				case places <- struct{}{}:
+					return true
+				default:
+					return false
+				}
+			}, func() { <-places })
 			if !kept {
 				conn.Close()
 			}
@@ -65,12 +74,40 @@ func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
+// strangers are connections that have not said yet what they are for. When there
+// are too many, the oldest goes: nobody who says so at once is kept out.
+type strangers struct {
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+const maxStrangers = 256
+
+// add takes a connection; known, which may be called again, lets it go.
+func (s *strangers) add(c net.Conn) (known func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) == maxStrangers {
+		_ = s.conns[0].Close()
+		s.conns = s.conns[1:]
+	}
+	s.conns = append(s.conns, c)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if i := slices.Index(s.conns, c); i >= 0 {
+			s.conns = slices.Delete(s.conns, i, i+1)
+		}
+	}
+}
+
 // greetTimeout is how long the first message of a connection may take.
 const greetTimeout = 10 * time.Second
 
 // serve takes a connection's first message, which says what it is for. kept says
-// that somebody else has it now.
-func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn) (kept bool, err error) {
+// that somebody else has it now. enter takes a place among the sessions, if there
+// is one, and leave gives it back.
+func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn, enter func() bool, leave func()) (kept bool, err error) {
 	typ, b, err := conn.Recv() // shakes hands first
 	if err != nil {
 		return false, err
@@ -84,6 +121,12 @@ func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn)
 		_ = conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
 		return false, err
 	}
+	if !enter() {
+		err := fail.New(fail.Retry, "serve", conn.Peer(), fmt.Sprintf("%d connections are served already", maxSessions))
+		_ = conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
+		return false, err
+	}
+	defer leave()
 	switch change.MessageType(typ) {
 	case change.MsgHello:
 		ses := &session{j: j, peer: peer, conn: conn, leases: map[change.StreamID]change.Lease{}, told: map[change.StreamID]change.Ack{}}
@@ -125,43 +168,34 @@ func (j *Journal) serveJoin(ctx context.Context, conn *transport.Conn, b []byte)
 	return conn.Send(uint16(change.MsgJoined), change.Encode(resp))
 }
 
-// welcome answers an agent; the error ends the connection.
-func (j *Journal) welcome(conn *transport.Conn, object string, reference bool) error {
+// welcome answers an agent and returns a context that ends with the lead under
+// which it was welcomed; an error ends the connection.
+func (j *Journal) welcome(ctx context.Context, conn *transport.Conn, object string, reference bool) (context.Context, func(), error) {
 	id, epoch, _ := j.ID()
 	w := change.Welcome{Journal: id.String(), Epoch: epoch, Reference: reference}
-	var err error
-	if !j.Leads() {
-		err = j.notLeader("serve", object)
-		leader := j.leaderAddress()
-		w.Leader, w.Error = leader, change.FaultOf(err)
+	j.mu.Lock()
+	lead := j.leading
+	j.mu.Unlock()
+	leads := lead != nil && lead.Err() == nil
+	if !leads {
+		w.Leader, w.Error = j.leaderAddress(), change.FaultOf(j.notLeader("serve", object))
 		if j.opts.Cluster != nil && w.Leader == j.opts.Cluster.Address {
 			w.Leader = "" // soon
 		}
 	}
-	if serr := conn.Send(uint16(change.MsgWelcome), change.Encode(w)); serr != nil {
-		return serr
+	if err := conn.Send(uint16(change.MsgWelcome), change.Encode(w)); err != nil {
+		return nil, nil, err
 	}
-	if err != nil {
-		return errNotLeader
+	if !leads {
+		return nil, nil, errNotLeader
 	}
-	return nil
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(lead, cancel)
+	return ctx, func() { stop(); cancel() }, nil
 }
 
 // errNotLeader ends a connection that was answered.
 var errNotLeader = fail.New(fail.Retry, "", "", "this member does not lead")
-
-// whileLeading returns a context that ends with this member's lead.
-func (j *Journal) whileLeading(ctx context.Context) (context.Context, func()) {
-	j.mu.Lock()
-	lead := j.leading
-	j.mu.Unlock()
-	ctx, cancel := context.WithCancel(ctx)
-	if lead == nil {
-		return ctx, cancel
-	}
-	stop := context.AfterFunc(lead, cancel)
-	return ctx, func() { stop(); cancel() }
-}
 
 // session is one agent's connection.
 type session struct {
@@ -190,11 +224,11 @@ func (s *session) run(ctx context.Context, b []byte) error {
 		_ = s.conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
 		return err
 	}
-	ctx, cancel := s.j.whileLeading(ctx)
-	defer cancel()
-	if err := s.j.welcome(s.conn, "agent "+s.agent, hello.Reference && s.j.source != nil && s.j.References()); err != nil {
+	ctx, end, err := s.j.welcome(ctx, s.conn, "agent "+s.agent, hello.Reference && s.j.source != nil && s.j.References())
+	if err != nil {
 		return err
 	}
+	defer end()
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, s.conn.Close)
 	defer stop()
@@ -238,6 +272,12 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 			}
 			if err := checkBodies(&a); err != nil {
 				return err
+			}
+			s.mu.Lock()
+			mine := s.leases[a.Stream] == a.Lease
+			s.mu.Unlock()
+			if !mine {
+				return fail.New(fail.Fenced, "append to", a.Stream.String(), "this session has no such lease")
 			}
 			p := pending{stream: a.Stream, future: s.j.raft.Apply(append([]byte{tagAppend}, b...), applyTimeout)}
 			select {

@@ -71,8 +71,10 @@ func (j *Journal) startRaft(ctx context.Context) error {
 	if len(metas) > 0 && metas[0].Index >= j.fsm.copied { // what came by reference is for nobody else
 		j.logs.mark.Store(j.fsm.copied)
 	}
-	if err := j.checkMember(); err != nil {
-		return err
+	if j.opts.Cluster != nil {
+		if err := j.checkMember(); err != nil {
+			return err
+		}
 	}
 	addr := j.openTransport()
 	conf := j.raftConfig()
@@ -97,6 +99,15 @@ func (j *Journal) startRaft(ctx context.Context) error {
 		j.layer.raft.Store(j.raft)
 	}
 	j.noteMembers()
+	if j.opts.Cluster == nil {
+		if _, members := j.count(); members > 1 {
+			return fail.New(fail.Refused, "open", j.opts.Dir, fmt.Sprintf("the journal has %d members, and this one would be alone", members)).
+				WithHint("set journal.listen back in the configuration")
+		}
+		if err := j.checkMember(); err != nil { // only marks it: it may be moved
+			return err
+		}
+	}
 	j.wg.Go(j.watchLeadership)
 	j.wg.Go(j.watchDisk)
 	if j.opts.Cluster != nil {

@@ -20,6 +20,9 @@ type Options struct {
 	Agent  string
 	Finder *transport.Finder
 	Logger *slog.Logger
+	// Pin, if set, is told which journal answers, and refuses any other than the
+	// one that it was told of first.
+	Pin func(journal string) error
 }
 
 // Client is a journal on other hosts. It is safe for concurrent use.
@@ -40,7 +43,9 @@ type Client struct {
 
 const (
 	sendTimeout = 10 * time.Second
-	// proposeTimeout bounds the wait for a connection and for an answer.
+	// connectWait is how long Propose waits for a connection, proposeTimeout for an
+	// answer.
+	connectWait    = 5 * time.Second
 	proposeTimeout = 20 * time.Second
 	maxReconnect   = 2 * time.Second
 )
@@ -128,6 +133,9 @@ func (c *Client) greet(conn *transport.Conn) error {
 	}
 	if err == nil {
 		err = w.Error.Err("ask", "journal at "+conn.Peer())
+	}
+	if err == nil && c.o.Pin != nil {
+		err = c.o.Pin(w.Journal)
 	}
 	if err != nil {
 		c.o.Finder.Moved(w.Leader)
@@ -222,11 +230,16 @@ func (c *Client) ID() (id uuid.UUID, epoch uint64, site string) {
 	return c.info.Journal, c.info.Epoch, c.info.Site
 }
 
-// Info is where the journal stood when it was heard last.
+// Info is where the journal stood when it was heard last; without a session
+// nobody is known to lead.
 func (c *Client) Info() change.JournalInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.info
+	info := c.info
+	if c.err != nil {
+		info.Leader = ""
+	}
+	return info
 }
 
 // Err says why there is no session; nil: there is one.
@@ -239,8 +252,12 @@ func (c *Client) Err() error {
 // Propose has the journal apply a command and returns its journal index. The copy
 // holds its effect by then.
 func (c *Client) Propose(kind state.Kind, v any) (uint64, error) {
+	return c.propose(kind, v, connectWait)
+}
+
+func (c *Client) propose(kind state.Kind, v any, patience time.Duration) (uint64, error) {
 	command := state.Encode(kind, v)
-	deadline := time.After(proposeTimeout)
+	connect, deadline := time.After(patience), time.After(proposeTimeout)
 	ch := make(chan change.Proposed, 1)
 	for {
 		changed := c.Changed()
@@ -260,15 +277,16 @@ func (c *Client) Propose(kind state.Kind, v any) (uint64, error) {
 		}
 		select {
 		case <-changed:
-		case <-deadline:
+		case <-connect:
 			return 0, fail.New(fail.Retry, "propose to", "journal", why.Error()).WithHint("is a majority of the journal's members up?")
 		}
 	}
 }
 
-// Submit is Propose whose index does not matter.
+// Submit is Propose whose index does not matter, and which does not wait for a
+// connection.
 func (c *Client) Submit(kind state.Kind, v any) error {
-	_, err := c.Propose(kind, v)
+	_, err := c.propose(kind, v, time.Second)
 	return err
 }
 

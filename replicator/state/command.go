@@ -53,6 +53,7 @@ type Group struct {
 	PITR             string    `json:"pitr"`
 	RPOTargetSeconds float64   `json:"rpo_target_seconds"`
 	Paused           bool      `json:"paused,omitempty"`
+	Owner            string    `json:"owner,omitempty"` // the agent that created it
 	Created          time.Time `json:"created"`
 }
 

@@ -90,7 +90,7 @@ func (s *State) putGroup(g *Group) (string, error) {
 		return "", err
 	}
 	if old := s.Groups[g.Name]; old != nil {
-		g.Created = old.Created
+		g.Created, g.Owner = old.Created, old.Owner
 	}
 	s.Groups[g.Name] = g
 	return "group/" + g.Name, nil
@@ -192,7 +192,13 @@ func (s *State) addBookmark(b *Bookmark) (string, error) {
 // KeptAudits is how many audit entries the state keeps; the object log has all.
 const KeptAudits = 1024
 
+// MaxAuditBytes bounds the texts of an audit entry.
+const MaxAuditBytes = 8 << 10
+
 func (s *State) addAudit(a *Audit) (string, error) {
+	if n := len(a.Who) + len(a.Host) + len(a.Verb) + len(a.Request) + len(a.Outcome); n > MaxAuditBytes {
+		return "", fail.New(fail.Invalid, "add audit entry", a.Verb, fmt.Sprintf("%d bytes exceed %d", n, MaxAuditBytes))
+	}
 	s.audits++
 	a.Number = s.audits
 	s.Audits[a.Number%KeptAudits] = a

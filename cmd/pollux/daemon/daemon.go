@@ -171,7 +171,8 @@ func (d *Daemon) openJournal(ctx context.Context) error {
 		addresses = append([]string{c.Advertise}, c.Peers...)
 	}
 	d.find = transport.NewFinder(addresses, files.Dial)
-	d.remote = remote.New(remote.Options{Agent: d.conf.Name, Finder: d.find, Logger: d.log})
+	d.remote = remote.New(remote.Options{Agent: d.conf.Name, Finder: d.find, Logger: d.log,
+		Pin: func(id string) error { return d.agent.PinJournal(id) }})
 	d.journal = d.remote
 	return nil
 }

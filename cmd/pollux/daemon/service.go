@@ -43,7 +43,7 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 	case !r.Create && !exists:
 		return control.Group{}, noSuch("group", r.Name)
 	case r.Create:
-		g = state.Group{Name: r.Name, Ack: "local", Overflow: "throttle", PITR: "every-write", RPOTargetSeconds: defaultRPOTargetSeconds, Created: time.Now().UTC()}
+		g = state.Group{Name: r.Name, Owner: d.conf.Name, Ack: "local", Overflow: "throttle", PITR: "every-write", RPOTargetSeconds: defaultRPOTargetSeconds, Created: time.Now().UTC()}
 	}
 	if err := state.CheckName("group", r.Name); err != nil {
 		return control.Group{}, err

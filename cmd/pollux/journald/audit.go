@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -24,7 +26,10 @@ type Auditor struct {
 }
 
 // maxOutcome bounds the text of an error in an entry.
-const maxOutcome = 1000
+const (
+	maxOutcome = 1000
+	maxRequest = 4 << 10
+)
 
 // Record is a control.Audit. A journal that cannot be reached gets no entry: the
 // verb could not change it either, and the host's own log has it.
@@ -40,7 +45,13 @@ func (a Auditor) Record(_ context.Context, who pki.Peer, verb string, req json.R
 	if err != nil {
 		e.Outcome = err.Error()[:min(len(err.Error()), maxOutcome)]
 	}
+	if len(req) > maxRequest {
+		e.Request = json.RawMessage(fmt.Sprintf(`"%d bytes"`, len(req)))
+	}
 	a.Log.Info("verb", "verb", verb, "who", e.Who, "outcome", e.Outcome)
+	if fail.Is(err, fail.Retry) {
+		return // the journal could not be reached: it will not be now
+	}
 	if err := a.Journal.Submit(state.KindAudit, e); err != nil {
 		a.Log.Warn("a verb is not in the journal's audit", "verb", verb, "who", e.Who, "err", err)
 	}
