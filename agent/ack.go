@@ -27,9 +27,9 @@ const (
 	// can lose what was committed.
 	MinVoters = 3
 
-	// degradeAfter is how long a flush waits for a promise that LossDegrade gives
-	// up then.
-	degradeAfter = 5 * time.Second
+	// defaultDegradeAfter is how long a flush waits for a promise that LossDegrade
+	// gives up then.
+	defaultDegradeAfter = 5 * time.Second
 
 	markDegraded = "ack degraded to local"
 	markRestored = "ack restored"
@@ -86,7 +86,7 @@ func (s *stream) givenUp() bool {
 }
 
 func (s *stream) awaitPromise(ctx context.Context, lsn uint64) error {
-	timer := time.NewTimer(degradeAfter)
+	timer := time.NewTimer(s.a.opts.DegradeAfter)
 	defer timer.Stop()
 	start := time.Now()
 	for {
@@ -101,7 +101,7 @@ func (s *stream) awaitPromise(ctx context.Context, lsn uint64) error {
 		if err != nil {
 			return err
 		}
-		if time.Since(start) >= degradeAfter && s.giveUp() { // the policy may have changed since
+		if time.Since(start) >= s.a.opts.DegradeAfter && s.giveUp() { // the policy may have changed since
 			continue
 		}
 		select {

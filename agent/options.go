@@ -42,6 +42,9 @@ type Options struct {
 	// Beats says that the journal says something every change.BeatEvery, because a
 	// network lies between.
 	Beats bool
+	// DegradeAfter is how long a flush waits for a promise that LossDegrade gives up
+	// then; default 5 s.
+	DegradeAfter time.Duration
 	// Reference asks the journal to read frames from this agent's WAL.
 	Reference bool
 	// Committed, if set, returns what the journal has accepted of a stream. A WAL
@@ -104,6 +107,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.DegradeAfter == 0 {
+		o.DegradeAfter = defaultDegradeAfter
 	}
 	if o.Moved == nil {
 		o.Moved = func(string) {}

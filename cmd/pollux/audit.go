@@ -25,7 +25,7 @@ func newAuditList() *cobra.Command {
 	c.Flags().IntVar(&last, "last", 0, "the newest N only")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		var list []control.AuditEntry
-		if err := f.client().Call(c.Context(), control.VerbAuditList, control.AuditQuery{Last: last}, &list); err != nil {
+		if err := f.call(c.Context(), control.VerbAuditList, control.AuditQuery{Last: last}, &list); err != nil {
 			return err
 		}
 		if f.json {

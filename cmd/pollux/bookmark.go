@@ -32,7 +32,7 @@ func newBookmarkAdd() *cobra.Command {
 		}
 		r.Name, r.By = args[0], operator()
 		var b control.Bookmark
-		if err := f.client().Call(c.Context(), control.VerbBookmarkAdd, r, &b); err != nil {
+		if err := f.call(c.Context(), control.VerbBookmarkAdd, r, &b); err != nil {
 			return err
 		}
 		if f.json {
@@ -68,7 +68,7 @@ func newBookmarkList() *cobra.Command {
 					marks = append(marks, control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, Durable: b.LSN <= r.LastLSN})
 				}
 			}
-		} else if err := f.client().Call(c.Context(), control.VerbBookmarkList, control.List{Group: group}, &marks); err != nil {
+		} else if err := f.call(c.Context(), control.VerbBookmarkList, control.List{Group: group}, &marks); err != nil {
 			return err
 		}
 		if f.json {

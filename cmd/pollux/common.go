@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,11 +12,15 @@ import (
 	"golang.org/x/term"
 
 	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
-const defaultSocket = "/var/lib/pollux/control.sock"
+const (
+	defaultSocket        = "/var/lib/pollux/control.sock"
+	defaultJournalSocket = "/var/lib/pollux-journal/control.sock"
+)
 
 // daemonFlags are those of every verb that speaks to the agent.
 type daemonFlags struct {
@@ -25,10 +30,12 @@ type daemonFlags struct {
 	json    bool
 }
 
-func (f *daemonFlags) add(c *cobra.Command) {
-	socket := os.Getenv("POLLUX_SOCKET")
-	if socket == "" {
-		socket = defaultSocket
+func (f *daemonFlags) add(c *cobra.Command) { f.addFor(c, defaultSocket) }
+
+// addFor is add for verbs that go to another daemon by default.
+func (f *daemonFlags) addFor(c *cobra.Command, socket string) {
+	if env := os.Getenv("POLLUX_SOCKET"); env != "" {
+		socket = env
 	}
 	c.Flags().StringVar(&f.socket, "socket", socket, "the daemon's control socket ($POLLUX_SOCKET)")
 	c.Flags().StringVar(&f.address, "address", os.Getenv("POLLUX_ADDRESS"), "a daemon on another host, host:port, in place of the socket ($POLLUX_ADDRESS)")
@@ -47,6 +54,16 @@ func (f *daemonFlags) client() *control.Client {
 		return control.DialTLS(f.address, f.files)
 	}
 	return control.Dial(f.socket)
+}
+
+// call is client().Call, once the flags are known to go together.
+func (f *daemonFlags) call(ctx context.Context, verb string, req, resp any) error {
+	if f.address != "" {
+		if _, err := f.files.Check(); err != nil {
+			return fail.At("use --cert, --key and --ca for", f.address, err)
+		}
+	}
+	return f.client().Call(ctx, verb, req, resp)
 }
 
 // storeFlags name an object store.

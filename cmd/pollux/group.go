@@ -59,7 +59,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 
 func groupPut(c *cobra.Command, f *daemonFlags, r control.GroupPut) error {
 	var g control.Group
-	if err := f.client().Call(c.Context(), control.VerbGroupPut, r, &g); err != nil {
+	if err := f.call(c.Context(), control.VerbGroupPut, r, &g); err != nil {
 		return err
 	}
 	if f.json {
@@ -87,7 +87,7 @@ func newGroupList() *cobra.Command {
 	f.add(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		var groups []control.Group
-		if err := f.client().Call(c.Context(), control.VerbGroupList, control.List{}, &groups); err != nil {
+		if err := f.call(c.Context(), control.VerbGroupList, control.List{}, &groups); err != nil {
 			return err
 		}
 		if f.json {
@@ -102,7 +102,11 @@ func newGroupList() *cobra.Command {
 func printGroups(c *cobra.Command, groups []control.Group) {
 	rows := [][]string{{"GROUP", "ACK", "OVERFLOW", "PITR", "RPO TARGET", "PAUSED", "VOLUMES"}}
 	for _, g := range groups {
-		rows = append(rows, []string{g.Name, g.Ack, g.Overflow, g.PITR, fmt.Sprintf("%g s", g.RPOTargetSeconds), fmt.Sprint(g.Paused), fmt.Sprint(g.Volumes)})
+		ack := g.Ack
+		if g.OnAckLoss == "degrade" {
+			ack += ", may degrade"
+		}
+		rows = append(rows, []string{g.Name, ack, g.Overflow, g.PITR, fmt.Sprintf("%g s", g.RPOTargetSeconds), fmt.Sprint(g.Paused), fmt.Sprint(g.Volumes)})
 	}
 	text.Table(c.OutOrStdout(), rows)
 }

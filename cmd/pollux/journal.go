@@ -67,7 +67,7 @@ func newMembers(use, short string, args cobra.PositionalArgs, verb string, req f
 	var f daemonFlags
 	var dry bool
 	c := &cobra.Command{Use: use, Short: short, Args: args}
-	f.add(c)
+	f.addFor(c, defaultJournalSocket)
 	if req != nil {
 		c.Flags().BoolVar(&dry, "dry-run", false, "show the members, change nothing")
 	}
@@ -83,7 +83,7 @@ func newMembers(use, short string, args cobra.PositionalArgs, verb string, req f
 
 func callMembers(c *cobra.Command, f *daemonFlags, verb string, req any) error {
 	var m control.JournalMembers
-	if err := f.client().Call(c.Context(), verb, req, &m); err != nil {
+	if err := f.call(c.Context(), verb, req, &m); err != nil {
 		return err
 	}
 	if f.json {
@@ -99,7 +99,7 @@ func newJournalRemove() *cobra.Command {
 	c := &cobra.Command{Use: "remove MEMBER", Short: "End a membership, by id or address", Args: cobra.ExactArgs(1),
 		Long: `The journal goes on without that member, and its id is never let in again: it has to
 delete its state directory first. What only it holds is lost.`}
-	f.add(c)
+	f.addFor(c, defaultJournalSocket)
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	c.Flags().BoolVar(&dry, "dry-run", false, "show the members, change nothing")
 	c.RunE = func(c *cobra.Command, a []string) error {

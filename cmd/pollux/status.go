@@ -27,7 +27,7 @@ one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer.`
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		for seen := false; ; seen = true {
 			var st control.Status
-			err := f.client().Call(c.Context(), control.VerbStatus, struct{}{}, &st)
+			err := f.call(c.Context(), control.VerbStatus, struct{}{}, &st)
 			if check {
 				return checkStatus(c.OutOrStdout(), &f, &st, err)
 			}
@@ -109,6 +109,9 @@ func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) err
 			code, line = 1, fmt.Sprintf("target %s takes no objects: %s", t.Name, t.Error)
 		}
 	}
+	if code == 0 && st.Journal.Error != "" {
+		code, line = 1, "the journal cannot be reached or does not go on: "+st.Journal.Error
+	}
 	if line == "" {
 		line = "no groups"
 	}
@@ -157,6 +160,11 @@ func printStatus(w io.Writer, st *control.Status) {
 	}
 	if st.Journal.Voters > 1 {
 		role += fmt.Sprintf(", %d voters", st.Journal.Voters)
+	}
+	if st.Journal.ID == "" {
+		fmt.Fprintf(w, "\nno journal has been heard of yet: %s\n", st.Journal.Error)
+	} else if st.Journal.Error != "" {
+		fmt.Fprintf(w, "\njournal: %s", st.Journal.Error)
 	}
 	fmt.Fprintf(w, "\njournal %s: %s, epoch %d, term %d, log %s of %s\n", st.Journal.ID, role, st.Journal.Epoch, st.Journal.Term,
 		text.Bytes(st.Journal.LogBytes), text.Bytes(st.Journal.LogBudgetBytes))

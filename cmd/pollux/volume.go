@@ -49,7 +49,7 @@ on when this command is interrupted; ` + "`pollux volume ls`" + ` then shows whe
 		}
 		r.Name, r.SizeBytes, r.By = args[0], int64(size), operator()
 		var v control.Volume
-		if err := f.client().Call(c.Context(), control.VerbVolumeCreate, r, &v); err != nil {
+		if err := f.call(c.Context(), control.VerbVolumeCreate, r, &v); err != nil {
 			return err
 		}
 		if f.json {
@@ -80,7 +80,7 @@ func newVolumeList() *cobra.Command {
 			return listStoreVolumes(c, &f, &s)
 		}
 		var vols []control.Volume
-		if err := f.client().Call(c.Context(), control.VerbVolumeList, control.List{}, &vols); err != nil {
+		if err := f.call(c.Context(), control.VerbVolumeList, control.List{}, &vols); err != nil {
 			return err
 		}
 		if f.json {
@@ -167,7 +167,7 @@ func newVolumeRemove() *cobra.Command {
 			}
 		}
 		var v control.Volume
-		if err := f.client().Call(c.Context(), control.VerbVolumeRemove, r, &v); err != nil {
+		if err := f.call(c.Context(), control.VerbVolumeRemove, r, &v); err != nil {
 			return err
 		}
 		if f.json {

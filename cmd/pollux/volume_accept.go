@@ -33,7 +33,7 @@ would make primary and twin differ: for that, use volume rm and volume create.`}
 			}
 		}
 		var v control.Volume
-		if err := f.client().Call(c.Context(), control.VerbVolumeAccept, r, &v); err != nil {
+		if err := f.call(c.Context(), control.VerbVolumeAccept, r, &v); err != nil {
 			return err
 		}
 		if f.json {

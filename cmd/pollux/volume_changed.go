@@ -25,7 +25,7 @@ reaches: after a failover to a recovery point, the blocks in which this side dif
 			r.AfterLSN = &after
 		}
 		var got control.VolumeChanges
-		if err := f.client().Call(c.Context(), control.VerbVolumeChanged, r, &got); err != nil {
+		if err := f.call(c.Context(), control.VerbVolumeChanged, r, &got); err != nil {
 			return err
 		}
 		if f.json {

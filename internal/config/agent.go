@@ -271,7 +271,7 @@ func (c *Agent) check() (setting string, err error) {
 
 func checkTargets(targets []Target) (string, error) {
 	if len(targets) == 0 {
-		return "targets", errors.New("name at least one object store under journal.targets")
+		return "targets", errors.New("name at least one object store")
 	}
 	seen := map[string]bool{}
 	required := false

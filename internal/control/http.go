@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -99,12 +100,12 @@ func newMux(audit Audit) *Mux {
 
 // look serves a verb that changes nothing.
 func look[Req, Resp any](m *Mux, verb string, do func(context.Context, Req) (Resp, error)) {
-	handle(m, verb, []pki.Role{pki.Operator, pki.Reader}, func(ctx context.Context, _ pki.Peer, req Req) (Resp, error) { return do(ctx, req) })
+	handle(m, verb, false, func(ctx context.Context, _ pki.Peer, req Req) (Resp, error) { return do(ctx, req) })
 }
 
 // alter serves a verb that changes state.
 func alter[Req, Resp any](m *Mux, verb string, do func(context.Context, Req) (Resp, error)) {
-	handle(m, verb, []pki.Role{pki.Operator}, func(ctx context.Context, who pki.Peer, req Req) (Resp, error) {
+	handle(m, verb, true, func(ctx context.Context, who pki.Peer, req Req) (Resp, error) {
 		resp, err := do(ctx, req)
 		b, _ := json.Marshal(req) // it came as JSON
 		var dry struct {
@@ -117,11 +118,18 @@ func alter[Req, Resp any](m *Mux, verb string, do func(context.Context, Req) (Re
 	})
 }
 
-func handle[Req, Resp any](m *Mux, verb string, roles []pki.Role, do func(context.Context, pki.Peer, Req) (Resp, error)) {
+func handle[Req, Resp any](m *Mux, verb string, alters bool, do func(context.Context, pki.Peer, Req) (Resp, error)) {
+	roles := []pki.Role{pki.Operator}
+	if !alters {
+		roles = append(roles, pki.Reader)
+	}
 	m.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, r *http.Request) {
 		who, err := pki.PeerOfState(r.TLS)
 		if err == nil && !who.Is(roles...) {
-			err = fail.New(fail.Denied, "call", verb, who.String()+"'s certificate does not let it do that")
+			err = fail.New(fail.Denied, "call", verb, fmt.Sprintf("%v's role does not let it do that; it takes one of %v", who, roles))
+			if alters {
+				m.audit(context.WithoutCancel(r.Context()), who, verb, json.RawMessage("null"), err)
+			}
 		}
 		if err != nil {
 			writeJSON(w, http.StatusForbidden, change.FaultOf(err))
@@ -219,6 +227,11 @@ func (c *Client) unreachable(err error) error {
 	case errors.Is(err, os.ErrPermission):
 		e.Kind = fail.Denied
 		return e.WithHint("run as root or as the agent's user")
+	case c.scheme == "https" && (errors.As(err, new(*tls.CertificateVerificationError)) || strings.Contains(err.Error(), "tls: ")):
+		e.Kind = fail.Denied
+		return e.WithHint("are both certificates of the same authority, and is the address that of `control: {listen: …}`?")
+	case c.scheme == "https":
+		return e.WithHint("is the address that of the daemon's `control: {listen: …}`?")
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return e.WithHint("is `pollux agent` (or `pollux journal`) running? Name its control socket with --socket")
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/control"
@@ -29,7 +31,13 @@ func (d service) Status(context.Context, struct{}) (control.Status, error) {
 		st.Agent.Connections = d.nbd.Connections()
 	}
 	if err := d.journal.Err(); err != nil {
-		st.Journal.Error = err.Error()
+		st.Journal.Error = fail.Explain(err)
+	}
+	if d.remote != nil && st.Journal.Error == "" && a.ShipErr != nil {
+		st.Journal.Error = fail.Explain(a.ShipErr)
+	}
+	if j.Journal == uuid.Nil {
+		st.Journal.ID = "" // not heard of yet
 	}
 	for i := range j.Targets {
 		st.Targets = append(st.Targets, control.TargetStatusOf(&j.Targets[i]))

@@ -2,6 +2,7 @@ package journald
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -78,6 +79,9 @@ func (m Members) JournalJoin(ctx context.Context, r control.JournalJoin) (contro
 
 // JournalRemove ends a membership.
 func (m Members) JournalRemove(ctx context.Context, r control.JournalRemove) (control.JournalMembers, error) {
+	if err := m.canLose(ctx, r.Member); err != nil {
+		return control.JournalMembers{}, err
+	}
 	if !r.DryRun {
 		if err := m.Journal.Remove(r.Member); err != nil {
 			return control.JournalMembers{}, err
@@ -87,6 +91,25 @@ func (m Members) JournalRemove(ctx context.Context, r control.JournalRemove) (co
 	return m.JournalList(ctx, struct{}{})
 }
 
+// canLose refuses a removal that would leave no majority in touch.
+func (m Members) canLose(ctx context.Context, which string) error {
+	left, reached := 0, 0
+	for _, x := range m.Journal.Members(ctx) {
+		if !x.Voter || x.ID == which || x.Address == which {
+			continue
+		}
+		left++
+		if x.Status.Error == nil {
+			reached++
+		}
+	}
+	if left > 0 && reached <= left/2 {
+		return fail.New(fail.Refused, "remove member", which, fmt.Sprintf("of the %d voters that would be left, only %d can be reached, which is no majority", left, reached)).
+			WithHint("bring the others back first, or remove one that is gone: pollux journal ls")
+	}
+	return nil
+}
+
 // JournalTransfer hands the lead over.
 func (m Members) JournalTransfer(ctx context.Context, r control.JournalTransfer) (control.JournalMembers, error) {
 	if !r.DryRun {
@@ -94,6 +117,9 @@ func (m Members) JournalTransfer(ctx context.Context, r control.JournalTransfer)
 			return control.JournalMembers{}, err
 		}
 		m.Log.Info("lead handed over", "to", r.Member, "by", r.By)
+		for end := time.Now().Add(leadTimeout); m.Journal.Status().LeaderAddress == "" && time.Now().Before(end) && ctx.Err() == nil; {
+			time.Sleep(20 * time.Millisecond) // the new leader makes itself known
+		}
 	}
 	return m.JournalList(ctx, struct{}{})
 }

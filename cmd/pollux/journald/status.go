@@ -37,6 +37,9 @@ func (s service) Status(context.Context, struct{}) (control.Status, error) {
 	if err := h.Err(); err != nil {
 		st.Journal.Error = err.Error()
 	}
+	if j.Leader == "" && st.Journal.Error == "" {
+		st.Journal.Error = "no leader is known: is a majority of the members up?"
+	}
 	for i := range j.Targets {
 		st.Targets = append(st.Targets, control.TargetStatusOf(&j.Targets[i]))
 	}
