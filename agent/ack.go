@@ -69,6 +69,8 @@ func (s *stream) keep(ctx context.Context, lsn uint64) error {
 	}
 	s.ack.waiting++
 	s.mu.Unlock()
+	s.a.waiting.Add(1)
+	defer s.a.waiting.Add(-1)
 	wake(s.a.wakeUrgent)
 	err := s.awaitPromise(ctx, lsn)
 	s.mu.Lock()

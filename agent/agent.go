@@ -38,7 +38,8 @@ type Agent struct {
 	wakeUrgent     chan struct{}
 	trimmed        notify.Notifier
 	slow           atomic.Bool
-	mapping        sync.Mutex // held by Changed
+	waiting        atomic.Int64 // flushes that wait for the journal's word
+	mapping        sync.Mutex   // held by Changed
 	count          counters
 
 	ctx    context.Context

@@ -432,17 +432,7 @@ func (s *stream) advance(h *change.Header) (bool, error) {
 }
 
 // urgent reports whether a flush waits for the journal's word.
-func (a *Agent) urgent() bool {
-	for _, s := range a.snapshotStreams() {
-		s.mu.Lock()
-		waiting := s.ack.waiting
-		s.mu.Unlock()
-		if waiting > 0 {
-			return true
-		}
-	}
-	return false
-}
+func (a *Agent) urgent() bool { return a.waiting.Load() > 0 }
 
 // pacer decides how long frames wait for each other.
 type pacer struct {

@@ -257,17 +257,43 @@ func (x *chaos) killLeader() {
 
 func (x *chaos) wipeFollower() {
 	m := x.follower()
+	before, err := x.leader().list()
+	if err != nil {
+		x.t.Fatal(err)
+	}
 	m.kill()
 	_ = os.RemoveAll(m.state())
 	x.progress()
 	m.start()
 	until(x.t, startTimeout, "the new member takes the old one's place", func() error {
-		if text := x.leader().logText(); !strings.Contains(text, "lost its directory and is replaced") {
-			return errors.New("the leader has not noticed")
+		now, err := x.leader().list()
+		if err == nil && (len(now.Members) != 3 || idAt(&now, m.dialled) == idAt(&before, m.dialled)) {
+			err = fmt.Errorf("%+v", now)
 		}
-		return nil
+		return err
 	})
 	x.bit("follower wiped")
+}
+
+// idAt is the id of the member at an address.
+func idAt(l *control.JournalMembers, address string) string {
+	for _, m := range l.Members {
+		if m.Address == address {
+			return m.ID
+		}
+	}
+	return ""
+}
+
+// said waits until a member's log has a text, after the first so many bytes.
+func (x *chaos) said(m *memberProcess, from int, text string) {
+	x.t.Helper()
+	until(x.t, 2*time.Minute, fmt.Sprintf("member %d says %q", m.n, text), func() error {
+		if strings.Contains(m.logText()[from:], text) {
+			return nil
+		}
+		return errors.New("nothing in its log")
+	})
 }
 
 func (x *chaos) killAgent() {
@@ -371,15 +397,10 @@ func (x *chaos) storeAway() {
 
 func (x *chaos) stallDisk() {
 	m := x.leader()
-	d := x.disks[m.n]
+	d, from := x.disks[m.n], len(m.logText())
 	d.stall(true)
 	x.replaced(m)
-	until(x.t, startTimeout, "the leader with the stalled disk says so", func() error {
-		if !strings.Contains(m.logText(), "the disk has not answered") {
-			return errors.New("nothing in its log")
-		}
-		return nil
-	})
+	x.said(m, from, "the disk has not answered")
 	x.progress()
 	d.stall(false)
 	m.kill()
@@ -404,6 +425,7 @@ func (x *chaos) failDisk() {
 
 func (x *chaos) fillDisk() {
 	m := x.leader()
+	from := len(m.logText())
 	filler := filepath.Join(m.disk, "filler")
 	f, err := os.Create(filler)
 	if err != nil {
@@ -418,13 +440,7 @@ func (x *chaos) fillDisk() {
 			x.t.Fatal(err)
 		}
 	}
-	until(x.t, 2*time.Minute, "somebody finds the disk full", func() error {
-		if !strings.Contains(m.logText(), "no space left on device") {
-			x.progress()
-			return errors.New("nothing in its log")
-		}
-		return nil
-	})
+	x.said(m, from, "no space left on device")
 	x.progress()
 	if err := os.Remove(filler); err != nil {
 		x.t.Fatal(err)

@@ -29,9 +29,9 @@ const (
 	membershipTimeout = 20 * time.Second
 	promoteEvery      = 500 * time.Millisecond
 	askAgain          = time.Second
-	// lonely is how long a member knows of no leader before it asks whether it is
-	// one of them still.
-	lonely = 10 * time.Second
+	// lonely is how many election timeouts a member knows of no leader before it
+	// asks whether it is one of them still.
+	lonely = 10
 )
 
 // Init makes this member the first one of a new journal.
@@ -323,7 +323,7 @@ func (j *Journal) seekJournal() {
 		if leader := j.leaderAddress(); leader != "" {
 			since = time.Now()
 		}
-		if !fresh && time.Since(since) < lonely {
+		if !fresh && time.Since(since) < lonely*j.opts.Election {
 			continue
 		}
 		err := j.askIn(j.opts.Cluster.Peers, fresh)

@@ -477,6 +477,7 @@ func TestRemoveMember(t *testing.T) {
 	if !fail.Is(err, fail.Refused) {
 		t.Errorf("let in again: %v", err)
 	}
+	c.await("the removed member's word of it", func() bool { return fail.Is(c.members[out].Waiting(), fail.Refused) })
 	if err := c.leader().Remove("nobody"); !fail.Is(err, fail.NotFound) {
 		t.Errorf("removed nobody: %v", err)
 	}

@@ -54,14 +54,46 @@ func (t *trouble) note(err error) {
 // raftLogger turns Raft's log into slog's: warnings and errors only.
 func raftLogger(l *slog.Logger) hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Warn, DisableTime: true,
-		Output: slogWriter{l}})
+		Output: &slogWriter{l: l, last: map[string]time.Time{}}})
 }
 
-type slogWriter struct{ l *slog.Logger }
+// slogWriter passes lines on; of those that differ in numbers only, one in a while:
+// a member that is away would fill the log.
+type slogWriter struct {
+	l    *slog.Logger
+	mu   sync.Mutex
+	last map[string]time.Time
+}
 
-var _ io.Writer = slogWriter{}
+var _ io.Writer = (*slogWriter)(nil)
 
-func (w slogWriter) Write(b []byte) (int, error) {
+const (
+	sameEvery = 30 * time.Second
+	maxSame   = 256
+)
+
+// again reports whether the same was said a moment ago.
+func (w *slogWriter) again(text string) bool {
+	key := strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, text)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	if now.Sub(w.last[key]) < sameEvery {
+		return true
+	}
+	if len(w.last) >= maxSame {
+		clear(w.last)
+	}
+	w.last[key] = now
+	return false
+}
+
+func (w *slogWriter) Write(b []byte) (int, error) {
 	text := strings.TrimSpace(string(b))
 	level := slog.LevelWarn
 	if rest, ok := strings.CutPrefix(text, "[ERROR]"); ok {
@@ -70,6 +102,9 @@ func (w slogWriter) Write(b []byte) (int, error) {
 		text = rest
 	}
 	if strings.Contains(text, "heartbeat timeout reached") { // how a single voter starts
+		level = slog.LevelDebug
+	}
+	if w.again(text) {
 		level = slog.LevelDebug
 	}
 	w.l.Log(context.Background(), level, strings.TrimSpace(text))
