@@ -7,8 +7,13 @@
 // target has it; and that Uploaded is committed before anyone is told. After a
 // restart it stands where it stood.
 //
+// A journal is alone (embedded in an agent, whose WAL it may refer to) or has
+// several members; then frames carry their bodies, and whoever leads serves.
+//
 // Layers: logstore.go (Raft's log on package wal), kv.go (Pebble: term and vote,
-// FSM state, frame index), snapshot.go, fsm.go (what a log entry does), server.go
-// (sessions with agents), journal.go (opening, proposing, closing). cmd wires it;
-// the uploader drives it through Entries and Uploaded.
+// FSM state, frame index), snapshot.go, fsm*.go (what a log entry does), entries.go
+// (what uploaders read), start.go and journal.go (opening, proposing, closing),
+// member.go, cluster.go, network.go and leader.go (several members), listen.go
+// (what a connection is for, and access.go who may), server.go (sessions with
+// agents), follow.go (copies of the control state). Package host runs one.
 package journal

@@ -3,8 +3,6 @@ package journal
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"log/slog"
 	"maps"
 	"path/filepath"
 	"sync"
@@ -12,7 +10,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 	"github.com/hashicorp/raft"
 
@@ -22,54 +19,6 @@ import (
 	"github.com/pollux-dr/pollux/internal/notify"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/wal"
-)
-
-// FrameSource reads frames that the journal holds by reference: appended to buf,
-// as an agent in the same process has them in its WAL.
-type FrameSource func(ref uint64, buf []byte) ([]byte, error)
-
-// Options configure a Journal.
-type Options struct {
-	Dir    string
-	FS     vfs.FS // default vfs.Default
-	Logger *slog.Logger
-	Site   string
-	// Targets that the journal keeps entries for, and which of them a record
-	// must be in to count as durable remotely.
-	Targets  []string
-	Required []string
-
-	LogBudgetBytes  int64 // of Raft's log; appends wait above it
-	LogSegmentBytes int64
-	// SnapshotBytes is how far Raft's log grows before a snapshot lets it shrink.
-	SnapshotBytes int64
-	Heartbeat     time.Duration
-	// TrailingLogs is how many entries Raft keeps behind a snapshot.
-	TrailingLogs uint64
-	// OnSync is told how long each fdatasync of Raft's log took.
-	OnSync func(time.Duration)
-	// Election is how long a member waits for a leader before it stands for
-	// election; the one of an embedded journal, before it elects itself.
-	Election time.Duration
-	// Cluster makes the journal one of several members; nil: it is alone, and
-	// starts by itself.
-	Cluster *Cluster
-	// Version is shown to other members.
-	Version string
-}
-
-const (
-	defaultLogBudgetBytes  = 8 << 30
-	defaultLogSegmentBytes = 16 << 20
-	defaultSnapshotBytes   = 64 << 20
-	defaultHeartbeat       = time.Minute
-	defaultElection        = 50 * time.Millisecond
-	applyTimeout           = 30 * time.Second
-	defaultTrailingLogs    = 64
-	// A snapshot contains what is not yet uploaded, so it is taken only while that
-	// is little.
-	snapshotMaxPending      = 100_000
-	snapshotMaxPendingBytes = 32 << 20
 )
 
 // identity is what a journal is born with.
@@ -129,33 +78,6 @@ func Open(ctx context.Context, o Options) (*Journal, error) {
 		j.wg.Go(j.seekJournal)
 	}
 	return j, nil
-}
-
-func (o *Options) setDefaults() {
-	if o.FS == nil {
-		o.FS = vfs.Default
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	for p, v := range map[*int64]int64{&o.LogBudgetBytes: defaultLogBudgetBytes,
-		&o.LogSegmentBytes: defaultLogSegmentBytes, &o.SnapshotBytes: defaultSnapshotBytes} {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	if o.Heartbeat == 0 {
-		o.Heartbeat = defaultHeartbeat
-	}
-	if o.TrailingLogs == 0 {
-		o.TrailingLogs = defaultTrailingLogs
-	}
-	if o.Election == 0 {
-		o.Election = defaultElection
-		if o.Cluster != nil {
-			o.Election = defaultClusterElection
-		}
-	}
 }
 
 func (j *Journal) open(ctx context.Context) (err error) {
@@ -424,80 +346,6 @@ func (j *Journal) Status() Status {
 		s.Targets[n] = *t
 	}
 	return s
-}
-
-// markEvery is how old a backup of a member's directory may be and pass for the
-// original.
-const markEvery = time.Minute
-
-// housekeeping takes snapshots when the log has grown, frees what is no longer
-// needed, and beats while idle.
-func (j *Journal) housekeeping() {
-	tick := time.NewTicker(min(time.Second, j.opts.Heartbeat))
-	defer tick.Stop()
-	lastIndex, since, marked := uint64(0), time.Now(), time.Now()
-	for {
-		select {
-		case <-j.ctx.Done():
-			return
-		case <-j.tight:
-			st := j.Status()
-			j.shrink(&st)
-		case now := <-tick.C:
-			if err := j.syncLog(); errors.Is(err, wal.ErrPoisoned) {
-				j.fatal(err)
-				return
-			}
-			st := j.Status()
-			if st.LastIndex != lastIndex {
-				lastIndex, since = st.LastIndex, now
-			} else if st.Leader && now.Sub(since) >= j.opts.Heartbeat {
-				if _, err := j.Propose(state.KindHeartbeat, state.Heartbeat{Time: now.UTC()}); err != nil {
-					j.opts.Logger.Warn("heartbeat failed", "err", err)
-				}
-			}
-			if st.LogBytes > j.opts.SnapshotBytes {
-				j.shrink(&st)
-			}
-			if j.opts.Cluster != nil && now.Sub(marked) >= markEvery {
-				marked = now
-				if err := j.markMember(); err != nil {
-					j.opts.Logger.Warn("the directory's mark is not renewed", "err", err)
-				}
-			}
-		}
-	}
-}
-
-// shrink makes Raft's log smaller, if it can.
-func (j *Journal) shrink(st *Status) {
-	if st.Pending < snapshotMaxPending && (st.PendingBytes < snapshotMaxPendingBytes || j.References()) {
-		if err := j.Snapshot(); err != nil {
-			j.opts.Logger.Warn("snapshot failed", "err", err)
-		}
-	}
-	if err := j.logs.release(); err != nil {
-		j.opts.Logger.Warn("Raft's log was not freed", "err", err)
-	}
-}
-
-// References reports whether frames are still taken by reference.
-func (j *Journal) References() bool {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	return j.fsm.copied == 0
-}
-
-// Snapshot writes a snapshot and lets Raft's log shrink.
-func (j *Journal) Snapshot() error {
-	err := j.raft.Snapshot().Error()
-	if err == nil {
-		err = j.logs.release()
-	}
-	if err == raft.ErrNothingNewToSnapshot {
-		return nil
-	}
-	return fail.Wrap(fail.Retry, "take", "journal snapshot", err)
 }
 
 // requiredDurable is the LSN that every required target holds. Called with

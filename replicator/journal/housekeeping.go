@@ -1,0 +1,86 @@
+package journal
+
+import (
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/wal"
+)
+
+// markEvery is how old a backup of a member's directory may be and pass for the
+// original.
+const markEvery = time.Minute
+
+// housekeeping takes snapshots when the log has grown, frees what is no longer
+// needed, and beats while idle.
+func (j *Journal) housekeeping() {
+	tick := time.NewTicker(min(time.Second, j.opts.Heartbeat))
+	defer tick.Stop()
+	lastIndex, since, marked := uint64(0), time.Now(), time.Now()
+	for {
+		select {
+		case <-j.ctx.Done():
+			return
+		case <-j.tight:
+			st := j.Status()
+			j.shrink(&st)
+		case now := <-tick.C:
+			if err := j.syncLog(); errors.Is(err, wal.ErrPoisoned) {
+				j.fatal(err)
+				return
+			}
+			st := j.Status()
+			if st.LastIndex != lastIndex {
+				lastIndex, since = st.LastIndex, now
+			} else if st.Leader && now.Sub(since) >= j.opts.Heartbeat {
+				if _, err := j.Propose(state.KindHeartbeat, state.Heartbeat{Time: now.UTC()}); err != nil {
+					j.opts.Logger.Warn("heartbeat failed", "err", err)
+				}
+			}
+			if st.LogBytes > j.opts.SnapshotBytes {
+				j.shrink(&st)
+			}
+			if j.opts.Cluster != nil && now.Sub(marked) >= markEvery {
+				marked = now
+				if err := j.markMember(); err != nil {
+					j.opts.Logger.Warn("the directory's mark is not renewed", "err", err)
+				}
+			}
+		}
+	}
+}
+
+// shrink makes Raft's log smaller, if it can.
+func (j *Journal) shrink(st *Status) {
+	if st.Pending < snapshotMaxPending && (st.PendingBytes < snapshotMaxPendingBytes || j.References()) {
+		if err := j.Snapshot(); err != nil {
+			j.opts.Logger.Warn("snapshot failed", "err", err)
+		}
+	}
+	if err := j.logs.release(); err != nil {
+		j.opts.Logger.Warn("Raft's log was not freed", "err", err)
+	}
+}
+
+// References reports whether frames are still taken by reference.
+func (j *Journal) References() bool {
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	return j.fsm.copied == 0
+}
+
+// Snapshot writes a snapshot and lets Raft's log shrink.
+func (j *Journal) Snapshot() error {
+	err := j.raft.Snapshot().Error()
+	if err == nil {
+		err = j.logs.release()
+	}
+	if err == raft.ErrNothingNewToSnapshot {
+		return nil
+	}
+	return fail.Wrap(fail.Retry, "take", "journal snapshot", err)
+}

@@ -1,0 +1,83 @@
+package journal
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// FrameSource reads frames that the journal holds by reference: appended to buf,
+// as an agent in the same process has them in its WAL.
+type FrameSource func(ref uint64, buf []byte) ([]byte, error)
+
+// Options configure a Journal.
+type Options struct {
+	Dir    string
+	FS     vfs.FS // default vfs.Default
+	Logger *slog.Logger
+	Site   string
+	// Targets that the journal keeps entries for, and which of them a record
+	// must be in to count as durable remotely.
+	Targets  []string
+	Required []string
+
+	LogBudgetBytes  int64 // of Raft's log; appends wait above it
+	LogSegmentBytes int64
+	// SnapshotBytes is how far Raft's log grows before a snapshot lets it shrink.
+	SnapshotBytes int64
+	Heartbeat     time.Duration
+	// TrailingLogs is how many entries Raft keeps behind a snapshot.
+	TrailingLogs uint64
+	// OnSync is told how long each fdatasync of Raft's log took.
+	OnSync func(time.Duration)
+	// Election is how long a member waits for a leader before it stands for
+	// election; the one of an embedded journal, before it elects itself.
+	Election time.Duration
+	// Cluster makes the journal one of several members; nil: it is alone, and
+	// starts by itself.
+	Cluster *Cluster
+	// Version is shown to other members.
+	Version string
+}
+
+const (
+	defaultLogBudgetBytes  = 8 << 30
+	defaultLogSegmentBytes = 16 << 20
+	defaultSnapshotBytes   = 64 << 20
+	defaultHeartbeat       = time.Minute
+	defaultElection        = 50 * time.Millisecond
+	applyTimeout           = 30 * time.Second
+	defaultTrailingLogs    = 64
+	// A snapshot contains what is not yet uploaded, so it is taken only while that
+	// is little.
+	snapshotMaxPending      = 100_000
+	snapshotMaxPendingBytes = 32 << 20
+)
+
+func (o *Options) setDefaults() {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	for p, v := range map[*int64]int64{&o.LogBudgetBytes: defaultLogBudgetBytes,
+		&o.LogSegmentBytes: defaultLogSegmentBytes, &o.SnapshotBytes: defaultSnapshotBytes} {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	if o.Heartbeat == 0 {
+		o.Heartbeat = defaultHeartbeat
+	}
+	if o.TrailingLogs == 0 {
+		o.TrailingLogs = defaultTrailingLogs
+	}
+	if o.Election == 0 {
+		o.Election = defaultElection
+		if o.Cluster != nil {
+			o.Election = defaultClusterElection
+		}
+	}
+}
