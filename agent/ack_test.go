@@ -89,3 +89,32 @@ func TestAckKeptRestart(t *testing.T) {
 		t.Error("claims that every answered flush is remote")
 	}
 }
+
+// TestLagAfterRestart: what left the WAL before the targets had it counts as lag,
+// after a restart too.
+func TestLagAfterRestart(t *testing.T) {
+	o := regressOpts(t)
+	sc := StreamConf{ID: uuid.New(), Number: 1, Group: "g"}
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: filepath.Join(t.TempDir(), "v.img")}
+	a := ackAgent(t, o, sc, vc)
+	dev, err := a.Device("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeDevice(t, dev, make([]byte, 4096), 0)
+	if err := dev.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s := a.streams[sc.ID]
+	s.mu.Lock()
+	s.gone.add(&frameRef{last: 1, time: time.Now().Add(-time.Hour).UnixNano(), bytes: 777})
+	s.mu.Unlock()
+	if err := a.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	a = ackAgent(t, o, sc, vc)
+	defer a.Close(context.Background())
+	if st := a.Status().Streams[0]; st.Lag < time.Hour || st.LagBytes < 777 {
+		t.Errorf("lag %v, %d bytes", st.Lag, st.LagBytes)
+	}
+}

@@ -40,7 +40,8 @@ func (s *stream) checkpoint() error {
 	}
 	s.mu.Lock()
 	applied, lease, now := s.appliedPoint, s.ship.lease, s.lastTime
-	same := applied == s.ckpt.Applied && lease == s.ckpt.Lease
+	gone := s.gone.brief()
+	same := applied == s.ckpt.Applied && lease == s.ckpt.Lease && (gone == nil) == (s.ckpt.Gone == nil)
 	s.appliedBytes = 0
 	s.mu.Unlock()
 	if same {
@@ -53,7 +54,7 @@ func (s *stream) checkpoint() error {
 			}
 		}
 	}
-	next := checkpoint{Version: metaVersion, Applied: applied, Lease: lease, Time: now}
+	next := checkpoint{Version: metaVersion, Applied: applied, Lease: lease, Time: now, Gone: gone}
 	if err := saveMeta(s.a.opts.FS, s.a.checkpointPath(s.conf.ID), next); err != nil {
 		return err
 	}

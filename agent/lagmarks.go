@@ -7,9 +7,9 @@ type lagMarks []lagMark
 
 // lagMark: the oldest record of frames up to last is of time; plain bytes.
 type lagMark struct {
-	last  uint64
-	time  int64
-	bytes int64
+	Last  uint64 `json:"last"`
+	Time  int64  `json:"time"`
+	Bytes int64  `json:"bytes"`
 }
 
 const maxLagMarks = 4096
@@ -18,7 +18,7 @@ func (m *lagMarks) add(r *frameRef) {
 	if len(*m) == maxLagMarks {
 		for i := range maxLagMarks / 2 {
 			a, b := (*m)[2*i], (*m)[2*i+1]
-			(*m)[i] = lagMark{b.last, a.time, a.bytes + b.bytes}
+			(*m)[i] = lagMark{b.Last, a.Time, a.Bytes + b.Bytes}
 		}
 		*m = (*m)[:maxLagMarks/2]
 	}
@@ -28,7 +28,7 @@ func (m *lagMarks) add(r *frameRef) {
 // drop forgets what the targets hold.
 func (m *lagMarks) drop(durable uint64) {
 	n := 0
-	for n < len(*m) && (*m)[n].last <= durable {
+	for n < len(*m) && (*m)[n].Last <= durable {
 		n++
 	}
 	*m = append((*m)[:0], (*m)[n:]...)
@@ -36,7 +36,15 @@ func (m *lagMarks) drop(durable uint64) {
 
 func (m lagMarks) bytes() (n int64) {
 	for i := range m {
-		n += m[i].bytes
+		n += m[i].Bytes
 	}
 	return n
+}
+
+// brief is all of them as one mark, for a checkpoint; nil where there is none.
+func (m lagMarks) brief() *lagMark {
+	if len(m) == 0 {
+		return nil
+	}
+	return &lagMark{m[len(m)-1].Last, m[0].Time, m.bytes()}
 }

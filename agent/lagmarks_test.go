@@ -12,16 +12,19 @@ func TestLagMarks(t *testing.T) {
 			t.Fatalf("%d marks", len(m))
 		}
 	}
-	if m.bytes() != 3*n || m[0].time != 1 || m[len(m)-1].last != n*10 {
-		t.Errorf("%d bytes, oldest %d, newest %d", m.bytes(), m[0].time, m[len(m)-1].last)
+	if m.bytes() != 3*n || m[0].Time != 1 || m[len(m)-1].Last != n*10 {
+		t.Errorf("%d bytes, oldest %d, newest %d", m.bytes(), m[0].Time, m[len(m)-1].Last)
 	}
 	for i := 1; i < len(m); i++ {
-		if m[i].last <= m[i-1].last || m[i].time <= m[i-1].time {
+		if m[i].Last <= m[i-1].Last || m[i].Time <= m[i-1].Time {
 			t.Fatalf("mark %d is not later than the one before", i)
 		}
 	}
+	if b := m.brief(); *b != (lagMark{n * 10, 1, 3 * n}) {
+		t.Errorf("in brief %+v", *b)
+	}
 	m.drop(n * 5)
-	if len(m) == 0 || m[0].last <= n*5 {
+	if len(m) == 0 || m[0].Last <= n*5 {
 		t.Error("dropped too little or all")
 	}
 	m.drop(n * 10)

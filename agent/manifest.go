@@ -64,6 +64,8 @@ type checkpoint struct {
 	Applied change.Point `json:"applied"`
 	Lease   change.Lease `json:"lease"`
 	Time    int64        `json:"time"` // ns; later frames are not earlier
+	// Gone are the frames that left the WAL before the targets had them, in brief.
+	Gone *lagMark `json:"gone,omitempty"`
 }
 
 const metaVersion = 1

@@ -19,6 +19,9 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 		}
 		s.ship.lease, s.lastTime = s.ckpt.Lease, s.ckpt.Time
 		s.appliedPoint, s.tail = s.ckpt.Applied, s.ckpt.Applied
+		if s.ckpt.Gone != nil {
+			s.gone = lagMarks{*s.ckpt.Gone}
+		}
 	}
 	var buf, plain []byte
 	var f change.Frame

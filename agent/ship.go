@@ -218,6 +218,7 @@ func (s *stream) attach(at *change.Attached) (uint64, error) {
 	s.ship.committed, s.ship.sent = at.Committed, at.Committed.LSN
 	s.ship.released = max(s.ship.released, at.Released)
 	s.ship.durable, s.ship.voters = max(s.ship.durable, at.Durable), at.Voters
+	s.gone.drop(s.ship.durable)
 	return from, nil
 }
 

@@ -279,8 +279,8 @@ func (s *stream) close(err error) {
 // Called with mu held.
 func (s *stream) oldest(lsn uint64) int64 {
 	for i := range s.gone {
-		if s.gone[i].last > lsn {
-			return s.gone[i].time
+		if s.gone[i].Last > lsn {
+			return s.gone[i].Time
 		}
 	}
 	for _, r := range s.refs {

@@ -144,6 +144,9 @@ func printStatus(w io.Writer, st *control.Status) {
 	rows = [][]string{{"TARGET", "SITE", "URL", "OBJECTS", "LAG", "LAST SUCCESS", "ERROR"}}
 	for _, t := range st.Targets {
 		last := "never"
+		if st.Agent.Name == "" && !st.Journal.Leader {
+			last = "the leader knows"
+		}
 		if t.LastSuccess != nil {
 			last = text.Duration(time.Since(*t.LastSuccess)) + " ago"
 		}

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -304,6 +305,9 @@ func (j *Journal) promote(ctx context.Context) {
 				break // look again
 			}
 			j.opts.Logger.Info("member votes", "address", s.Address, "id", s.ID)
+			if voters, _ := j.count(); voters%2 == 0 && voters > 2 {
+				j.opts.Logger.Warn("an even number of voters bears no more losses than one fewer", "voters", voters)
+			}
 		}
 	}
 }
@@ -345,6 +349,12 @@ func (j *Journal) JoinAt(address string) error {
 	}
 	if len(j.servers()) > 0 {
 		return fail.New(fail.Exists, "join", "journal at "+address, "this is a member of a journal already").WithHint("pollux journal ls")
+	}
+	if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
+		return fail.New(fail.Invalid, "join", "journal at "+address, "not host:port")
+	}
+	if address == j.opts.Cluster.Address {
+		return fail.New(fail.Invalid, "join", "journal at "+address, "that is this member's own address")
 	}
 	return j.askIn([]string{address}, true)
 }
