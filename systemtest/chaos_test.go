@@ -18,7 +18,10 @@ import (
 	"github.com/pollux-dr/pollux/internal/s3test"
 )
 
-var chaosRounds = flag.Int("chaos.rounds", 1, "rounds of TestChaos; each has every fault")
+var (
+	chaosRounds = flag.Int("chaos.rounds", 1, "rounds of TestChaos; each has every fault")
+	chaosOnly   = flag.String("chaos.only", "", "only faults whose name has this in it; for looking into one")
+)
 
 // minFlushes is how many flushes a round must have answered to count.
 const minFlushes = 1000
@@ -70,6 +73,9 @@ func TestChaos(t *testing.T) {
 		before := x.flushes()
 		x.run()
 		for _, i := range r.Perm(len(faults)) {
+			if !strings.Contains(faults[i].name, *chaosOnly) {
+				continue
+			}
 			t.Logf("round %d: %s", round+1, faults[i].name)
 			faults[i].do(x)
 			x.settled()
@@ -81,7 +87,7 @@ func TestChaos(t *testing.T) {
 		x.stop()
 		x.check(round + 1)
 		for _, f := range faults {
-			if x.bites[f.name] == 0 {
+			if x.bites[f.name] == 0 && strings.Contains(f.name, *chaosOnly) {
 				t.Errorf("%s was not seen to bite", f.name)
 			}
 			t.Logf("%-24s x %d", f.name, x.bites[f.name])
@@ -427,20 +433,30 @@ func (x *chaos) fillDisk() {
 	m := x.leader()
 	from := len(m.logText())
 	filler := filepath.Join(m.disk, "filler")
-	f, err := os.Create(filler)
+	f, err := os.OpenFile(filler, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		x.t.Fatal(err)
 	}
 	defer f.Close()
-	zeros := make([]byte, 1<<20)
-	for {
-		if _, err := f.Write(zeros); errors.Is(err, syscall.ENOSPC) {
-			break
-		} else if err != nil {
-			x.t.Fatal(err)
+	fill := func() { // to the last block, and again what others give back
+		zeros := make([]byte, 1<<20)
+		for n := len(zeros); n >= 4096; n /= 16 {
+			for err = nil; err == nil; {
+				_, err = f.Write(zeros[:n])
+			}
+			if !errors.Is(err, syscall.ENOSPC) {
+				x.t.Fatal(err)
+			}
+			_ = f.Sync()
 		}
 	}
-	x.said(m, from, "no space left on device")
+	until(x.t, 2*time.Minute, "the member finds its disk full", func() error {
+		fill()
+		if strings.Contains(m.logText()[from:], "no space left on device") {
+			return nil
+		}
+		return errors.New("nothing in its log")
+	})
 	x.progress()
 	if err := os.Remove(filler); err != nil {
 		x.t.Fatal(err)

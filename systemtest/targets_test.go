@@ -65,3 +65,37 @@ func TestTwoTargets(t *testing.T) {
 		t.Errorf("the spare store ends at LSN %d, the model at %d", newest, w.h.lsn)
 	}
 }
+
+// TestTwoJournalsOnePrefix pastes one journal's target into another's configuration:
+// the second writes nothing there and says whose it is.
+func TestTwoJournalsOnePrefix(t *testing.T) {
+	first, second := newCluster(t, 1), newCluster(t, 1)
+	first.form()
+	until(t, startTimeout, "the first has claimed its log", func() error {
+		st, err := first.members[0].status()
+		if err == nil && (len(st.Targets) == 0 || st.Targets[0].Position < 2) {
+			err = fmt.Errorf("%+v", st.Targets)
+		}
+		return err
+	})
+	second.store = first.store
+	second.form()
+	until(t, startTimeout, "the second says whose it is", func() error {
+		st, err := second.members[0].status()
+		if err == nil && (len(st.Targets) == 0 || !strings.Contains(st.Targets[0].Error, "belongs to journal")) {
+			err = fmt.Errorf("%+v", st.Targets)
+		}
+		return err
+	})
+	id := func(c *cluster) string {
+		l, err := c.members[0].list()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l.Journal
+	}
+	out := first.pollux("dump", "log", "--store", first.store)
+	if !strings.Contains(out, id(first)) || strings.Contains(out, id(second)) {
+		t.Errorf("the log is of another journal:\n%s", out)
+	}
+}
