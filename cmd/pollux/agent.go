@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -35,16 +36,24 @@ acknowledged durable and ends. Under systemd it notifies readiness.`,
 			return err
 		}
 		log.Info("serving", "version", version, "nbd", conf.NBD.Unix, "control", conf.Socket)
-		notify("READY=1")
-		err = d.Wait(c.Context())
-		notify("STOPPING=1")
-		log.Info("stopping")
-		if cerr := d.Close(); err == nil {
-			err = cerr
-		}
-		return err
+		return runDaemon(c.Context(), log, d)
 	}
 	return c
+}
+
+// runDaemon waits until a daemon that serves ends, or is told to, and tells systemd.
+func runDaemon(ctx context.Context, log *slog.Logger, d interface {
+	Wait(ctx context.Context) error
+	Close() error
+}) error {
+	notify("READY=1")
+	err := d.Wait(ctx)
+	notify("STOPPING=1")
+	log.Info("stopping")
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	return err
 }
 
 func newLogger(c config.Log) *slog.Logger {

@@ -33,14 +33,7 @@ under peers and are let in by themselves. Under systemd it notifies readiness.`,
 			return err
 		}
 		log.Info("serving", "version", version, "listen", conf.Listen, "control", conf.Socket)
-		notify("READY=1")
-		err = d.Wait(c.Context())
-		notify("STOPPING=1")
-		log.Info("stopping")
-		if cerr := d.Close(); err == nil {
-			err = cerr
-		}
-		return err
+		return runDaemon(c.Context(), log, d)
 	}
 	c.AddCommand(
 		newMembers("init", "Begin a new journal with this host as its first member", cobra.NoArgs, control.VerbJournalInit,

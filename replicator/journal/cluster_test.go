@@ -198,16 +198,8 @@ func TestGrow(t *testing.T) {
 	})
 	c.write(40)
 	c.equal()
-	for i := 1; i < 3; i++ {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.addrs = append(c.addrs, l.Addr().String())
-		_ = l.Close()
-		c.members, c.stops = append(c.members, nil), append(c.stops, nil)
-		c.start(i)
-		c.voters(i + 1)
+	for range 2 {
+		c.more()
 		c.write(5)
 	}
 	c.equal()
@@ -217,6 +209,20 @@ func TestGrow(t *testing.T) {
 	c.start(0)
 	c.write(5)
 	c.equal()
+}
+
+// more starts one more member and waits until it votes.
+func (c *clusterTest) more() {
+	c.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.addrs = append(c.addrs, l.Addr().String())
+	_ = l.Close()
+	c.members, c.stops = append(c.members, nil), append(c.stops, nil)
+	c.start(len(c.members) - 1)
+	c.voters(len(c.members))
 }
 
 func (c *clusterTest) voters(n int) {

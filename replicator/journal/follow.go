@@ -193,7 +193,7 @@ func (f *follower) send(ctx context.Context) error {
 
 // inform sends where the journal stands; where nothing changed, a beat.
 func (f *follower) inform() error {
-	info := f.j.info()
+	info := f.j.Info()
 	if b := change.Encode(info); string(b) != f.info {
 		f.info = string(b)
 		return f.conn.Send(uint16(change.MsgState), change.Encode(change.StateUpdate{Info: &info}))
@@ -249,9 +249,7 @@ func (j *Journal) SetTargetInfo(f func() []change.TargetInfo) {
 }
 
 // Info is where the journal stands, as its leader sees it.
-func (j *Journal) Info() change.JournalInfo { return j.info() }
-
-func (j *Journal) info() change.JournalInfo {
+func (j *Journal) Info() change.JournalInfo {
 	st := j.Status()
 	id, epoch, site := j.ID()
 	out := change.JournalInfo{Journal: id, Epoch: epoch, Site: site, Term: st.Term, Leader: st.LeaderAddress,

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/agent/nbd"
+	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -47,7 +47,7 @@ type Daemon struct {
 	agent   *agent.Agent
 	nbd     *nbd.Server
 	metrics *metrics
-	http    []*http.Server
+	http    ops.HTTP
 
 	verbs  chan struct{} // holds one while a state-changing verb runs; see takeTurn
 	ctx    context.Context
@@ -90,6 +90,7 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s seams) (*Daemon, error) {
 	d := &Daemon{conf: conf, version: version, log: log, seams: s, start: time.Now(), failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
+	d.http = ops.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.open(ctx, d.ctx); err != nil {
 		_ = d.Close()
@@ -180,7 +181,7 @@ func (d *Daemon) openJournal(ctx context.Context) error {
 // openHost opens the member of the journal that runs in this process.
 func (d *Daemon) openHost(ctx context.Context) (err error) {
 	c := &d.conf.Journal
-	o := host.Options{Targets: c.Targets, FS: d.seams.fs, Logger: d.log, Observe: d.metrics.observeStore,
+	o := host.Options{Targets: c.Targets, FS: d.seams.fs, Logger: d.log, Observe: d.metrics.store.Observe,
 		Journal: journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site, Version: d.version,
 			FS: d.seams.fs, OnSync: d.metrics.observeSync("journal"),
 			Election: d.seams.election, TrailingLogs: d.seams.trailingLogs, LogSegmentBytes: d.seams.logSegment, LogBudgetBytes: int64(c.LogBudget), Heartbeat: time.Duration(c.Heartbeat)}}
@@ -302,9 +303,7 @@ func (d *Daemon) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	var errs []error
-	for _, s := range d.http {
-		_ = s.Close() // ends the verbs' contexts
-	}
+	d.http.Close()
 	if d.takeTurn(ctx, "stop", "agent") == nil { // the last of them has returned, or hangs for good
 		defer d.endTurn()
 	}

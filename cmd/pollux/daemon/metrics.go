@@ -7,15 +7,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pollux-dr/pollux/agent/nbd"
-	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 )
 
 // metrics are served at /metrics. Gauges are taken from Status when asked.
 type metrics struct {
 	d         *Daemon
-	requests  *prometheus.CounterVec
-	seconds   *prometheus.HistogramVec
-	bytes     *prometheus.CounterVec
+	store     *ops.StoreMetrics
 	syncs     *prometheus.HistogramVec
 	nbdOps    *prometheus.CounterVec
 	nbdBytes  *prometheus.CounterVec
@@ -29,9 +27,7 @@ var _ nbd.Metrics = (*metrics)(nil)
 
 func newMetrics(d *Daemon) *metrics {
 	m := &metrics{d: d, counters: map[string]nbdCounters{},
-		requests:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_requests_total", Help: "Requests to object stores by target, kind and outcome."}, []string{"target", "request", "outcome"}),
-		bytes:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_bytes_total", Help: "Bytes sent to or read from object stores."}, []string{"target", "request"}),
-		seconds:   prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_store_request_seconds", Help: "Duration of requests to object stores.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{"target", "request"}),
+		store:     ops.NewStoreMetrics(),
 		syncs:     prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_wal_sync_seconds", Help: "Duration of fdatasync of the agent's WAL and the journal's Raft log.", Buckets: prometheus.ExponentialBuckets(0.000125, 2, 15)}, []string{"log"}),
 		nbdOps:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_nbd_requests_total", Help: "NBD requests by command."}, []string{"command"}),
 		nbdBytes:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_nbd_bytes_total", Help: "Bytes of NBD requests by command."}, []string{"command"}),
@@ -59,40 +55,28 @@ func (m *metrics) Request(command string, lengthBytes uint32, _ time.Duration, o
 	}
 }
 
-func (m *metrics) observeStore(target string) func(objstore.Request) {
-	return func(r objstore.Request) {
-		m.requests.WithLabelValues(target, r.Op, r.Outcome).Inc()
-		m.bytes.WithLabelValues(target, r.Op).Add(float64(r.Bytes))
-		m.seconds.WithLabelValues(target, r.Op).Observe(r.Seconds)
-	}
-}
-
 func (m *metrics) observeSync(log string) func(time.Duration) {
 	h := m.syncs.WithLabelValues(log)
 	return func(took time.Duration) { h.Observe(took.Seconds()) }
 }
 
-func desc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("pollux_"+name, help, labels, nil)
-}
-
 var (
-	descLag      = desc("lag_seconds", "Age of the oldest acknowledged write that is not durable in the remote store.", "group")
-	descLagBytes = desc("lag_bytes", "Bytes acknowledged and not durable in the remote store.", "group")
-	descRPO      = desc("rpo_target_seconds", "The group's RPO target.", "group")
-	descLast     = desc("last_lsn", "Newest acknowledged LSN.", "group")
-	descDurable  = desc("durable_lsn", "Newest LSN in every required target.", "group")
-	descState    = desc("group_state", "1 for the state that the group is in.", "group", "state")
-	descMemory   = desc("memory_bytes", "Acknowledged writes in memory.")
-	descMemoryB  = desc("memory_budget_bytes", "Budget of acknowledged writes in memory.")
-	descWAL      = desc("wal_bytes", "Live bytes of the agent's WAL.")
-	descWALB     = desc("wal_budget_bytes", "Budget of the agent's WAL.")
-	descLog      = desc("journal_log_bytes", "Live bytes of the journal's Raft log.")
-	descLogB     = desc("journal_log_budget_bytes", "Budget of the journal's Raft log.")
-	descPosition = desc("target_position", "Objects in the target's log.", "target")
-	descError    = desc("target_error", "1 while the target does not take objects.", "target")
-	descWritten  = desc("written_bytes_total", "Payload bytes framed since the start.")
-	descStored   = desc("stored_bytes_total", "Encoded bytes of the frames since the start.")
+	descLag      = ops.Desc("lag_seconds", "Age of the oldest acknowledged write that is not durable in the remote store.", "group")
+	descLagBytes = ops.Desc("lag_bytes", "Bytes acknowledged and not durable in the remote store.", "group")
+	descRPO      = ops.Desc("rpo_target_seconds", "The group's RPO target.", "group")
+	descLast     = ops.Desc("last_lsn", "Newest acknowledged LSN.", "group")
+	descDurable  = ops.Desc("durable_lsn", "Newest LSN in every required target.", "group")
+	descState    = ops.Desc("group_state", "1 for the state that the group is in.", "group", "state")
+	descMemory   = ops.Desc("memory_bytes", "Acknowledged writes in memory.")
+	descMemoryB  = ops.Desc("memory_budget_bytes", "Budget of acknowledged writes in memory.")
+	descWAL      = ops.Desc("wal_bytes", "Live bytes of the agent's WAL.")
+	descWALB     = ops.Desc("wal_budget_bytes", "Budget of the agent's WAL.")
+	descLog      = ops.Desc("journal_log_bytes", "Live bytes of the journal's Raft log.")
+	descLogB     = ops.Desc("journal_log_budget_bytes", "Budget of the journal's Raft log.")
+	descPosition = ops.Desc("target_position", "Objects in the target's log.", "target")
+	descError    = ops.Desc("target_error", "1 while the target does not take objects.", "target")
+	descWritten  = ops.Desc("written_bytes_total", "Payload bytes framed since the start.")
+	descStored   = ops.Desc("stored_bytes_total", "Encoded bytes of the frames since the start.")
 )
 
 // Describe and Collect make metrics a prometheus.Collector.
@@ -100,7 +84,8 @@ func (m *metrics) Describe(c chan<- *prometheus.Desc) { prometheus.DescribeByCol
 
 // Collect takes the figures from Status.
 func (m *metrics) Collect(c chan<- prometheus.Metric) {
-	for _, v := range []prometheus.Collector{m.requests, m.bytes, m.seconds, m.syncs, m.nbdOps, m.nbdBytes, m.nbdErrors} {
+	m.store.Collect(c)
+	for _, v := range []prometheus.Collector{m.syncs, m.nbdOps, m.nbdBytes, m.nbdErrors} {
 		v.Collect(c)
 	}
 	st, err := service{Daemon: m.d}.Status(context.Background(), struct{}{})

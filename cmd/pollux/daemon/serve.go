@@ -4,13 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"os"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -18,23 +15,12 @@ import (
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/agent/nbd"
 	"github.com/pollux-dr/pollux/cmd/pollux/journald"
+	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
-
-func (d *Daemon) listenUnix(path string) (net.Listener, error) {
-	_ = os.Remove(path) // ours: the state directory is locked
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fail.Wrap(fail.Denied, "listen on", path, err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, fail.Wrap(fail.Denied, "listen on", path, err)
-	}
-	return l, nil
-}
 
 // serveJournal lets the agent, and other hosts where that is configured, reach the
 // journal in this process, if there is one, and starts that one's uploaders.
@@ -48,7 +34,7 @@ func (d *Daemon) serveJournal(ctx context.Context) error {
 	if c.Listen != "" {
 		l, err = d.conf.Identity.Files().Listen(c.Listen)
 	} else {
-		l, err = d.listenUnix(d.journalSocket())
+		l, err = ops.ListenUnix(d.journalSocket())
 	}
 	if err != nil {
 		return err
@@ -91,7 +77,7 @@ func (d *Daemon) serveNBD(ctx context.Context) error {
 		o.RequireTLS = true
 	}
 	d.nbd = nbd.New(o)
-	l, err := d.listenUnix(c.Unix)
+	l, err := ops.ListenUnix(c.Unix)
 	if err != nil {
 		return err
 	}
@@ -141,37 +127,10 @@ func (d *Daemon) serveHTTP() error {
 	ctl.Handle("/metrics", prom)
 	ctl.HandleFunc("/debug/pprof/", pprof.Index) // the socket is its owner's only
 	ctl.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	l, err := d.listenUnix(d.conf.Socket)
+	l, err := ops.ListenUnix(d.conf.Socket)
 	if err != nil {
 		return err
 	}
-	d.serve(l, ctl)
-	if d.conf.Control.Listen != "" {
-		l, err := d.conf.Identity.Files().Listen(d.conf.Control.Listen)
-		if err != nil {
-			return err
-		}
-		d.serve(l, verbs)
-	}
-	if addr := d.conf.Metrics.Listen; addr != "" {
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			return fail.Wrap(fail.Refused, "listen on", addr, err)
-		}
-		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", prom)
-		d.serve(l, mux)
-	}
-	return nil
-}
-
-func (d *Daemon) serve(l net.Listener, h http.Handler) {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug)}
-	d.http = append(d.http, s)
-	d.spawn(func() error {
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fail.Wrap(fail.Internal, "serve", l.Addr().String(), err)
-		}
-		return nil
-	})
+	d.http.Serve(l, ctl)
+	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, verbs, d.conf.Metrics, prom)
 }

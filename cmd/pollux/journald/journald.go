@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -36,7 +36,7 @@ type Daemon struct {
 	lock    io.Closer
 	host    *host.Host
 	metrics *metrics
-	http    []*http.Server
+	http    ops.HTTP
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -48,6 +48,7 @@ type Daemon struct {
 // is in a journal.
 func Start(ctx context.Context, conf *config.JournalHost, version string, log *slog.Logger) (*Daemon, error) {
 	d := &Daemon{conf: conf, version: version, log: log, start: time.Now(), failed: make(chan error, 4)}
+	d.http = ops.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.open(ctx); err != nil {
 		_ = d.Close()
@@ -83,7 +84,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.metrics = newMetrics(d)
-	d.host, err = host.Open(ctx, host.Options{Targets: c.Targets, FS: vfs.Default, Logger: d.log, Observe: d.metrics.observeStore,
+	d.host, err = host.Open(ctx, host.Options{Targets: c.Targets, FS: vfs.Default, Logger: d.log, Observe: d.metrics.store.Observe,
 		Journal: journal.Options{Dir: filepath.Join(c.State, "journal"), FS: vfs.Default, Logger: d.log, Site: c.Site, Version: d.version,
 			LogBudgetBytes: int64(c.LogBudget), Heartbeat: time.Duration(c.Heartbeat), Election: time.Duration(c.Election), OnSync: d.metrics.observeSync,
 			Cluster: &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: c.Identity.Files().Dial, DiskStall: time.Duration(c.DiskStall)}}})
@@ -130,43 +131,12 @@ func (d *Daemon) serveHTTP() error {
 	verbs := control.JournalHandler(service{Members{d.host.Journal, d.log}, audit, d}, audit.Record)
 	mux.Handle("/v1/", verbs)
 	mux.Handle("/metrics", prom)
-	_ = os.Remove(d.conf.Socket) // ours: the state directory is locked
-	l, err := net.Listen("unix", d.conf.Socket)
-	if err == nil {
-		err = os.Chmod(d.conf.Socket, 0o600)
-	}
+	l, err := ops.ListenUnix(d.conf.Socket)
 	if err != nil {
-		return fail.Wrap(fail.Denied, "listen on", d.conf.Socket, err)
+		return err
 	}
-	d.serve(l, mux)
-	if d.conf.Control.Listen != "" {
-		l, err := d.conf.Identity.Files().Listen(d.conf.Control.Listen)
-		if err != nil {
-			return err
-		}
-		d.serve(l, verbs)
-	}
-	if addr := d.conf.Metrics.Listen; addr != "" {
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			return fail.Wrap(fail.Refused, "listen on", addr, err)
-		}
-		only := http.NewServeMux()
-		only.Handle("GET /metrics", prom)
-		d.serve(l, only)
-	}
-	return nil
-}
-
-func (d *Daemon) serve(l net.Listener, h http.Handler) {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug)}
-	d.http = append(d.http, s)
-	d.spawn(func() error {
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fail.Wrap(fail.Internal, "serve", l.Addr().String(), err)
-		}
-		return nil
-	})
+	d.http.Serve(l, mux)
+	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, verbs, d.conf.Metrics, prom)
 }
 
 // Wait blocks until ctx ends or the member cannot go on.
@@ -204,9 +174,7 @@ func (d *Daemon) Close() error {
 // close is Close. A leader hands the lead over first: the others need not wait
 // until they miss it.
 func (d *Daemon) close() error {
-	for _, s := range d.http {
-		_ = s.Close()
-	}
+	d.http.Close()
 	if d.host != nil && d.host.Leads() && d.host.Err() == nil && d.host.Status().Voters > 1 {
 		done := make(chan error, 1)
 		go func() { done <- d.host.Transfer("") }()

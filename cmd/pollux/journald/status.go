@@ -7,9 +7,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/control"
-	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -105,48 +105,32 @@ func (s service) GroupList(context.Context, control.List) ([]control.Group, erro
 
 // metrics are served at /metrics.
 type metrics struct {
-	d        *Daemon
-	requests *prometheus.CounterVec
-	seconds  *prometheus.HistogramVec
-	bytes    *prometheus.CounterVec
-	syncs    prometheus.Histogram
+	d     *Daemon
+	store *ops.StoreMetrics
+	syncs prometheus.Histogram
 }
 
 func newMetrics(d *Daemon) *metrics {
 	return &metrics{d: d,
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_requests_total", Help: "Requests to object stores by target, kind and outcome."}, []string{"target", "request", "outcome"}),
-		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_bytes_total", Help: "Bytes sent to or read from object stores."}, []string{"target", "request"}),
-		seconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_store_request_seconds", Help: "Duration of requests to object stores.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{"target", "request"}),
+		store: ops.NewStoreMetrics(),
 		syncs: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "pollux_wal_sync_seconds", Help: "Duration of fdatasync of the journal's Raft log.",
 			ConstLabels: prometheus.Labels{"log": "journal"}, Buckets: prometheus.ExponentialBuckets(0.000125, 2, 15)}),
 	}
 }
 
-func (m *metrics) observeStore(target string) func(objstore.Request) {
-	return func(r objstore.Request) {
-		m.requests.WithLabelValues(target, r.Op, r.Outcome).Inc()
-		m.bytes.WithLabelValues(target, r.Op).Add(float64(r.Bytes))
-		m.seconds.WithLabelValues(target, r.Op).Observe(r.Seconds)
-	}
-}
-
 func (m *metrics) observeSync(took time.Duration) { m.syncs.Observe(took.Seconds()) }
 
-func desc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("pollux_"+name, help, labels, nil)
-}
-
 var (
-	descLeader  = desc("journal_leader", "1 where this member leads the journal.")
-	descTerm    = desc("journal_term", "Raft's term.")
-	descVoters  = desc("journal_voters", "Members with a vote.")
-	descMembers = desc("journal_members", "Members.")
-	descLog     = desc("journal_log_bytes", "Live bytes of the journal's Raft log.")
-	descLogB    = desc("journal_log_budget_bytes", "Budget of the journal's Raft log.")
-	descPos     = desc("target_position", "Objects in the target's log.", "target")
-	descError   = desc("target_error", "1 while the target does not take objects.", "target")
-	descLag     = desc("target_lag_seconds", "Age of the oldest frame that the target lacks.", "target")
-	descBacklog = desc("target_backlog_bytes", "Bytes of the frames that the target lacks.", "target")
+	descLeader  = ops.Desc("journal_leader", "1 where this member leads the journal.")
+	descTerm    = ops.Desc("journal_term", "Raft's term.")
+	descVoters  = ops.Desc("journal_voters", "Members with a vote.")
+	descMembers = ops.Desc("journal_members", "Members.")
+	descLog     = ops.Desc("journal_log_bytes", "Live bytes of the journal's Raft log.")
+	descLogB    = ops.Desc("journal_log_budget_bytes", "Budget of the journal's Raft log.")
+	descPos     = ops.Desc("target_position", "Objects in the target's log.", "target")
+	descError   = ops.Desc("target_error", "1 while the target does not take objects.", "target")
+	descLag     = ops.Desc("target_lag_seconds", "Age of the oldest frame that the target lacks.", "target")
+	descBacklog = ops.Desc("target_backlog_bytes", "Bytes of the frames that the target lacks.", "target")
 )
 
 // Describe and Collect make metrics a prometheus.Collector.
@@ -154,9 +138,8 @@ func (m *metrics) Describe(c chan<- *prometheus.Desc) { prometheus.DescribeByCol
 
 // Collect takes the figures as they are.
 func (m *metrics) Collect(c chan<- prometheus.Metric) {
-	for _, v := range []prometheus.Collector{m.requests, m.bytes, m.seconds, m.syncs} {
-		v.Collect(c)
-	}
+	m.store.Collect(c)
+	m.syncs.Collect(c)
 	if m.d.host == nil {
 		return
 	}

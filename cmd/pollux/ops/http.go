@@ -1,0 +1,75 @@
+package ops
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// HTTP are a daemon's servers. Spawn runs a part of it whose error ends the daemon.
+type HTTP struct {
+	Log     *slog.Logger
+	Spawn   func(part func() error)
+	servers []*http.Server
+}
+
+// ListenUnix listens on a socket for its owner only. What is at path is ours: the
+// state directory is locked.
+func ListenUnix(path string) (net.Listener, error) {
+	_ = os.Remove(path)
+	l, err := net.Listen("unix", path)
+	if err == nil {
+		err = os.Chmod(path, 0o600)
+	}
+	if err != nil {
+		return nil, fail.Wrap(fail.Denied, "listen on", path, err)
+	}
+	return l, nil
+}
+
+// Serve takes requests from l until Close.
+func (h *HTTP) Serve(l net.Listener, handler http.Handler) {
+	s := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(h.Log.Handler(), slog.LevelDebug)}
+	h.servers = append(h.servers, s)
+	h.Spawn(func() error {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fail.Wrap(fail.Internal, "serve", l.Addr().String(), err)
+		}
+		return nil
+	})
+}
+
+// ServeBeyond serves what the configuration opens beside the control socket: verbs
+// for operators on other hosts, and metrics.
+func (h *HTTP) ServeBeyond(control config.Control, id config.Identity, verbs http.Handler, metrics config.Metrics, prom http.Handler) error {
+	if control.Listen != "" {
+		l, err := id.Files().Listen(control.Listen)
+		if err != nil {
+			return err
+		}
+		h.Serve(l, verbs)
+	}
+	if metrics.Listen != "" {
+		l, err := net.Listen("tcp", metrics.Listen)
+		if err != nil {
+			return fail.Wrap(fail.Refused, "listen on", metrics.Listen, err)
+		}
+		only := http.NewServeMux()
+		only.Handle("GET /metrics", prom)
+		h.Serve(l, only)
+	}
+	return nil
+}
+
+// Close ends the servers, and with them the verbs' contexts.
+func (h *HTTP) Close() {
+	for _, s := range h.servers {
+		_ = s.Close()
+	}
+}
