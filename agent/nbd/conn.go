@@ -88,7 +88,10 @@ func (c *conn) run() {
 	}
 	c.log = c.log.With("export", c.export)
 	c.log.Info("nbd: client connected")
-	_ = c.raw.SetDeadline(time.Time{})
+	// The reader lifts its own deadline before it waits, and looks then whether a
+	// drain has set it.
+	_ = c.raw.SetWriteDeadline(time.Time{})
+	c.armed = true
 	c.out = newOutput(c.nc, c.srv.opts.PayloadTimeout, c.kill)
 
 	err := c.transmit()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,20 +23,67 @@ func TestShutdown(t *testing.T) {
 		<-release
 		return nil
 	})
+	var once sync.Once
+	answer := func() { once.Do(func() { close(release) }) }
+	t.Cleanup(answer) // or a failure would hang
 	busy.write(requestMessage(0, cmdFlush, 1, 0, 0))
 	<-entered
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() { done <- s.Shutdown(context.Background()) }()
 	idle.wantClosed()
 	if _, err := net.Dial("unix", socket); err == nil {
 		t.Error("still listening")
 	}
-	close(release)
+	answer()
 	if e := busy.simple(1); e != nbdOK {
 		t.Errorf("error %d", e)
 	}
 	busy.wantClosed()
 	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// drainAfter runs do just before a connection that has negotiated loses its
+// deadline.
+type drainAfter struct {
+	net.Conn
+	do func()
+}
+
+func (d *drainAfter) SetDeadline(t time.Time) error {
+	if t.IsZero() {
+		d.do()
+	}
+	return d.Conn.SetDeadline(t)
+}
+
+func (d *drainAfter) SetWriteDeadline(t time.Time) error {
+	if t.IsZero() {
+		d.do()
+	}
+	return d.Conn.SetWriteDeadline(t)
+}
+
+// A connection that is drained in the moment in which its negotiation ends is
+// closed like any other.
+func TestShutdownAfterNegotiation(t *testing.T) {
+	s := New(Options{Exports: exports{"": blocktest.NewMem(testSize)}})
+	client, server := net.Pipe()
+	defer client.Close()
+	s.start(&drainAfter{server, func() {
+		for _, c := range s.snapshot() {
+			c.drain()
+		}
+	}})
+	w := &wire{t: t, nc: client}
+	_ = client.SetDeadline(time.Now().Add(5 * time.Second))
+	w.read(18)
+	w.write(be32(handshakeFixedNewstyle | handshakeNoZeroes))
+	w.option(optGo, goData(""))
+	w.wantReplies(optGo, repInfo, repAck)
+	w.wantClosed()
+	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
 }
