@@ -45,9 +45,39 @@ type segmentEntry struct {
 	Offset  int64           `json:"offset"`
 	Bytes   uint32          `json:"bytes"`
 	Frame   *frameInfo      `json:"frame,omitempty"`
+	Fold    *foldInfo       `json:"fold,omitempty"`
 	Command string          `json:"command,omitempty"`
 	Body    json.RawMessage `json:"body,omitempty"`
 	Error   *damageInfo     `json:"error,omitempty"`
+}
+
+// foldInfo is what is left of a run of frames.
+type foldInfo struct {
+	Stream          string    `json:"stream"`
+	FirstLSN        uint64    `json:"first_lsn"`
+	LastLSN         uint64    `json:"last_lsn"` // the only point that is left
+	FirstTime       time.Time `json:"first_time"`
+	LastTime        time.Time `json:"last_time"`
+	Codec           string    `json:"codec"`
+	Frames          uint32    `json:"frames"`
+	FrameBytes      int64     `json:"frame_bytes"`
+	FramePlainBytes int64     `json:"frame_plain_bytes"`
+	Records         uint32    `json:"records"`
+	Blocks          uint32    `json:"blocks"`
+	PlainBytes      int64     `json:"plain_bytes"`
+	StoredBytes     int64     `json:"stored_bytes"`
+	Prev            string    `json:"prev"`
+	Hash            string    `json:"hash"`
+}
+
+func foldInfoOf(h *segment.FoldHeader) *foldInfo {
+	return &foldInfo{h.Stream.String(), h.FirstLSN, h.LastLSN, time.Unix(0, h.FirstTime).UTC(), time.Unix(0, h.LastTime).UTC(), h.Codec.String(),
+		h.Frames, h.FrameBytes, h.FramePlainBytes, h.Records, h.Blocks, h.PlainBytes, h.StoredBytes, h.Prev.String(), h.Last.String()}
+}
+
+func (f *foldInfo) String() string {
+	return fmt.Sprintf("fold of %d frames, stream %s LSN %d to %d: %d records, %d plain and %d stored bytes (frames: %d and %d)",
+		f.Frames, f.Stream, f.FirstLSN, f.LastLSN, f.Records, f.PlainBytes, f.StoredBytes, f.FramePlainBytes, f.FrameBytes)
 }
 
 func newDumpSegment() *cobra.Command {
@@ -105,9 +135,12 @@ func (d *segmentDump) read(obj []byte) error {
 	var entries []segmentEntry
 	x, err := segment.Walk(obj, func(i int, c segment.Checked) {
 		e := segmentEntry{Error: damageOf(c.Err)}
-		if c.Frame != nil {
+		switch {
+		case c.Frame != nil:
 			e.Frame = infoOf(&c.Frame.Header, c.Frame.Hash)
-		} else if c.Err == nil {
+		case c.Fold != nil:
+			e.Fold = foldInfoOf(&c.Fold.FoldHeader)
+		case c.Err == nil:
 			e.Command, e.Body = c.Command.String(), c.JSON
 		}
 		entries = append(entries, e)
@@ -118,10 +151,7 @@ func (d *segmentDump) read(obj []byte) error {
 	d.Head = headOf(&x.Head)
 	for i := range entries {
 		e := &entries[i]
-		e.Offset, e.Bytes = x.Entries[i].Offset, x.Entries[i].Bytes
-		if x.Type == segment.Segment {
-			e.Index = x.FirstIndex + uint64(i)
-		}
+		e.Offset, e.Bytes, e.Index = x.Entries[i].Offset, x.Entries[i].Bytes, x.Entries[i].Index
 	}
 	d.Entries = append(d.Entries, entries...)
 	return err
@@ -155,6 +185,8 @@ func (e *segmentEntry) String() string {
 		return where + "error: " + e.Error.Text
 	case e.Frame != nil:
 		return where + e.Frame.String()
+	case e.Fold != nil:
+		return where + e.Fold.String()
 	}
 	return fmt.Sprintf("%s%s %s", where, e.Command, e.Body)
 }

@@ -141,7 +141,7 @@ func printStatus(w io.Writer, st *control.Status) {
 	}
 	text.Table(w, rows)
 	fmt.Fprintln(w)
-	rows = [][]string{{"TARGET", "SITE", "URL", "OBJECTS", "LAG", "LAST SUCCESS", "ERROR"}}
+	rows = [][]string{{"TARGET", "SITE", "URL", "OBJECTS", "LAG", "BEHIND", "FOLDED", "LAST SUCCESS", "ERROR"}}
 	for _, t := range st.Targets {
 		last := "never"
 		if st.Agent.Name == "" && !st.Journal.Leader {
@@ -150,7 +150,12 @@ func printStatus(w io.Writer, st *control.Status) {
 		if t.LastSuccess != nil {
 			last = text.Duration(time.Since(*t.LastSuccess)) + " ago"
 		}
-		rows = append(rows, []string{t.Name, t.Site, t.URL, fmt.Sprint(t.Position), text.Duration(time.Duration(t.LagSeconds * 1e9)), last, t.Error})
+		folded := "-"
+		if t.FoldedFrom > 0 {
+			folded = text.Bytes(t.FoldedFrom) + " to " + text.Bytes(t.FoldedTo)
+		}
+		rows = append(rows, []string{t.Name, t.Site, t.URL, fmt.Sprint(t.Position), text.Duration(time.Duration(t.LagSeconds * 1e9)), text.Bytes(t.BacklogBytes),
+			folded, last, t.Error})
 	}
 	text.Table(w, rows)
 	role := "led from here"

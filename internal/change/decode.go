@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 
-	"github.com/klauspost/compress/s2"
-	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/xxh3"
 )
 
@@ -114,7 +112,7 @@ func (f *Frame) Plain(buf []byte) ([]byte, error) {
 		if plain != min(BlockBytes, len(buf)-dst) || stored > plain || src+stored > len(f.raw) {
 			return nil, damaged(table-blockEntryBytes, "block of %d stored and %d plain bytes", stored, plain)
 		}
-		if err := decompress(f.Codec, buf[dst:dst+plain], f.raw[src:src+stored]); err != nil {
+		if err := Decompress(f.Codec, buf[dst:dst+plain], f.raw[src:src+stored]); err != nil {
 			return nil, damaged(src, "block does not decompress: %v", err)
 		}
 		if got := crc32.Checksum(buf[dst:dst+plain], castagnoli); got != sum {
@@ -128,65 +126,8 @@ func (f *Frame) Plain(buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-// Block is a compressed block of a frame, for people.
-type Block struct {
-	Offset      int    `json:"offset"` // in the frame
-	StoredBytes uint32 `json:"stored_bytes"`
-	PlainBytes  uint32 `json:"plain_bytes"`
-	CRC         uint32 `json:"crc32c"` // of the plain bytes
-}
-
-// BlockTable lists the frame's blocks, which Plain checks.
-func (f *Frame) BlockTable() []Block {
-	le := binary.LittleEndian
-	table := f.raw[HeaderBytes+int(f.Header.Records)*recordBytes:]
-	at := HeaderBytes + int(f.TableBytes)
-	out := make([]Block, f.Blocks)
-	for i := range out {
-		e := table[i*blockEntryBytes:]
-		out[i] = Block{at, le.Uint32(e), le.Uint32(e[4:]), le.Uint32(e[8:])}
-		at += int(out[i].StoredBytes)
-	}
-	return out
-}
-
 // Data returns record i's bytes within plain, which Plain returned.
 func (f *Frame) Data(i int, plain []byte) []byte {
 	r := &f.Records[i]
 	return plain[r.dataOff : r.dataOff+r.DataLen]
 }
-
-var zstdReader, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*BlockBytes), zstd.WithDecodeAllCapLimit(true))
-
-// decompress fills dst exactly. A block as long as its plain bytes was stored
-// as it is.
-func decompress(codec Codec, dst, src []byte) error {
-	if len(src) == len(dst) || codec == CodecNone {
-		if len(src) != len(dst) {
-			return errShort
-		}
-		copy(dst, src)
-		return nil
-	}
-	var out []byte
-	var err error
-	if codec == CodecS2 {
-		n, derr := s2.DecodedLen(src)
-		if derr != nil || n != len(dst) {
-			return errShort
-		}
-		out, err = s2.Decode(dst, src)
-	} else {
-		out, err = zstdReader.DecodeAll(src, dst[:0:len(dst)])
-	}
-	if err == nil && len(out) != len(dst) {
-		err = errShort
-	}
-	return err
-}
-
-type constError string
-
-func (e constError) Error() string { return string(e) }
-
-const errShort = constError("wrong length")

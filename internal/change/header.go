@@ -200,3 +200,20 @@ func unsupported(format string, args ...any) error {
 	return fail.New(fail.Unsupported, "decode frame", "", fmt.Sprintf(format, args...)).
 		WithHint("use a pollux version that knows this format")
 }
+
+// Unlink zeroes what of an encoded header follows from the rest and from the frame
+// before it: its hash and the checksum. So headers one after another compress well.
+func Unlink(b []byte) {
+	clear(b[80:96])
+	clear(b[156:HeaderBytes])
+}
+
+// Relink undoes Unlink and checks the result as ParseHeader does.
+func Relink(b []byte, prev Hash) (Header, Hash, error) {
+	if len(b) < HeaderBytes {
+		return Header{}, Hash{}, damaged(len(b), "frame header cut short at %d of %d bytes", len(b), HeaderBytes)
+	}
+	copy(b[80:96], prev[:])
+	binary.LittleEndian.PutUint32(b[156:], crc32.Checksum(b[:156], castagnoli))
+	return ParseHeader(b)
+}

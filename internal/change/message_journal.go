@@ -82,6 +82,9 @@ type TargetInfo struct {
 	Bytes         int64     `json:"bytes"`
 	LagSeconds    float64   `json:"lag_seconds"` // age of the oldest frame that it lacks
 	BacklogBytes  int64     `json:"backlog_bytes"`
+	// FoldedFrom bytes of frames went as FoldedTo bytes of folds, since the start.
+	FoldedFrom int64 `json:"folded_from_bytes,omitempty"`
+	FoldedTo   int64 `json:"folded_to_bytes,omitempty"`
 }
 
 // Propose asks for a command; Command is its envelope. ID is the asker's.

@@ -188,12 +188,16 @@ type TargetStatus struct {
 	Optional      bool       `json:"optional"`
 	LagSeconds    float64    `json:"lag_seconds"` // age of the oldest frame that it lacks
 	BacklogBytes  int64      `json:"backlog_bytes"`
+	// FoldedFrom bytes of frames went as FoldedTo bytes of folds, since the start.
+	FoldedFrom int64 `json:"folded_from_bytes"`
+	FoldedTo   int64 `json:"folded_to_bytes"`
 }
 
 // TargetStatusOf turns a journal's words about a target into status.
 func TargetStatusOf(t *change.TargetInfo) TargetStatus {
 	out := TargetStatus{Name: t.Name, URL: t.URL, Site: t.Site, Position: t.Position, Optional: t.Optional,
-		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes}
+		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes,
+		FoldedFrom: t.FoldedFrom, FoldedTo: t.FoldedTo}
 	if !t.LastSuccess.IsZero() {
 		out.LastSuccess = &t.LastSuccess
 	}

@@ -25,6 +25,8 @@ type Options struct {
 	Logger  *slog.Logger
 	// Observe returns what is told of a target's requests.
 	Observe func(target string) func(objstore.Request)
+	// FoldFromBytes is uploader.Options'.
+	FoldFromBytes int64
 }
 
 // Host is a running member. Its methods are safe for concurrent use.
@@ -107,7 +109,7 @@ func (h *Host) Run(ctx context.Context) {
 
 // upload runs a target's uploader under one lead.
 func (h *Host) upload(ctx context.Context, t *target, term uint64) {
-	up := uploader.New(uploader.Options{Target: t.conf.Name, Journal: h.Journal, Term: term, Store: t.store, Logger: h.o.Logger,
+	up := uploader.New(uploader.Options{Target: t.conf.Name, Journal: h.Journal, Term: term, Store: t.store, Logger: h.o.Logger, FoldFromBytes: h.o.FoldFromBytes,
 		RequestsPerSecond: *t.conf.Requests.Rate, Burst: t.conf.Requests.Burst})
 	t.begin(up)
 	err := up.Run(ctx)
@@ -123,6 +125,7 @@ func (t *target) begin(up *uploader.Uploader) {
 	if t.up != nil {
 		st := t.up.Status()
 		t.sum.Objects, t.sum.Bytes = t.sum.Objects+st.Objects, t.sum.Bytes+st.Bytes
+		t.sum.FoldedFrom, t.sum.FoldedTo = t.sum.FoldedFrom+st.FoldedFrom, t.sum.FoldedTo+st.FoldedTo
 	}
 	t.up, t.early = up, nil
 }
@@ -163,6 +166,7 @@ func (t *target) info(leads bool, at journal.Target) change.TargetInfo {
 	if t.up != nil {
 		st := t.up.Status()
 		out.Objects, out.Bytes = out.Objects+st.Objects, out.Bytes+st.Bytes
+		out.FoldedFrom, out.FoldedTo = out.FoldedFrom+st.FoldedFrom, out.FoldedTo+st.FoldedTo
 		if leads {
 			out.Position, out.Index, err = st.Position, st.Index, st.Err
 			out.LastSuccess, out.OldestRequest = st.LastSuccess, st.OldestRequest

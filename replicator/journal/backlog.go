@@ -55,6 +55,14 @@ func (b *backlog) after(index uint64) int64 {
 	return b.total - from
 }
 
+// Backlog is the bytes of the frames after index that the journal holds, to about
+// a MiB.
+func (j *Journal) Backlog(index uint64) int64 {
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	return j.fsm.backlog.after(index)
+}
+
 // Behind tells how far a target that holds the journal up to index lags: the age
 // of the oldest frame after it, and the bytes of all of them to about a MiB.
 func (j *Journal) Behind(index uint64) (lag time.Duration, bytes int64) {

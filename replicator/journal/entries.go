@@ -18,7 +18,6 @@ import (
 
 // Entry is one accepted entry on its way to the targets.
 type Entry struct {
-	Index uint64
 	segment.Entry
 	ref    uint64 // in the agent's WAL
 	logged uint64 // in Raft's log, from offset of the entry's data on
@@ -129,7 +128,12 @@ func (j *Journal) storedEntries(first uint64, fn func(Entry) bool) error {
 }
 
 func parseEntry(index uint64, v []byte) (Entry, error) {
-	e := Entry{Index: index}
+	e, err := decodeEntry(v)
+	e.Index, e.Covers = index, 1
+	return e, err
+}
+
+func decodeEntry(v []byte) (e Entry, err error) {
 	if len(v) == 0 {
 		return e, fail.New(fail.Damaged, "decode", "journal entry", "empty")
 	}

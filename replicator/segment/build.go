@@ -18,20 +18,33 @@ type EntryKind uint8
 const (
 	FrameEntry   EntryKind = 1 // a frame, as package change encodes it
 	CommandEntry EntryKind = 2 // a command or document, as package state encodes it
+	FoldEntry    EntryKind = 3 // a run of a stream's frames, folded
 )
 
-// Entry is one line of the footer: one journal index. Offsets are from the
-// object's start.
+// Entry is one line of the footer. Offsets are from the object's start.
 type Entry struct {
-	Kind                EntryKind
+	Kind EntryKind
+	// Index is its journal index, of a fold that of its last frame; 0 in identity
+	// and fence. Covers is how many it stands for: of a fold the frames, else 1.
+	Index               uint64
+	Covers              uint32
 	Command             state.Kind      // of a command
-	Stream              change.StreamID // of a frame
+	Stream              change.StreamID // of a frame or fold, as the rest
 	Offset              int64
 	Bytes               uint32
 	FirstLSN, LastLSN   uint64
 	FirstTime, LastTime int64
-	Hash                change.Hash // of a frame
+	Hash                change.Hash // of the (last) frame
 	Flags               uint16      // of a frame
+}
+
+// OfStream reports whether it is a frame or a fold.
+func (e *Entry) OfStream() bool { return e.Kind == FrameEntry || e.Kind == FoldEntry }
+
+// FoldEntryOf describes a fold by its header.
+func FoldEntryOf(h *FoldHeader) Entry {
+	return Entry{Kind: FoldEntry, Covers: h.Frames, Stream: h.Stream, Bytes: uint32(h.Bytes()),
+		FirstLSN: h.FirstLSN, LastLSN: h.LastLSN, FirstTime: h.FirstTime, LastTime: h.LastTime, Hash: h.Last}
 }
 
 // FrameEntryOf describes a frame by its header.
@@ -62,7 +75,7 @@ func Size(entries []Entry) int {
 	seen := map[change.StreamID]bool{}
 	for i := range entries {
 		n += int(entries[i].Bytes)
-		if entries[i].Kind == FrameEntry && !seen[entries[i].Stream] {
+		if entries[i].OfStream() && !seen[entries[i].Stream] {
 			seen[entries[i].Stream] = true
 			n += streamBytes
 		}
@@ -71,8 +84,8 @@ func Size(entries []Entry) int {
 }
 
 // Build encodes an object in buf (which grows as needed). entries are in journal
-// order with Bytes set; Build sets their offsets. fetch fills dst, which is
-// exactly as long as the entry. What readers would refuse as beyond the limits is
+// order with Bytes set; Build sets their offsets, and where there are no folds
+// their journal indexes. fetch fills dst, which is exactly as long as the entry. What readers would refuse as beyond the limits is
 // not built.
 func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) error) ([]byte, error) {
 	size := Size(entries)
@@ -90,11 +103,15 @@ func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) er
 	// Commands first, then stream by stream; within one, journal order stays.
 	slices.SortStableFunc(order, func(a, b int) int {
 		x, y := &entries[a], &entries[b]
-		if x.Kind == CommandEntry || y.Kind == CommandEntry {
-			return cmp.Compare(y.Kind, x.Kind)
+		if x.OfStream() && y.OfStream() {
+			return slices.Compare(x.Stream[:], y.Stream[:])
 		}
-		return slices.Compare(x.Stream[:], y.Stream[:])
+		return cmp.Compare(btoi(x.OfStream()), btoi(y.OfStream()))
 	})
+	h.Version = Version
+	if slices.ContainsFunc(entries, func(e Entry) bool { return e.Kind == FoldEntry }) {
+		h.Version = FoldsVersion
+	}
 
 	at := HeadBytes
 	var streams []change.StreamID
@@ -105,7 +122,7 @@ func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) er
 			return nil, err
 		}
 		at += int(e.Bytes)
-		if e.Kind == FrameEntry && (len(streams) == 0 || streams[len(streams)-1] != e.Stream) {
+		if e.OfStream() && (len(streams) == 0 || streams[len(streams)-1] != e.Stream) {
 			streams = append(streams, e.Stream)
 		}
 	}
@@ -117,8 +134,14 @@ func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) er
 		at += copy(buf[at:], id[:])
 	}
 	for i := range entries {
+		if h.Version == Version {
+			entries[i].Covers, entries[i].Index = 1, 0
+			if h.Type == Segment {
+				entries[i].Index = h.FirstIndex + uint64(i)
+			}
+		}
 		ord, _ := slices.BinarySearchFunc(streams, entries[i].Stream, func(a, b change.StreamID) int { return slices.Compare(a[:], b[:]) })
-		entries[i].put(buf[at:], uint32(ord))
+		entries[i].put(buf[at:], h.Version, uint32(ord))
 		at += entryBytes
 	}
 	putTrailer(buf[at:], trailer{footerOff: int64(footer), entries: uint32(len(entries)), streams: uint32(len(streams)),
@@ -126,12 +149,21 @@ func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) er
 	return buf, nil
 }
 
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // put writes an entry:
 //
 //	 0 1 kind   1 1 reserved   2 2 flags   4 4 stream's place, or command kind
-//	 8 8 offset   16 4 bytes   20 4 reserved   24 8 first LSN   32 8 last LSN
-//	40 8 first time   48 8 last time   56 16 hash   72 8 reserved
-func (e *Entry) put(b []byte, ord uint32) {
+//	 8 8 offset   16 4 bytes   20 4 covers   24 8 first LSN   32 8 last LSN
+//	40 8 first time   48 8 last time   56 16 hash   72 8 journal index
+//
+// Version 1 has neither covers nor journal index.
+func (e *Entry) put(b []byte, version uint16, ord uint32) {
 	b = b[:entryBytes]
 	clear(b)
 	le := binary.LittleEndian
@@ -148,6 +180,10 @@ func (e *Entry) put(b []byte, ord uint32) {
 	le.PutUint64(b[40:], uint64(e.FirstTime))
 	le.PutUint64(b[48:], uint64(e.LastTime))
 	copy(b[56:72], e.Hash[:])
+	if version >= FoldsVersion {
+		le.PutUint32(b[20:], e.Covers)
+		le.PutUint64(b[72:], e.Index)
+	}
 }
 
 // Document encodes an object that holds one document: an identity or a fence.

@@ -53,8 +53,10 @@ func (t Token) String() string {
 
 const (
 	headMagic = "PLXS"
-	// Version is the container's version that this build writes and reads.
-	Version = 1
+	// Version is the container's version of an object without folds, FoldsVersion
+	// of one with them. This build reads both.
+	Version      = 1
+	FoldsVersion = 2
 	// HeadBytes is the size of an encoded head.
 	HeadBytes = 128
 )
@@ -75,6 +77,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Magic, version and checksum stand there in every version, so that damage is
 // never taken for a later one.
 type Head struct {
+	Version               uint16 // set by Build
 	Type                  Type
 	Journal               uuid.UUID
 	Token                 Token
@@ -89,7 +92,7 @@ func (h *Head) put(b []byte) {
 	clear(b)
 	le := binary.LittleEndian
 	copy(b, headMagic)
-	le.PutUint16(b[4:], Version)
+	le.PutUint16(b[4:], h.Version)
 	b[6] = byte(h.Type)
 	copy(b[8:], h.Journal[:])
 	le.PutUint64(b[24:], h.Token.Epoch)
@@ -117,8 +120,8 @@ func ParseHead(b []byte, at int64) (Head, error) {
 	if crc32.Checksum(b[:124], castagnoli) != le.Uint32(b[124:]) {
 		return h, damaged(at+124, "head checksum does not match")
 	}
-	if v := le.Uint16(b[4:]); v != Version {
-		return h, fail.New(fail.Unsupported, "decode object", "", fmt.Sprintf("container version %d; this build reads %d", v, Version)).
+	if h.Version = le.Uint16(b[4:]); h.Version != Version && h.Version != FoldsVersion {
+		return h, fail.New(fail.Unsupported, "decode object", "", fmt.Sprintf("container version %d; this build reads %d and %d", h.Version, Version, FoldsVersion)).
 			WithHint("use a pollux version that knows this format")
 	}
 	if b[7] != 0 {

@@ -98,7 +98,7 @@ func ParseTail(tail []byte, size int64) (*Index, error) {
 	if crc32.Checksum(tables, castagnoli) != t.sum {
 		return nil, damaged(off+HeadBytes, "footer checksum does not match")
 	}
-	if x.Type == Segment && x.LastIndex-x.FirstIndex+1 != uint64(t.entries) {
+	if x.Version == Version && x.Type == Segment && x.LastIndex-x.FirstIndex+1 != uint64(t.entries) {
 		return nil, damaged(off, "%d entries for journal index %d to %d", t.entries, x.FirstIndex, x.LastIndex)
 	}
 	streams := make([]change.StreamID, t.streams)
@@ -112,7 +112,40 @@ func ParseTail(tail []byte, size int64) (*Index, error) {
 			return nil, err
 		}
 	}
+	if err := x.number(tables, off); err != nil {
+		return nil, err
+	}
 	return x, x.checkLayout(streams, off)
+}
+
+// number gives the entries their journal indexes, which together cover the
+// object's.
+func (x *Index) number(table []byte, footerOff int64) error {
+	le, covered, last := binary.LittleEndian, uint64(0), x.FirstIndex-1
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		e.Covers = 1
+		switch {
+		case x.Type != Segment:
+			continue
+		case x.Version == Version:
+			e.Index = x.FirstIndex + uint64(i)
+			if e.Kind == FoldEntry {
+				return damaged(footerOff, "a fold in an object of version %d", x.Version)
+			}
+			continue
+		}
+		e.Covers, e.Index = le.Uint32(table[i*entryBytes+20:]), le.Uint64(table[i*entryBytes+72:])
+		covered += uint64(e.Covers)
+		if e.Index <= last || e.Index > x.LastIndex || e.Covers == 0 || (e.Covers > 1 && e.Kind != FoldEntry) || e.Index-x.FirstIndex+1 < covered {
+			return damaged(footerOff, "entry %d stands for %d journal indexes up to %d, after %d", i, e.Covers, e.Index, last)
+		}
+		last = e.Index
+	}
+	if x.Type == Segment && x.Version != Version && covered != x.LastIndex-x.FirstIndex+1 {
+		return damaged(footerOff, "entries stand for %d journal indexes of %d to %d", covered, x.FirstIndex, x.LastIndex)
+	}
+	return nil
 }
 
 // checkLayout sees to it that the entries fill the object from head to footer
@@ -166,7 +199,7 @@ func (e *Entry) parse(b []byte, streams []change.StreamID, footerOff int64) erro
 		return damaged(footerOff, "entry at %d with %d bytes lies outside the object's body", e.Offset, e.Bytes)
 	case e.Kind == CommandEntry:
 		e.Command = state.Kind(ord)
-	case e.Kind == FrameEntry && int(ord) < len(streams):
+	case e.OfStream() && int(ord) < len(streams):
 		e.Stream = streams[ord]
 	default:
 		return damaged(footerOff, "entry of kind %d, stream %d", b[0], ord)
@@ -202,6 +235,18 @@ func (x *Index) Frame(f *change.Frame, body []byte, i int) error {
 	}
 	if f.Hash != e.Hash || f.Stream != e.Stream || f.FirstLSN != e.FirstLSN || f.LastLSN != e.LastLSN {
 		return damaged(e.Offset, "frame is not the one that the footer names")
+	}
+	return nil
+}
+
+// Fold returns entry i, whose bytes are body, as a checked fold.
+func (x *Index) Fold(f *Fold, body []byte, i int) error {
+	e := &x.Entries[i]
+	if err := f.Reset(body); err != nil {
+		return inEntry(e, err)
+	}
+	if f.Last != e.Hash || f.Stream != e.Stream || f.FirstLSN != e.FirstLSN || f.LastLSN != e.LastLSN || f.Frames != e.Covers {
+		return damaged(e.Offset, "fold is not the one that the footer names")
 	}
 	return nil
 }

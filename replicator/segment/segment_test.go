@@ -83,6 +83,8 @@ func read(obj []byte) (s said, err error) {
 		case c.Frame != nil:
 			plain, err := c.Frame.Plain(nil)
 			s.Content = append(s.Content, fmt.Sprintf("%d %+v %v %x %v", i, c.Frame.Header, c.Frame.Records, plain, err))
+		case c.Fold != nil:
+			s.fold(i, c.Fold)
 		default:
 			s.Content = append(s.Content, fmt.Sprintf("%d %v %s", i, c.Command, c.JSON))
 		}
@@ -102,7 +104,7 @@ func TestRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(m.entries, s.Index.Entries); diff != "" {
 		t.Errorf("entries: %s", diff)
 	}
-	want := Head{Type: Segment, Journal: journal, Token: Token{1, 2, writer}, Position: 5, DurablePosition: 3, FirstIndex: 100, LastIndex: 103, Time: 1234}
+	want := Head{Version: Version, Type: Segment, Journal: journal, Token: Token{1, 2, writer}, Position: 5, DurablePosition: 3, FirstIndex: 100, LastIndex: 103, Time: 1234}
 	if diff := cmp.Diff(want, s.Index.Head); diff != "" {
 		t.Errorf("head: %s", diff)
 	}
@@ -245,7 +247,9 @@ func TestRefuses(t *testing.T) {
 		{"heads differ", func(b []byte) { b[48] = 77 }, fail.Damaged, "at byte 0"},
 		{"index range", both(func(b []byte) { le.PutUint64(b[72:], 1<<40) }), fail.Damaged, "journal index"},
 		{"entries and index", both(func(b []byte) { le.PutUint64(b[72:], 104) }), fail.Damaged, "4 entries for journal index 100 to 104"},
-		{"entry kind", func(b []byte) { b[entry(0)] = 3 }, fail.Damaged, "kind 3"},
+		{"entry kind", func(b []byte) { b[entry(0)] = 9 }, fail.Damaged, "kind 9"},
+		{"fold of version 1", func(b []byte) { b[entry(0)] = 3 }, fail.Damaged, "a fold in an object of version 1"},
+		{"version 2 without indexes", both(func(b []byte) { b[4] = 2 }), fail.Damaged, "stands for 0 journal indexes"},
 		{"entry stream", func(b []byte) { b[entry(0)+4] = 2 }, fail.Damaged, "stream 2"},
 		{"entry before", func(b []byte) { le.PutUint64(b[entry(0)+8:], 5) }, fail.Damaged, "outside"},
 		{"entry negative", func(b []byte) { b[entry(0)+15] = 0x80 }, fail.Damaged, "outside"},
@@ -351,6 +355,8 @@ func FuzzParseObject(f *testing.F) {
 	f.Add(Document(Head{Type: Fence, FirstIndex: 7}, state.KindFence, state.Fence{NextIndex: 7, Streams: m.at}), true)
 	f.Add(Document(Head{Type: Identity, FirstIndex: 1}, state.KindIdentity, state.Identity{Journal: journal}), false)
 	f.Add(newMaker().build(f), true)
+	withFold, _ := folded(f)
+	f.Add(withFold, true)
 	f.Fuzz(func(t *testing.T, b []byte, fix bool) {
 		if fix && len(b) >= 2*HeadBytes+TrailerBytes {
 			b = bytes.Clone(b)
@@ -365,7 +371,7 @@ func FuzzParseObject(f *testing.F) {
 			}
 			return
 		}
-		if len(s.Content) != len(s.Index.Entries) {
+		if len(s.Content) < len(s.Index.Entries) {
 			t.Fatalf("%d of %d entries", len(s.Content), len(s.Index.Entries))
 		}
 		again, err := Build(s.Index.Head, s.Index.Entries, nil, func(i int, dst []byte) error {

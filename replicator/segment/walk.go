@@ -8,6 +8,7 @@ import (
 // Checked is an entry's content, every checksum of it checked.
 type Checked struct {
 	Frame   *change.Frame // of a frame entry; valid until the next call
+	Fold    *Fold         // of a fold, the same
 	Command state.Kind    // of a command entry
 	JSON    []byte        // of a command entry, in the object's memory
 	Err     error         // what is wrong with it: then nothing else is set
@@ -21,28 +22,54 @@ func Walk(obj []byte, fn func(i int, c Checked)) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	var frame change.Frame
-	var plain []byte
+	w := walker{x: x}
 	for i := range x.Entries {
-		e := &x.Entries[i]
-		body := obj[e.Offset:][:e.Bytes]
-		var c Checked
-		if e.Kind == FrameEntry {
-			if c.Err = x.Frame(&frame, body, i); c.Err == nil {
-				if plain, c.Err = frame.Plain(plain); c.Err != nil {
-					c.Err = inEntry(e, c.Err)
-				}
-			}
-			if c.Err == nil {
-				c.Frame = &frame
-			}
-		} else {
-			c.Command, c.JSON, c.Err = x.Command(body, i)
-		}
+		c := w.entry(obj, i)
 		if err == nil {
 			err = c.Err
 		}
 		fn(i, c)
 	}
 	return x, err
+}
+
+// walker keeps what one entry after another is read into.
+type walker struct {
+	x     *Index
+	frame change.Frame
+	fold  Fold
+	plain []byte
+}
+
+func (w *walker) entry(obj []byte, i int) (c Checked) {
+	e := &w.x.Entries[i]
+	body := obj[e.Offset:][:e.Bytes]
+	switch e.Kind {
+	case FrameEntry:
+		if c.Err = w.x.Frame(&w.frame, body, i); c.Err != nil {
+			return c
+		}
+		if w.plain, c.Err = w.frame.Plain(w.plain); c.Err == nil {
+			c.Frame = &w.frame
+		}
+	case FoldEntry:
+		if c.Err = w.x.Fold(&w.fold, body, i); c.Err != nil {
+			return c
+		}
+		for part := range w.fold.Parts() {
+			if _, w.plain, c.Err = w.fold.Part(part, w.plain); c.Err != nil {
+				break
+			}
+		}
+		if c.Err == nil {
+			c.Fold = &w.fold
+		}
+	default:
+		c.Command, c.JSON, c.Err = w.x.Command(body, i)
+		return c
+	}
+	if c.Err != nil {
+		c.Err = inEntry(e, c.Err)
+	}
+	return c
 }

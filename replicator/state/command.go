@@ -57,6 +57,12 @@ type Group struct {
 	Created          time.Time `json:"created"`
 }
 
+// The values of Group.PITR: which points stay when replication is behind.
+const (
+	PITREveryWrite = "every-write" // all
+	PITRFold       = "fold"        // overwritten blocks may be folded, and the points between are lost
+)
+
 // Stream is one agent's part of a group.
 type Stream struct {
 	ID     change.StreamID `json:"id"`

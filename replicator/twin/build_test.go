@@ -2,10 +2,12 @@ package twin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/fold"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -45,6 +48,7 @@ type history struct {
 
 	entries []segment.Entry // of the coming segment
 	bodies  [][]byte
+	folding bool // what may be folded is, when the segment is written
 }
 
 func newHistory(t testing.TB) *history {
@@ -118,16 +122,62 @@ func (h *history) frame(id change.StreamID, changes ...change.Change) {
 // segment writes what was added, as the next object.
 func (h *history) segment() {
 	h.t.Helper()
-	h.put(h.pos, h.build())
-	h.next += uint64(len(h.entries))
+	n := uint64(len(h.entries))
+	if h.folding {
+		h.fold()
+	}
+	h.put(h.pos, h.build(h.next+n-1))
+	h.next += n
 	h.pos++
 	h.entries, h.bodies = nil, nil
 }
 
-func (h *history) build() []byte {
+// fold replaces each run of a stream's frames by a fold, as the uploader does.
+func (h *history) fold() {
+	h.t.Helper()
+	var entries []segment.Entry
+	var bodies [][]byte
+	runs := map[change.StreamID][]int{}
+	end := func(id change.StreamID) {
+		if run := runs[id]; len(run) > 0 {
+			b, fh, err := fold.Frames(nil, len(run), change.Quick, func(i int, buf []byte) ([]byte, error) { return append(buf, h.bodies[run[i]]...), nil })
+			if err != nil {
+				h.t.Fatal(err)
+			}
+			e := segment.FoldEntryOf(fh)
+			e.Index = h.next + uint64(run[len(run)-1])
+			entries, bodies = append(entries, e), append(bodies, b)
+			delete(runs, id)
+		}
+	}
+	for i := range h.entries {
+		e := h.entries[i]
+		if e.Kind == segment.FrameEntry && e.Flags&change.FlagMarks == 0 {
+			runs[e.Stream] = append(runs[e.Stream], i)
+			continue
+		}
+		end(e.Stream)
+		e.Index, e.Covers = h.next+uint64(i), 1
+		entries, bodies = append(entries, e), append(bodies, h.bodies[i])
+	}
+	for id := range runs {
+		end(id)
+	}
+	order := make([]int, len(entries))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(entries[a].Index, entries[b].Index) })
+	h.entries, h.bodies = nil, nil
+	for _, i := range order {
+		h.entries, h.bodies = append(h.entries, entries[i]), append(h.bodies, bodies[i])
+	}
+}
+
+func (h *history) build(last uint64) []byte {
 	h.t.Helper()
 	head := segment.Head{Type: segment.Segment, Journal: testJournal, Token: h.token, Position: h.pos, DurablePosition: h.pos,
-		FirstIndex: h.next, LastIndex: h.next + uint64(len(h.entries)) - 1}
+		FirstIndex: h.next, LastIndex: last}
 	obj, err := segment.Build(head, h.entries, nil, func(i int, dst []byte) error { copy(dst, h.bodies[i]); return nil })
 	if err != nil {
 		h.t.Fatal(err)

@@ -65,6 +65,9 @@ type StreamPart struct {
 	LastTime    time.Time        `json:"last_time"`
 	StoredBytes int64            `json:"stored_bytes"` // of the frames, as they lie there
 	PlainBytes  int64            `json:"plain_bytes"`  // of their data
+	// Folds stand for some of the frames, whose bytes were FoldedBytes.
+	Folds       int   `json:"folds,omitempty"`
+	FoldedBytes int64 `json:"folded_bytes,omitempty"`
 }
 
 // add joins what follows to p.
@@ -77,6 +80,8 @@ func (p *StreamPart) add(o *StreamPart) {
 	p.Records += o.Records
 	p.StoredBytes += o.StoredBytes
 	p.PlainBytes += o.PlainBytes
+	p.Folds += o.Folds
+	p.FoldedBytes += o.FoldedBytes
 	for k, n := range o.Kinds {
 		p.Kinds[k] += n
 	}

@@ -166,25 +166,26 @@ func (x *examiner) read(ctx context.Context, o *Object) error {
 		if c.Err != nil {
 			return
 		}
-		index := uint64(0)
-		if o.Index.Type == segment.Segment {
-			index = o.Index.FirstIndex + uint64(i)
-		}
-		if c.Frame == nil {
+		index := o.Index.Entries[i].Index
+		var one StreamPart
+		switch {
+		case c.Frame == nil && c.Fold == nil:
 			o.Commands = append(o.Commands, Command{Index: index, Kind: c.Command.String(), Body: slices.Clone(c.JSON), kind: c.Command})
 			return
-		}
-		if !o.live(index) {
+		case !o.live(index):
 			return
+		case c.Frame != nil:
+			o.frames = append(o.frames, frameLink{c.Frame.Header, c.Frame.Hash})
+			one = partOf(c.Frame)
+		default:
+			c.Fold.Headers(func(h change.Header, hash change.Hash) { o.frames = append(o.frames, frameLink{h, hash}) })
+			one = partOfFold(c.Fold)
 		}
-		f := c.Frame
-		o.frames = append(o.frames, frameLink{f.Header, f.Hash})
-		p := parts[f.Stream]
+		p := parts[one.Stream]
 		if p == nil {
 			p = &StreamPart{}
-			parts[f.Stream] = p
+			parts[one.Stream] = p
 		}
-		one := partOf(f)
 		p.add(&one)
 	})
 	o.note(fail.At("read", x.at(o), err))
@@ -197,6 +198,17 @@ func (x *examiner) read(ctx context.Context, o *Object) error {
 func partOf(f *change.Frame) StreamPart {
 	p := StreamPart{Stream: f.Stream, Frames: 1, Records: int64(len(f.Records)), Kinds: map[string]int64{}, FirstLSN: f.FirstLSN, LastLSN: f.LastLSN,
 		FirstTime: time.Unix(0, f.FirstTime).UTC(), LastTime: time.Unix(0, f.LastTime).UTC(), StoredBytes: int64(f.FrameBytes()), PlainBytes: int64(f.PlainBytes)}
+	for i := range f.Records {
+		p.Kinds[f.Records[i].Kind.String()]++
+	}
+	return p
+}
+
+// partOfFold counts the records that are left, and the frames that were.
+func partOfFold(f *segment.Fold) StreamPart {
+	p := StreamPart{Stream: f.Stream, Frames: int(f.Frames), Folds: 1, Records: int64(len(f.Records)), Kinds: map[string]int64{},
+		FirstLSN: f.FirstLSN, LastLSN: f.LastLSN, FirstTime: time.Unix(0, f.FirstTime).UTC(), LastTime: time.Unix(0, f.LastTime).UTC(),
+		StoredBytes: f.Bytes(), PlainBytes: f.PlainBytes, FoldedBytes: f.FrameBytes}
 	for i := range f.Records {
 		p.Kinds[f.Records[i].Kind.String()]++
 	}

@@ -3,6 +3,7 @@ package twin
 import (
 	"context"
 	"fmt"
+	"sort"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +28,7 @@ type Log struct {
 	// Objects are the valid segments in order; void ones and fences are left
 	// out.
 	Objects []*segment.Index
-	// Frames are, per stream, all frames in order.
+	// Frames are, per stream, all frames and folds in order.
 	Frames map[change.StreamID][]FrameRef
 	Epoch  uint64 // of the newest fence
 	End    uint64 // positions in the log, up to the damage
@@ -39,7 +40,7 @@ type Log struct {
 	Damage error
 }
 
-// FrameRef is a frame's place in the log.
+// FrameRef is a frame's or a fold's place in the log.
 type FrameRef struct {
 	Object *segment.Index
 	Entry  int
@@ -216,16 +217,18 @@ func (l *Log) order(ctx context.Context, all []*segment.Index, errs []error, res
 	return nil
 }
 
-// cut drops entries from a journal index on: a dead branch.
+// cut drops entries from a journal index on: a dead branch. A fold that goes beyond
+// it cannot be cut, and goes as a whole: what it had from before the index is
+// missed where its stream goes on.
 func (l *Log) cut(index uint64) {
 	for len(l.Objects) > 0 {
 		x := l.Objects[len(l.Objects)-1]
 		if x.LastIndex < index {
 			return
 		}
-		if x.FirstIndex < index {
-			x.Entries = x.Entries[:index-x.FirstIndex]
-			x.LastIndex = index - 1
+		n := sort.Search(len(x.Entries), func(i int) bool { return x.Entries[i].Index >= index })
+		if n > 0 {
+			x.Entries, x.LastIndex = x.Entries[:n], index-1
 			return
 		}
 		l.Objects = l.Objects[:len(l.Objects)-1]
@@ -239,7 +242,7 @@ func (l *Log) index() {
 	for k, x := range l.Objects {
 		for i := range x.Entries {
 			e := &x.Entries[i]
-			if e.Kind != segment.FrameEntry {
+			if !e.OfStream() {
 				continue
 			}
 			if e.FirstLSN != last[e.Stream]+1 {
@@ -255,7 +258,7 @@ func (l *Log) index() {
 	}
 	for _, x := range l.Objects {
 		for i := range x.Entries {
-			if e := &x.Entries[i]; e.Kind == segment.FrameEntry {
+			if e := &x.Entries[i]; e.OfStream() {
 				l.Frames[e.Stream] = append(l.Frames[e.Stream], FrameRef{x, i})
 			}
 		}
@@ -349,7 +352,8 @@ type Range struct {
 	FirstTime, LastTime time.Time
 }
 
-// RangeOf returns the recovery points of a stream: every LSN in between.
+// RangeOf returns the recovery points of a stream: every LSN in between that does
+// not lie in a fold.
 func (l *Log) RangeOf(id change.StreamID) (r Range, ok bool) {
 	f := l.Frames[id]
 	if len(f) == 0 {

@@ -6,7 +6,9 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -78,11 +80,35 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 		}
 		p.LSN = b.LSN
 	}
+	if before, after, exact := l.exact(v.Stream, p.LSN); !exact {
+		why := fmt.Sprintf("writes around LSN %d were folded while replication was behind: it is no point any more", p.LSN)
+		near := fmt.Sprintf("the next point is LSN %d (%s)", after, l.timeOf(v, after).UTC().Format(time.RFC3339Nano))
+		if before > 0 && before >= v.FirstLSN {
+			near = fmt.Sprintf("the nearest points are LSN %d (%s) and %d (%s)", before, l.timeOf(v, before).UTC().Format(time.RFC3339Nano),
+				after, l.timeOf(v, after).UTC().Format(time.RFC3339Nano))
+		}
+		return p, fail.New(fail.NotFound, "resolve", "--at "+at, why).WithHint(near + "; a time is taken to the last point at or before it")
+	}
 	if !v.Ready || p.LSN < v.FirstLSN {
 		return bad(fail.Refused, "the volume's initial sync was not complete then")
 	}
 	p.Time = l.timeOf(v, p.LSN)
 	return p, nil
+}
+
+// exact reports whether an LSN is a recovery point, and where it is not, because it
+// lies in a fold, which points are next to it; 0 is none.
+func (l *Log) exact(id change.StreamID, lsn uint64) (before, after uint64, ok bool) {
+	f := l.Frames[id]
+	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn })
+	if n == len(f) || lsn == 0 {
+		return 0, 0, true
+	}
+	e := f[n].entry()
+	if e.Kind == segment.FrameEntry || e.LastLSN == lsn {
+		return 0, 0, true
+	}
+	return e.FirstLSN - 1, e.LastLSN, false
 }
 
 func isDigits(s string) bool {

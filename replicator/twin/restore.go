@@ -13,6 +13,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/cover"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
@@ -49,7 +50,7 @@ type Result struct {
 	WrittenBytes int64 `json:"written_bytes"`
 }
 
-// Plan lists what a restore of p needs.
+// Plan lists what a restore of p, which Resolve returned, needs.
 func (l *Log) Plan(p Point) *Plan {
 	pl := &Plan{Point: p}
 	frames := l.Frames[p.Volume.Stream]
@@ -151,15 +152,14 @@ func (l *Log) fetchParts(ctx context.Context, g *errgroup.Group, pl *Plan, out c
 	return nil
 }
 
-// decode is a frame on its way through decompression.
+// decode is a frame, or a part of a fold, on its way through decompression.
 type decode struct {
-	frame change.Frame
-	plain []byte
-	bytes int64
-	ready chan struct{}
+	extents []segment.Extent // oldest first
+	bytes   int64            // of the store that it takes care of
+	ready   chan struct{}
 }
 
-// decodeParts checks and decompresses frames, newest first.
+// decodeParts checks and decompresses frames and folds, newest first.
 func (l *Log) decodeParts(ctx context.Context, g *errgroup.Group, pl *Plan, in <-chan fetch, out chan<- *decode) error {
 	workers := make(chan struct{}, runtime.GOMAXPROCS(0))
 	for f := range in {
@@ -172,40 +172,90 @@ func (l *Log) decodeParts(ctx context.Context, g *errgroup.Group, pl *Plan, in <
 		for k := len(f.part.frames) - 1; k >= 0; k-- {
 			x, i := f.part.object, f.part.frames[k]
 			e := &x.Entries[i]
-			d := &decode{ready: make(chan struct{}), bytes: int64(e.Bytes)}
 			raw := body[e.Offset-f.part.lo:][:e.Bytes]
+			at := func(err error) error {
+				return fail.At("read", l.at(x.Position), fail.At("frame", fmt.Sprintf("at byte %d", e.Offset), err))
+			}
 			prev := change.Point{LSN: e.FirstLSN - 1}
 			if n := f.part.first + k; n > 0 {
 				prev.Hash = pl.chain[n-1]
 			}
-			select {
-			case workers <- struct{}{}:
-			case <-ctx.Done():
-				return ctx.Err()
+			work := []func(d *decode) error{func(d *decode) error { return d.frame(pl, x, i, raw, prev) }}
+			if e.Kind == segment.FoldEntry {
+				var err error
+				if work, err = foldParts(x, i, raw, prev); err != nil {
+					return at(err)
+				}
 			}
-			g.Go(func() error {
-				defer func() { <-workers }()
-				err := x.Frame(&d.frame, raw, i)
-				if err == nil {
-					err = d.frame.Follows(prev)
+			for n, do := range work {
+				d := &decode{ready: make(chan struct{})}
+				if n == 0 {
+					d.bytes = int64(e.Bytes)
 				}
-				if err == nil {
-					d.plain, err = d.frame.Plain(nil)
+				select {
+				case workers <- struct{}{}:
+				case <-ctx.Done():
+					return ctx.Err()
 				}
-				if err != nil {
-					return fail.At("read", l.at(x.Position), fail.At("frame", fmt.Sprintf("at byte %d", e.Offset), err))
+				g.Go(func() error {
+					defer func() { <-workers }()
+					if err := do(d); err != nil {
+						return at(err)
+					}
+					close(d.ready)
+					return nil
+				})
+				select {
+				case out <- d:
+				case <-ctx.Done():
+					return ctx.Err()
 				}
-				close(d.ready)
-				return nil
-			})
-			select {
-			case out <- d:
-			case <-ctx.Done():
-				return ctx.Err()
 			}
 		}
 	}
 	return nil
+}
+
+// frame opens a frame, up to the plan's point.
+func (d *decode) frame(pl *Plan, x *segment.Index, i int, raw []byte, prev change.Point) error {
+	var f change.Frame
+	if err := x.Frame(&f, raw, i); err != nil {
+		return err
+	}
+	if err := f.Follows(prev); err != nil {
+		return err
+	}
+	plain, err := f.Plain(nil)
+	if err != nil {
+		return err
+	}
+	d.extents = make([]segment.Extent, 0, len(f.Records))
+	for k := range f.Records {
+		if r := &f.Records[k]; r.LSN <= pl.Point.LSN && r.Kind != change.Mark {
+			d.extents = append(d.extents, segment.Extent{Kind: r.Kind, Volume: r.Volume, Off: r.Off, Len: int64(r.Len), Data: f.Data(k, plain)})
+		}
+	}
+	return nil
+}
+
+// foldParts checks a fold and returns how to open its parts.
+func foldParts(x *segment.Index, i int, raw []byte, prev change.Point) ([]func(*decode) error, error) {
+	f := new(segment.Fold)
+	if err := x.Fold(f, raw, i); err != nil {
+		return nil, err
+	}
+	if f.Prev != prev.Hash {
+		return nil, fail.New(fail.Damaged, "check chain", f.Stream.String(),
+			fmt.Sprintf("fold at LSN %d follows hash %s, but the one before it is %s", f.FirstLSN, f.Prev, prev.Hash))
+	}
+	work := make([]func(*decode) error, f.Parts())
+	for n := range work {
+		work[n] = func(d *decode) (err error) {
+			d.extents, _, err = f.Part(n, nil)
+			return err
+		}
+	}
+	return work, nil
 }
 
 // write is a run of live bytes.
@@ -217,7 +267,7 @@ type write struct {
 // settleFrames decides, newest record first, which bytes are live. The writes of
 // one frame travel together, in the order of the volume.
 func (l *Log) settleFrames(ctx context.Context, pl *Plan, in <-chan *decode, out chan<- []write, res *Result, read func(int64)) error {
-	c := newCover()
+	c := cover.New()
 	for d := range in {
 		select {
 		case <-d.ready:
@@ -225,16 +275,15 @@ func (l *Log) settleFrames(ctx context.Context, pl *Plan, in <-chan *decode, out
 			return ctx.Err()
 		}
 		var batch []write
-		for i := len(d.frame.Records) - 1; i >= 0; i-- {
-			r := &d.frame.Records[i]
-			if r.LSN > pl.Point.LSN || r.Volume != pl.Point.Volume.Number || r.Kind == change.Mark {
+		for i := len(d.extents) - 1; i >= 0; i-- {
+			e := &d.extents[i]
+			if e.Volume != pl.Point.Volume.Number {
 				continue
 			}
 			res.Records++
-			data := d.frame.Data(i, d.plain)
-			c.settle(r.Off, int64(r.Len), func(off, n int64) {
-				if r.Kind == change.Write {
-					batch = append(batch, write{off: off, data: data[off-r.Off:][:n]})
+			c.Settle(e.Off, e.Len, func(off, n int64) {
+				if e.Kind == change.Write {
+					batch = append(batch, write{off: off, data: e.Data[off-e.Off:][:n]})
 				}
 			})
 		}

@@ -9,13 +9,16 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/cover"
+	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
-const modelVolumeBytes = 5*granule + 1000
+const modelVolumeBytes = 5*cover.Granule + 1000
 
 // model replays a stream's records in the plainest way there is.
 type model struct {
@@ -23,6 +26,7 @@ type model struct {
 	images map[string][]byte
 	at     []map[string][]byte // by LSN
 	number map[uint32]string
+	first  uint32
 }
 
 func (m *model) apply(c change.Change) {
@@ -39,7 +43,7 @@ func (m *model) apply(c change.Change) {
 }
 
 func newModel(h *history, id change.StreamID, first uint32, names ...string) *model {
-	m := &model{stream: id, images: map[string][]byte{}, number: map[uint32]string{}}
+	m := &model{stream: id, images: map[string][]byte{}, number: map[uint32]string{}, first: first}
 	for i, name := range names {
 		m.images[name] = make([]byte, modelVolumeBytes)
 		m.number[first+uint32(i)] = name
@@ -59,7 +63,7 @@ func randomChange(r *rand.Rand, m *model) change.Change {
 	}
 	v += uint32(r.IntN(len(volumes)))
 	off := r.Int64N(modelVolumeBytes)
-	n := 1 + r.Int64N(min(modelVolumeBytes-off, 3*granule))
+	n := 1 + r.Int64N(min(modelVolumeBytes-off, 3*cover.Granule))
 	if r.IntN(2) == 0 {
 		off = off / 512 * 512
 		n = min((n+511)/512*512, modelVolumeBytes-off)
@@ -84,7 +88,7 @@ func randomChange(r *rand.Rand, m *model) change.Change {
 
 // randomLog writes frames of two streams, with three volumes, through segments
 // of any size and fences in between.
-func randomLog(t *testing.T, r *rand.Rand) (*history, []*model) {
+func randomLog(t *testing.T, r *rand.Rand, folding bool) (*history, []*model) {
 	h := begun(t)
 	h.control(streamA, streamB) // volumes vola (2) and volb (4)
 	h.volume("extra", streamA, "a")
@@ -104,6 +108,7 @@ func randomLog(t *testing.T, r *rand.Rand) (*history, []*model) {
 		}
 		h.frame(m.stream, changes...)
 		if r.IntN(3) == 0 {
+			h.folding = folding && r.IntN(3) > 0
 			h.segment()
 			if r.IntN(4) == 0 {
 				h.token = token(1, uint64(i+2), byte(i))
@@ -125,10 +130,16 @@ func TestRestoreModel(t *testing.T) {
 		seed := base + i
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Parallel()
-			h, models := randomLog(t, rand.New(rand.NewPCG(seed, 0)))
+			h, models := randomLog(t, rand.New(rand.NewPCG(seed, 0)), i%2 == 1)
 			l := h.mustOpen()
+			folds, points := 0, 0
 			for _, m := range models {
 				for lsn := range m.at {
+					if folded(t, l, l.State.Volumes[m.number[m.first]], uint64(lsn)) {
+						folds++
+						continue
+					}
+					points++
 					for name := range m.images {
 						v := *l.State.Volumes[name]
 						want := m.at[lsn][name]
@@ -142,11 +153,45 @@ func TestRestoreModel(t *testing.T) {
 					}
 				}
 			}
-			if _, totals := examine(t, h); totals.Err() != nil {
+			_, totals := examine(t, h)
+			if totals.Err() != nil {
 				t.Error(totals.Err())
+			}
+			if n := totals.Streams[0].Folds + totals.Streams[1].Folds; (i%2 == 1) != (folds > 0 && n > 0) || points < n {
+				t.Errorf("%d points and %d LSNs in %d folds", points, folds, n)
 			}
 		})
 	}
+}
+
+// folded reports whether an LSN lies in a fold, and checks what Resolve says to it:
+// the points next to it, and for a time in between the one before.
+func folded(t *testing.T, l *Log, v *state.Volume, lsn uint64) bool {
+	t.Helper()
+	if lsn == 0 {
+		return false
+	}
+	_, err := l.Resolve(v, fmt.Sprint(lsn), epochStart)
+	before, after, exact := l.exact(v.Stream, lsn)
+	if exact {
+		if err != nil {
+			t.Fatalf("LSN %d: %v", lsn, err)
+		}
+		return false
+	}
+	if !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), "folded") || !strings.Contains(fail.HintOf(err), fmt.Sprint(after)) {
+		t.Fatalf("LSN %d in a fold: %v, %s", lsn, err, fail.HintOf(err))
+	}
+	for _, near := range []uint64{before, after} {
+		if _, err := l.Resolve(v, fmt.Sprint(near), epochStart); err != nil && near >= v.FirstLSN {
+			t.Fatalf("LSN %d, said to be next to %d: %v", near, lsn, err)
+		}
+	}
+	at := l.timeOf(v, after).Add(-time.Nanosecond).Format(time.RFC3339Nano)
+	if p, err := l.Resolve(v, at, epochStart); err == nil && p.LSN != before {
+		t.Fatalf("%s resolves to LSN %d, the fold begins after %d", at, p.LSN, before)
+	}
+	return true
 }
 
 func firstDifference(a, b []byte) int {
@@ -163,10 +208,10 @@ func TestRestoreWritesOnce(t *testing.T) {
 	h := begun(t)
 	h.control(streamA)
 	for i := range 20 {
-		h.frame(streamA, fill(2, 0, 3*granule, byte(i)), fill(2, 100, 10, byte(i)))
+		h.frame(streamA, fill(2, 0, 3*cover.Granule, byte(i)), fill(2, 100, 10, byte(i)))
 		h.segment()
 	}
-	h.frame(streamA, change.Change{Kind: change.Zero, Volume: 2, Off: granule, Len: granule})
+	h.frame(streamA, change.Change{Kind: change.Zero, Volume: 2, Off: cover.Granule, Len: cover.Granule})
 	h.segment()
 	l := h.mustOpen()
 	v, _ := l.Volume("vola")
@@ -182,7 +227,7 @@ func TestRestoreWritesOnce(t *testing.T) {
 		}
 		last.Store(done)
 	})
-	if err != nil || res.WrittenBytes != 2*granule || res.Frames != 21 || res.Records != 41 || res.ReadBytes != pl.Bytes || last.Load() != pl.Bytes {
+	if err != nil || res.WrittenBytes != 2*cover.Granule || res.Frames != 21 || res.Records != 41 || res.ReadBytes != pl.Bytes || last.Load() != pl.Bytes {
 		t.Errorf("%+v of %d bytes, %v", res, pl.Bytes, err)
 	}
 	if pl.Objects != 21 || pl.Frames != 21 {
@@ -197,7 +242,7 @@ func (failing) WriteAt([]byte, int64) (int, error) { return 0, errors.New("disk 
 // TestRestoreFails: a target that fails, and an interruption, end the call; no
 // goroutine stays behind (TestMain looks).
 func TestRestoreFails(t *testing.T) {
-	h, _ := randomLog(t, rand.New(rand.NewPCG(1, 1)))
+	h, _ := randomLog(t, rand.New(rand.NewPCG(1, 1)), true)
 	l := h.mustOpen()
 	v, _ := l.Volume("vola")
 	p, err := l.Resolve(v, "", epochStart)

@@ -193,7 +193,7 @@ func TestBrokenLogs(t *testing.T) {
 // fakePosition builds from's segment under another position.
 func (h *history) fakePosition(from *history, pos uint64) []byte {
 	h.entries, h.bodies, h.pos = from.entries, from.bodies, pos
-	return h.build()
+	return h.build(h.next + uint64(len(h.entries)) - 1)
 }
 
 func TestIdentity(t *testing.T) {
@@ -245,7 +245,7 @@ func TestMissing(t *testing.T) {
 	h.pos++ // the one between is on its way
 	h.next++
 	h.frame(streamA, fill(2, 0, 512, 77))
-	obj := h.build()
+	obj := h.build(h.next + uint64(len(h.entries)) - 1)
 	if err := segment.Move(obj, h.pos); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/segment"
@@ -137,24 +138,61 @@ func (u *Uploader) adopt(ctx context.Context, x *segment.Index, cur *segment.Tok
 // be the same: the journal put them there before it was stopped.
 func (u *Uploader) matching(x *segment.Index, object string) ([]journal.Entry, error) {
 	var entries []journal.Entry
+	want := int(x.LastIndex - x.FirstIndex + 1)
 	err := u.o.Journal.Entries(x.FirstIndex, func(e journal.Entry) bool {
 		entries = append(entries, e)
-		return len(entries) < len(x.Entries)
+		return len(entries) < want
 	})
 	if err != nil {
 		return nil, err
 	}
-	if len(entries) < len(x.Entries) {
+	if len(entries) < want {
 		return nil, fail.New(fail.Fenced, "claim", object, fmt.Sprintf("the object log is ahead of this journal, which ends at index %d", u.o.Journal.LastIndex())).
 			WithHint("the journal's state is older than its bucket (a backup put back?): restore from the bucket instead")
 	}
-	for i := range entries {
-		if a, b := &entries[i], &x.Entries[i]; a.Kind != b.Kind || a.Hash != b.Hash || a.Stream != b.Stream || a.Bytes != b.Bytes {
-			return nil, fail.New(fail.Fenced, "claim", object, fmt.Sprintf("journal index %d is another entry there than here", a.Index)).
-				WithHint("two journals share one identity; stop both and restore from the bucket")
-		}
+	if i, ok := sameEntries(entries, x.Entries); !ok {
+		return nil, fail.New(fail.Fenced, "claim", object, fmt.Sprintf("journal index %d is another entry there than here", i)).
+			WithHint("two journals share one identity; stop both and restore from the bucket")
 	}
 	return entries, nil
+}
+
+// sameEntries holds an object's entries against the journal's for the same range.
+// A fold is the same where it stands for as many frames of its stream, and ends with
+// the same one: the chain of hashes vouches for those before. Where they differ it
+// returns a journal index.
+func sameEntries(ours []journal.Entry, theirs []segment.Entry) (uint64, bool) {
+	frames := map[change.StreamID]uint32{} // of ours that theirs have not stood for yet
+	next := 0
+	for i := range theirs {
+		b := &theirs[i]
+		var a *journal.Entry
+		for ; next < len(ours) && ours[next].Index <= b.Index; next++ {
+			if a = &ours[next]; a.OfStream() {
+				frames[a.Stream]++
+			} else if a.Index != b.Index {
+				return a.Index, false
+			}
+		}
+		switch {
+		case a == nil || a.Index != b.Index:
+			return b.Index, false
+		case b.Kind == segment.CommandEntry:
+			if a.Kind != b.Kind || a.Bytes != b.Bytes {
+				return b.Index, false
+			}
+			continue
+		case a.Stream != b.Stream || a.Hash != b.Hash || a.LastLSN != b.LastLSN || frames[b.Stream] != b.Covers:
+			return b.Index, false
+		}
+		frames[b.Stream] = 0
+	}
+	for _, n := range frames {
+		if n > 0 {
+			return ours[len(ours)-1].Index, false
+		}
+	}
+	return 0, next == len(ours)
 }
 
 // fence creates our fence at the first free position.

@@ -63,6 +63,7 @@ func (u *Uploader) launch(ctx context.Context, g *errgroup.Group) error {
 		}
 		u.mu.Lock()
 		u.flying++
+		u.flyingBytes += len(ob.body)
 		u.mu.Unlock()
 		g.Go(func() error { u.create(ctx, ob); return nil })
 		select {
@@ -82,16 +83,15 @@ func (u *Uploader) mayLaunch() bool {
 	if u.flying == 0 {
 		return true
 	}
-	return u.careful == 0 && u.flying < u.o.InFlight && (u.batchFull || u.batchBytes >= pipelineBytes)
+	return u.careful == 0 && u.flying < u.o.InFlight && u.flyingBytes < maxFlyingBytes && (u.batchFull || u.batchBytes >= pipelineBytes)
 }
 
 // collect adds what the journal has accepted meanwhile to the next object.
 func (u *Uploader) collect() error {
-	if u.batchFull {
-		return nil
-	}
+	_, limit, _ := u.folding()
+	u.batchFull = false
 	return u.o.Journal.Entries(u.next+uint64(len(u.batch)), func(e journal.Entry) bool {
-		if len(u.batch) > 0 && (u.batchBytes+int(e.Bytes) > u.o.SegmentBytes || len(u.batch) == segment.MaxEntries) {
+		if len(u.batch) > 0 && (u.batchBytes+int(e.Bytes) > limit || len(u.batch) == segment.MaxEntries) {
 			u.batchFull = true
 			return false
 		}
@@ -108,15 +108,26 @@ func (u *Uploader) build() (*object, error) {
 	last := entries[len(entries)-1].Index
 	h := segment.Head{Type: segment.Segment, Journal: id, Token: u.token, Position: u.pos, DurablePosition: u.Status().Position,
 		FirstIndex: entries[0].Index, LastIndex: last, Time: time.Now().UnixNano()}
-	index := make([]segment.Entry, len(entries))
-	for i := range entries {
-		index[i] = entries[i].Entry
+	effort, _, on := u.folding()
+	parts, err := u.parts(entries, effort, on)
+	if err != nil {
+		return nil, err
+	}
+	index := make([]segment.Entry, len(parts))
+	for i := range parts {
+		index[i] = parts[i].Entry
 	}
 	buf, _ := u.pool.Get().(*[]byte)
 	if buf == nil {
 		buf = new([]byte)
 	}
-	body, err := segment.Build(h, index, *buf, func(i int, dst []byte) error { return u.o.Journal.Fetch(&entries[i], dst) })
+	body, err := segment.Build(h, index, *buf, func(i int, dst []byte) error {
+		if p := &parts[i]; p.fold == nil {
+			return u.o.Journal.Fetch(p.from, dst)
+		}
+		copy(dst, parts[i].fold)
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -130,6 +141,10 @@ func (u *Uploader) build() (*object, error) {
 
 // create uploads an object; confirm learns the outcome in order.
 func (u *Uploader) create(ctx context.Context, ob *object) {
+	u.mu.Lock()
+	beside := u.flying // they share the link
+	u.mu.Unlock()
+	began := time.Now()
 	ob.err = u.timed(ob.pos, func() error { return u.store.Create(ctx, ObjectName(ob.pos), ob.body) })
 	for fail.Is(ob.err, fail.Exists) && u.alone() {
 		if ob.err = u.stepOver(ctx, ob); ob.err == nil {
@@ -137,7 +152,11 @@ func (u *Uploader) create(ctx context.Context, ob *object) {
 		}
 	}
 	u.mu.Lock()
+	if ob.err == nil && len(ob.body) >= rateSampleBytes {
+		sample(&u.pace.link, len(ob.body)*beside, time.Since(began))
+	}
 	u.flying--
+	u.flyingBytes -= len(ob.body)
 	if u.careful > 0 {
 		u.careful--
 	}

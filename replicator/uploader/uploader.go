@@ -33,6 +33,9 @@ type Options struct {
 	InFlight int
 	// SegmentBytes is the size at which an object is closed.
 	SegmentBytes int
+	// FoldFromBytes is the backlog from which on frames are folded where that is
+	// faster than the link. Below 0 (for tests) all are that may be.
+	FoldFromBytes int64
 }
 
 const (
@@ -41,6 +44,8 @@ const (
 	// pipelineBytes: while an object is on its way, the next one starts only
 	// when it has this much. Below, waiting makes it larger at no cost in lag.
 	pipelineBytes = 1 << 20
+	// maxFlyingBytes: with so much on its way nothing is added, to bound memory.
+	maxFlyingBytes = 32 << 20
 )
 
 // ObjectName is the name of a position of the log.
@@ -61,11 +66,12 @@ type Uploader struct {
 
 	careful int // objects still to be created one at a time
 
-	mu     sync.Mutex
-	status Status
-	flying int
-	began  map[uint64]time.Time // by position: objects under way
-	landed chan struct{}        // an object was created
+	mu                  sync.Mutex
+	status              Status
+	pace                pace
+	flying, flyingBytes int
+	began               map[uint64]time.Time // by position: objects under way
+	landed              chan struct{}        // an object was created
 
 	order chan *object // in the order of positions
 	pool  sync.Pool
@@ -85,6 +91,8 @@ type Status struct {
 	OldestRequest time.Time
 	Objects       int64 // created by this process
 	Bytes         int64
+	// FoldedFrom bytes of frames became FoldedTo bytes of folds.
+	FoldedFrom, FoldedTo int64
 }
 
 // New prepares an uploader; Run does the work.
@@ -96,6 +104,9 @@ func New(o Options) *Uploader {
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = defaultSegmentBytes
 	}
+	if o.FoldFromBytes == 0 {
+		o.FoldFromBytes = defaultFoldFrom
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -103,7 +114,7 @@ func New(o Options) *Uploader {
 	u := &Uploader{o: o, token: segment.Token{Epoch: epoch, Term: o.Term, Writer: uuid.New()},
 		store: objstore.WithRequests(o.Store, o.RequestsPerSecond, o.Burst), landed: make(chan struct{}, 1), careful: segment.MaxInFlight,
 		order: make(chan *object, segment.MaxInFlight)}
-	u.began = map[uint64]time.Time{}
+	u.began, u.pace = map[uint64]time.Time{}, newPace()
 	t := o.Journal.Target(o.Target)
 	u.status = Status{Target: o.Target, URL: o.Store.URL(), Position: t.Position, Index: t.Index}
 	return u
@@ -219,7 +230,7 @@ func (u *Uploader) Notify(err error) { u.note(err) }
 func streamsOf(entries []journal.Entry) map[change.StreamID]change.Point {
 	m := map[change.StreamID]change.Point{}
 	for i := range entries {
-		if entries[i].Kind == segment.FrameEntry {
+		if entries[i].OfStream() {
 			m[entries[i].Stream] = change.Point{LSN: entries[i].LastLSN, Hash: entries[i].Hash}
 		}
 	}

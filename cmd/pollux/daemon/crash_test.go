@@ -24,6 +24,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/crashfs"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
@@ -80,8 +81,9 @@ func (m *crashModel) image(lsn uint64) []byte {
 	return img
 }
 
-// crashDaemon starts a daemon whose disk is fs.
-func crashDaemon(ctx context.Context, fs vfs.FS, dir string) (*Daemon, error) {
+// crashDaemon starts a daemon whose disk is fs. With odd seeds its uploader folds
+// all that it may.
+func crashDaemon(ctx context.Context, fs vfs.FS, dir string, seed uint64) (*Daemon, error) {
 	conf, err := config.ParseAgent("crash.yaml", []byte(fmt.Sprintf(`
 name: crash
 state: /state
@@ -116,6 +118,9 @@ journal:
 			return false, errors.Join(d.Sync(), d.Close())
 		},
 		openBacking: func(path string, size int64) (backing.Backing, error) { return backing.OpenVFS(fs, path, size) },
+	}
+	if seed%2 == 1 {
+		s.foldFrom = -1
 	}
 	return start(ctx, conf, "test", slog.New(slog.DiscardHandler), s)
 }
@@ -247,7 +252,7 @@ func waitDurable(ctx context.Context, svc service, m *crashModel) error {
 }
 
 // verify starts from what a power cut left and checks the promises.
-func verify(fs *vfs.MemFS, p *crashModel, dir string) error {
+func verify(fs *vfs.MemFS, p *crashModel, dir string, seed uint64) error {
 	ctx, cancel := context.WithTimeout(context.Background(), crashTimeout)
 	defer cancel()
 	if p.durable > 0 { // the store alone, before anything is repaired
@@ -255,7 +260,7 @@ func verify(fs *vfs.MemFS, p *crashModel, dir string) error {
 			return fmt.Errorf("object store after the cut: %w", err)
 		}
 	}
-	d, err := crashDaemon(ctx, fs, dir)
+	d, err := crashDaemon(ctx, fs, dir, seed)
 	if err != nil {
 		return fmt.Errorf("restart: %w", err)
 	}
@@ -385,7 +390,7 @@ func crashRun(t *testing.T, seed uint64, stride, phase int, lose func(crashfs.Op
 				if stop.Load() {
 					continue
 				}
-				err := verify(c.fs, c.p, dir)
+				err := verify(c.fs, c.p, dir, seed)
 				mu.Lock()
 				cuts++
 				if err != nil {
@@ -399,7 +404,7 @@ func crashRun(t *testing.T, seed uint64, stride, phase int, lose func(crashfs.Op
 		})
 	}
 	dir := t.TempDir()
-	d, err := crashDaemon(ctx, fs, dir)
+	d, err := crashDaemon(ctx, fs, dir, seed)
 	if err == nil {
 		err = script(ctx, d, m, rnd)
 		err = errors.Join(err, d.Close())
@@ -410,7 +415,31 @@ func crashRun(t *testing.T, seed uint64, stride, phase int, lose func(crashfs.Op
 	if err != nil && lose == nil {
 		t.Fatalf("seed %d: the script failed: %v", seed, err)
 	}
+	if n := folds(t, mem); lose == nil && (n > 0) != (seed%2 == 1) {
+		t.Errorf("seed %d: %d folds in the log", seed, n)
+	}
 	return cuts, violations
+}
+
+// folds counts those of the object log.
+func folds(t *testing.T, fs vfs.FS) (n int) {
+	s, err := objstore.Open(t.Context(), "file:///remote", objstore.Options{FS: fs})
+	if err != nil {
+		return 0
+	}
+	defer s.Close()
+	l, err := twin.Open(t.Context(), s, nil)
+	if err != nil {
+		return 0
+	}
+	for _, x := range l.Objects {
+		for i := range x.Entries {
+			if x.Entries[i].Kind == segment.FoldEntry {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 func crashSeed(t *testing.T) uint64 {

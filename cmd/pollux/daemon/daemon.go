@@ -81,6 +81,7 @@ type seams struct {
 	logSegment    int64
 	walSegment    int64
 	trailingLogs  uint64
+	foldFrom      int64
 }
 
 // Start brings everything up. It returns when volumes are served.
@@ -181,7 +182,7 @@ func (d *Daemon) openJournal(ctx context.Context) error {
 // openHost opens the member of the journal that runs in this process.
 func (d *Daemon) openHost(ctx context.Context) (err error) {
 	c := &d.conf.Journal
-	o := host.Options{Targets: c.Targets, FS: d.seams.fs, Logger: d.log, Observe: d.metrics.store.Observe,
+	o := host.Options{Targets: c.Targets, FS: d.seams.fs, Logger: d.log, Observe: d.metrics.store.Observe, FoldFromBytes: d.seams.foldFrom,
 		Journal: journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site, Version: d.version,
 			FS: d.seams.fs, OnSync: d.metrics.observeSync("journal"),
 			Election: d.seams.election, TrailingLogs: d.seams.trailingLogs, LogSegmentBytes: d.seams.logSegment, LogBudgetBytes: int64(c.LogBudget), Heartbeat: time.Duration(c.Heartbeat)}}

@@ -75,6 +75,8 @@ var (
 	descLogB     = ops.Desc("journal_log_budget_bytes", "Budget of the journal's Raft log.")
 	descPosition = ops.Desc("target_position", "Objects in the target's log.", "target")
 	descError    = ops.Desc("target_error", "1 while the target does not take objects.", "target")
+	descFolded   = ops.Desc("target_folded_bytes_total", "Bytes of frames that were folded while catching up.", "target")
+	descFolds    = ops.Desc("target_fold_bytes_total", "Bytes of the folds that they became.", "target")
 	descWritten  = ops.Desc("written_bytes_total", "Payload bytes framed since the start.")
 	descStored   = ops.Desc("stored_bytes_total", "Encoded bytes of the frames since the start.")
 )
@@ -110,6 +112,8 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 			bad = 1
 		}
 		gauge(descError, bad, t.Name)
+		c <- prometheus.MustNewConstMetric(descFolded, prometheus.CounterValue, float64(t.FoldedFrom), t.Name)
+		c <- prometheus.MustNewConstMetric(descFolds, prometheus.CounterValue, float64(t.FoldedTo), t.Name)
 	}
 	gauge(descMemory, float64(st.Agent.MemoryBytes))
 	gauge(descMemoryB, float64(st.Agent.MemoryBudget))

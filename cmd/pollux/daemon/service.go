@@ -43,7 +43,7 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 	case !r.Create && !exists:
 		return control.Group{}, noSuch("group", r.Name)
 	case r.Create:
-		g = state.Group{Name: r.Name, Owner: d.conf.Name, Ack: "local", Overflow: "throttle", PITR: "every-write", RPOTargetSeconds: defaultRPOTargetSeconds, Created: time.Now().UTC()}
+		g = state.Group{Name: r.Name, Owner: d.conf.Name, Ack: "local", Overflow: "throttle", PITR: state.PITRFold, RPOTargetSeconds: defaultRPOTargetSeconds, Created: time.Now().UTC()}
 	}
 	if err := state.CheckName("group", r.Name); err != nil {
 		return control.Group{}, err
@@ -99,8 +99,8 @@ func applySettings(g *state.Group, r *control.GroupPut, voters int) error {
 		g.Overflow = *r.Overflow
 	}
 	if r.PITR != nil {
-		if *r.PITR != "every-write" {
-			return bad("pitr", *r.PITR, "this version keeps every write")
+		if *r.PITR != state.PITREveryWrite && *r.PITR != state.PITRFold {
+			return bad("pitr", *r.PITR, "it is fold or every-write")
 		}
 		g.PITR = *r.PITR
 	}

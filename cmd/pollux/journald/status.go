@@ -130,6 +130,8 @@ var (
 	descPos     = ops.Desc("target_position", "Objects in the target's log.", "target")
 	descError   = ops.Desc("target_error", "1 while the target does not take objects.", "target")
 	descLag     = ops.Desc("target_lag_seconds", "Age of the oldest frame that the target lacks.", "target")
+	descFolded  = ops.Desc("target_folded_bytes_total", "Bytes of frames that were folded while catching up.", "target")
+	descFolds   = ops.Desc("target_fold_bytes_total", "Bytes of the folds that they became.", "target")
 	descBacklog = ops.Desc("target_backlog_bytes", "Bytes of the frames that the target lacks.", "target")
 )
 
@@ -165,5 +167,7 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 		gauge(descError, flag(t.Error != ""), t.Name)
 		gauge(descLag, t.LagSeconds, t.Name)
 		gauge(descBacklog, float64(t.BacklogBytes), t.Name)
+		c <- prometheus.MustNewConstMetric(descFolded, prometheus.CounterValue, float64(t.FoldedFrom), t.Name)
+		c <- prometheus.MustNewConstMetric(descFolds, prometheus.CounterValue, float64(t.FoldedTo), t.Name)
 	}
 }

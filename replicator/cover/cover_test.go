@@ -1,4 +1,4 @@
-package twin
+package cover
 
 import (
 	"math/rand/v2"
@@ -9,8 +9,8 @@ import (
 
 type run struct{ Off, Len int64 }
 
-func settled(c *cover, off, n int64) (runs []run) {
-	c.settle(off, n, func(off, n int64) { runs = append(runs, run{off, n}) })
+func settled(c *Cover, off, n int64) (runs []run) {
+	c.Settle(off, n, func(off, n int64) { runs = append(runs, run{off, n}) })
 	return runs
 }
 
@@ -23,20 +23,20 @@ func TestCover(t *testing.T) {
 		want  []run
 	}{
 		{"nothing before", nil, run{0, 10}, []run{{0, 10}}},
-		{"whole granules", nil, run{4096, 3 * 4096}, []run{{4096, 3 * 4096}}},
+		{"whole Granules", nil, run{4096, 3 * 4096}, []run{{4096, 3 * 4096}}},
 		{"unaligned", nil, run{100, 10000}, []run{{100, 10000}}},
 		{"the same", []run{{4096, 4096}}, run{4096, 4096}, nil},
 		{"the same, unaligned", []run{{5, 9000}}, run{5, 9000}, nil},
 		{"around", []run{{4096, 4096}}, run{0, 3 * 4096}, []run{{0, 4096}, {8192, 4096}}},
 		{"around, unaligned", []run{{4000, 200}}, run{3900, 400}, []run{{3900, 100}, {4200, 100}}},
 		{"one byte", []run{{7, 1}}, run{0, 4096}, []run{{0, 7}, {8, 4088}}},
-		{"pieces that fill a granule", []run{{0, 2048}, {2048, 2048}}, run{0, 8192}, []run{{4096, 4096}}},
-		{"across leaves", []run{{leafGranules * granule, granule}}, run{leafGranules*granule - 10, granule + 20},
-			[]run{{leafGranules*granule - 10, 10}, {leafGranules*granule + granule, 10}}},
+		{"pieces that fill a Granule", []run{{0, 2048}, {2048, 2048}}, run{0, 8192}, []run{{4096, 4096}}},
+		{"across leaves", []run{{leafGranules * Granule, Granule}}, run{leafGranules*Granule - 10, Granule + 20},
+			[]run{{leafGranules*Granule - 10, 10}, {leafGranules*Granule + Granule, 10}}},
 		{"far away", []run{{far, 100}}, run{far - 50, 200}, []run{{far - 50, 50}, {far + 100, 50}}},
 		{"nothing", []run{{0, 10}}, run{5, 0}, nil},
 	} {
-		c := newCover()
+		c := New()
 		for _, r := range tt.first {
 			settled(c, r.Off, r.Len)
 		}
@@ -49,20 +49,20 @@ func TestCover(t *testing.T) {
 // TestCoverModel: random settles against a byte map. Runs are in order, do not
 // touch, and each byte is reported once.
 func TestCoverModel(t *testing.T) {
-	const size = 5 * granule
+	const size = 5 * Granule
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	for range 200 {
-		c, seen := newCover(), make([]bool, size)
+		c, seen := New(), make([]bool, size)
 		for range 30 {
 			off := r.Int64N(size)
 			n := r.Int64N(size - off)
 			if r.IntN(3) == 0 {
-				off, n = off/granule*granule, n/granule*granule
+				off, n = off/Granule*Granule, n/Granule*Granule
 			}
 			last := int64(-1)
-			c.settle(off, n, func(at, k int64) {
+			c.Settle(off, n, func(at, k int64) {
 				if k <= 0 || at <= last || at < off || at+k > off+n {
 					t.Fatalf("run %d+%d in %d+%d after %d", at, k, off, n, last)
 				}
