@@ -8,11 +8,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/bench"
+	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
 func newBench() *cobra.Command {
-	c := &cobra.Command{Use: "bench", Short: "Measure what protection costs here: write, lag, restore, journal",
+	c := &cobra.Command{Use: "bench", Short: "Measure what protection costs here: write, lag, restore, catching up, journal",
 		Long: `Each benchmark starts what it needs, in temporary directories that it removes
 afterwards: agents, an unprotected NBD server, and, without --store, an S3 server.
 docs/benchmarks.md says what is measured and how to read it.`}
@@ -20,7 +21,7 @@ docs/benchmarks.md says what is measured and how to read it.`}
 		newBenchRun("write", "Throughput of a protected volume beside an unprotected one and nbdkit", 2, bench.Write),
 		newBenchRun("lag", "Time from a write's acknowledgement to its durability in the store, beside bare PUTs", 30, bench.Lag),
 		newBenchRun("restore", "Rate of a restore beside fetching the same objects", 0, bench.Restore),
-		newBenchScale(), newBenchJournal(), newBenchJournalStore(), newBenchServe())
+		newBenchCatchup(), newBenchScale(), newBenchJournal(), newBenchJournalStore(), newBenchServe())
 	return c
 }
 
@@ -69,6 +70,17 @@ func newBenchRun[R texter](name, short string, seconds float64, run func(context
 		r.Text(c.OutOrStdout())
 		return nil
 	}
+	return c
+}
+
+func newBenchCatchup() *cobra.Command {
+	link := config.Bytes(16 << 20)
+	c := newBenchRun("catchup", "Draining a backlog over a slow link, with and without folding", 0, func(ctx context.Context, o bench.Options) (*bench.CatchupReport, error) {
+		return bench.Catchup(ctx, o, link)
+	})
+	c.Flags().Var(&link, "link", "bytes per second of the link to the store")
+	c.Flags().Lookup("size").Usage = "size of the volume (default 32MiB); eight times as much is written"
+	_ = c.Flags().MarkHidden("request-rate")
 	return c
 }
 

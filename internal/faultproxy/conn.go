@@ -66,6 +66,9 @@ func (c *conn) count(w io.Writer) io.Writer {
 		}
 		c.bytes += int64(n)
 		c.mu.Unlock()
+		if err := c.p.send(n); err != nil {
+			return 0, err
+		}
 		written, err := w.Write(b[:n])
 		if err == nil && n < len(b) {
 			err = errCut

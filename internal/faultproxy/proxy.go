@@ -21,6 +21,9 @@ type Faults struct {
 	// CutAfter resets a connection once so many bytes, of both directions
 	// together, were forwarded on it; 0 is never.
 	CutAfter int64
+	// BytesPerSecond is what all connections together forward, in both
+	// directions; 0 is unlimited.
+	BytesPerSecond int64
 
 	// The rest is for HTTP only.
 
@@ -46,6 +49,7 @@ type Proxy struct {
 	rand    *rand.Rand
 	faults  Faults
 	changed chan struct{} // closed by Set
+	free    time.Time     // when the link has sent what it was given
 	conns   map[*conn]struct{}
 	closed  bool
 }
@@ -194,6 +198,23 @@ func (p *Proxy) wait(d time.Duration) error {
 			return p.ctx.Err()
 		}
 	}
+}
+
+// send waits until the link has room for n bytes, and takes it.
+func (p *Proxy) send(n int) error {
+	p.mu.Lock()
+	rate, now := p.faults.BytesPerSecond, time.Now()
+	if rate == 0 {
+		p.mu.Unlock()
+		return nil
+	}
+	if p.free.Before(now) {
+		p.free = now
+	}
+	p.free = p.free.Add(time.Duration(int64(n) * int64(time.Second) / rate))
+	until := p.free
+	p.mu.Unlock()
+	return p.wait(time.Until(until))
 }
 
 // copy forwards bytes one way and ends the other way's with it.

@@ -58,8 +58,9 @@ const (
 	trailerMagic = "PLXE"
 	// TrailerBytes end every object.
 	TrailerBytes = 32
-	entryBytes   = 80
-	streamBytes  = 16
+	// EntryBytes and StreamBytes are what an entry and a stream take of the footer.
+	EntryBytes  = 80
+	StreamBytes = 16
 
 	// MaxEntries and MaxObjectBytes bound one object.
 	MaxEntries     = 1 << 18
@@ -71,13 +72,13 @@ const (
 
 // Size returns the encoded size of an object with these entries.
 func Size(entries []Entry) int {
-	n := 2*HeadBytes + TrailerBytes + len(entries)*entryBytes
+	n := 2*HeadBytes + TrailerBytes + len(entries)*EntryBytes
 	seen := map[change.StreamID]bool{}
 	for i := range entries {
 		n += int(entries[i].Bytes)
 		if entries[i].OfStream() && !seen[entries[i].Stream] {
 			seen[entries[i].Stream] = true
-			n += streamBytes
+			n += StreamBytes
 		}
 	}
 	return n
@@ -142,7 +143,7 @@ func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) er
 		}
 		ord, _ := slices.BinarySearchFunc(streams, entries[i].Stream, func(a, b change.StreamID) int { return slices.Compare(a[:], b[:]) })
 		entries[i].put(buf[at:], h.Version, uint32(ord))
-		at += entryBytes
+		at += EntryBytes
 	}
 	putTrailer(buf[at:], trailer{footerOff: int64(footer), entries: uint32(len(entries)), streams: uint32(len(streams)),
 		sum: crc32.Checksum(buf[footer+HeadBytes:at], castagnoli)})
@@ -164,7 +165,7 @@ func btoi(b bool) int {
 //
 // Version 1 has neither covers nor journal index.
 func (e *Entry) put(b []byte, version uint16, ord uint32) {
-	b = b[:entryBytes]
+	b = b[:EntryBytes]
 	clear(b)
 	le := binary.LittleEndian
 	b[0] = byte(e.Kind)

@@ -55,7 +55,7 @@ func parseTrailer(b []byte, size int64) (trailer, error) {
 	}
 	t = trailer{int64(le.Uint64(b)), le.Uint32(b[8:]), le.Uint32(b[12:]), le.Uint32(b[16:])}
 	if t.entries > MaxEntries || t.streams > t.entries || le.Uint32(b[20:]) != 0 ||
-		t.footerOff < HeadBytes || t.footerOff+HeadBytes+int64(t.streams)*streamBytes+int64(t.entries)*entryBytes != at {
+		t.footerOff < HeadBytes || t.footerOff+HeadBytes+int64(t.streams)*StreamBytes+int64(t.entries)*EntryBytes != at {
 		return t, damaged(at, "trailer of %d entries and %d streams does not fit the object's %d bytes", t.entries, t.streams, size)
 	}
 	return t, nil
@@ -103,12 +103,12 @@ func ParseTail(tail []byte, size int64) (*Index, error) {
 	}
 	streams := make([]change.StreamID, t.streams)
 	for i := range streams {
-		copy(streams[i][:], tables[i*streamBytes:])
+		copy(streams[i][:], tables[i*StreamBytes:])
 	}
 	x.Entries = make([]Entry, t.entries)
-	tables = tables[len(streams)*streamBytes:]
+	tables = tables[len(streams)*StreamBytes:]
 	for i := range x.Entries {
-		if err := x.Entries[i].parse(tables[i*entryBytes:][:entryBytes], streams, off); err != nil {
+		if err := x.Entries[i].parse(tables[i*EntryBytes:][:EntryBytes], streams, off); err != nil {
 			return nil, err
 		}
 	}
@@ -135,7 +135,7 @@ func (x *Index) number(table []byte, footerOff int64) error {
 			}
 			continue
 		}
-		e.Covers, e.Index = le.Uint32(table[i*entryBytes+20:]), le.Uint64(table[i*entryBytes+72:])
+		e.Covers, e.Index = le.Uint32(table[i*EntryBytes+20:]), le.Uint64(table[i*EntryBytes+72:])
 		covered += uint64(e.Covers)
 		if e.Index <= last || e.Index > x.LastIndex || e.Covers == 0 || (e.Covers > 1 && e.Kind != FoldEntry) || e.Index-x.FirstIndex+1 < covered {
 			return damaged(footerOff, "entry %d stands for %d journal indexes up to %d, after %d", i, e.Covers, e.Index, last)

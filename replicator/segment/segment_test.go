@@ -228,9 +228,9 @@ func seal(b []byte, footer int) {
 func TestRefuses(t *testing.T) {
 	orig, _ := small(t)
 	le := binary.LittleEndian
-	footer := len(orig) - TrailerBytes - 4*entryBytes - 2*streamBytes - HeadBytes
+	footer := len(orig) - TrailerBytes - 4*EntryBytes - 2*StreamBytes - HeadBytes
 	streams := footer + HeadBytes
-	entry := func(i int) int { return streams + 2*streamBytes + i*entryBytes }
+	entry := func(i int) int { return streams + 2*StreamBytes + i*EntryBytes }
 	trailer := len(orig) - TrailerBytes
 	both := func(do func(b []byte)) func(b []byte) {
 		return func(b []byte) { do(b); do(b[footer:]) }

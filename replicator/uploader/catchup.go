@@ -2,7 +2,6 @@ package uploader
 
 import (
 	"cmp"
-	"math"
 	"runtime"
 	"slices"
 	"time"
@@ -18,9 +17,10 @@ import (
 const (
 	// defaultFoldFrom is the backlog from which on frames are folded.
 	defaultFoldFrom = 32 << 20
-	// maxWindowBytes bounds what one object is folded of. The object itself and
-	// its footer fit into segment.MaxObjectBytes even if nothing is saved.
-	maxWindowBytes = 32 << 20
+	// safeWindowBytes of frames fit into an object even if nothing is saved.
+	// Further behind, up to maxWindowBytes are tried.
+	safeWindowBytes = 32 << 20
+	maxWindowBytes  = 128 << 20
 	// foldLead is how much faster than the link folding must be to be worth it.
 	foldLead = 1.5
 	// thoroughFrom is the backlog, and thoroughLead the lead over the link, from
@@ -30,46 +30,99 @@ const (
 	// rateSampleBytes: smaller objects tell more about latency than about the
 	// link.
 	rateSampleBytes = 256 << 10
+	// slowRequest: an object that takes longer says that the link is slow, or
+	// was away.
+	slowRequest = time.Second
 	// guessedFoldRate is assumed per core until it is measured.
 	guessedFoldRate = 60 << 20
 )
 
-// pace is what catching up goes by: bytes per second that the link took lately,
-// and bytes of frames per second that were folded.
+// pace is what catching up goes by: bytes per second that the link took lately (0 is
+// unknown), and bytes of frames per second that were folded.
 type pace struct{ link, fold float64 }
 
 func newPace() pace {
-	return pace{link: math.Inf(1), fold: guessedFoldRate * float64(min(runtime.GOMAXPROCS(0), 4))}
+	return pace{fold: guessedFoldRate * float64(min(runtime.GOMAXPROCS(0), 4))}
 }
 
 // sample moves a rate towards its newest measurement.
 func sample(rate *float64, n int, took time.Duration) {
 	now := float64(n) / max(took.Seconds(), 1e-6)
-	if math.IsInf(*rate, 1) {
+	if *rate == 0 {
 		*rate = now
 		return
 	}
-	*rate += 0.3 * (now - *rate)
+	*rate += 0.4 * (now - *rate)
+}
+
+// landed takes into account that n bytes took so long.
+func (p *pace) landed(n int, took time.Duration) {
+	switch {
+	case took >= slowRequest && p.link > 0:
+		p.link = min(p.link, slowLink(n, took))
+	case n >= rateSampleBytes:
+		sample(&p.link, n, took)
+	}
+}
+
+// slowLink is the most that a link can be with which n bytes took so long: of few
+// bytes the latency is part.
+func slowLink(n int, took time.Duration) float64 {
+	return float64(max(n, pipelineBytes)) / took.Seconds()
 }
 
 // folding reports whether what waits is to be folded, how hard, and from how many
 // bytes of frames the next object is made: the further behind, the more. Where the
-// link is faster than folding, nothing is gained.
+// link is faster than folding, nothing is gained. Once begun it goes on until little
+// waits.
 func (u *Uploader) folding() (effort change.Effort, windowBytes int, on bool) {
 	behind := u.o.Journal.Backlog(u.next - 1)
 	u.mu.Lock()
 	p := u.pace
+	for pos, began := range u.began {
+		if age := time.Since(began); age >= slowRequest && pos >= u.status.Position {
+			p.link = min(p.link, slowLink(u.flyingBytes, age))
+		}
+	}
 	u.mu.Unlock()
+	defer func() { u.catching = on }()
 	if u.o.FoldFromBytes < 0 {
 		return change.Quick, u.o.SegmentBytes, true
 	}
-	if behind < u.o.FoldFromBytes || p.fold < foldLead*p.link {
+	from := u.o.FoldFromBytes
+	if u.catching {
+		from = min(from, int64(u.o.SegmentBytes))
+	}
+	if behind < from || p.fold < foldLead*p.link {
 		return change.Quick, u.o.SegmentBytes, false
 	}
 	if behind >= thoroughFrom && p.fold >= thoroughLead*p.link {
 		effort = change.Thorough
 	}
-	return effort, int(max(int64(u.o.SegmentBytes), min(behind/4, maxWindowBytes))), true
+	return effort, max(u.o.SegmentBytes, int(min(behind, max(safeWindowBytes, min(behind/4, int64(u.window)))))), true
+}
+
+// assemble makes the next object's parts of what was collected. Where too much is
+// left of a large window, it takes less of it, and the next window is smaller.
+func (u *Uploader) assemble() (entries []journal.Entry, parts []part, err error) {
+	effort, _, on := u.folding()
+	entries = u.batch
+	for {
+		if parts, err = u.parts(entries, effort, on); err != nil {
+			return nil, nil, err
+		}
+		size := 2*segment.HeadBytes + segment.TrailerBytes + len(parts)*(segment.EntryBytes+segment.StreamBytes)
+		for i := range parts {
+			size += int(parts[i].Bytes)
+		}
+		if size <= segment.MaxObjectBytes || len(entries) == 1 {
+			break
+		}
+		entries = entries[:len(entries)/2]
+		u.window = safeWindowBytes / 2
+	}
+	u.window = min(2*u.window, maxWindowBytes)
+	return entries, parts, nil
 }
 
 // part is an entry of an object that is being built: one of the journal's, or a

@@ -107,8 +107,8 @@ func TestSameEntries(t *testing.T) {
 // TestPace: folding begins with a backlog on a link that is slower than it.
 func TestPace(t *testing.T) {
 	p := newPace()
-	if p.fold >= foldLead*p.link {
-		t.Error("folds before it knows the link")
+	if p.fold < foldLead*p.link {
+		t.Error("an unknown link is taken for a fast one")
 	}
 	for range 10 {
 		sample(&p.link, 8<<20, time.Second)
@@ -117,10 +117,18 @@ func TestPace(t *testing.T) {
 		t.Errorf("slow link: %+v", p)
 	}
 	for range 20 {
-		sample(&p.link, 8<<20, 5*time.Millisecond)
+		p.landed(8<<20, 5*time.Millisecond)
 	}
 	if p.fold >= foldLead*p.link {
 		t.Errorf("fast link: %+v", p)
+	}
+	p.landed(500, time.Millisecond) // latency says nothing about the link
+	if p.fold >= foldLead*p.link {
+		t.Errorf("small object: %+v", p)
+	}
+	p.landed(500, time.Minute)
+	if p.fold < foldLead*p.link {
+		t.Errorf("after an outage: %+v", p)
 	}
 }
 

@@ -103,16 +103,14 @@ func (u *Uploader) collect() error {
 
 // build encodes the collected entries as the object of the next position.
 func (u *Uploader) build() (*object, error) {
-	entries := u.batch
+	entries, parts, err := u.assemble()
+	if err != nil {
+		return nil, err
+	}
 	id, _, _ := u.o.Journal.ID()
 	last := entries[len(entries)-1].Index
 	h := segment.Head{Type: segment.Segment, Journal: id, Token: u.token, Position: u.pos, DurablePosition: u.Status().Position,
 		FirstIndex: entries[0].Index, LastIndex: last, Time: time.Now().UnixNano()}
-	effort, _, on := u.folding()
-	parts, err := u.parts(entries, effort, on)
-	if err != nil {
-		return nil, err
-	}
 	index := make([]segment.Entry, len(parts))
 	for i := range parts {
 		index[i] = parts[i].Entry
@@ -134,9 +132,18 @@ func (u *Uploader) build() (*object, error) {
 	ob := &object{pos: u.pos, last: last, streams: streamsOf(entries), body: body, done: make(chan struct{})}
 	u.pos++
 	u.next = last + 1
-	clear(u.batch)
-	u.batch, u.batchBytes, u.batchFull = u.batch[:0], 0, false
+	u.forget(len(entries))
 	return ob, nil
+}
+
+// forget takes n entries off what was collected.
+func (u *Uploader) forget(n int) {
+	rest := copy(u.batch, u.batch[n:])
+	clear(u.batch[rest:])
+	u.batch, u.batchBytes, u.batchFull = u.batch[:rest], 0, false
+	for i := range u.batch {
+		u.batchBytes += int(u.batch[i].Bytes)
+	}
 }
 
 // create uploads an object; confirm learns the outcome in order.
@@ -152,8 +159,8 @@ func (u *Uploader) create(ctx context.Context, ob *object) {
 		}
 	}
 	u.mu.Lock()
-	if ob.err == nil && len(ob.body) >= rateSampleBytes {
-		sample(&u.pace.link, len(ob.body)*beside, time.Since(began))
+	if ob.err == nil {
+		u.pace.landed(len(ob.body)*beside, time.Since(began))
 	}
 	u.flying--
 	u.flyingBytes -= len(ob.body)

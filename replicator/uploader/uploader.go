@@ -63,6 +63,8 @@ type Uploader struct {
 	batch      []journal.Entry // collected for the next object
 	batchBytes int
 	batchFull  bool
+	catching   bool // what waits is being folded
+	window     int  // bytes of frames that may be folded into one object
 
 	careful int // objects still to be created one at a time
 
@@ -114,6 +116,7 @@ func New(o Options) *Uploader {
 	u := &Uploader{o: o, token: segment.Token{Epoch: epoch, Term: o.Term, Writer: uuid.New()},
 		store: objstore.WithRequests(o.Store, o.RequestsPerSecond, o.Burst), landed: make(chan struct{}, 1), careful: segment.MaxInFlight,
 		order: make(chan *object, segment.MaxInFlight)}
+	u.window = maxWindowBytes
 	u.began, u.pace = map[uint64]time.Time{}, newPace()
 	t := o.Journal.Target(o.Target)
 	u.status = Status{Target: o.Target, URL: o.Store.URL(), Position: t.Position, Index: t.Index}
