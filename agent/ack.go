@@ -13,6 +13,8 @@ type Policy struct {
 	Ack string `json:"ack,omitempty"` // AckLocal, AckJournal, AckRemote
 	// OnLoss says what a promise that cannot be kept does: LossWait or LossDegrade.
 	OnLoss string `json:"on_ack_loss,omitempty"`
+	// Overflow says what a full WAL does: OverflowThrottle or OverflowBitmap.
+	Overflow string `json:"overflow,omitempty"`
 }
 
 const (

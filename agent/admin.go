@@ -384,7 +384,7 @@ func (a *Agent) WaitRemote(ctx context.Context, id change.StreamID, after uint64
 	for ended := false; ; {
 		next := s.shipped.Next()
 		s.mu.Lock()
-		last, durable, err = s.nextLSN-1, s.ship.durable, s.err
+		last, durable, err = s.nextLSN-1, s.remote(), s.err
 		s.mu.Unlock()
 		if durable > after || err != nil || ended {
 			return last, durable, err

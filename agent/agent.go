@@ -28,6 +28,7 @@ type Agent struct {
 	streams map[change.StreamID]*stream
 	volumes map[string]*Volume
 	shipErr error
+	live    *session // nil while there is none
 	err     error
 	restart chan struct{} // closed to start a new session
 	journal string        // the one that this agent belongs to, if it is on other hosts

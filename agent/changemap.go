@@ -37,6 +37,15 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 	}
 	a.mapping.Lock() // one at a time: each takes memory
 	defer a.mapping.Unlock()
+	for tries := 0; ; tries++ {
+		out, err := a.changed(ctx, v, after)
+		if !fail.Is(err, fail.NotFound) || tries == 10 {
+			return out, err
+		} // a frame went into an overflow's bitmap meanwhile
+	}
+}
+
+func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Changes, err error) {
 	s := v.s
 	m := newDirtyMap(v.conf.SizeBytes)
 	s.mu.Lock()
@@ -55,6 +64,11 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 			m.note(&v.conf, batch[i].LSN, out.After, batch[i].Volume, batch[i].Kind, batch[i].Off, int64(batch[i].Len))
 		}
 	}
+	covered := false // dropped frames are in the bitmap of an overflow
+	if o := s.over; o != nil && !o.ended && o.known[0].LSN <= max(out.After, s.ship.durable) {
+		covered = true
+		m.union(o.maps[v.conf.Number], v.conf.SizeBytes)
+	}
 	inWAL := s.appendedLSN
 	s.mu.Unlock()
 
@@ -63,7 +77,7 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 	first := inWAL + 1
 	for i, r := range frames {
 		if ctx.Err() != nil {
-			return out, fail.Wrap(fail.Retry, "list changes of", name, ctx.Err())
+			return out, fail.Wrap(fail.Retry, "list changes of", v.conf.Name, ctx.Err())
 		}
 		if buf, err = a.wal.Read(r.wal, buf); err == nil {
 			err = f.Reset(buf)
@@ -72,7 +86,7 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 			continue
 		}
 		if err != nil {
-			return out, fail.At("list changes of", name, err)
+			return out, fail.At("list changes of", v.conf.Name, err)
 		}
 		if i == 0 {
 			first = f.FirstLSN
@@ -81,8 +95,8 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 			m.note(&v.conf, c.LSN, out.After, c.Volume, c.Kind, c.Off, int64(c.Len))
 		}
 	}
-	if first > out.After+1 && !(after == nil && a.durableTo(s, first-1)) {
-		return out, fail.New(fail.Refused, "list changes of", name, fmt.Sprintf("the WAL goes back to LSN %d, not to %d", first, out.After+1)).
+	if first > out.After+1 && !covered && !(after == nil && a.durableTo(s, first-1)) {
+		return out, fail.New(fail.Refused, "list changes of", v.conf.Name, fmt.Sprintf("the WAL goes back to LSN %d, not to %d", first, out.After+1)).
 			WithHint(fmt.Sprintf("ask for what came after LSN %d or later", first-1))
 	}
 	for m.runs() > maxExtents {
@@ -129,6 +143,19 @@ func (m *dirtyMap) note(v *VolumeConf, lsn, after uint64, volume uint32, kind ch
 	}
 	for g, end := off/m.granule, (min(off+n, v.SizeBytes)+m.granule-1)/m.granule; g < end; g++ {
 		m.words[g/64] |= 1 << (g % 64)
+	}
+}
+
+// union adds what another map of the same volume has marked.
+func (m *dirtyMap) union(o *dirtyMap, sizeBytes int64) {
+	if o == nil {
+		return
+	}
+	extents, _ := o.extents(sizeBytes)
+	for _, e := range extents {
+		for g, end := e.Off/m.granule, (e.Off+e.Len+m.granule-1)/m.granule; g < end; g++ {
+			m.words[g/64] |= 1 << (g % 64)
+		}
 	}
 }
 

@@ -27,7 +27,24 @@ func (a *Agent) checkpointLoop(ctx context.Context) {
 			}
 		}
 		a.trim()
+		if a.spillAll() {
+			a.trim()
+		}
 	}
+}
+
+// spillAll makes room in a WAL that stays full. It reports whether there may be
+// some.
+func (a *Agent) spillAll() bool {
+	if a.walFill() < spillFrom {
+		return false
+	}
+	for _, s := range a.snapshotStreams() {
+		if err := s.spill(a.opts.Now()); err != nil {
+			a.opts.Logger.Error("no room can be made in the WAL; it will be tried again", "group", s.conf.Group, "err", err)
+		}
+	}
+	return true
 }
 
 // checkpoint makes what was applied durable in the backings and then says so on
@@ -40,8 +57,8 @@ func (s *stream) checkpoint() error {
 	}
 	s.mu.Lock()
 	applied, lease, now := s.appliedPoint, s.ship.lease, s.lastTime
-	gone := s.gone.brief()
-	same := applied == s.ckpt.Applied && lease == s.ckpt.Lease && (gone == nil) == (s.ckpt.Gone == nil)
+	committed, gone := s.ship.committed, s.gone.brief()
+	same := applied == s.ckpt.Applied && committed == s.ckpt.Committed && lease == s.ckpt.Lease && (gone == nil) == (s.ckpt.Gone == nil)
 	s.appliedBytes = 0
 	s.mu.Unlock()
 	if same {
@@ -54,7 +71,7 @@ func (s *stream) checkpoint() error {
 			}
 		}
 	}
-	next := checkpoint{Version: metaVersion, Applied: applied, Lease: lease, Time: now, Gone: gone}
+	next := checkpoint{Version: metaVersion, Applied: applied, Committed: committed, Lease: lease, Time: now, Gone: gone}
 	if err := saveMeta(s.a.opts.FS, s.a.checkpointPath(s.conf.ID), next); err != nil {
 		return err
 	}
@@ -97,6 +114,9 @@ func (a *Agent) trim() {
 		if roomy {
 			done = min(done, s.ship.durable)
 		}
+		if s.over != nil {
+			done = max(done, s.over.upto.LSN) // the bitmap has it
+		}
 		if s.suspended != nil || s.backErr != nil {
 			done = 0 // an image that is restored now will need it: see AcceptBacking
 		}
@@ -128,10 +148,14 @@ func (a *Agent) trim() {
 // acked takes the journal's word for what it no longer needs.
 func (s *stream) acked(ack *change.Ack) {
 	s.mu.Lock()
-	s.ship.committed, s.ship.voters = ack.Committed, ack.Voters
+	if s.ship.committed != ack.Committed {
+		s.ship.moved = s.a.opts.Now()
+	}
+	s.ship.committed, s.ship.voters, s.ship.sound = ack.Committed, ack.Voters, !ack.Unsound
 	s.ship.released = max(s.ship.released, ack.Released)
 	s.ship.durable = max(s.ship.durable, ack.Durable)
 	s.gone.drop(s.ship.durable)
+	s.settleOverflow()
 	s.broadcast()
 	s.mu.Unlock()
 	s.shipped.Broadcast()

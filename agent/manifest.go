@@ -62,8 +62,10 @@ type manifest struct {
 type checkpoint struct {
 	Version int          `json:"version"`
 	Applied change.Point `json:"applied"`
-	Lease   change.Lease `json:"lease"`
-	Time    int64        `json:"time"` // ns; later frames are not earlier
+	// Committed is a point that the journal is known to have reached.
+	Committed change.Point `json:"committed,omitzero"`
+	Lease     change.Lease `json:"lease"`
+	Time      int64        `json:"time"` // ns; later frames are not earlier
 	// Gone are the frames that left the WAL before the targets had them, in brief.
 	Gone *lagMark `json:"gone,omitempty"`
 }

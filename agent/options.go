@@ -45,6 +45,9 @@ type Options struct {
 	// DegradeAfter is how long a flush waits for a promise that LossDegrade gives up
 	// then; default 5 s.
 	DegradeAfter time.Duration
+	// SpillAfter is for how long the journal must not have taken anything before
+	// OverflowBitmap drops frames; default 5 s.
+	SpillAfter time.Duration
 	// Reference asks the journal to read frames from this agent's WAL.
 	Reference bool
 	// Committed, if set, returns what the journal has accepted of a stream. A WAL
@@ -110,6 +113,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.DegradeAfter == 0 {
 		o.DegradeAfter = defaultDegradeAfter
+	}
+	if o.SpillAfter == 0 {
+		o.SpillAfter = defaultSpillAfter
 	}
 	if o.Moved == nil {
 		o.Moved = func(string) {}

@@ -18,7 +18,10 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 			return err
 		}
 		s.ship.lease, s.lastTime = s.ckpt.Lease, s.ckpt.Time
-		s.appliedPoint, s.tail = s.ckpt.Applied, s.ckpt.Applied
+		s.appliedPoint, s.tail, s.ship.committed = s.ckpt.Applied, s.ckpt.Applied, s.ckpt.Committed
+		if err := s.loadOverflow(); err != nil {
+			return err
+		}
 		if s.ckpt.Gone != nil {
 			s.gone = lagMarks{*s.ckpt.Gone}
 		}
@@ -120,7 +123,8 @@ func (s *stream) recovered() error {
 		s.appliedLSN, s.appliedPoint = s.ckpt.Applied.LSN, s.ckpt.Applied
 	}
 	s.nextLSN = s.tail.LSN + 1
-	s.ack.flushed = s.tail.LSN // perhaps; the promise must hold for it before it is reported
+	s.ship.mayHave = s.tail.LSN // for all that is known
+	s.ack.flushed = s.tail.LSN  // perhaps; the promise must hold for it before it is reported
 	if s.a.opts.Remote != nil {
 		s.ship.durable = min(s.a.opts.Remote(s.conf.ID), s.tail.LSN)
 	}

@@ -23,6 +23,10 @@ type shipState struct {
 	durable   uint64       // in every required target
 	voters    int          // of the journal, as it said last
 	sent      uint64       // handed to the present session
+	mayHave   uint64       // the journal was sent no more than this
+	moved     time.Time    // when it last got further
+	copies    bool         // it takes frames with their bodies
+	sound     bool         // it has a point, as far as it said last
 	fault     error        // why this stream must not be extended from here
 }
 
@@ -58,6 +62,12 @@ func (a *Agent) shipLoop(ctx context.Context) {
 		}
 		wait = min(2*wait, maxReconnect)
 	}
+}
+
+func (a *Agent) setLive(ses *session) {
+	a.mu.Lock()
+	a.live = ses
+	a.mu.Unlock()
 }
 
 func (a *Agent) setShipError(err error) {
@@ -113,6 +123,8 @@ func (a *Agent) session(ctx context.Context) error {
 		return err
 	}
 	a.setShipError(nil)
+	a.setLive(ses)
+	defer a.setLive(nil)
 	g.Go(func() error { return ses.receive() })
 	g.Go(func() error { return ses.send(ctx, start) })
 	g.Go(func() error { // a new, paused or resumed stream needs a new session
@@ -162,7 +174,7 @@ func (ses *session) open() (uint64, error) {
 		if err := ses.ask(change.MsgAttach, change.Attach{Stream: s.conf.ID}, change.MsgAttached, &at); err != nil {
 			return 0, err
 		}
-		from, err := s.attach(&at)
+		from, err := ses.enter(s, &at)
 		if err != nil && !fail.Is(err, fail.Fenced) && !fail.Is(err, fail.Damaged) {
 			return 0, err // passing: the next session tries again
 		}
@@ -215,7 +227,8 @@ func (s *stream) attach(at *change.Attached) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ship.lease, s.ship.attached = at.Lease, true
-	s.ship.committed, s.ship.sent = at.Committed, at.Committed.LSN
+	s.ship.committed, s.ship.sent, s.ship.sound = at.Committed, at.Committed.LSN, !at.Unsound
+	s.ship.moved = s.a.opts.Now()
 	s.ship.released = max(s.ship.released, at.Released)
 	s.ship.durable, s.ship.voters = max(s.ship.durable, at.Durable), at.Voters
 	s.gone.drop(s.ship.durable)
@@ -403,6 +416,7 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 		}
 		s.mu.Lock()
 		s.ship.sent = h.LastLSN
+		s.ship.mayHave = max(s.ship.mayHave, h.LastLSN)
 		s.mu.Unlock()
 		item := change.AppendItem{Ref: index, Header: slices.Clone(frame[:change.HeaderBytes])}
 		if ses.copies {
@@ -418,6 +432,9 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 func (s *stream) advance(h *change.Header) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.over != nil && s.ship.sent < s.over.upto.LSN && h.FirstLSN > s.ship.sent+1 {
+		return false, errRestart // what was to be sent has been dropped
+	}
 	if h.FirstLSN > s.ship.sent+1 {
 		s.ship.fault = fail.New(fail.Damaged, "ship", "group "+s.conf.Group, fmt.Sprintf("the WAL goes from LSN %d to %d", s.ship.sent, h.FirstLSN)).
 			WithHint("restore the group's volumes from the object store")

@@ -25,6 +25,7 @@ type StreamStatus struct {
 	Suspended  error // a backing was missing at the start: nothing of the group is served
 	BackErr    error // a backing was cut under us
 	ApplyErr   error // applying to the backing is delayed
+	Overflow   *Overflow
 }
 
 // Status is where the agent stands.
@@ -61,7 +62,7 @@ func (s *stream) status(now time.Time) StreamStatus {
 	defer s.mu.Unlock()
 	return StreamStatus{
 		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
-		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.ship.durable,
+		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.remote(), Overflow: s.overflowStatus(),
 		Kept: s.keptNow(), Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, BackErr: s.backErr, FullErr: s.fullErr,
 	}
 }

@@ -16,6 +16,7 @@ type rec struct {
 	arena.Entry
 	slot arena.SlotID
 	vol  *Volume // nil for marks
+	copy bool    // what a resync read, and not a client's
 }
 
 // frameRef is what memory keeps of a frame until the journal released it.
@@ -81,6 +82,11 @@ type stream struct {
 
 	appending uint64 // no lower WAL index is about to be used by this stream; 0: none is
 
+	lastLarge uint64  // newest LSN of a zero that the overlay does not index
+	guarded   guarded // what a resync is copying
+	over      *overflow
+	spillMu   sync.Mutex // drops of frames, and sessions' beginnings, one at a time
+
 	ship   shipState
 	ack    ackState
 	gone   lagMarks   // of frames that left the WAL before the targets had them
@@ -117,6 +123,9 @@ func (s *stream) submit(recs []rec) (uint64, error) {
 	if v := recs[0].vol; v != nil && v.gone {
 		return 0, fail.New(fail.NotFound, "write", v.conf.Name, "the volume was removed")
 	}
+	if err := s.guarded.watch(recs); err != nil {
+		return 0, err
+	}
 	now = max(now, s.lastTime)
 	s.lastTime = now
 	for i := range recs {
@@ -147,6 +156,8 @@ func (s *stream) enqueue(r *rec) {
 	s.openBytes += r.Buf.Len
 	if r.vol != nil && (r.Kind == change.Write || int64(r.Len) <= overlayZeroBytes) {
 		r.vol.over.Insert(r.LSN, r.Off, int64(r.Len), r.Buf)
+	} else if r.vol != nil {
+		s.lastLarge = r.LSN
 	}
 }
 
@@ -303,6 +314,9 @@ func (s *stream) lag(now time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.oldest(s.ship.durable)
+	if s.over != nil && (t == 0 || s.over.since < t) {
+		t = s.over.since
+	}
 	if t == 0 {
 		return 0
 	}

@@ -5,6 +5,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -179,12 +183,29 @@ func readAll(t *testing.T, c *nbdclient.Conn) []byte {
 func (w *writer) checkRestore(lsns ...uint64) {
 	w.site.t.Helper()
 	for _, lsn := range lsns {
+		lsn = w.site.exact(w.volume, lsn)
 		got, at := w.site.restore(w.volume, fmt.Sprint(lsn))
 		if at != lsn {
 			w.site.t.Fatalf("restore --at %d says LSN %d", lsn, at)
 		}
 		sameBytes(w.site.t, fmt.Sprintf("twin of %s at LSN %d", w.volume, lsn), got, w.h.at(lsn))
 	}
+}
+
+// exact is lsn, or, where that was folded away, a point next to it, as the refusal
+// says.
+func (s *site) exact(volume string, lsn uint64) uint64 {
+	s.t.Helper()
+	o := s.pollux(append([]string{"restore", volume, "-o", filepath.Join(s.dir, "none"), "--dry-run", "--at", fmt.Sprint(lsn)}, s.storeArgs()...)...)
+	if o.code == 0 || !strings.Contains(o.stderr, "folded") {
+		return lsn
+	}
+	m := regexp.MustCompile(`points? (?:are|is) LSN (\d+)`).FindStringSubmatch(o.stderr)
+	if m == nil {
+		s.t.Fatalf("a refusal without a point: %s", o.stderr)
+	}
+	near, _ := strconv.ParseUint(m[1], 10, 64)
+	return near
 }
 
 // checkNewest restores the newest point, which must be one of the model's, and

@@ -28,7 +28,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 	f.add(c)
 	c.Flags().StringVar(&ack, "ack", "local", "what FLUSH waits for: local, journal (three voters or more) or remote")
 	c.Flags().StringVar(&onLoss, "on-ack-loss", "wait", "what a promise that cannot be kept does: wait or degrade")
-	c.Flags().StringVar(&overflow, "overflow", "throttle", "what a full WAL does: throttle")
+	c.Flags().StringVar(&overflow, "overflow", "throttle", "what a full WAL does: throttle (writers are slowed, then wait), or bitmap (only which blocks changed is kept; needs ack: local and a journal on other hosts)")
 	c.Flags().StringVar(&pitr, "pitr", "fold", "which points stay when replication is behind: every-write, or fold: fewer, to catch up sooner")
 	c.Flags().Float64Var(&rpo, "rpo-target", 10, "lag in seconds above which the group is Lagging")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, change nothing")

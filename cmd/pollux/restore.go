@@ -86,6 +86,9 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 	if err != nil {
 		return err
 	}
+	if p.Before > 0 {
+		fmt.Fprintf(c.ErrOrStderr(), "pollux: a resync has left no point at LSN %d: this is the last one before\n", p.Before)
+	}
 	if l.Damage != nil {
 		fmt.Fprintln(c.ErrOrStderr(), "pollux: the log is damaged beyond this point:", l.Damage)
 	}

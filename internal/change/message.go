@@ -21,6 +21,8 @@ const (
 	MsgAttached MessageType = 4 // journal: with this lease, from here, or why not
 	MsgAppend   MessageType = 5 // agent: the next frames of a stream
 	MsgAck      MessageType = 6 // journal: how far a stream has come
+
+	MsgResync MessageType = 19 // agent: a gap in a stream, answered by MsgAttached; or its end
 )
 
 func (t MessageType) String() string { return fmt.Sprintf("message(%d)", uint16(t)) }
@@ -58,7 +60,18 @@ type Attached struct {
 	Released  uint64   `json:"released"`
 	Durable   uint64   `json:"durable"`
 	Voters    int      `json:"voters"`
+	Unsound   bool     `json:"unsound,omitempty"` // a resync has not ended
 	Error     *Fault   `json:"error,omitempty"`
+}
+
+// Resync begins a resync: the stream's LSNs after From, where the journal stands,
+// up to To are left out, and it goes on behind To. Or it ends one: End is the LSN from
+// which on the log has points again.
+type Resync struct {
+	Stream StreamID `json:"stream"`
+	From   Point    `json:"from,omitzero"`
+	To     Point    `json:"to,omitzero"`
+	End    uint64   `json:"end,omitempty"`
 }
 
 // Lease is the right to extend a stream: a journal's epoch and a number that
@@ -204,9 +217,10 @@ func ParseAppend(b []byte) (Append, error) {
 // refuses it for good; the session then ends.
 type Ack struct {
 	Stream    StreamID `json:"stream"`
-	Committed Point    `json:"committed"` // accepted by the journal
-	Released  uint64   `json:"released"`  // the journal no longer needs the agent's bytes up to here
-	Durable   uint64   `json:"durable"`   // in every required target
-	Voters    int      `json:"voters"`    // a majority of these holds what is committed
+	Committed Point    `json:"committed"`         // accepted by the journal
+	Released  uint64   `json:"released"`          // the journal no longer needs the agent's bytes up to here
+	Durable   uint64   `json:"durable"`           // in every required target
+	Voters    int      `json:"voters"`            // a majority of these holds what is committed
+	Unsound   bool     `json:"unsound,omitempty"` // a resync has not ended
 	Fault     *Fault   `json:"fault,omitempty"`
 }

@@ -3,6 +3,7 @@ package durable
 import (
 	"errors"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -31,6 +32,17 @@ func Finish(fs vfs.FS, f vfs.File, path string, err error) error {
 		return err
 	}
 	if err := fs.Rename(path+TempSuffix, path); err != nil {
+		return err
+	}
+	return SyncDir(fs, fs.PathDir(path))
+}
+
+// Remove removes a file for good; one that is not there is none.
+func Remove(fs vfs.FS, path string) error {
+	if err := fs.Remove(path); err != nil {
+		if oserror.IsNotExist(err) {
+			return nil
+		}
 		return err
 	}
 	return SyncDir(fs, fs.PathDir(path))

@@ -165,6 +165,10 @@ func (f *fsm) stop(err error) {
 func (f *fsm) applyCommand(b *pebble.Batch, data []byte) result {
 	kind, body, err := state.Open(data)
 	var changed []string
+	var gap state.ResyncBegin
+	if err == nil && kind == state.KindResyncBegin {
+		err = f.checkGap(body, &gap)
+	}
 	if err == nil {
 		changed, err = f.state.Apply(kind, body)
 	}
@@ -178,7 +182,21 @@ func (f *fsm) applyCommand(b *pebble.Batch, data []byte) result {
 		_ = b.Set(append(append([]byte{}, keyControl...), key...), f.state.Save(key), nil)
 		f.news.add(key)
 	}
+	if kind == state.KindResyncBegin {
+		f.keepPoint(b, gap.Stream, gap.To)
+	}
 	return result{index: f.index(b, append([]byte{tagCommand}, data...), nil)}
+}
+
+// checkGap refuses a gap that does not begin where the stream ends.
+func (f *fsm) checkGap(body []byte, r *state.ResyncBegin) error {
+	if err := json.Unmarshal(body, r); err != nil {
+		return fail.Wrap(fail.Damaged, "decode", state.KindResyncBegin.String(), err)
+	}
+	if at := f.points[r.Stream]; at != r.From {
+		return fail.New(fail.Fenced, "resync", r.Stream.String(), fmt.Sprintf("the gap begins at %v, the stream ends at %v", r.From, at))
+	}
+	return nil
 }
 
 // index gives an accepted entry the next journal index. frame is its bytes where

@@ -119,6 +119,14 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 			if err := s.attach(&at); err != nil {
 				return err
 			}
+		case change.MsgResync:
+			var r change.Resync
+			if err := change.Decode(b, &r); err != nil {
+				return err
+			}
+			if err := s.resync(&r); err != nil {
+				return err
+			}
 		case change.MsgAppend:
 			if err := s.j.waitBudget(ctx); err != nil {
 				return err
@@ -186,17 +194,40 @@ func (j *Journal) waitBudget(ctx context.Context) error {
 
 func (s *session) attach(at *change.Attach) error {
 	_, epoch, _ := s.j.ID()
-	resp := change.Attached{Stream: at.Stream}
 	_, err := s.j.Propose(state.KindLease, state.LeaseGrant{Stream: at.Stream, Agent: s.agent, Epoch: epoch})
-	resp.Error = change.FaultOf(err)
+	return s.attached(at.Stream, err)
+}
+
+// resync takes a gap in a stream, or the end of a resync, into the log.
+func (s *session) resync(r *change.Resync) error {
+	s.mu.Lock()
+	lease, mine := s.leases[r.Stream]
+	s.mu.Unlock()
+	if !mine {
+		return fail.New(fail.Fenced, "resync", r.Stream.String(), "this session has no lease on it")
+	}
+	if r.End > 0 {
+		_, err := s.j.Propose(state.KindResyncEnd, state.ResyncEnd{Stream: r.Stream, Lease: lease, LSN: r.End})
+		if fail.Is(err, fail.NotFound) {
+			return nil // said twice; an ack tells that it has ended
+		}
+		return err
+	}
+	_, err := s.j.Propose(state.KindResyncBegin, state.ResyncBegin{Stream: r.Stream, Lease: lease, Gap: state.Gap{From: r.From, To: r.To}})
+	return s.attached(r.Stream, err)
+}
+
+// attached answers with where a stream stands, or why not.
+func (s *session) attached(id change.StreamID, err error) error {
+	resp := change.Attached{Stream: id, Error: change.FaultOf(err)}
 	if err == nil {
 		s.j.fsm.mu.RLock()
-		resp.Lease = s.j.fsm.state.Streams[at.Stream].Lease
-		ack := s.j.ackOf(at.Stream)
+		resp.Lease = s.j.fsm.state.Streams[id].Lease
+		ack := s.j.ackOf(id)
 		s.j.fsm.mu.RUnlock()
-		resp.Committed, resp.Released, resp.Durable, resp.Voters = ack.Committed, ack.Released, ack.Durable, ack.Voters
+		resp.Committed, resp.Released, resp.Durable, resp.Voters, resp.Unsound = ack.Committed, ack.Released, ack.Durable, ack.Voters, ack.Unsound
 		s.mu.Lock()
-		s.leases[at.Stream], s.told[at.Stream] = resp.Lease, ack
+		s.leases[id], s.told[id] = resp.Lease, ack
 		s.mu.Unlock()
 	}
 	return s.conn.Send(uint16(change.MsgAttached), change.Encode(resp))
@@ -204,7 +235,8 @@ func (s *session) attach(at *change.Attach) error {
 
 // ackOf is where a stream stands. Called with fsm.mu held.
 func (j *Journal) ackOf(id change.StreamID) change.Ack {
-	return change.Ack{Stream: id, Committed: j.fsm.points[id], Released: j.releasedLSN(id), Durable: j.requiredDurable(id), Voters: int(j.voters.Load())}
+	return change.Ack{Stream: id, Committed: j.fsm.points[id], Released: j.releasedLSN(id), Durable: j.requiredDurable(id), Voters: int(j.voters.Load()),
+		Unsound: j.fsm.state.Streams[id].Unsound()}
 }
 
 // answer waits for Raft's word on each append. A refusal goes to the agent and

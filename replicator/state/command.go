@@ -26,6 +26,8 @@ const (
 	KindLease        Kind = 7
 	KindHeartbeat    Kind = 8
 	KindAudit        Kind = 9
+	KindResyncBegin  Kind = 10
+	KindResyncEnd    Kind = 11
 
 	KindIdentity Kind = 100 // the object log's first object
 	KindFence    Kind = 101
@@ -41,7 +43,7 @@ func (k Kind) String() string {
 var kindNames = map[Kind]string{
 	KindGroupPut: "group-put", KindStreamCreate: "stream-create", KindVolumeCreate: "volume-create",
 	KindVolumeReady: "volume-ready", KindVolumeRemove: "volume-remove", KindBookmarkAdd: "bookmark-add",
-	KindLease: "lease", KindHeartbeat: "heartbeat", KindAudit: "audit", KindIdentity: "identity", KindFence: "fence",
+	KindLease: "lease", KindHeartbeat: "heartbeat", KindAudit: "audit", KindResyncBegin: "resync-begin", KindResyncEnd: "resync-end", KindIdentity: "identity", KindFence: "fence",
 }
 
 // Group is a consistency group and its policy.
@@ -70,6 +72,46 @@ type Stream struct {
 	Group  string          `json:"group"`
 	Agent  string          `json:"agent"`
 	Lease  change.Lease    `json:"lease"`
+	// Gaps are LSNs that its log leaves out, and Resyncs where it has no points
+	// because of them; both oldest first.
+	Gaps    []Gap    `json:"gaps,omitempty"`
+	Resyncs []Resync `json:"resyncs,omitempty"`
+}
+
+// Gap is what a stream left out: it goes on behind To as if it were at From.
+type Gap struct {
+	From change.Point `json:"from"`
+	To   change.Point `json:"to"`
+}
+
+// Resync is a range of LSNs, without its ends, that are no recovery points. Until
+// is 0 while it has not ended.
+type Resync struct {
+	After uint64 `json:"after"`
+	Until uint64 `json:"until,omitempty"`
+}
+
+// MaxGaps bounds those of one stream.
+const MaxGaps = 4096
+
+// Unsound reports whether a resync has not ended: the newest state is no recovery
+// point.
+func (s *Stream) Unsound() bool {
+	return s != nil && len(s.Resyncs) > 0 && s.Resyncs[len(s.Resyncs)-1].Until == 0
+}
+
+// ResyncBegin leaves out what a stream lost of its history.
+type ResyncBegin struct {
+	Stream change.StreamID `json:"stream"`
+	Lease  change.Lease    `json:"lease"`
+	Gap
+}
+
+// ResyncEnd says that all that changed in the gap is in the log up to LSN.
+type ResyncEnd struct {
+	Stream change.StreamID `json:"stream"`
+	Lease  change.Lease    `json:"lease"`
+	LSN    uint64          `json:"lsn"`
 }
 
 // Volume is a protected volume.

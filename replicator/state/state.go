@@ -68,6 +68,10 @@ func (s *State) Apply(kind Kind, body []byte) (changed []string, err error) {
 		return nil, nil
 	case KindAudit:
 		return with(kind, body, s.addAudit)
+	case KindResyncBegin:
+		return with(kind, body, s.beginResync)
+	case KindResyncEnd:
+		return with(kind, body, s.endResync)
 	}
 	return nil, fail.New(fail.Unsupported, "apply", kind.String(), "unknown command").
 		WithHint("use a pollux version that knows it")
@@ -214,6 +218,53 @@ func (s *State) grantLease(g *LeaseGrant) (string, error) {
 		return "", fail.New(fail.Fenced, "attach", "group "+st.Group, fmt.Sprintf("the stream belongs to agent %s, not %s", st.Agent, g.Agent))
 	}
 	st.Lease = change.Lease{Epoch: g.Epoch, Number: st.Lease.Number + 1}
+	return "stream/" + st.ID.String(), nil
+}
+
+// leased returns a stream of which the lease is the present one.
+func (s *State) leased(id change.StreamID, lease change.Lease) (*Stream, error) {
+	st := s.Streams[id]
+	if st == nil {
+		return nil, noSuch("stream", id.String())
+	}
+	if st.Lease != lease {
+		return nil, fail.New(fail.Fenced, "resync", "group "+st.Group, fmt.Sprintf("lease %d of epoch %d was superseded", lease.Number, lease.Epoch))
+	}
+	return st, nil
+}
+
+func (s *State) beginResync(r *ResyncBegin) (string, error) {
+	st, err := s.leased(r.Stream, r.Lease)
+	if err != nil {
+		return "", err
+	}
+	if r.To.LSN <= r.From.LSN {
+		return "", fail.New(fail.Invalid, "resync", "group "+st.Group, fmt.Sprintf("a gap from LSN %d to %d", r.From.LSN, r.To.LSN))
+	}
+	if len(st.Gaps) >= MaxGaps {
+		return "", fail.New(fail.Refused, "resync", "group "+st.Group, fmt.Sprintf("it has %d gaps", len(st.Gaps))).
+			WithHint("protect the volumes in a new group")
+	}
+	st.Gaps = append(st.Gaps, r.Gap)
+	if !st.Unsound() {
+		st.Resyncs = append(st.Resyncs, Resync{After: r.From.LSN})
+	}
+	return "stream/" + st.ID.String(), nil
+}
+
+func (s *State) endResync(r *ResyncEnd) (string, error) {
+	st, err := s.leased(r.Stream, r.Lease)
+	if err != nil {
+		return "", err
+	}
+	if !st.Unsound() {
+		return "", noSuch("resync of", "group "+st.Group)
+	}
+	last := &st.Resyncs[len(st.Resyncs)-1]
+	if r.LSN < last.After {
+		return "", fail.New(fail.Invalid, "end resync", "group "+st.Group, fmt.Sprintf("at LSN %d, it began after %d", r.LSN, last.After))
+	}
+	last.Until = r.LSN
 	return "stream/" + st.ID.String(), nil
 }
 

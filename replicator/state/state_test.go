@@ -102,6 +102,10 @@ func TestRefusals(t *testing.T) {
 		{"bookmark twice", KindBookmarkAdd, Bookmark{Name: "b", Group: "g"}, fail.Exists, "g/b"},
 		{"lease without stream", KindLease, LeaseGrant{Stream: uuid.UUID{5}}, fail.NotFound, ""},
 		{"lease for another agent", KindLease, LeaseGrant{Stream: testStream, Agent: "z"}, fail.Fenced, "agent a, not z"},
+		{"resync without stream", KindResyncBegin, ResyncBegin{Stream: uuid.UUID{5}}, fail.NotFound, ""},
+		{"resync without lease", KindResyncBegin, ResyncBegin{Stream: testStream, Gap: Gap{To: change.Point{LSN: 9}}}, fail.Fenced, "superseded"},
+		{"gap of nothing", KindResyncBegin, ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{From: change.Point{LSN: 9}, To: change.Point{LSN: 9}}}, fail.Invalid, ""},
+		{"end without resync", KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, LSN: 9}, fail.NotFound, ""},
 		{"document", KindFence, Fence{}, fail.Unsupported, "fence"},
 		{"unknown", 4242, Fence{}, fail.Unsupported, "command(4242)"},
 	} {
@@ -117,6 +121,39 @@ func TestRefusals(t *testing.T) {
 	}
 	if _, err := New().Apply(KindGroupPut, []byte("{")); !fail.Is(err, fail.Damaged) {
 		t.Errorf("no JSON: %v", err)
+	}
+}
+
+var exampleLease = change.Lease{Epoch: 2, Number: 1}
+
+// TestResyncs: gaps add up, and all of them end together.
+func TestResyncs(t *testing.T) {
+	s := example(t)
+	point := func(lsn uint64) change.Point { return change.Point{LSN: lsn, Hash: change.Hash{byte(lsn)}} }
+	begin := func(from, to uint64) {
+		must(t, s, KindResyncBegin, ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{From: point(from), To: point(to)}})
+	}
+	st := s.Streams[testStream]
+	if st.Unsound() || (*Stream)(nil).Unsound() {
+		t.Error("unsound from the beginning")
+	}
+	begin(10, 20)
+	begin(25, 30) // it overflowed again before the first one had ended
+	if !st.Unsound() {
+		t.Error("sound in the middle of a resync")
+	}
+	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, LSN: 9}); !fail.Is(err, fail.Invalid) {
+		t.Errorf("an end before the beginning: %v", err)
+	}
+	must(t, s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, LSN: 40})
+	begin(50, 60)
+	must(t, s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, LSN: 70})
+	if diff := cmp.Diff([]Resync{{10, 40}, {50, 70}}, st.Resyncs); diff != "" || st.Unsound() || len(st.Gaps) != 3 {
+		t.Errorf("%s, %+v", diff, st.Gaps)
+	}
+	st.Gaps = make([]Gap, MaxGaps)
+	if _, err := apply(s, KindResyncBegin, ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{To: point(99)}}); !fail.Is(err, fail.Refused) {
+		t.Errorf("one gap too many: %v", err)
 	}
 }
 

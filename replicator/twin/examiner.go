@@ -247,15 +247,6 @@ func (x *examiner) follow(o *Object) error {
 		}
 		return x.fence(o, &f)
 	}
-	for _, f := range o.frames {
-		at, known := x.points[f.header.Stream]
-		if known || !x.lost {
-			if err := f.header.Follows(at); err != nil {
-				return err
-			}
-		}
-		x.points[f.header.Stream] = change.Point{LSN: f.header.LastLSN, Hash: f.hash}
-	}
 	for _, c := range o.Commands {
 		if !o.live(c.Index) || x.lost {
 			continue
@@ -263,6 +254,18 @@ func (x *examiner) follow(o *Object) error {
 		if err := apply(x.state, c.kind, c.Body); err != nil {
 			return fail.At("apply", fmt.Sprintf("journal index %d", c.Index), err)
 		}
+	}
+	for _, f := range o.frames {
+		at, known := x.points[f.header.Stream]
+		if g := gapBefore(x.state, f.header.Stream, f.header.FirstLSN); g != nil && g.From == at {
+			at = g.To
+		}
+		if known || !x.lost {
+			if err := f.header.Follows(at); err != nil {
+				return err
+			}
+		}
+		x.points[f.header.Stream] = change.Point{LSN: f.header.LastLSN, Hash: f.hash}
 	}
 	return nil
 }

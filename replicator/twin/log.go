@@ -245,7 +245,7 @@ func (l *Log) index() {
 			if !e.OfStream() {
 				continue
 			}
-			if e.FirstLSN != last[e.Stream]+1 {
+			if e.FirstLSN != last[e.Stream]+1 && !l.gap(e.Stream, last[e.Stream], e.FirstLSN) {
 				l.stop(x.Position, l.damaged(x.Position, "stream %s goes from LSN %d to %d", e.Stream, last[e.Stream], e.FirstLSN))
 				l.Objects = l.Objects[:k]
 				break
@@ -263,6 +263,25 @@ func (l *Log) index() {
 			}
 		}
 	}
+}
+
+// gap reports whether a resync closed the gap before an LSN.
+func (l *Log) gap(id change.StreamID, last, first uint64) bool {
+	g := gapBefore(l.State, id, first)
+	return g != nil && g.From.LSN == last
+}
+
+// gapBefore returns what a stream left out just before an LSN, nil where it has a
+// record there.
+func gapBefore(s *state.State, id change.StreamID, lsn uint64) *state.Gap {
+	if st := s.Streams[id]; st != nil {
+		for i := range st.Gaps {
+			if st.Gaps[i].To.LSN+1 == lsn {
+				return &st.Gaps[i]
+			}
+		}
+	}
+	return nil
 }
 
 // replay applies the log's commands to the control state, up to the first object

@@ -18,6 +18,9 @@ type Point struct {
 	Epoch  uint64
 	LSN    uint64
 	Time   time.Time // of the last frame that it contains
+	// Before is the LSN that was asked for, where the log has no point there because
+	// of a resync, and this one is the last before; else 0.
+	Before uint64
 }
 
 // Volume finds a volume by name; removed ones still have their history.
@@ -80,6 +83,17 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 		}
 		p.LSN = b.LSN
 	}
+	if r := l.resyncing(v.Stream, p.LSN); r != nil {
+		if at != "" && isDigits(at) || r.After < v.FirstLSN {
+			until := "the resync has not ended yet"
+			if r.Until > 0 {
+				until = fmt.Sprintf("points go on with LSN %d", r.Until)
+			}
+			return p, fail.New(fail.NotFound, "resolve", "--at "+at, fmt.Sprintf("the log has no point between LSN %d and the end of the resync: the primary's WAL had overflowed", r.After)).
+				WithHint(fmt.Sprintf("the point before is LSN %d (%s); %s", r.After, l.timeOf(v, r.After).UTC().Format(time.RFC3339Nano), until))
+		}
+		p.LSN, p.Before = r.After, p.LSN
+	}
 	if before, after, exact := l.exact(v.Stream, p.LSN); !exact {
 		why := fmt.Sprintf("writes around LSN %d were folded while replication was behind: it is no point any more", p.LSN)
 		near := fmt.Sprintf("the next point is LSN %d (%s)", after, l.timeOf(v, after).UTC().Format(time.RFC3339Nano))
@@ -94,6 +108,19 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 	}
 	p.Time = l.timeOf(v, p.LSN)
 	return p, nil
+}
+
+// resyncing returns the resync because of which an LSN is no recovery point, nil
+// where there is none.
+func (l *Log) resyncing(id change.StreamID, lsn uint64) *state.Resync {
+	if st := l.State.Streams[id]; st != nil {
+		for i := range st.Resyncs {
+			if r := &st.Resyncs[i]; lsn > r.After && (r.Until == 0 || lsn < r.Until) {
+				return r
+			}
+		}
+	}
+	return nil
 }
 
 // exact reports whether an LSN is a recovery point, and where it is not, because it

@@ -31,14 +31,14 @@ type Plan struct {
 	Objects int
 	Bytes   int64 // to be read from the store
 	parts   []part
-	chain   []change.Hash // of the frames, oldest first
+	prev    []change.Hash // of each frame, oldest first: the hash of what it must follow
 }
 
 // part is the run of one object that belongs to the volume's stream.
 type part struct {
 	object *segment.Index
 	frames []int // entries, oldest first
-	first  int   // place of the first one in the chain
+	first  int   // place of the first one among all
 	lo, hi int64
 }
 
@@ -55,6 +55,7 @@ func (l *Log) Plan(p Point) *Plan {
 	pl := &Plan{Point: p}
 	frames := l.Frames[p.Volume.Stream]
 	n := sort.Search(len(frames), func(i int) bool { return frames[i].entry().FirstLSN > p.LSN })
+	var at change.Hash
 	for i, f := range frames[:n] {
 		e := f.entry()
 		k := len(pl.parts) - 1
@@ -65,7 +66,11 @@ func (l *Log) Plan(p Point) *Plan {
 		w := &pl.parts[k]
 		w.frames = append(w.frames, f.Entry)
 		w.hi = e.Offset + int64(e.Bytes)
-		pl.chain = append(pl.chain, e.Hash)
+		pl.prev = append(pl.prev, at)
+		if g := gapBefore(l.State, p.Volume.Stream, e.FirstLSN); g != nil {
+			pl.prev[i] = g.To.Hash
+		}
+		at = e.Hash
 	}
 	for _, w := range pl.parts {
 		pl.Bytes += w.hi - w.lo
@@ -176,10 +181,7 @@ func (l *Log) decodeParts(ctx context.Context, g *errgroup.Group, pl *Plan, in <
 			at := func(err error) error {
 				return fail.At("read", l.at(x.Position), fail.At("frame", fmt.Sprintf("at byte %d", e.Offset), err))
 			}
-			prev := change.Point{LSN: e.FirstLSN - 1}
-			if n := f.part.first + k; n > 0 {
-				prev.Hash = pl.chain[n-1]
-			}
+			prev := change.Point{LSN: e.FirstLSN - 1, Hash: pl.prev[f.part.first+k]}
 			work := []func(d *decode) error{func(d *decode) error { return d.frame(pl, x, i, raw, prev) }}
 			if e.Kind == segment.FoldEntry {
 				var err error

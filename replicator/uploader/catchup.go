@@ -153,6 +153,9 @@ func (u *Uploader) parts(entries []journal.Entry, effort change.Effort, folding 
 	}
 	for i := range entries {
 		e := &entries[i]
+		if run := runs[e.Stream]; len(run) > 0 && run[len(run)-1].LastLSN+1 != e.FirstLSN {
+			end(e.Stream) // a gap, which a resync closed
+		}
 		switch {
 		case e.Kind == segment.FrameEntry && e.Flags&change.FlagMarks == 0 && !keep[e.Stream]:
 			if runs[e.Stream] = append(runs[e.Stream], e); len(runs[e.Stream]) == segment.MaxFoldFrames {

@@ -48,7 +48,7 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 	if err := state.CheckName("group", r.Name); err != nil {
 		return control.Group{}, err
 	}
-	if err := applySettings(&g, &r, d.journal.Info().Voters); err != nil {
+	if err := applySettings(&g, &r, d.journal.Info().Voters, d.remote == nil); err != nil {
 		return control.Group{}, err
 	}
 	if r.DryRun {
@@ -70,7 +70,7 @@ const (
 )
 
 // applySettings applies what the request sets, and refuses what this build cannot keep.
-func applySettings(g *state.Group, r *control.GroupPut, voters int) error {
+func applySettings(g *state.Group, r *control.GroupPut, voters int, alone bool) error {
 	bad := func(setting, value, hint string) error {
 		return fail.New(fail.Invalid, "set "+setting+" of group", g.Name, fmt.Sprintf("%q", value)).WithHint(hint)
 	}
@@ -93,10 +93,18 @@ func applySettings(g *state.Group, r *control.GroupPut, voters int) error {
 		g.OnAckLoss = *r.OnAckLoss
 	}
 	if r.Overflow != nil {
-		if *r.Overflow != "throttle" {
-			return bad("overflow", *r.Overflow, "this version knows only `throttle`")
+		if *r.Overflow != agent.OverflowThrottle && *r.Overflow != agent.OverflowBitmap {
+			return bad("overflow", *r.Overflow, "throttle or bitmap")
 		}
 		g.Overflow = *r.Overflow
+	}
+	if g.Overflow == agent.OverflowBitmap {
+		switch {
+		case g.Ack != agent.AckLocal:
+			return bad("overflow", g.Overflow, "it needs ack: local: it drops what the journal does not have")
+		case alone:
+			return bad("overflow", g.Overflow, "it is for a journal on other hosts, which can be out of reach; this one is in the agent, and reads the agent's WAL")
+		}
 	}
 	if r.PITR != nil {
 		if *r.PITR != state.PITREveryWrite && *r.PITR != state.PITRFold {
@@ -198,7 +206,7 @@ func (d *Daemon) syncStreams() error {
 			if st.Agent == d.conf.Name {
 				g := s.Groups[st.Group]
 				confs = append(confs, agent.StreamConf{ID: st.ID, Number: st.Number, Group: st.Group, Paused: g.Paused,
-					Policy: agent.Policy{Ack: g.Ack, OnLoss: g.OnAckLoss}})
+					Policy: agent.Policy{Ack: g.Ack, OnLoss: g.OnAckLoss, Overflow: g.Overflow}})
 			}
 		}
 	})
@@ -309,6 +317,9 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 		_, b.Epoch, _ = d.journal.ID()
 		b.LSN = d.agent.LastLSN(st.ID) + 1
 		return d.bookmark(&b), nil
+	}
+	if err := d.agent.NoPoint(st.ID); err != nil {
+		return control.Bookmark{}, fail.At("add bookmark", r.Name, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, markTimeout)
 	defer cancel()

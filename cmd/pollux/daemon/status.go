@@ -12,6 +12,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/wal"
 )
@@ -94,6 +95,14 @@ func heldBy(a *agent.Status) string {
 	return out
 }
 
+// resyncing says how far a group with a dirty bitmap is.
+func resyncing(o *agent.Overflow, because func(string) string) string {
+	if o.Copying {
+		return fmt.Sprintf("%s of %s that changed are copied; the newest point is LSN %d", text.Bytes(o.CopiedBytes), text.Bytes(o.Bytes), o.After)
+	}
+	return because("the journal takes nothing") + fmt.Sprintf("; the WAL overflowed, %s have changed since LSN %d, the newest point", text.Bytes(o.Bytes), o.After)
+}
+
 // slowRequest is how long a store may take before the status says so.
 const slowRequest = 3 * time.Second
 
@@ -147,6 +156,8 @@ func groupState(g *state.Group, s *agent.StreamStatus, a *agent.Status, targets 
 		return "Throttled", s.Kept.Why + ": " + a.ShipErr.Error()
 	case s.ApplyErr != nil:
 		return "Throttled", s.ApplyErr.Error()
+	case s.Overflow != nil:
+		return "Resyncing", resyncing(s.Overflow, because)
 	case s.FullErr != nil && errors.Is(s.FullErr, wal.ErrFull):
 		return "Throttled", because("the WAL's budget is used up" + heldBy(a))
 	case s.FullErr != nil:

@@ -1,0 +1,273 @@
+package agent
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+const (
+	OverflowThrottle = "throttle" // writers are slowed, then wait
+	OverflowBitmap   = "bitmap"   // only which blocks changed is kept
+
+	// spillFrom is the fill of the WAL at which a stream with OverflowBitmap drops
+	// frames, before its writers are slowed.
+	spillFrom = 0.75
+	// defaultSpillAfter is for how long the journal must not have taken anything.
+	defaultSpillAfter = 5 * time.Second
+	// maxKnown bounds the points at which the journal is recognised. They are those
+	// of frames that were on their way when it was lost: few.
+	maxKnown = 1 << 14
+)
+
+// overflow is what is left of frames that a stream dropped before the journal had
+// them: which blocks they changed. It lasts until a resync has ended. The bitmaps
+// are durable before a frame is dropped.
+type overflow struct {
+	upto  change.Point   // newest frame that was dropped; the WAL goes on behind it
+	known []change.Point // where the journal may stand, oldest first
+	since int64          // time of the first record that was dropped, ns
+	maps  map[uint32]*dirtyMap
+	gen   int // number of drops
+
+	copying       bool  // a resync is at it
+	copied, total int64 // bytes of it
+	ended         bool  // the journal has ResyncEnd; the rest waits for the targets
+	mark          uint64
+}
+
+// overflowFile is an overflow on disk.
+type overflowFile struct {
+	Version int              `json:"version"`
+	Upto    change.Point     `json:"upto"`
+	Known   []change.Point   `json:"known"`
+	Since   int64            `json:"since"`
+	Volumes []overflowVolume `json:"volumes"`
+}
+
+type overflowVolume struct {
+	Number       uint32 `json:"number"`
+	GranuleBytes int64  `json:"granule_bytes"`
+	Words        int    `json:"words"`
+	Bits         []byte `json:"bits"` // words of 64 granules, little endian, zstd
+}
+
+func (a *Agent) overflowPath(id change.StreamID) string {
+	return filepath.Join(a.opts.StateDir, "overflow-"+id.String()+".json")
+}
+
+// spill makes room in the WAL where the journal takes nothing and the group's policy
+// is OverflowBitmap: frames that the backings hold, and that the journal does not
+// have, are entered into the bitmap, and then trim may drop them.
+func (s *stream) spill(now time.Time) error {
+	if !s.spillMu.TryLock() { // a session is just finding out where the journal stands
+		return nil
+	}
+	defer s.spillMu.Unlock()
+	drop, next := s.spillable(now)
+	if len(drop) == 0 {
+		return nil
+	}
+	var f change.Frame
+	var buf []byte
+	for _, r := range drop {
+		var err error
+		if buf, err = s.a.wal.Read(r.wal, buf); err == nil {
+			err = f.Reset(buf)
+		}
+		if err != nil {
+			return fail.At("make room for", "group "+s.conf.Group, err)
+		}
+		s.enter(next, &f)
+	}
+	if err := s.saveOverflow(next); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	first := s.over == nil
+	s.over = next
+	s.mu.Unlock()
+	if first {
+		s.a.opts.Logger.Error("the WAL is full and the journal takes nothing: from here on only which blocks changed is kept", "group", s.conf.Group,
+			"after_lsn", next.known[0].LSN, "err", s.a.shipError())
+	}
+	return nil
+}
+
+// spillable returns the frames to drop, and the overflow that they are to be
+// entered into: a new one that nobody else has yet. Called with spillMu held.
+func (s *stream) spillable(now time.Time) ([]frameRef, *overflow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	copies := s.ship.copies || !s.a.opts.Reference
+	if s.conf.Overflow != OverflowBitmap || (s.conf.Ack != AckLocal && s.conf.Ack != "") || s.suspended != nil || s.backErr != nil || !copies ||
+		now.Sub(s.ship.moved) < s.a.opts.SpillAfter {
+		return nil, nil
+	}
+	var can []frameRef
+	for _, r := range s.refs {
+		if r.last > s.ckpt.Applied.LSN {
+			break
+		}
+		if r.last > s.ship.committed.LSN && (s.over == nil || r.last > s.over.upto.LSN) {
+			can = append(can, r)
+		}
+	}
+	if len(can) == 0 || (s.over != nil && len(s.over.known) >= maxKnown && s.ship.sent > s.over.upto.LSN) {
+		return nil, nil
+	}
+	next := &overflow{known: []change.Point{s.ship.committed}, since: can[0].time, maps: map[uint32]*dirtyMap{}}
+	if o := s.over; o != nil && !o.ended {
+		*next = *o
+		next.known, next.maps = slices.Clone(o.known), map[uint32]*dirtyMap{}
+		for n, m := range o.maps {
+			next.maps[n] = &dirtyMap{granule: m.granule, words: slices.Clone(m.words)}
+		}
+		if o.upto.LSN < s.ship.committed.LSN { // a resync got further meanwhile
+			next.known = append(next.known, s.ship.committed)
+		}
+	}
+	next.gen++
+	next.copying, next.copied, next.total = false, 0, 0
+	return can[:(len(can)+1)/2], next
+}
+
+// enter puts a frame's extents into the bitmap.
+func (s *stream) enter(o *overflow, f *change.Frame) {
+	o.upto = change.Point{LSN: f.LastLSN, Hash: f.Hash}
+	s.mu.Lock()
+	sent := s.ship.mayHave
+	s.mu.Unlock()
+	if f.LastLSN <= sent && len(o.known) < maxKnown {
+		o.known = append(o.known, o.upto)
+	}
+	for i := range f.Records {
+		r := &f.Records[i]
+		v := s.a.numbered(r.Volume)
+		if v == nil || r.Kind == change.Mark {
+			continue
+		}
+		m := o.maps[r.Volume]
+		if m == nil {
+			m = newDirtyMap(v.conf.SizeBytes)
+			o.maps[r.Volume] = m
+		}
+		m.note(&v.conf, math.MaxUint64, 0, r.Volume, r.Kind, r.Off, int64(r.Len))
+	}
+}
+
+// numbered is volumeNumber for callers without the lock.
+func (a *Agent) numbered(n uint32) *Volume {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.volumeNumber(n)
+}
+
+var (
+	bitsWriter, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	bitsReader, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*maxGranules))
+)
+
+func (s *stream) saveOverflow(o *overflow) error {
+	f := overflowFile{Version: metaVersion, Upto: o.upto, Known: o.known, Since: o.since}
+	for n, m := range o.maps {
+		f.Volumes = append(f.Volumes, overflowVolume{n, m.granule, len(m.words), bitsWriter.EncodeAll(m.bytes(), nil)})
+	}
+	slices.SortFunc(f.Volumes, func(a, b overflowVolume) int { return int(a.Number) - int(b.Number) })
+	return saveMeta(s.a.opts.FS, s.a.overflowPath(s.conf.ID), f)
+}
+
+// loadOverflow reads what an earlier run has left, if anything.
+func (s *stream) loadOverflow() error {
+	path := s.a.overflowPath(s.conf.ID)
+	var f overflowFile
+	found, err := loadMeta(s.a.opts.FS, path, &f)
+	if err != nil || !found {
+		return err
+	}
+	bad := func(why string) error {
+		return fail.New(fail.Damaged, "load", path, why).WithHint("restore this host's volumes from the object store")
+	}
+	o := &overflow{upto: f.Upto, known: f.Known, since: f.Since, maps: map[uint32]*dirtyMap{}, gen: 1}
+	if len(f.Known) == 0 || len(f.Known) > maxKnown+1 {
+		return bad(fmt.Sprintf("%d points", len(f.Known)))
+	}
+	for _, v := range f.Volumes {
+		b, err := bitsReader.DecodeAll(v.Bits, nil)
+		if err != nil || len(b) != 8*v.Words || v.GranuleBytes < minGranuleBytes || v.Words > maxGranules/64+1 {
+			return bad(fmt.Sprintf("bitmap of volume number %d", v.Number))
+		}
+		o.maps[v.Number] = &dirtyMap{granule: v.GranuleBytes, words: wordsOf(b)}
+	}
+	s.over = o
+	return nil
+}
+
+// forget ends an overflow, on disk too. Called with spillMu held.
+func (s *stream) forgetOverflow() error {
+	path := s.a.overflowPath(s.conf.ID)
+	return fail.Wrap(fail.Denied, "remove", path, durable.Remove(s.a.opts.FS, path))
+}
+
+// bytes and wordsOf turn a bitmap into bytes and back.
+func (m *dirtyMap) bytes() []byte {
+	out := make([]byte, 0, 8*len(m.words))
+	for _, w := range m.words {
+		for k := range 8 {
+			out = append(out, byte(w>>(8*k)))
+		}
+	}
+	return out
+}
+
+func wordsOf(b []byte) []uint64 {
+	out := make([]uint64, len(b)/8)
+	for i := range b[:8*len(out)] {
+		out[i/8] |= uint64(b[i]) << (8 * (i % 8))
+	}
+	return out
+}
+
+// Overflow is what a stream's status says of one.
+type Overflow struct {
+	After       uint64 // the newest point that the log still has
+	Since       time.Time
+	Bytes       int64 // that changed
+	Copying     bool  // a resync runs
+	CopiedBytes int64
+}
+
+// overflowStatus is nil where there is none. Called with mu held.
+func (s *stream) overflowStatus() *Overflow {
+	o := s.over
+	if o == nil {
+		return nil
+	}
+	out := &Overflow{After: o.known[0].LSN, Since: time.Unix(0, o.since), Bytes: o.total, Copying: o.copying || o.ended, CopiedBytes: o.copied}
+	if out.Bytes == 0 {
+		for _, m := range o.maps {
+			for _, w := range m.words {
+				out.Bytes += int64(bits.OnesCount64(w)) * m.granule
+			}
+		}
+	}
+	return out
+}
+
+// remote is the newest LSN of which the required targets hold a point. Called with
+// mu held.
+func (s *stream) remote() uint64 {
+	if s.over != nil {
+		return min(s.ship.durable, s.over.known[0].LSN)
+	}
+	return s.ship.durable
+}
