@@ -40,7 +40,7 @@ func (a *Agent) spillAll() bool {
 		return false
 	}
 	for _, s := range a.snapshotStreams() {
-		if err := s.spill(a.opts.Now()); err != nil {
+		if err := s.spill(time.Now()); err != nil {
 			a.opts.Logger.Error("no room can be made in the WAL; it will be tried again", "group", s.conf.Group, "err", err)
 		}
 	}
@@ -149,7 +149,7 @@ func (a *Agent) trim() {
 func (s *stream) acked(ack *change.Ack) {
 	s.mu.Lock()
 	if s.ship.committed != ack.Committed {
-		s.ship.moved = s.a.opts.Now()
+		s.ship.moved = time.Now()
 	}
 	s.ship.committed, s.ship.voters, s.ship.sound = ack.Committed, ack.Voters, !ack.Unsound
 	s.ship.released = max(s.ship.released, ack.Released)

@@ -154,11 +154,17 @@ func (r *recovery) look(ctx context.Context, find *transport.Finder) error {
 			return fail.New(fail.Retry, "reach", "journal", client.Err().Error()).WithHint("is a majority of its members up? See journal.addresses")
 		}
 	}
+	var err error
 	client.View(func(s *state.State) {
 		for _, st := range s.Streams {
 			if st.Agent == r.conf.Name {
+				if st.Unsound() {
+					after := st.Resyncs[len(st.Resyncs)-1].After
+					err = fail.New(fail.Refused, "recover", "group "+st.Group, fmt.Sprintf("its host was lost during a resync: the log's newest point is LSN %d", after)).
+						WithHint(fmt.Sprintf("pollux restore VOLUME --at %d, and protect the volumes in a new group", after))
+				}
 				g := s.Groups[st.Group]
-				r.streams = append(r.streams, agent.StreamConf{ID: st.ID, Number: st.Number, Group: st.Group, Paused: g.Paused, Policy: agent.Policy{Ack: g.Ack, OnLoss: g.OnAckLoss}})
+				r.streams = append(r.streams, agent.StreamConf{ID: st.ID, Number: st.Number, Group: st.Group, Paused: g.Paused, Policy: agent.Policy{Ack: g.Ack, OnLoss: g.OnAckLoss, Overflow: g.Overflow}})
 			}
 		}
 		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
@@ -171,6 +177,9 @@ func (r *recovery) look(ctx context.Context, find *transport.Finder) error {
 			}
 		}
 	})
+	if err != nil {
+		return err
+	}
 	if len(r.streams) == 0 {
 		return fail.New(fail.NotFound, "recover", "agent "+r.conf.Name, "the journal knows no stream of it").WithHint("is `name` in " + r.path + " the lost agent's?")
 	}

@@ -81,7 +81,8 @@ func (m *crashModel) image(lsn uint64) []byte {
 	return img
 }
 
-// crashDaemon starts a daemon whose disk is fs. With odd seeds its uploader folds
+// crashDaemon starts a daemon whose disk is fs, and whose clock jumps back and forth
+// by up to an hour, every time that it is looked at. With odd seeds its uploader folds
 // all that it may.
 func crashDaemon(ctx context.Context, fs vfs.FS, dir string, seed uint64) (*Daemon, error) {
 	conf, err := config.ParseAgent("crash.yaml", []byte(fmt.Sprintf(`
@@ -122,6 +123,7 @@ journal:
 	if seed%2 == 1 {
 		s.foldFrom = -1
 	}
+	s.now = func() time.Time { return time.Now().Add(rand.N(2*time.Hour) - time.Hour) }
 	return start(ctx, conf, "test", slog.New(slog.DiscardHandler), s)
 }
 
@@ -313,6 +315,16 @@ func verifyStore(ctx context.Context, fs vfs.FS, p *crashModel, atLeast uint64, 
 	v, err := l.Volume(crashVolume)
 	if err != nil {
 		return err
+	}
+	for _, frames := range l.Frames {
+		var last int64
+		for _, f := range frames {
+			if e := &f.Object.Entries[f.Entry]; e.FirstTime < last || e.LastTime < e.FirstTime {
+				return fmt.Errorf("times go back at LSN %d: %d and %d after %d", e.FirstLSN, e.FirstTime, e.LastTime, last)
+			} else {
+				last = e.LastTime
+			}
+		}
 	}
 	points := []string{""}
 	for name, lsn := range p.bookmark {

@@ -82,6 +82,7 @@ type seams struct {
 	walSegment    int64
 	trailingLogs  uint64
 	foldFrom      int64
+	now           func() time.Time
 }
 
 // Start brings everything up. It returns when volumes are served.
@@ -216,7 +217,7 @@ func (d *Daemon) openAgent() (err error) {
 	if d.seams.walSegment > 0 {
 		walSegment = d.seams.walSegment
 	}
-	o := agent.Options{
+	o := agent.Options{Now: d.seams.now, 
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
 		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.seams.fs, CheckpointInterval: d.seams.checkpoint,
