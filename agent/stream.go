@@ -84,6 +84,7 @@ type stream struct {
 
 	lastLarge uint64  // newest LSN of a zero that the overlay does not index
 	guarded   guarded // what a resync is copying
+	hold      *Hold   // writers wait; nil: they do not
 	over      *overflow
 	spillMu   sync.Mutex // drops of frames, and sessions' beginnings, one at a time
 
@@ -122,6 +123,9 @@ func (s *stream) submit(recs []rec) (uint64, error) {
 	}
 	if v := recs[0].vol; v != nil && v.gone {
 		return 0, fail.New(fail.NotFound, "write", v.conf.Name, "the volume was removed")
+	}
+	if s.hold != nil && recs[0].Kind != change.Mark {
+		return 0, errHeld
 	}
 	if err := s.guarded.watch(recs); err != nil {
 		return 0, err

@@ -173,6 +173,11 @@ func (v *Volume) submit(ctx context.Context, recs []rec, fua bool, done func()) 
 		recs[i].slot = slot
 	}
 	lsn, err := v.s.submit(recs)
+	for err == errHeld {
+		if err = v.s.released(ctx); err == nil {
+			lsn, err = v.s.submit(recs)
+		}
+	}
 	if err != nil {
 		for _, r := range recs {
 			mem.Free([]arena.Item{{Slot: r.slot, Buf: r.Buf}})

@@ -19,6 +19,7 @@ import (
 // siteConf are the settings that tests vary; zero values take defaults fit for
 // a small machine.
 type siteConf struct {
+	name                       string // of the agent; default host1
 	url, endpoint, credentials string // of the target; "": a file:// store beside the state
 	memory, walBudget          string
 	state                      string
@@ -87,7 +88,7 @@ func (s *site) configure() {
 		}
 		return v
 	}
-	y := fmt.Sprintf("name: host1\nstate: %s\nruntime: %s\nsocket: %s\nmemory: %s\n", s.conf.state, s.shm, s.socket(), or(s.conf.memory, "32MiB"))
+	y := fmt.Sprintf("name: %s\nstate: %s\nruntime: %s\nsocket: %s\nmemory: %s\n", or(s.conf.name, "host1"), s.conf.state, s.shm, s.socket(), or(s.conf.memory, "32MiB"))
 	y += fmt.Sprintf("wal:\n  budget: %s\n  segment: 4MiB\nnbd:\n  unix: %s\n", or(s.conf.walBudget, "256MiB"), s.nbdSocket())
 	if len(s.conf.journal) > 0 {
 		y += fmt.Sprintf("journal:\n  addresses: [%s]\n", strings.Join(s.conf.journal, ", "))

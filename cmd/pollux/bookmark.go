@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,6 +13,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
 func newBookmark() *cobra.Command {
@@ -25,12 +28,14 @@ func newBookmarkAdd() *cobra.Command {
 	c := &cobra.Command{Use: "add BOOKMARK --group GROUP", Short: "Name the present point of a group", Args: cobra.ExactArgs(1)}
 	f.add(c)
 	c.Flags().StringVar(&r.Group, "group", "", "consistency group (required)")
+	var hold time.Duration
+	c.Flags().DurationVar(&hold, "hold-limit", 0, "how long writers may wait where the group has volumes on several hosts (default 5s)")
 	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "check, change nothing")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if r.Group == "" {
 			return fail.New(fail.Invalid, "add bookmark", args[0], "no group").WithHint("name one with --group; pollux group ls lists them")
 		}
-		r.Name, r.By = args[0], operator()
+		r.Name, r.By, r.HoldSeconds = args[0], operator(), hold.Seconds()
 		var b control.Bookmark
 		if err := f.call(c.Context(), control.VerbBookmarkAdd, r, &b); err != nil {
 			return err
@@ -39,6 +44,9 @@ func newBookmarkAdd() *cobra.Command {
 			return printJSON(c.OutOrStdout(), b)
 		}
 		printBookmarks(c, []control.Bookmark{b})
+		if b.HeldSeconds > 0 {
+			fmt.Fprintf(c.OutOrStdout(), "one point on %d hosts; writers were held for up to %s\n", len(b.Points), text.Duration(time.Duration(b.HeldSeconds*1e9)))
+		}
 		return nil
 	}
 	return c
@@ -64,8 +72,7 @@ func newBookmarkList() *cobra.Command {
 			damage = listed(l)
 			for _, b := range state.Sorted(l.State.Bookmarks, func(b *state.Bookmark) string { return b.Group + "/" + b.Name }) {
 				if group == "" || b.Group == group {
-					r, _ := l.RangeOf(b.Stream)
-					marks = append(marks, control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, Durable: b.LSN <= r.LastLSN})
+					marks = append(marks, bookmarkIn(l, b))
 				}
 			}
 		} else if err := f.call(c.Context(), control.VerbBookmarkList, control.List{Group: group}, &marks); err != nil {
@@ -78,6 +85,24 @@ func newBookmarkList() *cobra.Command {
 		return damage
 	}
 	return c
+}
+
+// bookmarkIn describes a bookmark of a store's log.
+func bookmarkIn(l *twin.Log, b *state.Bookmark) control.Bookmark {
+	out := control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, HeldSeconds: b.HeldSeconds}
+	r, _ := l.RangeOf(b.Stream)
+	out.Durable = b.LSN <= r.LastLSN
+	for id, lsn := range b.Points {
+		r, _ := l.RangeOf(id)
+		out.Durable = out.Durable && lsn <= r.LastLSN
+		agent := id.String()
+		if st := l.State.Streams[id]; st != nil {
+			agent = st.Agent
+		}
+		out.Points = append(out.Points, control.BookmarkPoint{Agent: agent, LSN: lsn})
+	}
+	slices.SortFunc(out.Points, func(a, b control.BookmarkPoint) int { return strings.Compare(a.Agent, b.Agent) })
+	return out
 }
 
 func printBookmarks(c *cobra.Command, marks []control.Bookmark) {

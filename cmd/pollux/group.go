@@ -24,6 +24,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 	var ack, onLoss, overflow, pitr string
 	var rpo float64
 	var dryRun bool
+	var agents []string
 	c := &cobra.Command{Use: verb + " GROUP", Short: short, Args: cobra.ExactArgs(1)}
 	f.add(c)
 	c.Flags().StringVar(&ack, "ack", "local", "what FLUSH waits for: local, journal (three voters or more) or remote")
@@ -31,6 +32,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 	c.Flags().StringVar(&overflow, "overflow", "throttle", "what a full WAL does: throttle (writers are slowed, then wait), or bitmap (only which blocks changed is kept; needs ack: local and a journal on other hosts)")
 	c.Flags().StringVar(&pitr, "pitr", "fold", "which points stay when replication is behind: every-write, or fold: fewer, to catch up sooner")
 	c.Flags().Float64Var(&rpo, "rpo-target", 10, "lag in seconds above which the group is Lagging")
+	c.Flags().StringSliceVar(&agents, "agents", nil, "agents on other hosts that may have volumes in it")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, change nothing")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r := control.GroupPut{Name: args[0], Create: create, DryRun: dryRun, By: operator()}
@@ -43,13 +45,16 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 		set("on-ack-loss", &r.OnAckLoss, &onLoss)
 		set("overflow", &r.Overflow, &overflow)
 		set("pitr", &r.PITR, &pitr)
+		if c.Flags().Changed("agents") {
+			r.Agents = &agents
+		}
 		if c.Flags().Changed("rpo-target") {
 			if math.IsNaN(rpo) || math.IsInf(rpo, 0) {
 				return fail.New(fail.Invalid, "set group", args[0], "--rpo-target is not a number of seconds")
 			}
 			r.RPOTargetSeconds = &rpo
 		}
-		if !create && r.Ack == nil && r.OnAckLoss == nil && r.Overflow == nil && r.PITR == nil && r.RPOTargetSeconds == nil {
+		if !create && r.Ack == nil && r.OnAckLoss == nil && r.Overflow == nil && r.PITR == nil && r.RPOTargetSeconds == nil && r.Agents == nil {
 			return fail.New(fail.Invalid, "set group", args[0], "nothing to set").WithHint("see pollux group set --help")
 		}
 		return groupPut(c, &f, r)

@@ -10,14 +10,15 @@ import (
 
 // Group is a consistency group with its policy.
 type Group struct {
-	Name             string  `json:"name"`
-	Ack              string  `json:"ack"`
-	OnAckLoss        string  `json:"on_ack_loss"`
-	Overflow         string  `json:"overflow"`
-	PITR             string  `json:"pitr"`
-	RPOTargetSeconds float64 `json:"rpo_target_seconds"`
-	Paused           bool    `json:"paused"`
-	Volumes          int     `json:"volumes"`
+	Name             string   `json:"name"`
+	Ack              string   `json:"ack"`
+	OnAckLoss        string   `json:"on_ack_loss"`
+	Overflow         string   `json:"overflow"`
+	PITR             string   `json:"pitr"`
+	RPOTargetSeconds float64  `json:"rpo_target_seconds"`
+	Paused           bool     `json:"paused"`
+	Agents           []string `json:"agents,omitempty"` // that may have volumes in it beside its creator
+	Volumes          int      `json:"volumes"`
 }
 
 // GroupPut creates a group or changes settings of one; nil means unchanged or
@@ -33,6 +34,8 @@ type GroupPut struct {
 	PITR             *string  `json:"pitr,omitempty"`
 	RPOTargetSeconds *float64 `json:"rpo_target_seconds,omitempty"`
 	Paused           *bool    `json:"paused,omitempty"`
+	// Agents are those that may have volumes in the group beside its creator.
+	Agents *[]string `json:"agents,omitempty"`
 }
 
 // GroupWait asks for a group's progress once its durable LSN is above AfterLSN,
@@ -118,6 +121,16 @@ type Bookmark struct {
 	Time  time.Time `json:"time"`
 	// Durable tells whether every required target holds it.
 	Durable bool `json:"durable"`
+	// Points are those of a group over several hosts, and HeldSeconds is how long the
+	// writers of one of them waited at most.
+	Points      []BookmarkPoint `json:"points,omitempty"`
+	HeldSeconds float64         `json:"held_seconds,omitempty"`
+}
+
+// BookmarkPoint is where a bookmark lies in one host's stream.
+type BookmarkPoint struct {
+	Agent string `json:"agent"`
+	LSN   uint64 `json:"lsn"`
 }
 
 // BookmarkAdd asks for a bookmark at the present point of a group.
@@ -126,6 +139,9 @@ type BookmarkAdd struct {
 	Group  string `json:"group"`
 	DryRun bool   `json:"dry_run,omitempty"`
 	By     string `json:"by,omitempty"`
+	// HoldSeconds is for how long writers may be held where the group is on several
+	// hosts; 0 is the default.
+	HoldSeconds float64 `json:"hold_seconds,omitempty"`
 }
 
 // List asks for things, of one group where that is set.

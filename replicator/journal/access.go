@@ -3,6 +3,7 @@ package journal
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -55,6 +56,13 @@ func (j *Journal) owns(agent, group string) bool {
 	return true
 }
 
+// invited reports whether a group's owner lets the agent have volumes in it. Called
+// with fsm.mu held.
+func (j *Journal) invited(agent, group string) bool {
+	g := j.fsm.state.Groups[group]
+	return g != nil && slices.Contains(g.Agents, agent)
+}
+
 // mayPropose refuses commands about what belongs to another agent.
 func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 	if p.Is(pki.Operator) || p.Is(pki.Journal) && kind == state.KindAudit {
@@ -80,7 +88,7 @@ func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 	case state.KindGroupPut:
 		ok = j.owns(p.Name, c.Name) || st.Groups[c.Name] == nil && c.Owner == p.Name
 	case state.KindStreamCreate:
-		ok = c.Agent == p.Name && j.owns(p.Name, c.Group)
+		ok = c.Agent == p.Name && (j.owns(p.Name, c.Group) || j.invited(p.Name, c.Group))
 	case state.KindVolumeCreate:
 		ok = c.Agent == p.Name && stream != nil && stream.Agent == p.Name && stream.Group == c.Group
 	case state.KindVolumeReady, state.KindVolumeRemove:
@@ -88,7 +96,9 @@ func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 		ok = v == nil || v.Agent == p.Name
 	case state.KindAudit:
 		ok = c.Host == p.Name // who it was is that host's word
-	case state.KindBookmarkAdd:
+	case state.KindMarkBegin, state.KindMarkVoid:
+		ok = j.owns(p.Name, c.Group) || st.StreamOf(c.Group, p.Name) != nil
+	case state.KindMarkHeld, state.KindMarkConfirm, state.KindBookmarkAdd:
 		ok = stream != nil && stream.Agent == p.Name && stream.Group == c.Group
 	}
 	if !ok {

@@ -28,6 +28,10 @@ const (
 	KindAudit        Kind = 9
 	KindResyncBegin  Kind = 10
 	KindResyncEnd    Kind = 11
+	KindMarkBegin    Kind = 12
+	KindMarkHeld     Kind = 13
+	KindMarkConfirm  Kind = 14
+	KindMarkVoid     Kind = 15
 
 	KindIdentity Kind = 100 // the object log's first object
 	KindFence    Kind = 101
@@ -43,20 +47,23 @@ func (k Kind) String() string {
 var kindNames = map[Kind]string{
 	KindGroupPut: "group-put", KindStreamCreate: "stream-create", KindVolumeCreate: "volume-create",
 	KindVolumeReady: "volume-ready", KindVolumeRemove: "volume-remove", KindBookmarkAdd: "bookmark-add",
-	KindLease: "lease", KindHeartbeat: "heartbeat", KindAudit: "audit", KindResyncBegin: "resync-begin", KindResyncEnd: "resync-end", KindIdentity: "identity", KindFence: "fence",
+	KindLease: "lease", KindHeartbeat: "heartbeat", KindAudit: "audit", KindResyncBegin: "resync-begin", KindResyncEnd: "resync-end",
+	KindMarkBegin: "mark-begin", KindMarkHeld: "mark-held", KindMarkConfirm: "mark-confirm", KindMarkVoid: "mark-void", KindIdentity: "identity", KindFence: "fence",
 }
 
 // Group is a consistency group and its policy.
 type Group struct {
-	Name             string    `json:"name"`
-	Ack              string    `json:"ack"`
-	OnAckLoss        string    `json:"on_ack_loss,omitempty"` // wait where it is empty
-	Overflow         string    `json:"overflow"`
-	PITR             string    `json:"pitr"`
-	RPOTargetSeconds float64   `json:"rpo_target_seconds"`
-	Paused           bool      `json:"paused,omitempty"`
-	Owner            string    `json:"owner,omitempty"` // the agent that created it
-	Created          time.Time `json:"created"`
+	Name             string  `json:"name"`
+	Ack              string  `json:"ack"`
+	OnAckLoss        string  `json:"on_ack_loss,omitempty"` // wait where it is empty
+	Overflow         string  `json:"overflow"`
+	PITR             string  `json:"pitr"`
+	RPOTargetSeconds float64 `json:"rpo_target_seconds"`
+	Paused           bool    `json:"paused,omitempty"`
+	Owner            string  `json:"owner,omitempty"` // the agent that created it
+	// Agents are those that may have volumes in it beside the owner.
+	Agents  []string  `json:"agents,omitempty"`
+	Created time.Time `json:"created"`
 }
 
 // The values of Group.PITR: which points stay when replication is behind.
@@ -138,6 +145,10 @@ type Bookmark struct {
 	LSN    uint64          `json:"lsn"`
 	Epoch  uint64          `json:"epoch"`
 	Time   time.Time       `json:"time"`
+	// Points are its LSNs where the group has several streams; Stream and LSN are one
+	// of them. HeldSeconds is for how long the writers of one of them waited.
+	Points      map[change.StreamID]uint64 `json:"points,omitempty"`
+	HeldSeconds float64                    `json:"held_seconds,omitempty"`
 }
 
 // VolumeReady ends a volume's initial sync.

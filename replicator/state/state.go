@@ -21,16 +21,17 @@ type State struct {
 	Groups    map[string]*Group
 	Streams   map[change.StreamID]*Stream
 	Volumes   map[string]*Volume
-	Bookmarks map[string]*Bookmark // by "group/name"
-	Audits    map[uint64]*Audit    // the newest, by number modulo KeptAudits
-	audits    uint64               // how many there were
-	next      uint32               // the next stream's or volume's number
+	Bookmarks map[string]*Bookmark  // by "group/name"
+	Marks     map[string]*GroupMark // by group: the newest over several hosts
+	Audits    map[uint64]*Audit     // the newest, by number modulo KeptAudits
+	audits    uint64                // how many there were
+	next      uint32                // the next stream's or volume's number
 }
 
 // New returns an empty state.
 func New() *State {
 	return &State{Groups: map[string]*Group{}, Streams: map[change.StreamID]*Stream{},
-		Volumes: map[string]*Volume{}, Bookmarks: map[string]*Bookmark{}, Audits: map[uint64]*Audit{}, next: 1}
+		Volumes: map[string]*Volume{}, Bookmarks: map[string]*Bookmark{}, Marks: map[string]*GroupMark{}, Audits: map[uint64]*Audit{}, next: 1}
 }
 
 var nameRule = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
@@ -72,6 +73,18 @@ func (s *State) Apply(kind Kind, body []byte) (changed []string, err error) {
 		return with(kind, body, s.beginResync)
 	case KindResyncEnd:
 		return with(kind, body, s.endResync)
+	case KindMarkBegin:
+		return with(kind, body, s.beginMark)
+	case KindMarkHeld:
+		return with(kind, body, s.holdMark)
+	case KindMarkConfirm:
+		r := new(MarkStep)
+		if err := unmarshal(kind, body, r); err != nil {
+			return nil, err
+		}
+		return s.confirmMark(r)
+	case KindMarkVoid:
+		return with(kind, body, s.voidMark)
 	}
 	return nil, fail.New(fail.Unsupported, "apply", kind.String(), "unknown command").
 		WithHint("use a pollux version that knows it")
@@ -293,6 +306,9 @@ func (s *State) Keys() []string {
 	for key := range s.Bookmarks {
 		keys = append(keys, "bookmark/"+key)
 	}
+	for group := range s.Marks {
+		keys = append(keys, "mark/"+group)
+	}
 	for slot := range s.Audits {
 		keys = append(keys, fmt.Sprintf("audit/%d", slot))
 	}
@@ -312,6 +328,8 @@ func (s *State) Save(key string) []byte {
 		v = s.Volumes[name]
 	case "bookmark":
 		v = s.Bookmarks[name]
+	case "mark":
+		v = s.Marks[name]
 	case "audit":
 		slot, _ := strconv.ParseUint(name, 10, 64)
 		v = s.Audits[slot]
@@ -339,6 +357,8 @@ func (s *State) Load(key string, b []byte) error {
 		}
 		s.next = max(s.next, s.Streams[id].Number+1)
 		return nil
+	case "mark":
+		return load(b, s.Marks, name)
 	case "volume":
 		if err := load(b, s.Volumes, name); err != nil {
 			return err

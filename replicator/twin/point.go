@@ -78,10 +78,11 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 		if b == nil {
 			return bad(fail.NotFound, "no such bookmark in group "+v.Group)
 		}
-		if b.Stream != v.Stream || b.LSN > r.LastLSN {
+		lsn, on := b.On(v.Stream)
+		if !on || lsn > r.LastLSN {
 			return bad(fail.NotFound, "the bookmark's writes are not in the log")
 		}
-		p.LSN = b.LSN
+		p.LSN = lsn
 	}
 	if r := l.resyncing(v.Stream, p.LSN); r != nil {
 		if at != "" && isDigits(at) || r.After < v.FirstLSN {

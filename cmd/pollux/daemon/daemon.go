@@ -128,6 +128,7 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	if d.remote != nil {
 		d.wg.Go(func() { d.remote.Run(run) })
 		d.wg.Go(func() { d.follow(run) })
+		d.wg.Go(func() { d.holdMarks(run) })
 	} else if err = d.reconcile(ctx); err != nil {
 		return err
 	}
@@ -217,7 +218,7 @@ func (d *Daemon) openAgent() (err error) {
 	if d.seams.walSegment > 0 {
 		walSegment = d.seams.walSegment
 	}
-	o := agent.Options{Now: d.seams.now, 
+	o := agent.Options{Now: d.seams.now,
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
 		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.seams.fs, CheckpointInterval: d.seams.checkpoint,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -121,6 +122,12 @@ func applySettings(g *state.Group, r *control.GroupPut, voters int, alone bool) 
 	if r.Paused != nil {
 		g.Paused = *r.Paused
 	}
+	if r.Agents != nil {
+		if alone {
+			return bad("agents", strings.Join(*r.Agents, ","), "the journal of a group over several hosts is on other hosts, or has several members")
+		}
+		g.Agents = *r.Agents
+	}
 	return nil
 }
 
@@ -172,7 +179,7 @@ func (d service) GroupWait(ctx context.Context, r control.GroupWait) (control.Gr
 }
 
 func (d service) group(g *state.Group) control.Group {
-	out := control.Group{Name: g.Name, Ack: g.Ack, OnAckLoss: cmp.Or(g.OnAckLoss, agent.LossWait), Overflow: g.Overflow, PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused}
+	out := control.Group{Name: g.Name, Ack: g.Ack, OnAckLoss: cmp.Or(g.OnAckLoss, agent.LossWait), Overflow: g.Overflow, PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused, Agents: g.Agents}
 	d.journal.View(func(s *state.State) {
 		for _, v := range s.Volumes {
 			if v.Group == g.Name && !v.Removed {
@@ -318,6 +325,9 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 		b.LSN = d.agent.LastLSN(st.ID) + 1
 		return d.bookmark(&b), nil
 	}
+	if d.remote != nil && d.severalHosts(r.Group) {
+		return d.bookmarkAll(ctx, &r)
+	}
 	if err := d.agent.NoPoint(st.ID); err != nil {
 		return control.Bookmark{}, fail.At("add bookmark", r.Name, err)
 	}
@@ -341,10 +351,10 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 }
 
 func (d service) bookmark(b *state.Bookmark) control.Bookmark {
-	out := control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time}
+	out := control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, HeldSeconds: b.HeldSeconds}
 	for _, s := range d.agent.Status().Streams {
-		if s.Conf.ID == b.Stream {
-			out.Durable = s.RemoteLSN >= b.LSN
+		if lsn, ok := b.On(s.Conf.ID); ok {
+			out.LSN, out.Durable = lsn, s.RemoteLSN >= lsn
 		}
 	}
 	return out

@@ -1,0 +1,192 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// Bookmarks of groups over several hosts: a mark in each stream while all of their
+// writers are held. See state.GroupMark.
+
+const (
+	// defaultHold is the longest that writers are held for a mark, and maxHold what
+	// may be asked for: a device's I/O timeout is 30 s.
+	defaultHold = 5 * time.Second
+	maxHold     = 20 * time.Second
+	// markAnswer is how long after the holds' limit the answers may take.
+	markAnswer = 5 * time.Second
+)
+
+// holdMarks takes this host's part in marks, until ctx ends.
+func (d *Daemon) holdMarks(ctx context.Context) {
+	seen := map[uuid.UUID]bool{}
+	for {
+		changed := d.remote.Changed()
+		for id, m := range d.openMarks() {
+			if !seen[m.ID] {
+				seen[m.ID] = true
+				d.wg.Go(func() { d.takePart(ctx, id, m) })
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// openMarks lists the marks, by this host's stream, in which that has no part yet.
+func (d *Daemon) openMarks() map[change.StreamID]*state.GroupMark {
+	out := map[change.StreamID]*state.GroupMark{}
+	d.journal.View(func(s *state.State) {
+		for _, m := range s.Marks {
+			old := time.Since(m.Time) > time.Duration(m.LimitSeconds*1e9)+markAnswer
+			if st := s.StreamOf(m.Group, d.conf.Name); m.Outcome == "" && !old && st != nil {
+				if p := m.Parts[st.ID]; p != nil && p.LSN == 0 {
+					out[st.ID] = m
+				}
+			}
+		}
+	})
+	return out
+}
+
+// takePart holds a stream's writers until all others hold theirs, or the mark has
+// failed.
+func (d *Daemon) takePart(ctx context.Context, id change.StreamID, m *state.GroupMark) {
+	limit := min(time.Duration(m.LimitSeconds*1e9), maxHold)
+	err := d.holdFor(ctx, id, m, limit)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	d.log.Error("this host's part in a mark failed", "bookmark", m.Name, "group", m.Group, "err", err)
+	step := state.MarkStep{ID: m.ID, Group: m.Group, Stream: id, Why: "agent " + d.conf.Name + ": " + err.Error()}
+	if _, err := d.journal.Propose(state.KindMarkVoid, step); err != nil && !fail.Is(err, fail.NotFound) {
+		d.log.Warn("the mark could not be called void; its beginner will", "bookmark", m.Name, "group", m.Group, "err", err)
+	}
+}
+
+func (d *Daemon) holdFor(ctx context.Context, id change.StreamID, m *state.GroupMark, limit time.Duration) error {
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	h, lsn, err := d.agent.Hold(limited, id, m.Name, limit)
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	step := state.MarkStep{ID: m.ID, Group: m.Group, Stream: id, LSN: lsn}
+	if _, err := d.journal.Propose(state.KindMarkHeld, step); err != nil {
+		return err
+	}
+	now := m
+	for now.Outcome == "" && !now.Held() {
+		changed := d.remote.Changed()
+		if now = d.markOf(m); now.Outcome != "" || now.Held() {
+			break
+		}
+		select {
+		case <-changed:
+		case <-h.Over():
+			return fail.New(fail.Retry, "hold", "group "+m.Group, fmt.Sprintf("the hold ended after %v; still missing: %s", limit,
+				strings.Join(now.Missing(func(p *state.MarkPart) bool { return p.LSN > 0 }), ", ")))
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	held, whole := h.Release()
+	switch {
+	case now.Outcome != "":
+		return nil // somebody else's failed
+	case !whole:
+		return fail.New(fail.Retry, "hold", "group "+m.Group, fmt.Sprintf("the hold ended after %v, before it was known that all others held", limit))
+	}
+	d.log.Info("writers were held for a mark", "bookmark", m.Name, "group", m.Group, "lsn", lsn, "held", held)
+	step = state.MarkStep{ID: m.ID, Group: m.Group, Stream: id, HeldSeconds: held.Seconds()}
+	_, err = d.journal.Propose(state.KindMarkConfirm, step)
+	return err
+}
+
+// markOf is a mark as it stands now; one that is not there any more has failed.
+func (d *Daemon) markOf(m *state.GroupMark) (now *state.GroupMark) {
+	d.journal.View(func(s *state.State) { now = s.Marks[m.Group] })
+	if now == nil || now.ID != m.ID {
+		return &state.GroupMark{ID: m.ID, Outcome: "another mark took its place"}
+	}
+	return now
+}
+
+// bookmarkAll adds a bookmark to a group with volumes on several hosts.
+func (d service) bookmarkAll(ctx context.Context, r *control.BookmarkAdd) (control.Bookmark, error) {
+	limit := defaultHold
+	if r.HoldSeconds > 0 {
+		limit = time.Duration(r.HoldSeconds * 1e9)
+	}
+	object := r.Group + "/" + r.Name
+	if limit < 10*time.Millisecond || limit > maxHold {
+		return control.Bookmark{}, fail.New(fail.Invalid, "add bookmark", object, fmt.Sprintf("writers held for up to %v", limit)).
+			WithHint(fmt.Sprintf("--hold-limit is 10ms to %v", maxHold))
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit+markAnswer)
+	defer cancel()
+	_, epoch, _ := d.journal.ID()
+	begin := state.MarkBegin{ID: uuid.New(), Name: r.Name, Group: r.Group, Time: time.Now().UTC(), LimitSeconds: limit.Seconds(), Epoch: epoch}
+	if _, err := d.journal.Propose(state.KindMarkBegin, begin); err != nil {
+		return control.Bookmark{}, err
+	}
+	want := &state.GroupMark{ID: begin.ID, Group: r.Group}
+	for {
+		changed := d.remote.Changed()
+		m := d.markOf(want)
+		if m.Outcome == state.MarkDone {
+			break
+		}
+		if m.Outcome != "" {
+			return control.Bookmark{}, fail.New(fail.Retry, "add bookmark", object, "the mark is void: "+m.Outcome).
+				WithHint("nothing was added; `pollux status` on that host says more")
+		}
+		select {
+		case <-changed:
+			continue
+		case <-ctx.Done():
+		}
+		missing := strings.Join(m.Missing(func(p *state.MarkPart) bool { return p.Confirmed }), ", ")
+		_, _ = d.journal.Propose(state.KindMarkVoid, state.MarkStep{ID: begin.ID, Group: r.Group, Why: "no word from " + missing}) // else it is stale soon
+		return control.Bookmark{}, fail.New(fail.Retry, "add bookmark", object, fmt.Sprintf("no word within %v from agents %s", limit+markAnswer, missing)).
+			WithHint("are these agents running, and do they reach the journal?")
+	}
+	var out control.Bookmark
+	d.journal.View(func(s *state.State) {
+		if b := s.Bookmarks[object]; b != nil {
+			out = d.bookmark(b)
+			for id, lsn := range b.Points {
+				agent := id.String()
+				if st := s.Streams[id]; st != nil {
+					agent = st.Agent
+				}
+				out.Points = append(out.Points, control.BookmarkPoint{Agent: agent, LSN: lsn})
+			}
+		}
+	})
+	d.log.Info("bookmark added", "bookmark", r.Name, "group", r.Group, "hosts", len(out.Points), "held_seconds", out.HeldSeconds, "by", r.By)
+	return out, nil
+}
+
+// severalHosts reports whether a group has volumes that are not this agent's.
+func (d *Daemon) severalHosts(group string) (others bool) {
+	d.journal.View(func(s *state.State) {
+		for _, v := range s.Volumes {
+			others = others || v.Group == group && !v.Removed && v.Agent != d.conf.Name
+		}
+	})
+	return others
+}
