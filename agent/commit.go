@@ -42,7 +42,7 @@ func (s *stream) appendSealed() error {
 		s.mu.Lock()
 		s.sealed[0] = nil
 		s.sealed = s.sealed[1:]
-		f := appended{frameRef: frameRef{last: h.LastLSN, wal: wal, time: h.FirstTime, bytes: h.PlainBytes},
+		f := appended{frameRef: frameRef{last: h.LastLSN, wal: wal, time: h.FirstTime, at: recs[0].at, bytes: h.PlainBytes},
 			first: h.FirstLSN, hash: hash, recs: recs}
 		s.inWAL = append(s.inWAL, f)
 		s.refs = append(s.refs, f.frameRef)

@@ -10,6 +10,7 @@ type lagMark struct {
 	Last  uint64 `json:"last"`
 	Time  int64  `json:"time"`
 	Bytes int64  `json:"bytes"`
+	at    int64  // Time, by sinceStart
 }
 
 const maxLagMarks = 4096
@@ -18,11 +19,11 @@ func (m *lagMarks) add(r *frameRef) {
 	if len(*m) == maxLagMarks {
 		for i := range maxLagMarks / 2 {
 			a, b := (*m)[2*i], (*m)[2*i+1]
-			(*m)[i] = lagMark{b.Last, a.Time, a.Bytes + b.Bytes}
+			(*m)[i] = lagMark{b.Last, a.Time, a.Bytes + b.Bytes, a.at}
 		}
 		*m = (*m)[:maxLagMarks/2]
 	}
-	*m = append(*m, lagMark{r.last, r.time, int64(r.bytes)})
+	*m = append(*m, lagMark{r.last, r.time, int64(r.bytes), r.at})
 }
 
 // drop forgets what the targets hold.
@@ -46,5 +47,5 @@ func (m lagMarks) brief() *lagMark {
 	if len(m) == 0 {
 		return nil
 	}
-	return &lagMark{m[len(m)-1].Last, m[0].Time, m.bytes()}
+	return &lagMark{m[len(m)-1].Last, m[0].Time, m.bytes(), m[0].at}
 }

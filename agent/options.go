@@ -10,6 +10,7 @@ import (
 
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 )
 
 // Options configure an Agent. Zero values take the defaults below.
@@ -121,7 +122,7 @@ func (o *Options) setDefaults() {
 		o.Moved = func(string) {}
 	}
 	if o.Now == nil {
-		o.Now = time.Now
+		o.Now = clock.Now
 	}
 	if o.CreateBacking == nil {
 		o.CreateBacking = backing.Create

@@ -36,6 +36,7 @@ type overflow struct {
 	upto  change.Point   // newest frame that was dropped; the WAL goes on behind it
 	known []change.Point // where the journal may stand, oldest first
 	since int64          // time of the first record that was dropped, ns
+	at    int64          // the same by sinceStart
 	maps  map[uint32]*dirtyMap
 	gen   int // number of drops
 
@@ -125,7 +126,7 @@ func (s *stream) spillable(now time.Time) ([]frameRef, *overflow) {
 	if len(can) == 0 || (s.over != nil && len(s.over.known) >= maxKnown && s.ship.sent > s.over.upto.LSN) {
 		return nil, nil
 	}
-	next := &overflow{known: []change.Point{s.ship.committed}, since: can[0].time, maps: map[uint32]*dirtyMap{}}
+	next := &overflow{known: []change.Point{s.ship.committed}, since: can[0].time, at: can[0].at, maps: map[uint32]*dirtyMap{}}
 	if o := s.over; o != nil && !o.ended {
 		*next = *o
 		next.known, next.maps = slices.Clone(o.known), map[uint32]*dirtyMap{}
@@ -197,7 +198,7 @@ func (s *stream) loadOverflow() error {
 	bad := func(why string) error {
 		return fail.New(fail.Damaged, "load", path, why).WithHint("restore this host's volumes from the object store")
 	}
-	o := &overflow{upto: f.Upto, known: f.Known, since: f.Since, maps: map[uint32]*dirtyMap{}, gen: 1}
+	o := &overflow{upto: f.Upto, known: f.Known, since: f.Since, at: s.a.whenWas(f.Since), maps: map[uint32]*dirtyMap{}, gen: 1}
 	if len(f.Known) == 0 || len(f.Known) > maxKnown+1 {
 		return bad(fmt.Sprintf("%d points", len(f.Known)))
 	}

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/transport"
 )
@@ -102,7 +102,7 @@ func Rebuild(fs vfs.FS, dir, name string, streams []StreamConf, volumes []Volume
 	}
 	for _, s := range streams {
 		t := taken[s.ID]
-		c := checkpoint{Version: metaVersion, Applied: t.Point, Lease: t.Lease, Time: time.Now().UnixNano()}
+		c := checkpoint{Version: metaVersion, Applied: t.Point, Lease: t.Lease, Time: clock.Now().UnixNano()}
 		if err := saveMeta(fs, a.checkpointPath(s.ID), c); err != nil {
 			return err
 		}

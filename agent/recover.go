@@ -24,6 +24,7 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 		}
 		if s.ckpt.Gone != nil {
 			s.gone = lagMarks{*s.ckpt.Gone}
+			s.gone[0].at = a.whenWas(s.gone[0].Time)
 		}
 	}
 	var buf, plain []byte
@@ -65,7 +66,7 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 
 // recoverFrame applies one frame of the WAL when the checkpoint does not cover it.
 func (s *stream) recoverFrame(f *change.Frame, index uint64, plain *[]byte) error {
-	s.refs = append(s.refs, frameRef{last: f.LastLSN, wal: index, time: f.FirstTime, bytes: f.PlainBytes})
+	s.refs = append(s.refs, frameRef{last: f.LastLSN, wal: index, time: f.FirstTime, at: s.a.whenWas(f.FirstTime), bytes: f.PlainBytes})
 	s.appendedWAL = index
 	applied := s.ckpt.Applied
 	if f.LastLSN <= applied.LSN {
@@ -171,7 +172,7 @@ func (a *Agent) recoverArena(found []arena.Recovered) error {
 		}
 		s.nextLSN++
 		s.lastTime = max(s.lastTime, e.Time)
-		s.enqueue(&rec{Entry: e.Entry, slot: e.Slot, vol: v})
+		s.enqueue(&rec{Entry: e.Entry, slot: e.Slot, vol: v, at: a.whenWas(e.Time)})
 		a.count.recovered.Add(1)
 	}
 	return nil

@@ -43,7 +43,6 @@ type Status struct {
 
 // Status returns a consistent enough picture for people and monitoring.
 func (a *Agent) Status() Status {
-	now := a.opts.Now()
 	a.mu.Lock()
 	st := Status{ShipErr: a.shipErr, Err: a.err, NewArena: !a.kept}
 	a.mu.Unlock()
@@ -51,13 +50,13 @@ func (a *Agent) Status() Status {
 	st.Frames, st.PlainBytes = a.count.frames.Load(), a.count.plain.Load()
 	st.StoredBytes, st.RecoveredWrites = a.count.stored.Load(), a.count.recovered.Load()
 	for _, s := range a.snapshotStreams() {
-		st.Streams = append(st.Streams, s.status(now))
+		st.Streams = append(st.Streams, s.status())
 	}
 	return st
 }
 
-func (s *stream) status(now time.Time) StreamStatus {
-	lag := s.lag(now)
+func (s *stream) status() StreamStatus {
+	lag := s.lag()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return StreamStatus{

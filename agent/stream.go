@@ -17,6 +17,7 @@ type rec struct {
 	slot arena.SlotID
 	vol  *Volume // nil for marks
 	copy bool    // what a resync read, and not a client's
+	at   int64   // when it was acknowledged, by sinceStart
 }
 
 // frameRef is what memory keeps of a frame until the journal released it.
@@ -24,6 +25,7 @@ type frameRef struct {
 	last  uint64 // LSN
 	wal   uint64 // index in the agent's WAL
 	time  int64  // of its first record, ns
+	at    int64  // the same by sinceStart: what lag is measured by
 	bytes uint32 // plain
 }
 
@@ -112,7 +114,7 @@ func wake(c chan struct{}) {
 // submit acknowledges recs, whose payloads are complete: they get consecutive
 // LSNs, and from here on they outlive the process. It returns the last LSN.
 func (s *stream) submit(recs []rec) (uint64, error) {
-	now := s.a.opts.Now().UnixNano()
+	now, at := s.a.opts.Now().UnixNano(), sinceStart()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -134,7 +136,7 @@ func (s *stream) submit(recs []rec) (uint64, error) {
 	s.lastTime = now
 	for i := range recs {
 		r := &recs[i]
-		r.LSN, r.Stream, r.Time = s.nextLSN, s.conf.Number, now
+		r.LSN, r.Stream, r.Time, r.at = s.nextLSN, s.conf.Number, now, at
 		s.a.mem.Commit(r.slot, &r.Entry)
 		s.nextLSN++
 		s.enqueue(r)
@@ -290,39 +292,49 @@ func (s *stream) close(err error) {
 	s.shipped.Broadcast()
 }
 
-// oldest returns the time of the oldest record after lsn, 0 if there is none.
-// Called with mu held.
-func (s *stream) oldest(lsn uint64) int64 {
+// oldest returns when the oldest record after lsn was acknowledged. Called with mu
+// held.
+func (s *stream) oldest(lsn uint64) (at int64, ok bool) {
 	for i := range s.gone {
 		if s.gone[i].Last > lsn {
-			return s.gone[i].Time
+			return s.gone[i].at, true
 		}
 	}
 	for _, r := range s.refs {
 		if r.last > lsn {
-			return r.time
+			return r.at, true
 		}
 	}
 	for _, b := range s.sealed {
-		return b[0].Time
+		return b[0].at, true
 	}
 	if len(s.open) > 0 {
-		return s.open[0].Time
+		return s.open[0].at, true
 	}
-	return 0
+	return 0, false
+}
+
+var started = time.Now()
+
+// sinceStart is a time that no change of the clock touches, ns.
+func sinceStart() int64 { return int64(time.Since(started)) }
+
+// whenWas turns what an earlier process wrote down into sinceStart's time: below 0.
+func (a *Agent) whenWas(t int64) int64 {
+	return sinceStart() - max(0, a.opts.Now().UnixNano()-t)
 }
 
 // lag is the age of the oldest acknowledged write that is not durable in the
 // remote store.
-func (s *stream) lag(now time.Time) time.Duration {
+func (s *stream) lag() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.oldest(s.ship.durable)
-	if s.over != nil && (t == 0 || s.over.since < t) {
-		t = s.over.since
+	at, ok := s.oldest(s.ship.durable)
+	if s.over != nil && (!ok || s.over.at < at) {
+		at, ok = s.over.at, true
 	}
-	if t == 0 {
+	if !ok {
 		return 0
 	}
-	return max(0, now.Sub(time.Unix(0, t)))
+	return time.Duration(sinceStart() - at)
 }

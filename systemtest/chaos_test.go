@@ -40,6 +40,7 @@ type chaos struct {
 	stop  func() // ends the writers
 	bites map[string]int
 	term  uint64 // of the newest leader known
+	clock string // file that sets the agent's
 }
 
 // fault is one thing that goes wrong, is seen to, and is put right again.
@@ -60,6 +61,7 @@ var faults = []fault{
 	{"leader's disk stalls", (*chaos).stallDisk},
 	{"leader's disk fails", (*chaos).failDisk},
 	{"leader's disk full", (*chaos).fillDisk},
+	{"clocks jump", (*chaos).jumpClocks},
 }
 
 // TestChaos lets every fault bite, in a random order, under writes whose every
@@ -127,6 +129,13 @@ func newChaos(t *testing.T, r *rand.Rand) *chaos {
 			}
 		}
 	})
+	jumping := filepath.Join(t.TempDir(), "pollux")
+	if err := build(jumping, "-tags", "jumpingclock"); err != nil {
+		t.Fatal(err)
+	}
+	x.c.program, conf.program = jumping, jumping
+	x.clock = filepath.Join(t.TempDir(), "clock")
+	conf.env = []string{clockFile + "=" + x.clock}
 	x.c.form()
 	conf.journal = x.c.addresses()
 	x.s = newSite(t, conf)
@@ -462,6 +471,43 @@ func (x *chaos) fillDisk() {
 		x.t.Fatal(err)
 	}
 	x.bit("leader's disk full")
+}
+
+// clockFile names a file with seconds that a process adds to its time of day.
+const clockFile = "POLLUX_TEST_CLOCK"
+
+// jumpClocks moves the clocks of the agent and of every member, each by up to a day
+// into the past or the future.
+func (x *chaos) jumpClocks() {
+	x.t.Helper()
+	jump := func(path string) time.Duration {
+		d := time.Duration(1+x.r.IntN(24)) * time.Hour
+		if x.r.IntN(2) == 0 {
+			d = -d
+		}
+		if err := os.WriteFile(path, []byte(fmt.Sprint(int(d.Seconds()))), 0o600); err != nil {
+			x.t.Fatal(err)
+		}
+		return d
+	}
+	for _, m := range x.c.members {
+		jump(m.path("clock"))
+	}
+	d := jump(x.clock)
+	until(x.t, time.Minute, "the agent's clock jumps", func() error {
+		g := x.s.group("near")
+		if g.LastPointTime == nil {
+			return errors.New("no point")
+		}
+		if off := time.Until(*g.LastPointTime); off < d-time.Minute || off > d+time.Minute {
+			return fmt.Errorf("its clock is %v off, want %v", off, d)
+		}
+		if g.LagSeconds > 1000 {
+			return fmt.Errorf("a lag of %v s", g.LagSeconds)
+		}
+		return nil
+	})
+	x.bit("clocks jump")
 }
 
 // check holds what the store has against the models.

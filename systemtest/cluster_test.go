@@ -28,6 +28,7 @@ type cluster struct {
 	more                  []string // addresses of members that are not ours
 	target                string   // lines of one more target
 	logBudget             string   // default 256MiB
+	program               string   // default the one that is tested
 	certs                 string   // directory of an authority's certificates; "": in clear
 	members               []*memberProcess
 }
@@ -168,7 +169,8 @@ func (m *memberProcess) start() {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(program, "journal", "-c", m.path("journal.yaml"))
+	cmd := exec.Command(cmp.Or(m.c.program, program), "journal", "-c", m.path("journal.yaml"))
+	cmd.Env = append(os.Environ(), clockFile+"="+m.path("clock"))
 	cmd.Stdout, cmd.Stderr = log, log
 	if m.process, err = child.Start(cmd); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -20,6 +21,7 @@ import (
 // a small machine.
 type siteConf struct {
 	name                       string // of the agent; default host1
+	program                    string // default the one that is tested
 	url, endpoint, credentials string // of the target; "": a file:// store beside the state
 	memory, walBudget          string
 	state                      string
@@ -129,7 +131,7 @@ func (s *site) launch() {
 		s.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(program, "agent", "-c", s.config())
+	cmd := exec.Command(cmp.Or(s.conf.program, program), "agent", "-c", s.config())
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = s.environ()
 	if s.agent, err = child.Start(cmd); err != nil {

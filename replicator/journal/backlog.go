@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 )
 
 // backlog counts the bytes of the frames that are not yet in every target, to
@@ -76,7 +77,7 @@ func (j *Journal) Behind(index uint64) (lag time.Duration, bytes int64) {
 	}
 	j.fsm.mu.RLock()
 	defer j.fsm.mu.RUnlock()
-	return max(0, time.Since(time.Unix(0, oldest))), j.fsm.backlog.after(index)
+	return max(0, clock.Now().Sub(time.Unix(0, oldest))), j.fsm.backlog.after(index)
 }
 
 // countFrame takes an index value into account at a start.

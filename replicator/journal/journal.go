@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/notify"
@@ -154,7 +155,7 @@ func (j *Journal) loadIdentity() error {
 }
 
 func (j *Journal) newIdentity() identity {
-	return identity{Journal: uuid.New(), Epoch: 1, Site: j.opts.Site, Created: time.Now().UTC()}
+	return identity{Journal: uuid.New(), Epoch: 1, Site: j.opts.Site, Created: clock.Now().UTC()}
 }
 
 func mustJSON(v any) []byte {

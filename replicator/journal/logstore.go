@@ -27,7 +27,7 @@ type logStore struct {
 	retain func() (uint64, error)
 	failed func(error)
 	single atomic.Bool  // this is the only member: lazy entries may be lazy
-	busy   atomic.Int64 // since when StoreLogs waits for the disk, ns; 0: it does not
+	busy   atomic.Int64 // since when StoreLogs waits for the disk, by sinceStart; 0: it does not
 	hold   sync.RWMutex // read-locked while a snapshot copies frames out of the log
 	cache  logCache
 	buf    []byte
@@ -156,7 +156,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		heads[i], bodies[i] = buf[from:len(buf):len(buf)], l.Data
 	}
 	s.buf = buf
-	s.busy.Store(time.Now().UnixNano())
+	s.busy.Store(sinceStart())
 	last, err := s.log.AppendReserved(heads, bodies)
 	if err == nil && !(s.single.Load() && allLazy(logs)) {
 		err = s.log.Sync(context.Background(), last)

@@ -3,9 +3,9 @@ package uploader
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/segment"
@@ -200,7 +200,7 @@ func (u *Uploader) fence(ctx context.Context) error {
 	id, _, _ := u.o.Journal.ID()
 	doc := state.Fence{NextIndex: u.next, Streams: u.o.Journal.TargetPoints(u.o.Target), Reason: "writer started"}
 	h := segment.Head{Type: segment.Fence, Journal: id, Token: u.token, Position: u.pos, DurablePosition: u.pos,
-		FirstIndex: u.next, Time: time.Now().UnixNano()}
+		FirstIndex: u.next, Time: clock.Now().UnixNano()}
 	obj := segment.Document(h, state.KindFence, doc)
 	if err := u.timed(u.pos, func() error { return u.store.Create(ctx, ObjectName(u.pos), obj) }); err != nil {
 		return err

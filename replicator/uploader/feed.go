@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/segment"
@@ -110,7 +111,7 @@ func (u *Uploader) build() (*object, error) {
 	id, _, _ := u.o.Journal.ID()
 	last := entries[len(entries)-1].Index
 	h := segment.Head{Type: segment.Segment, Journal: id, Token: u.token, Position: u.pos, DurablePosition: u.Status().Position,
-		FirstIndex: entries[0].Index, LastIndex: last, Time: time.Now().UnixNano()}
+		FirstIndex: entries[0].Index, LastIndex: last, Time: clock.Now().UnixNano()}
 	index := make([]segment.Entry, len(parts))
 	for i := range parts {
 		index[i] = parts[i].Entry

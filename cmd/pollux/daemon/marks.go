@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -45,13 +46,13 @@ func (d *Daemon) holdMarks(ctx context.Context) {
 	}
 }
 
-// openMarks lists the marks, by this host's stream, in which that has no part yet.
+// openMarks lists the marks, by this host's stream, in which that has no part yet. One
+// that nobody ended is among them: this host's hold ends, and with it the mark.
 func (d *Daemon) openMarks() map[change.StreamID]*state.GroupMark {
 	out := map[change.StreamID]*state.GroupMark{}
 	d.journal.View(func(s *state.State) {
 		for _, m := range s.Marks {
-			old := time.Since(m.Time) > time.Duration(m.LimitSeconds*1e9)+markAnswer
-			if st := s.StreamOf(m.Group, d.conf.Name); m.Outcome == "" && !old && st != nil {
+			if st := s.StreamOf(m.Group, d.conf.Name); m.Outcome == "" && st != nil {
 				if p := m.Parts[st.ID]; p != nil && p.LSN == 0 {
 					out[st.ID] = m
 				}
@@ -139,7 +140,7 @@ func (d service) bookmarkAll(ctx context.Context, r *control.BookmarkAdd) (contr
 	ctx, cancel := context.WithTimeout(ctx, limit+markAnswer)
 	defer cancel()
 	_, epoch, _ := d.journal.ID()
-	begin := state.MarkBegin{ID: uuid.New(), Name: r.Name, Group: r.Group, Time: time.Now().UTC(), LimitSeconds: limit.Seconds(), Epoch: epoch}
+	begin := state.MarkBegin{ID: uuid.New(), Name: r.Name, Group: r.Group, Time: clock.Now().UTC(), LimitSeconds: limit.Seconds(), Epoch: epoch}
 	if _, err := d.journal.Propose(state.KindMarkBegin, begin); err != nil {
 		return control.Bookmark{}, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/cmd/pollux/journald"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -44,7 +45,7 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 	case !r.Create && !exists:
 		return control.Group{}, noSuch("group", r.Name)
 	case r.Create:
-		g = state.Group{Name: r.Name, Owner: d.conf.Name, Ack: "local", Overflow: "throttle", PITR: state.PITRFold, RPOTargetSeconds: defaultRPOTargetSeconds, Created: time.Now().UTC()}
+		g = state.Group{Name: r.Name, Owner: d.conf.Name, Ack: "local", Overflow: "throttle", PITR: state.PITRFold, RPOTargetSeconds: defaultRPOTargetSeconds, Created: clock.Now().UTC()}
 	}
 	if err := state.CheckName("group", r.Name); err != nil {
 		return control.Group{}, err
@@ -320,7 +321,7 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 	case st == nil:
 		return control.Bookmark{}, fail.New(fail.Refused, "add bookmark", r.Group+"/"+r.Name, "the group has no volume yet")
 	case r.DryRun:
-		b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, Time: time.Now().UTC()}
+		b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, Time: clock.Now().UTC()}
 		_, b.Epoch, _ = d.journal.ID()
 		b.LSN = d.agent.LastLSN(st.ID) + 1
 		return d.bookmark(&b), nil
@@ -342,7 +343,7 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 		return control.Bookmark{}, err
 	}
 	_, epoch, _ := d.journal.ID()
-	b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, LSN: lsn, Epoch: epoch, Time: time.Now().UTC()}
+	b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, LSN: lsn, Epoch: epoch, Time: clock.Now().UTC()}
 	if _, err := d.journal.Propose(state.KindBookmarkAdd, b); err != nil {
 		return control.Bookmark{}, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
@@ -75,7 +76,7 @@ func (d *Daemon) groupStatus(g *state.Group, s *agent.StreamStatus, a *agent.Sta
 	out := control.GroupStatus{Name: g.Name, Role: "primary", Ack: g.Ack, RPOTargetSeconds: g.RPOTargetSeconds,
 		LagSeconds: s.Lag.Seconds(), LagBytes: s.LagBytes, LastLSN: s.LastLSN, DurableLSN: s.RemoteLSN, BacklogBytes: s.LagBytes}
 	if s.RemoteLSN > 0 {
-		t := time.Now().Add(-s.Lag)
+		t := clock.Now().Add(-s.Lag)
 		out.LastPointTime = &t
 	}
 	out.AckKept, out.AckReason, out.AckDegraded, out.FlushesWaiting = s.Kept.Ack, s.Kept.Why, s.Kept.Degraded, s.Kept.Waiting

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/agent/backing"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -44,7 +45,7 @@ func (d service) createVolume(ctx context.Context, r control.VolumeCreate) (out 
 	if r, err = checkCreate(d.conf.State, r); err != nil {
 		return out, nil, err
 	}
-	v := state.Volume{Name: r.Name, Group: r.Group, Agent: d.conf.Name, SizeBytes: r.SizeBytes, Backing: r.Backing, Created: time.Now().UTC()}
+	v := state.Volume{Name: r.Name, Group: r.Group, Agent: d.conf.Name, SizeBytes: r.SizeBytes, Backing: r.Backing, Created: clock.Now().UTC()}
 	err = d.checkVolume(&v)
 	if err == nil {
 		err = d.suspended(v.Group)

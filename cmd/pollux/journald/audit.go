@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"time"
 
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
@@ -34,7 +34,7 @@ const (
 // Record is a control.Audit. A journal that cannot be reached gets no entry: the
 // verb could not change it either, and the host's own log has it.
 func (a Auditor) Record(_ context.Context, who pki.Peer, verb string, req json.RawMessage, err error) {
-	e := state.Audit{Time: time.Now().UTC(), Who: who.String(), Host: a.Host, Verb: verb, Request: req, Outcome: "ok"}
+	e := state.Audit{Time: clock.Now().UTC(), Who: who.String(), Host: a.Host, Verb: verb, Request: req, Outcome: "ok"}
 	if who == pki.Local {
 		var by struct {
 			By string `json:"by"`
