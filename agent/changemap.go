@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"math/bits"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -23,8 +22,9 @@ type Changes struct {
 
 // Changed is the change map: what was written to a volume after an LSN; after nil
 // means after the newest one that every required target holds. The WAL is the
-// map: while less than half of its budget is used it keeps each frame until every
-// required target has it. An LSN before what it holds is refused.
+// map, while less than half of its budget is used: it keeps each frame until every
+// required target has it. What leaves it earlier is entered into a chart. An LSN
+// before what they hold is refused.
 func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Changes, error) {
 	ctx, leave, err := a.enter(ctx)
 	if err != nil {
@@ -64,9 +64,9 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 			m.note(&v.conf, batch[i].LSN, out.After, batch[i].Volume, batch[i].Kind, batch[i].Off, int64(batch[i].Len))
 		}
 	}
-	covered := false // dropped frames are in the bitmap of an overflow
-	if o := s.over; o != nil && !o.ended && o.known[0].LSN <= max(out.After, s.ship.durable) {
-		covered = true
+	complete := s.charts(m, &v.conf, out.After)
+	if o := s.over; o != nil && !o.ended && o.known[0].LSN <= complete { // dropped frames are in its bitmap
+		complete = max(complete, o.upto.LSN)
 		m.union(o.maps[v.conf.Number], v.conf.SizeBytes)
 	}
 	inWAL := s.appendedLSN
@@ -95,7 +95,7 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 			m.note(&v.conf, c.LSN, out.After, c.Volume, c.Kind, c.Off, int64(c.Len))
 		}
 	}
-	if first > out.After+1 && !covered && !(after == nil && a.durableTo(s, first-1)) {
+	if first > complete+1 && !(after == nil && a.durableTo(s, first-1)) {
 		return out, fail.New(fail.Refused, "list changes of", v.conf.Name, fmt.Sprintf("the WAL goes back to LSN %d, not to %d", first, out.After+1)).
 			WithHint(fmt.Sprintf("ask for what came after LSN %d or later", first-1))
 	}
@@ -112,96 +112,4 @@ func (a *Agent) durableTo(s *stream, lsn uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ship.durable >= lsn
-}
-
-// dirtyMap is a bitmap of bounded size: a large volume has larger granules.
-type dirtyMap struct {
-	granule int64
-	words   []uint64
-}
-
-const (
-	minGranuleBytes = 4096
-	maxGranules     = 1 << 23 // a bitmap of 1 MiB
-	// maxExtents bounds an answer: more are rounded to larger granules.
-	maxExtents = 1 << 16
-)
-
-func newDirtyMap(sizeBytes int64) *dirtyMap {
-	m := &dirtyMap{granule: minGranuleBytes}
-	for (sizeBytes+m.granule-1)/m.granule > maxGranules {
-		m.granule *= 2
-	}
-	m.words = make([]uint64, (sizeBytes/m.granule+64)/64)
-	return m
-}
-
-// note marks a record of the volume, if it is later than after.
-func (m *dirtyMap) note(v *VolumeConf, lsn, after uint64, volume uint32, kind change.Kind, off, n int64) {
-	if lsn <= after || volume != v.Number || kind == change.Mark {
-		return
-	}
-	for g, end := off/m.granule, (min(off+n, v.SizeBytes)+m.granule-1)/m.granule; g < end; g++ {
-		m.words[g/64] |= 1 << (g % 64)
-	}
-}
-
-// union adds what another map of the same volume has marked.
-func (m *dirtyMap) union(o *dirtyMap, sizeBytes int64) {
-	if o == nil {
-		return
-	}
-	extents, _ := o.extents(sizeBytes)
-	for _, e := range extents {
-		for g, end := e.Off/m.granule, (e.Off+e.Len+m.granule-1)/m.granule; g < end; g++ {
-			m.words[g/64] |= 1 << (g % 64)
-		}
-	}
-}
-
-// runs counts the marked ranges.
-func (m *dirtyMap) runs() (n int) {
-	last := uint64(0) // whether the granule before is marked
-	for _, w := range m.words {
-		n += bits.OnesCount64(w &^ (w<<1 | last))
-		last = w >> 63
-	}
-	return n
-}
-
-// coarsen doubles the granule.
-func (m *dirtyMap) coarsen() {
-	words := make([]uint64, (len(m.words)+1)/2)
-	for i, w := range m.words {
-		for w != 0 {
-			g := i*64 + bits.TrailingZeros64(w)
-			words[g/128] |= 1 << (g / 2 % 64)
-			w &= w - 1
-		}
-	}
-	m.granule, m.words = 2*m.granule, words
-}
-
-// extents lists the marked ranges in order, and their bytes.
-func (m *dirtyMap) extents(sizeBytes int64) (out []Extent, total int64) {
-	for i, w := range m.words {
-		for w != 0 {
-			from := bits.TrailingZeros64(w)
-			n := bits.TrailingZeros64(^(w >> from))
-			if from+n >= 64 {
-				w = 0
-			} else {
-				w &^= (1<<n - 1) << from
-			}
-			off := (int64(i)*64 + int64(from)) * m.granule
-			size := min(int64(n)*m.granule, sizeBytes-off)
-			total += size
-			if k := len(out) - 1; k >= 0 && out[k].Off+out[k].Len == off {
-				out[k].Len += size
-			} else {
-				out = append(out, Extent{off, size})
-			}
-		}
-	}
-	return out, total
 }

@@ -26,6 +26,7 @@ func (a *Agent) checkpointLoop(ctx context.Context) {
 				a.opts.Logger.Error("checkpoint failed; it will be tried again", "group", s.conf.Group, "err", err)
 			}
 		}
+		a.chartAll()
 		a.trim()
 		if a.spillAll() {
 			a.trim()
@@ -106,8 +107,7 @@ func (s *stream) checkBackings() error {
 // applied and synced, or that the journal has not released.
 func (a *Agent) trim() {
 	first := a.wal.Durable() + 1
-	st := a.wal.Stats()
-	roomy := st.LiveBytes < st.BudgetBytes/2 // keep what the targets lack, the change map's sake
+	roomy := a.roomy() // keep what the targets lack, for the change map's sake
 	for _, s := range a.snapshotStreams() {
 		s.mu.Lock()
 		done := min(s.ship.released, s.ckpt.Applied.LSN)

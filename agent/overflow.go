@@ -2,13 +2,9 @@ package agent
 
 import (
 	"fmt"
-	"math"
-	"math/bits"
 	"path/filepath"
 	"slices"
 	"time"
-
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/durable"
@@ -48,18 +44,11 @@ type overflow struct {
 
 // overflowFile is an overflow on disk.
 type overflowFile struct {
-	Version int              `json:"version"`
-	Upto    change.Point     `json:"upto"`
-	Known   []change.Point   `json:"known"`
-	Since   int64            `json:"since"`
-	Volumes []overflowVolume `json:"volumes"`
-}
-
-type overflowVolume struct {
-	Number       uint32 `json:"number"`
-	GranuleBytes int64  `json:"granule_bytes"`
-	Words        int    `json:"words"`
-	Bits         []byte `json:"bits"` // words of 64 granules, little endian, zstd
+	Version int            `json:"version"`
+	Upto    change.Point   `json:"upto"`
+	Known   []change.Point `json:"known"`
+	Since   int64          `json:"since"`
+	Volumes []volumeBits   `json:"volumes"`
 }
 
 func (a *Agent) overflowPath(id change.StreamID) string {
@@ -131,7 +120,7 @@ func (s *stream) spillable(now time.Time) ([]frameRef, *overflow) {
 		*next = *o
 		next.known, next.maps = slices.Clone(o.known), map[uint32]*dirtyMap{}
 		for n, m := range o.maps {
-			next.maps[n] = &dirtyMap{granule: m.granule, words: slices.Clone(m.words)}
+			next.maps[n] = m.clone()
 		}
 		if o.upto.LSN < s.ship.committed.LSN { // a resync got further meanwhile
 			next.known = append(next.known, s.ship.committed)
@@ -151,39 +140,11 @@ func (s *stream) enter(o *overflow, f *change.Frame) {
 	if f.LastLSN <= sent && len(o.known) < maxKnown {
 		o.known = append(o.known, o.upto)
 	}
-	for i := range f.Records {
-		r := &f.Records[i]
-		v := s.a.numbered(r.Volume)
-		if v == nil || r.Kind == change.Mark {
-			continue
-		}
-		m := o.maps[r.Volume]
-		if m == nil {
-			m = newDirtyMap(v.conf.SizeBytes)
-			o.maps[r.Volume] = m
-		}
-		m.note(&v.conf, math.MaxUint64, 0, r.Volume, r.Kind, r.Off, int64(r.Len))
-	}
+	s.a.note(o.maps, f)
 }
-
-// numbered is volumeNumber for callers without the lock.
-func (a *Agent) numbered(n uint32) *Volume {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.volumeNumber(n)
-}
-
-var (
-	bitsWriter, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	bitsReader, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*maxGranules))
-)
 
 func (s *stream) saveOverflow(o *overflow) error {
-	f := overflowFile{Version: metaVersion, Upto: o.upto, Known: o.known, Since: o.since}
-	for n, m := range o.maps {
-		f.Volumes = append(f.Volumes, overflowVolume{n, m.granule, len(m.words), bitsWriter.EncodeAll(m.bytes(), nil)})
-	}
-	slices.SortFunc(f.Volumes, func(a, b overflowVolume) int { return int(a.Number) - int(b.Number) })
+	f := overflowFile{Version: metaVersion, Upto: o.upto, Known: o.known, Since: o.since, Volumes: packMaps(o.maps)}
 	return saveMeta(s.a.opts.FS, s.a.overflowPath(s.conf.ID), f)
 }
 
@@ -195,19 +156,12 @@ func (s *stream) loadOverflow() error {
 	if err != nil || !found {
 		return err
 	}
-	bad := func(why string) error {
-		return fail.New(fail.Damaged, "load", path, why).WithHint("restore this host's volumes from the object store")
-	}
-	o := &overflow{upto: f.Upto, known: f.Known, since: f.Since, at: s.a.whenWas(f.Since), maps: map[uint32]*dirtyMap{}, gen: 1}
 	if len(f.Known) == 0 || len(f.Known) > maxKnown+1 {
-		return bad(fmt.Sprintf("%d points", len(f.Known)))
+		return badBits(path, fmt.Sprintf("%d points", len(f.Known)))
 	}
-	for _, v := range f.Volumes {
-		b, err := bitsReader.DecodeAll(v.Bits, nil)
-		if err != nil || len(b) != 8*v.Words || v.GranuleBytes < minGranuleBytes || v.Words > maxGranules/64+1 {
-			return bad(fmt.Sprintf("bitmap of volume number %d", v.Number))
-		}
-		o.maps[v.Number] = &dirtyMap{granule: v.GranuleBytes, words: wordsOf(b)}
+	o := &overflow{upto: f.Upto, known: f.Known, since: f.Since, at: s.a.whenWas(f.Since), gen: 1}
+	if o.maps, err = unpackMaps(path, f.Volumes); err != nil {
+		return err
 	}
 	s.over = o
 	return nil
@@ -217,25 +171,6 @@ func (s *stream) loadOverflow() error {
 func (s *stream) forgetOverflow() error {
 	path := s.a.overflowPath(s.conf.ID)
 	return fail.Wrap(fail.Denied, "remove", path, durable.Remove(s.a.opts.FS, path))
-}
-
-// bytes and wordsOf turn a bitmap into bytes and back.
-func (m *dirtyMap) bytes() []byte {
-	out := make([]byte, 0, 8*len(m.words))
-	for _, w := range m.words {
-		for k := range 8 {
-			out = append(out, byte(w>>(8*k)))
-		}
-	}
-	return out
-}
-
-func wordsOf(b []byte) []uint64 {
-	out := make([]uint64, len(b)/8)
-	for i := range b[:8*len(out)] {
-		out[i/8] |= uint64(b[i]) << (8 * (i % 8))
-	}
-	return out
 }
 
 // Overflow is what a stream's status says of one.
@@ -256,9 +191,7 @@ func (s *stream) overflowStatus() *Overflow {
 	out := &Overflow{After: o.known[0].LSN, Since: time.Unix(0, o.since), Bytes: o.total, Copying: o.copying || o.ended, CopiedBytes: o.copied}
 	if out.Bytes == 0 {
 		for _, m := range o.maps {
-			for _, w := range m.words {
-				out.Bytes += int64(bits.OnesCount64(w)) * m.granule
-			}
+			out.Bytes += m.marked()
 		}
 	}
 	return out

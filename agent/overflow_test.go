@@ -156,3 +156,87 @@ func TestGuard(t *testing.T) {
 		}
 	}
 }
+
+// TestChart: what leaves the WAL before the targets have it stays in the change map,
+// over a restart, until they do.
+func TestChart(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	o := regressOpts(t)
+	o.WALBudgetBytes, o.WALSegmentBytes, o.WALReserveBytes, o.NoCompression = 16<<20, 1<<20, 1<<20, true
+	o.CheckpointInterval = 10 * time.Millisecond
+	o.Dial = func(context.Context) (net.Conn, error) { return nil, errors.New("no journal") }
+	a, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := StreamConf{ID: uuid.New(), Number: 1, Group: "g"}
+	if err := a.AddStream(conf); err != nil {
+		t.Fatal(err)
+	}
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: conf.ID, SizeBytes: 8 << 20, Backing: filepath.Join(t.TempDir(), "v")}
+	if _, err := a.AddVolume(ctx, vc); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := a.Device("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	say := func(released, durable uint64) { // the journal's word, without one
+		s, _ := a.stream("", conf.ID)
+		s.acked(&change.Ack{Stream: conf.ID, Released: released, Durable: durable})
+	}
+	dirty := map[int64]bool{}
+	write := func(from, n int64) {
+		for i := range n {
+			block := (from + i) % 2048
+			writeDevice(t, dev, make4k(byte(1+i)), block*4096)
+			dirty[block] = true
+		}
+		if err := dev.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+		say(a.LastLSN(conf.ID), 0)
+	}
+	check := func(after *uint64) {
+		t.Helper()
+		got, err := a.Changed(ctx, "v", after)
+		if err != nil || got.Bytes != int64(len(dirty))*4096 {
+			t.Fatalf("%d bytes, want %d blocks; %v", got.Bytes, len(dirty), err)
+		}
+	}
+	for i := range int64(20) {
+		write(100*i, 300) // 23 MiB in all
+		check(nil)
+	}
+	if a.wal.First() == 1 {
+		t.Fatal("nothing has left the WAL")
+	}
+	leave(a)
+	if a, err = Open(o); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { leave(a) }()
+	zero := uint64(0)
+	check(&zero)
+	last := a.LastLSN(conf.ID)
+	say(last, last-1)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		wake(a.wakeCheckpoint)
+		if _, err := os.Stat(a.chartPath(conf.ID)); os.IsNotExist(err) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the chart stays although the targets have all")
+		}
+	}
+	if _, err := a.Changed(ctx, "v", &zero); !fail.Is(err, fail.Refused) {
+		t.Errorf("what nobody has any more: %v", err)
+	}
+}
+
+func make4k(b byte) []byte {
+	p := make([]byte, 4096)
+	p[0] = b
+	return p
+}

@@ -88,6 +88,7 @@ type stream struct {
 	guarded   guarded // what a resync is copying
 	hold      *Hold   // writers wait; nil: they do not
 	over      *overflow
+	charted   *chart
 	spillMu   sync.Mutex // drops of frames, and sessions' beginnings, one at a time
 
 	ship   shipState
