@@ -220,7 +220,7 @@ func TestChart(t *testing.T) {
 	zero := uint64(0)
 	check(&zero)
 	last := a.LastLSN(conf.ID)
-	say(last, last-1)
+	say(last, last)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		wake(a.wakeCheckpoint)
 		if _, err := os.Stat(a.chartPath(conf.ID)); os.IsNotExist(err) {
