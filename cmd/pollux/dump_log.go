@@ -120,8 +120,12 @@ func streamText(p *twin.StreamPart) string {
 	for _, k := range slices.Sorted(maps.Keys(p.Kinds)) {
 		kinds = append(kinds, fmt.Sprintf("%d %s", p.Kinds[k], k))
 	}
-	return fmt.Sprintf("stream %s: LSN %d to %d, %d frames, %d records (%s), %s of data stored in %s, %s to %s", p.Stream, p.FirstLSN, p.LastLSN,
-		p.Frames, p.Records, strings.Join(kinds, ", "), text.Bytes(p.PlainBytes), text.Bytes(p.StoredBytes),
+	frames := fmt.Sprintf("%d frames", p.Frames)
+	if p.Folds > 0 {
+		frames += fmt.Sprintf(", some in %d folds (%s that were %s, one point each)", p.Folds, text.Bytes(p.FoldBytes), text.Bytes(p.FoldedBytes))
+	}
+	return fmt.Sprintf("stream %s: LSN %d to %d, %s, %d records (%s), %s of data stored in %s, %s to %s", p.Stream, p.FirstLSN, p.LastLSN,
+		frames, p.Records, strings.Join(kinds, ", "), text.Bytes(p.PlainBytes), text.Bytes(p.StoredBytes),
 		p.FirstTime.Format(time.RFC3339Nano), p.LastTime.Format(time.RFC3339Nano))
 }
 

@@ -57,6 +57,7 @@ type restoreReport struct {
 	Objections []string  `json:"objections,omitempty"` // of a dry run: why it would be refused without --overwrite
 	Seconds    float64   `json:"seconds"`
 	LogDamage  string    `json:"log_damage,omitempty"` // of objects behind the point's
+	Note       string    `json:"note,omitempty"`       // why the point is not quite what was asked for
 	twin.Result
 }
 
@@ -86,14 +87,14 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	if p.Before > 0 {
-		fmt.Fprintf(c.ErrOrStderr(), "pollux: a resync has left no point at LSN %d: this is the last one before\n", p.Before)
+	if p.Note != "" {
+		fmt.Fprintf(c.ErrOrStderr(), "pollux: LSN %d (%s): %s\n", p.LSN, p.Time.UTC().Format(time.RFC3339Nano), p.Note)
 	}
 	if l.Damage != nil {
 		fmt.Fprintln(c.ErrOrStderr(), "pollux: the log is damaged beyond this point:", l.Damage)
 	}
 	rep := restoreReport{Volume: name, Output: f.out, Epoch: p.Epoch, LSN: p.LSN, Time: p.Time.UTC(), SizeBytes: v.SizeBytes,
-		Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: f.dryRun, Target: t.what,
+		Note: p.Note, Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: f.dryRun, Target: t.what,
 		LogDamage: damageText(l)}
 	if f.dryRun {
 		rep.Objections = t.objections

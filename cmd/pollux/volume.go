@@ -139,7 +139,7 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 
 func describe(l *twin.Log, v *state.Volume) storeVolume {
 	out := storeVolume{Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Ready: v.Ready, Removed: v.Removed,
-		FirstLSN: v.FirstLSN, FirstTime: v.Created, LastTime: v.Created, Epoch: l.Epoch}
+		FirstLSN: l.FirstPoint(v), FirstTime: v.Created, LastTime: v.Created, Epoch: l.Epoch}
 	if r, ok := l.RangeOf(v.Stream); ok {
 		out.LastLSN, out.LastTime = r.LastLSN, r.LastTime.UTC()
 		if r.FirstTime.After(v.Created) {

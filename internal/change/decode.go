@@ -73,7 +73,7 @@ func (f *Frame) parseRecords() error {
 }
 
 func (r *Record) check(at int) error {
-	if r.Off < 0 || r.Off+int64(r.Len) < r.Off {
+	if r.Off < 0 || r.Off > MaxOffset-int64(r.Len) {
 		return damaged(at, "record at offset %d with %d bytes", r.Off, r.Len)
 	}
 	switch r.Kind {

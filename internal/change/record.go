@@ -44,6 +44,7 @@ const (
 	MaxPlainBytes  = 4 << 20  // data of one frame before compression
 	BlockBytes     = 64 << 10 // plain bytes of one compressed block
 	MaxNameBytes   = 200      // names of groups, volumes, bookmarks
+	MaxOffset      = 1 << 62  // end of a record
 )
 
 // Record is one change of one volume. LSNs are the frame's first LSN plus the

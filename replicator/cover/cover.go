@@ -1,42 +1,60 @@
 package cover
 
-// Granule is the unit of the map in bytes; what does not fill one takes a slower
-// way.
-const Granule = 4096
+// Granule is the unit of the map in bytes, Sector that of a granule that is settled
+// in part; what is no multiple of either takes a slower way.
+const (
+	Granule = 4096
+	Sector  = 512
+)
 
-const leafGranules = 1 << 15
+const (
+	leafGranules = 1 << 15
+	leafBytes    = leafGranules * Granule
+)
 
 // Cover is the settled part of one volume. Its memory is one bit per Granule that
-// was ever settled, and one per byte of each Granule that is settled in part.
-type Cover struct {
-	leaves  map[int64]*[leafGranules / 64]uint64
-	partial map[int64]*mask
+// was ever settled in a leaf of 128 MiB that is not settled all over, and some bytes
+// for each Granule that is settled in part.
+type Cover struct{ leaves map[int64]*leaf }
+
+// leaf is a run of granules. One that is settled all over has nothing but n.
+type leaf struct {
+	n    int // granules settled all over
+	bits []uint64
+	part map[int64]*part // of granules, by number in the volume
 }
 
-// mask has a bit for each byte of a Granule.
-type mask [Granule / 64]uint64
+// part is a granule that is settled in part: sectors, or, once that is not enough,
+// bytes.
+type part struct {
+	sectors uint8
+	bytes   *[Granule / 64]uint64
+}
 
 // New returns a Cover with nothing settled.
-func New() *Cover {
-	return &Cover{leaves: map[int64]*[leafGranules / 64]uint64{}, partial: map[int64]*mask{}}
+func New() *Cover { return &Cover{leaves: map[int64]*leaf{}} }
+
+func (l *leaf) whole() bool { return l.n == leafGranules }
+
+func (l *leaf) full(g int64) bool {
+	i := g % leafGranules
+	return l.whole() || l.bits != nil && l.bits[i/64]&(1<<(i%64)) != 0
 }
 
-func (c *Cover) full(g int64) bool {
-	leaf := c.leaves[g/leafGranules]
-	return leaf != nil && leaf[g%leafGranules/64]&(1<<(g%64)) != 0
-}
-
-func (c *Cover) setFull(g int64) {
-	leaf := c.leaves[g/leafGranules]
-	if leaf == nil {
-		leaf = new([leafGranules / 64]uint64)
-		c.leaves[g/leafGranules] = leaf
+func (l *leaf) setFull(g int64) {
+	if l.bits == nil {
+		l.bits = make([]uint64, leafGranules/64)
 	}
-	leaf[g%leafGranules/64] |= 1 << (g % 64)
+	i := g % leafGranules
+	l.bits[i/64] |= 1 << (i % 64)
+	delete(l.part, g)
+	if l.n++; l.whole() {
+		*l = leaf{n: leafGranules}
+	}
 }
 
 // Settle marks [off, off+n) and calls fn for the runs that were not settled
-// before, in ascending order.
+// before, in ascending order. off+n must not overflow.
 func (c *Cover) Settle(off, n int64, fn func(off, n int64)) {
 	start, length := int64(0), int64(0)
 	emit := func(at, k int64) {
@@ -49,43 +67,105 @@ func (c *Cover) Settle(off, n int64, fn func(off, n int64)) {
 		}
 		start, length = at, k
 	}
-	for pos := off; pos < off+n; {
-		g := pos / Granule
-		end := min(off+n, (g+1)*Granule)
-		if !c.full(g) {
-			m := c.partial[g]
-			switch {
-			case m == nil && end-pos == Granule:
-				c.setFull(g)
-				emit(pos, Granule)
-			default:
-				c.settlePart(g, m, pos, end, emit)
-			}
+	for pos, end := off, off+n; pos < end; {
+		key := pos / leafBytes
+		stop := end
+		if end-key*leafBytes > leafBytes {
+			stop = (key + 1) * leafBytes
 		}
-		pos = end
+		l := c.leaves[key]
+		if l == nil {
+			l = &leaf{}
+			c.leaves[key] = l
+		}
+		switch {
+		case l.whole():
+		case l.n == 0 && len(l.part) == 0 && stop-pos == leafBytes:
+			l.n = leafGranules
+			emit(pos, leafBytes)
+		default:
+			l.settle(pos, stop, emit)
+		}
+		pos = stop
 	}
 	if length > 0 {
 		fn(start, length)
 	}
 }
 
-func (c *Cover) settlePart(g int64, m *mask, pos, end int64, emit func(at, k int64)) {
-	if m == nil {
-		m = new(mask)
-		c.partial[g] = m
+// settle is Settle of [pos, end) within the leaf.
+func (l *leaf) settle(pos, end int64, emit func(at, k int64)) {
+	for pos < end {
+		g := pos / Granule
+		stop := end
+		if end-g*Granule > Granule {
+			stop = (g + 1) * Granule
+		}
+		switch {
+		case l.full(g):
+		case stop-pos == Granule && l.part[g] == nil:
+			l.setFull(g)
+			emit(pos, Granule)
+		default:
+			l.settlePart(g, pos-g*Granule, stop-g*Granule, emit)
+		}
+		pos = stop
 	}
-	base := g * Granule
-	for i := pos - base; i < end-base; i++ {
-		if m[i/64]&(1<<(i%64)) == 0 {
-			m[i/64] |= 1 << (i % 64)
-			emit(base+i, 1)
+}
+
+// settlePart is settle of [from, to) of granule g.
+func (l *leaf) settlePart(g, from, to int64, emit func(at, k int64)) {
+	p := l.part[g]
+	if p == nil {
+		p = &part{}
+		if l.part == nil {
+			l.part = map[int64]*part{}
+		}
+		l.part[g] = p
+	}
+	if p.bytes == nil && from%Sector == 0 && to%Sector == 0 {
+		for s := from / Sector; s < to/Sector; s++ {
+			if p.sectors&(1<<s) == 0 {
+				p.sectors |= 1 << s
+				emit(g*Granule+s*Sector, Sector)
+			}
+		}
+	} else {
+		p.inBytes()
+		for i := from; i < to; i++ {
+			if p.bytes[i/64]&(1<<(i%64)) == 0 {
+				p.bytes[i/64] |= 1 << (i % 64)
+				emit(g*Granule+i, 1)
+			}
 		}
 	}
-	for _, word := range m {
-		if word != ^uint64(0) {
-			return
+	if p.all() {
+		l.setFull(g)
+	}
+}
+
+func (p *part) inBytes() {
+	if p.bytes != nil {
+		return
+	}
+	p.bytes = new([Granule / 64]uint64)
+	for s := range Granule / Sector {
+		if p.sectors&(1<<s) != 0 {
+			for w := range Sector / 64 {
+				p.bytes[s*Sector/64+w] = ^uint64(0)
+			}
 		}
 	}
-	delete(c.partial, g)
-	c.setFull(g)
+}
+
+func (p *part) all() bool {
+	if p.bytes == nil {
+		return p.sectors == 0xff
+	}
+	for _, w := range p.bytes {
+		if w != ^uint64(0) {
+			return false
+		}
+	}
+	return true
 }

@@ -58,8 +58,11 @@ func TestCoverModel(t *testing.T) {
 		for range 30 {
 			off := r.Int64N(size)
 			n := r.Int64N(size - off)
-			if r.IntN(3) == 0 {
+			switch r.IntN(4) {
+			case 0:
 				off, n = off/Granule*Granule, n/Granule*Granule
+			case 1:
+				off, n = off/Sector*Sector, n/Sector*Sector
 			}
 			last := int64(-1)
 			c.Settle(off, n, func(at, k int64) {
@@ -84,8 +87,34 @@ func TestCoverModel(t *testing.T) {
 		for _, s := range seen {
 			full = full && s
 		}
-		if full && len(c.partial) > 0 {
-			t.Fatalf("%d masks left of a covered volume", len(c.partial))
+		if l := c.leaves[0]; full && len(l.part) > 0 {
+			t.Fatalf("%d masks left of a covered volume", len(l.part))
 		}
+	}
+}
+
+// TestCoverLarge: a discard of a whole device costs next to nothing, again and again,
+// and what was settled within it is not reported.
+func TestCoverLarge(t *testing.T) {
+	c := New()
+	settled(c, 5*leafBytes+100, 10)
+	settled(c, 7*leafBytes, leafBytes)
+	want := []run{{0, 5*leafBytes + 100}, {5*leafBytes + 110, 2*leafBytes - 110}, {8 * leafBytes, (1 << 44) - 8*leafBytes}}
+	if diff := cmp.Diff(want, settled(c, 0, 1<<44)); diff != "" { // 16 TiB
+		t.Error(diff)
+	}
+	for range 20 {
+		if again := settled(c, 4096, 1<<44-8192); again != nil {
+			t.Fatalf("again %v", again)
+		}
+	}
+	for _, l := range c.leaves {
+		if !l.whole() || l.bits != nil || l.part != nil {
+			t.Fatal("a leaf that is settled all over keeps memory")
+		}
+	}
+	const end = int64(1) << 62
+	if diff := cmp.Diff([]run{{end - 10, 10}}, settled(c, end-10, 10)); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -3,6 +3,7 @@ package fold
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"slices"
 
 	"github.com/pollux-dr/pollux/internal/change"
@@ -18,8 +19,8 @@ type Fetch func(i int, buf []byte) ([]byte, error)
 // to dst. Each is fetched twice at most, so that memory is bounded by what is left of
 // them. Errors are Fetch's, fail.Damaged for frames that are not what they were or do
 // not follow, and fail.Invalid for a run that must not or cannot be folded.
-func Frames(dst []byte, n int, effort change.Effort, fetch Fetch) ([]byte, *segment.FoldHeader, error) {
-	f := folder{fetch: fetch, out: packer{effort: effort}}
+func Frames(ctx context.Context, dst []byte, n int, effort change.Effort, fetch Fetch) ([]byte, *segment.FoldHeader, error) {
+	f := folder{ctx: ctx, fetch: fetch, out: packer{effort: effort}}
 	if n == 0 || n > segment.MaxFoldFrames {
 		return dst, nil, fail.New(fail.Invalid, "fold", "frames", "too many or none")
 	}
@@ -27,21 +28,29 @@ func Frames(dst []byte, n int, effort change.Effort, fetch Fetch) ([]byte, *segm
 	if err := f.survey(n); err != nil {
 		return dst, nil, err
 	}
-	f.settle(n)
+	if err := f.settle(n); err != nil {
+		return dst, nil, err
+	}
 	for i := range n {
 		if err := f.take(i); err != nil {
 			return dst, nil, err
 		}
 	}
 	blocks := f.out.finish()
-	if len(f.kept) > segment.MaxFoldRecords || f.out.total > segment.MaxFoldPlainBytes {
-		return dst, nil, fail.New(fail.Invalid, "fold", "frames", "too much is left of them")
+	if f.out.total > segment.MaxFoldPlainBytes {
+		return dst, nil, errTooMuch
 	}
 	return segment.EncodeFold(dst, &f.h, f.headers, f.kept, blocks), &f.h, nil
 }
 
+// maxRecords bounds memory: of the run, and of what is left of it.
+const maxRecords = 1 << 18
+
+var errTooMuch = fail.New(fail.Invalid, "fold", "frames", "too much is left of them, or too many records")
+
 // folder makes one fold.
 type folder struct {
+	ctx     context.Context
 	fetch   Fetch
 	h       segment.FoldHeader
 	headers []byte
@@ -100,6 +109,9 @@ func (f *folder) survey(n int) error {
 		f.h.FrameBytes += int64(r.FrameBytes())
 		f.h.FramePlainBytes += int64(r.PlainBytes)
 		f.headers = append(f.headers, f.buf[:change.HeaderBytes]...)
+		if len(f.records)+len(r.Records) > maxRecords {
+			return errTooMuch
+		}
 		for k := range r.Records {
 			c := &r.Records[k]
 			f.records = append(f.records, source{i, c.Kind, c.Volume, c.Off, c.Len, c.DataOffset()})
@@ -109,6 +121,9 @@ func (f *folder) survey(n int) error {
 }
 
 func (f *folder) load(i int) error {
+	if err := f.ctx.Err(); err != nil {
+		return err
+	}
 	b, err := f.fetch(i, f.buf[:0])
 	if err != nil {
 		return err
@@ -118,9 +133,15 @@ func (f *folder) load(i int) error {
 }
 
 // settle finds, newest first, what is live of each record.
-func (f *folder) settle(n int) {
+func (f *folder) settle(n int) error {
 	covers := map[uint32]*cover.Cover{}
 	for i := len(f.records) - 1; i >= 0; i-- {
+		if len(f.live) > maxRecords {
+			return errTooMuch
+		}
+		if err := f.ctx.Err(); err != nil {
+			return err
+		}
 		r := &f.records[i]
 		c := covers[r.volume]
 		if c == nil {
@@ -137,6 +158,7 @@ func (f *folder) settle(n int) {
 		}
 		f.first = append(f.first, k)
 	}
+	return nil
 }
 
 // take adds what is live of frame i.

@@ -2,6 +2,7 @@ package fold
 
 import (
 	"bytes"
+	"context"
 	"hash/crc32"
 	"math/rand/v2"
 	"slices"
@@ -146,7 +147,7 @@ func TestModel(t *testing.T) {
 			copy(r.images[v], before[v])
 		}
 		r.random(rnd, 1+rnd.IntN(30))
-		b, h, err := Frames(nil, len(r.frames), change.Effort(rnd.IntN(2)), r.fetch)
+		b, h, err := Frames(t.Context(), nil, len(r.frames), change.Effort(rnd.IntN(2)), r.fetch)
 		if err != nil || h.Bytes() != int64(len(b)) {
 			t.Fatal(h, err)
 		}
@@ -164,7 +165,7 @@ func TestShrinks(t *testing.T) {
 	for range 50 {
 		r.frame(change.Change{Kind: change.Write, Volume: 1, Len: uint32(len(data)), Data: [][]byte{data}})
 	}
-	b, _, err := Frames([]byte("before"), len(r.frames), change.Quick, r.fetch)
+	b, _, err := Frames(t.Context(), []byte("before"), len(r.frames), change.Quick, r.fetch)
 	if err != nil || string(b[:6]) != "before" {
 		t.Fatal(err)
 	}
@@ -174,7 +175,7 @@ func TestShrinks(t *testing.T) {
 	}
 	var last segment.Fold
 	r.frame(change.Change{Kind: change.Trim, Volume: 1, Len: 1 << 15})
-	if b, _, err = Frames(nil, len(r.frames), change.Quick, r.fetch); err != nil || last.Reset(b) != nil || last.PlainBytes != 0 || last.Parts() != 1 {
+	if b, _, err = Frames(t.Context(), nil, len(r.frames), change.Quick, r.fetch); err != nil || last.Reset(b) != nil || last.PlainBytes != 0 || last.Parts() != 1 {
 		t.Errorf("all trimmed: %v, %+v", err, last.FoldHeader)
 	}
 }
@@ -201,7 +202,7 @@ func TestRefuses(t *testing.T) {
 			r.frame(write(1), write(7))
 		}
 		tt.do(r)
-		if _, _, err := Frames(nil, len(r.frames), change.Quick, r.fetch); !fail.Is(err, tt.kind) {
+		if _, _, err := Frames(t.Context(), nil, len(r.frames), change.Quick, r.fetch); !fail.Is(err, tt.kind) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -216,7 +217,7 @@ func TestSourceChanges(t *testing.T) {
 	other.frame(change.Change{Kind: change.Write, Volume: 7, Len: 4096, Data: [][]byte{make([]byte, 4096)}})
 	other.frame(change.Change{Kind: change.Write, Volume: 7, Len: 4096, Data: [][]byte{make([]byte, 4096)}})
 	calls := 0
-	_, _, err := Frames(nil, 1, change.Quick, func(_ int, buf []byte) ([]byte, error) {
+	_, _, err := Frames(t.Context(), nil, 1, change.Quick, func(_ int, buf []byte) ([]byte, error) {
 		if calls++; calls == 2 {
 			return other.fetch(1, buf)
 		}
@@ -272,8 +273,30 @@ func BenchmarkFrames(b *testing.B) {
 	}
 	b.SetBytes(int64(total))
 	for b.Loop() {
-		if _, _, err := Frames(nil, len(r.frames), change.Quick, r.fetch); err != nil {
+		if _, _, err := Frames(b.Context(), nil, len(r.frames), change.Quick, r.fetch); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestManyRecords: a run of too many records is refused before it costs memory, and
+// one that ends is stopped.
+func TestManyRecords(t *testing.T) {
+	r := newRun(change.CodecNone)
+	var changes []change.Change
+	for i := range int64(60000) {
+		changes = append(changes, change.Change{Kind: change.Zero, Volume: 3, Off: i * 4096, Len: 512})
+	}
+	r.images[3] = make([]byte, 60000*4096)
+	for range 5 {
+		r.frame(changes...)
+	}
+	if _, _, err := Frames(t.Context(), nil, len(r.frames), change.Quick, r.fetch); !fail.Is(err, fail.Invalid) {
+		t.Errorf("too many records: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := Frames(ctx, nil, 1, change.Quick, r.fetch); err != context.Canceled {
+		t.Errorf("cancelled: %v", err)
 	}
 }

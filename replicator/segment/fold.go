@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"slices"
 
 	"github.com/zeebo/xxh3"
 
@@ -82,6 +83,11 @@ func EncodeFold(dst []byte, h *FoldHeader, headers []byte, records []change.Reco
 	for at := 0; at < len(headers); at += change.HeaderBytes {
 		change.Unlink(headers[at:][:change.HeaderBytes])
 	}
+	size := FoldHeaderBytes + len(headers) + len(records)*foldRecordBytes
+	for i := range blocks {
+		size += foldBlockBytes + len(blocks[i].Data)
+	}
+	dst = slices.Grow(dst, size)
 	at, le := len(dst), binary.LittleEndian
 	dst = append(dst, make([]byte, FoldHeaderBytes)...)
 	dst = change.Zstd(change.Quick, dst, headers)

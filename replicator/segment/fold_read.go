@@ -1,8 +1,10 @@
 package segment
 
 import (
+	"cmp"
 	"encoding/binary"
 	"hash/crc32"
+	"slices"
 
 	"github.com/zeebo/xxh3"
 
@@ -66,7 +68,7 @@ func (f *Fold) follow() error {
 		return badFold(FoldHeaderBytes, "chain does not decompress: %v", err)
 	}
 	at := change.Point{LSN: f.FirstLSN - 1, Hash: f.Prev}
-	bytes, plain := int64(0), int64(0)
+	bytes, plain, begin, end := int64(0), int64(0), int64(0), int64(0)
 	for i := 0; i < n; i += change.HeaderBytes {
 		h, hash, err := change.Relink(f.chain[i:][:change.HeaderBytes], at.Hash)
 		if err != nil {
@@ -75,10 +77,17 @@ func (f *Fold) follow() error {
 		if err := h.Follows(at); err != nil || h.Stream != f.Stream {
 			return badFold(FoldHeaderBytes, "frame %d of the chain does not follow: stream %s, LSN %d after %d", i/change.HeaderBytes, h.Stream, h.FirstLSN, at.LSN)
 		}
+		if h.Flags&change.FlagMarks != 0 {
+			return badFold(FoldHeaderBytes, "frame %d of the chain holds a mark", i/change.HeaderBytes)
+		}
+		if i == 0 {
+			begin = h.FirstTime
+		}
+		end = h.LastTime
 		at = change.Point{LSN: h.LastLSN, Hash: hash}
 		bytes, plain = bytes+int64(h.FrameBytes()), plain+int64(h.PlainBytes)
 	}
-	if at != (change.Point{LSN: f.LastLSN, Hash: f.Last}) || bytes != f.FrameBytes || plain != f.FramePlainBytes {
+	if at != (change.Point{LSN: f.LastLSN, Hash: f.Last}) || bytes != f.FrameBytes || plain != f.FramePlainBytes || begin != f.FirstTime || end != f.LastTime {
 		return badFold(FoldHeaderBytes, "the chain leads to %v in place of LSN %d hash %s", at, f.LastLSN, f.Last)
 	}
 	return nil
@@ -103,7 +112,7 @@ func (f *Fold) parseRecords() error {
 			Volume: le.Uint32(b[16:]), Kind: change.Kind(b[20])}
 		data := r.Kind == change.Write
 		switch {
-		case r.Off < 0 || r.Off+int64(r.Len) < r.Off || r.Len == 0 || (data && r.DataLen != r.Len) || (!data && r.DataLen != 0):
+		case r.Off < 0 || r.Off > change.MaxOffset-int64(r.Len) || r.Len == 0 || (data && r.DataLen != r.Len) || (!data && r.DataLen != 0):
 			return badFold(int64(at), "%v of %d bytes at %d with %d bytes of data", r.Kind, r.Len, r.Off, r.DataLen)
 		case r.Kind < change.Write || r.Kind > change.Trim:
 			return foldUnsupported("record %v", r.Kind)
@@ -137,6 +146,25 @@ func (f *Fold) parseBlocks() error {
 	}
 	if end != int64(len(f.raw)) {
 		return badFold(table, "blocks end at byte %d of %d", end, len(f.raw))
+	}
+	return nil
+}
+
+// overlap returns an error where two records have a byte in common.
+func (f *Fold) overlap() error {
+	order := make([]int, len(f.Records))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		x, y := &f.Records[a], &f.Records[b]
+		return cmp.Or(cmp.Compare(x.Volume, y.Volume), cmp.Compare(x.Off, y.Off))
+	})
+	for i := 1; i < len(order); i++ {
+		x, y := &f.Records[order[i-1]], &f.Records[order[i]]
+		if x.Volume == y.Volume && x.Off+int64(x.Len) > y.Off {
+			return badFold(FoldHeaderBytes, "two records have byte %d of volume %d", y.Off, y.Volume)
+		}
 	}
 	return nil
 }

@@ -155,6 +155,10 @@ func TestFoldRefuses(t *testing.T) {
 		{"frames", func(b []byte) { b[96] = 3 }, fail.Damaged, "chain does not decompress"},
 		{"many frames", func(b []byte) { le.PutUint32(b[96:], 1<<30) }, fail.Damaged, "frames"},
 		{"plain bytes", func(b []byte) { le.PutUint64(b[112:], 1<<40) }, fail.Damaged, "plain"},
+		{"overlap", func(b []byte) { le.PutUint64(b[records+foldRecordBytes:], 50) }, fail.Damaged, "two records"},
+		{"far away", func(b []byte) { le.PutUint64(b[records:], 1<<62-10) }, fail.Damaged, "bytes of data"},
+		{"first time", func(b []byte) { b[48]++ }, fail.Damaged, "the chain leads to"},
+		{"last time", func(b []byte) { b[56]++ }, fail.Damaged, "the chain leads to"},
 		{"frame bytes", func(b []byte) { b[144]++ }, fail.Damaged, "the chain leads to"},
 		{"blocks", func(b []byte) { b[104]++ }, fail.Damaged, "blocks for"},
 		{"record length", func(b []byte) { b[records+8]-- }, fail.Damaged, "bytes of data"},
@@ -170,6 +174,9 @@ func TestFoldRefuses(t *testing.T) {
 		sealFold(b)
 		var f Fold
 		err := f.Reset(b)
+		if err == nil {
+			err = f.overlap()
+		}
 		for i := 0; err == nil && i < f.Parts(); i++ {
 			_, _, err = f.Part(i, nil)
 		}

@@ -56,10 +56,12 @@ func (w *walker) entry(obj []byte, i int) (c Checked) {
 		if c.Err = w.x.Fold(&w.fold, body, i); c.Err != nil {
 			return c
 		}
+		c.Err = w.fold.overlap()
 		for part := range w.fold.Parts() {
-			if _, w.plain, c.Err = w.fold.Part(part, w.plain); c.Err != nil {
+			if c.Err != nil {
 				break
 			}
+			_, w.plain, c.Err = w.fold.Part(part, w.plain)
 		}
 		if c.Err == nil {
 			c.Fold = &w.fold

@@ -140,7 +140,7 @@ func (h *history) fold() {
 	runs := map[change.StreamID][]int{}
 	end := func(id change.StreamID) {
 		if run := runs[id]; len(run) > 0 {
-			b, fh, err := fold.Frames(nil, len(run), change.Quick, func(i int, buf []byte) ([]byte, error) { return append(buf, h.bodies[run[i]]...), nil })
+			b, fh, err := fold.Frames(h.t.Context(), nil, len(run), change.Quick, func(i int, buf []byte) ([]byte, error) { return append(buf, h.bodies[run[i]]...), nil })
 			if err != nil {
 				h.t.Fatal(err)
 			}

@@ -65,8 +65,9 @@ type StreamPart struct {
 	LastTime    time.Time        `json:"last_time"`
 	StoredBytes int64            `json:"stored_bytes"` // of the frames, as they lie there
 	PlainBytes  int64            `json:"plain_bytes"`  // of their data
-	// Folds stand for some of the frames, whose bytes were FoldedBytes.
+	// Folds of FoldBytes stand for some of the frames, whose bytes were FoldedBytes.
 	Folds       int   `json:"folds,omitempty"`
+	FoldBytes   int64 `json:"fold_bytes,omitempty"`
 	FoldedBytes int64 `json:"folded_bytes,omitempty"`
 }
 
@@ -81,6 +82,7 @@ func (p *StreamPart) add(o *StreamPart) {
 	p.StoredBytes += o.StoredBytes
 	p.PlainBytes += o.PlainBytes
 	p.Folds += o.Folds
+	p.FoldBytes += o.FoldBytes
 	p.FoldedBytes += o.FoldedBytes
 	for k, n := range o.Kinds {
 		p.Kinds[k] += n

@@ -208,7 +208,7 @@ func partOf(f *change.Frame) StreamPart {
 func partOfFold(f *segment.Fold) StreamPart {
 	p := StreamPart{Stream: f.Stream, Frames: int(f.Frames), Folds: 1, Records: int64(len(f.Records)), Kinds: map[string]int64{},
 		FirstLSN: f.FirstLSN, LastLSN: f.LastLSN, FirstTime: time.Unix(0, f.FirstTime).UTC(), LastTime: time.Unix(0, f.LastTime).UTC(),
-		StoredBytes: f.Bytes(), PlainBytes: f.PlainBytes, FoldedBytes: f.FrameBytes}
+		StoredBytes: f.Bytes(), PlainBytes: f.PlainBytes, FoldBytes: f.Bytes(), FoldedBytes: f.FrameBytes}
 	for i := range f.Records {
 		p.Kinds[f.Records[i].Kind.String()]++
 	}

@@ -18,6 +18,8 @@ type Point struct {
 	Epoch  uint64
 	LSN    uint64
 	Time   time.Time // of the last frame that it contains
+	// Note says, for people, why this is not quite what was asked for; "" where it is.
+	Note string
 	// Before is the LSN that was asked for, where the log has no point there because
 	// of a resync, and this one is the last before; else 0.
 	Before uint64
@@ -48,7 +50,7 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 		if l.Damage != nil && kind != fail.Invalid {
 			return p, l.lost("--at "+at, v)
 		}
-		hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", v.FirstLSN, r.FirstTime.UTC().Format(time.RFC3339), r.LastLSN, r.LastTime.UTC().Format(time.RFC3339))
+		hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", l.FirstPoint(v), r.FirstTime.UTC().Format(time.RFC3339), r.LastLSN, r.LastTime.UTC().Format(time.RFC3339))
 		return p, fail.New(kind, "resolve", "--at "+at, why).WithHint(hint)
 	}
 	switch {
@@ -73,6 +75,13 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 		if p.LSN == 0 && (!ok || t.Before(r.FirstTime)) && t.Before(v.Created) {
 			return bad(fail.NotFound, "before the volume was protected")
 		}
+		if e := l.foldAt(v, t); e != nil {
+			p.Note = fmt.Sprintf("writes from %s to %s were folded while replication was behind: this is the last point before them, the next is LSN %d",
+				time.Unix(0, e.FirstTime).UTC().Format(time.RFC3339Nano), time.Unix(0, e.LastTime).UTC().Format(time.RFC3339Nano), e.LastLSN)
+			if p.LSN < v.FirstLSN && e.LastLSN >= v.FirstLSN {
+				return bad(fail.NotFound, "the volume's first points were folded while replication was behind")
+			}
+		}
 	default:
 		b := l.State.Bookmarks[v.Group+"/"+at]
 		if b == nil {
@@ -93,7 +102,11 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 			return p, fail.New(fail.NotFound, "resolve", "--at "+at, fmt.Sprintf("the log has no point between LSN %d and the end of the resync: the primary's WAL had overflowed", r.After)).
 				WithHint(fmt.Sprintf("the point before is LSN %d (%s); %s", r.After, l.timeOf(v, r.After).UTC().Format(time.RFC3339Nano), until))
 		}
+		if b := l.State.Bookmarks[v.Group+"/"+at]; b != nil {
+			return bad(fail.NotFound, fmt.Sprintf("its mark, LSN %d, was lost when the primary's WAL overflowed: it is no point", p.LSN))
+		}
 		p.LSN, p.Before = r.After, p.LSN
+		p.Note = fmt.Sprintf("a resync has left no point at LSN %d: this is the last one before", p.Before)
 	}
 	if before, after, exact := l.exact(v.Stream, p.LSN); !exact {
 		why := fmt.Sprintf("writes around LSN %d were folded while replication was behind: it is no point any more", p.LSN)
@@ -122,6 +135,27 @@ func (l *Log) resyncing(id change.StreamID, lsn uint64) *state.Resync {
 		}
 	}
 	return nil
+}
+
+// foldAt returns the fold in whose time t lies, nil where there is none.
+func (l *Log) foldAt(v *state.Volume, t time.Time) *segment.Entry {
+	f := l.Frames[v.Stream]
+	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastTime > t.UnixNano() })
+	if n == len(f) {
+		return nil
+	}
+	if e := f[n].entry(); e.Kind == segment.FoldEntry && e.FirstTime <= t.UnixNano() {
+		return e
+	}
+	return nil
+}
+
+// FirstPoint is the first LSN at which a volume can be restored.
+func (l *Log) FirstPoint(v *state.Volume) uint64 {
+	if _, after, exact := l.exact(v.Stream, v.FirstLSN); !exact {
+		return after
+	}
+	return v.FirstLSN
 }
 
 // exact reports whether an LSN is a recovery point, and where it is not, because it

@@ -7,9 +7,11 @@ import (
 	"runtime"
 	"slices"
 	"sort"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -80,9 +82,10 @@ func (l *Log) Plan(p Point) *Plan {
 }
 
 const (
-	// fetchAhead bounds the objects in memory, each up to a segment's size
-	// compressed and a few times that plain.
+	// fetchAhead bounds the objects that are read ahead, and fetchBytes what is in
+	// memory of them, but for one larger object.
 	fetchAhead = 4
+	fetchBytes = 64 << 20
 	// decodeAhead bounds the decoded frames that wait to be written.
 	decodeAhead = 32
 )
@@ -130,12 +133,19 @@ func (l *Log) Restore(ctx context.Context, pl *Plan, t Target, progress Progress
 type fetch struct {
 	part *part
 	body chan []byte // one
+	done func()      // it is not needed any more
 }
 
 // fetchParts reads the parts, newest first, a few at once.
 func (l *Log) fetchParts(ctx context.Context, g *errgroup.Group, pl *Plan, out chan<- fetch) error {
+	memory := semaphore.NewWeighted(fetchBytes)
 	for i := len(pl.parts) - 1; i >= 0; i-- {
 		f := fetch{part: &pl.parts[i], body: make(chan []byte, 1)}
+		weight := min(f.part.hi-f.part.lo, fetchBytes)
+		if err := memory.Acquire(ctx, weight); err != nil {
+			return err
+		}
+		f.done = func() { memory.Release(weight) }
 		select {
 		case out <- f:
 		case <-ctx.Done():
@@ -168,6 +178,7 @@ type decode struct {
 func (l *Log) decodeParts(ctx context.Context, g *errgroup.Group, pl *Plan, in <-chan fetch, out chan<- *decode) error {
 	workers := make(chan struct{}, runtime.GOMAXPROCS(0))
 	for f := range in {
+		var opening sync.WaitGroup // what refers to the body
 		var body []byte
 		select {
 		case body = <-f.body:
@@ -199,7 +210,9 @@ func (l *Log) decodeParts(ctx context.Context, g *errgroup.Group, pl *Plan, in <
 				case <-ctx.Done():
 					return ctx.Err()
 				}
+				opening.Add(1)
 				g.Go(func() error {
+					defer opening.Done()
 					defer func() { <-workers }()
 					if err := do(d); err != nil {
 						return at(err)
@@ -214,6 +227,11 @@ func (l *Log) decodeParts(ctx context.Context, g *errgroup.Group, pl *Plan, in <
 				}
 			}
 		}
+		g.Go(func() error {
+			opening.Wait()
+			f.done()
+			return nil
+		})
 	}
 	return nil
 }
@@ -281,6 +299,9 @@ func (l *Log) settleFrames(ctx context.Context, pl *Plan, in <-chan *decode, out
 			e := &d.extents[i]
 			if e.Volume != pl.Point.Volume.Number {
 				continue
+			}
+			if e.Off > pl.Point.Volume.SizeBytes-e.Len {
+				return fail.New(fail.Damaged, "restore", pl.Point.Volume.Name, fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", e.Len, e.Off, pl.Point.Volume.SizeBytes))
 			}
 			res.Records++
 			c.Settle(e.Off, e.Len, func(off, n int64) {

@@ -2,6 +2,7 @@ package uploader
 
 import (
 	"cmp"
+	"context"
 	"runtime"
 	"slices"
 	"time"
@@ -33,6 +34,9 @@ const (
 	// slowRequest: an object that takes longer says that the link is slow, or
 	// was away.
 	slowRequest = time.Second
+	// minSaving: a fold that saves less than one part in so many is not worth the
+	// points that it costs.
+	minSaving = 10
 	// guessedFoldRate is assumed per core until it is measured.
 	guessedFoldRate = 60 << 20
 )
@@ -41,8 +45,16 @@ const (
 // unknown), and bytes of frames per second that were folded.
 type pace struct{ link, fold float64 }
 
-func newPace() pace {
-	return pace{fold: guessedFoldRate * float64(min(runtime.GOMAXPROCS(0), 4))}
+func newPace() pace { return pace{fold: guessedFold()} }
+
+func guessedFold() float64 { return guessedFoldRate * float64(min(runtime.GOMAXPROCS(0), 4)) }
+
+// forget moves a fold rate that was measured low back towards the guess: it may have
+// been a passing cause, and nothing measures it while nothing is folded.
+func (p *pace) forget() {
+	if p.fold < guessedFold() {
+		p.fold += (guessedFold() - p.fold) / 50
+	}
 }
 
 // sample moves a rate towards its newest measurement.
@@ -104,11 +116,16 @@ func (u *Uploader) folding() (effort change.Effort, windowBytes int, on bool) {
 
 // assemble makes the next object's parts of what was collected. Where too much is
 // left of a large window, it takes less of it, and the next window is smaller.
-func (u *Uploader) assemble() (entries []journal.Entry, parts []part, err error) {
+func (u *Uploader) assemble(ctx context.Context) (entries []journal.Entry, parts []part, err error) {
 	effort, _, on := u.folding()
+	if !on {
+		u.mu.Lock()
+		u.pace.forget()
+		u.mu.Unlock()
+	}
 	entries = u.batch
 	for {
-		if parts, err = u.parts(entries, effort, on); err != nil {
+		if parts, err = u.parts(ctx, entries, effort, on); err != nil {
 			return nil, nil, err
 		}
 		size := 2*segment.HeadBytes + segment.TrailerBytes + len(parts)*(segment.EntryBytes+segment.StreamBytes)
@@ -119,9 +136,15 @@ func (u *Uploader) assemble() (entries []journal.Entry, parts []part, err error)
 			break
 		}
 		entries = entries[:len(entries)/2]
-		u.window = safeWindowBytes / 2
+		u.window = safeWindowBytes
 	}
-	u.window = min(2*u.window, maxWindowBytes)
+	u.window = min(u.window+u.window/16, maxWindowBytes)
+	u.mu.Lock()
+	for i := range parts {
+		u.status.FoldedFrom += parts[i].foldedFrom
+		u.status.FoldedTo += int64(len(parts[i].fold))
+	}
+	u.mu.Unlock()
 	return entries, parts, nil
 }
 
@@ -131,10 +154,12 @@ type part struct {
 	segment.Entry
 	from *journal.Entry // of the journal
 	fold []byte
+	// foldedFrom is what the fold's frames had.
+	foldedFrom int64
 }
 
 // parts turns the journal's entries into those of an object.
-func (u *Uploader) parts(entries []journal.Entry, effort change.Effort, folding bool) ([]part, error) {
+func (u *Uploader) parts(ctx context.Context, entries []journal.Entry, effort change.Effort, folding bool) ([]part, error) {
 	out := make([]part, 0, len(entries))
 	if !folding {
 		for i := range entries {
@@ -147,7 +172,7 @@ func (u *Uploader) parts(entries []journal.Entry, effort change.Effort, folding 
 	var err error
 	end := func(id change.StreamID) {
 		if err == nil {
-			out, err = u.foldRun(out, runs[id], effort)
+			out, err = u.foldRun(ctx, out, runs[id], effort)
 		}
 		runs[id] = runs[id][:0]
 	}
@@ -179,7 +204,7 @@ func (u *Uploader) everyWrite() map[change.StreamID]bool {
 	keep := map[change.StreamID]bool{}
 	u.o.Journal.View(func(s *state.State) {
 		for id, st := range s.Streams {
-			if g := s.Groups[st.Group]; g == nil || g.PITR == state.PITREveryWrite {
+			if g := s.Groups[st.Group]; g == nil || g.PITR != state.PITRFold {
 				keep[id] = true
 			}
 		}
@@ -187,9 +212,10 @@ func (u *Uploader) everyWrite() map[change.StreamID]bool {
 	return keep
 }
 
-// foldRun appends a run of a stream's frames as one fold, or as they are where
-// nothing is saved.
-func (u *Uploader) foldRun(out []part, run []*journal.Entry, effort change.Effort) ([]part, error) {
+// foldRun appends a run of a stream's frames as one fold, or as they are where that
+// saves little, or cannot be: what the journal has accepted is uploaded, even if it is
+// damaged.
+func (u *Uploader) foldRun(ctx context.Context, out []part, run []*journal.Entry, effort change.Effort) ([]part, error) {
 	if len(run) == 0 {
 		return out, nil
 	}
@@ -197,14 +223,23 @@ func (u *Uploader) foldRun(out []part, run []*journal.Entry, effort change.Effor
 	for _, e := range run {
 		size += int(e.Bytes)
 	}
-	b, h, err := fold.Frames(nil, len(run), effort, func(i int, buf []byte) ([]byte, error) {
+	b, h, err := fold.Frames(ctx, nil, len(run), effort, func(i int, buf []byte) ([]byte, error) {
 		buf = slices.Grow(buf[:0], int(run[i].Bytes))[:run[i].Bytes]
 		return buf, u.o.Journal.Fetch(run[i], buf)
 	})
-	if err != nil && !fail.Is(err, fail.Invalid) {
-		return out, err
+	if ctx.Err() != nil {
+		return out, ctx.Err()
 	}
-	if err != nil || (len(b)+segment.HeadBytes > size && u.o.FoldFromBytes >= 0) {
+	if err != nil && !fail.Is(err, fail.Invalid) {
+		u.o.Logger.Error("frames that cannot be folded; they are uploaded as they are", "target", u.o.Target,
+			"first_index", run[0].Index, "last_index", run[len(run)-1].Index, "err", err)
+	}
+	if size >= rateSampleBytes {
+		u.mu.Lock()
+		sample(&u.pace.fold, size, time.Since(began))
+		u.mu.Unlock()
+	}
+	if err != nil || (len(b) > size-size/minSaving && u.o.FoldFromBytes >= 0) {
 		for _, e := range run {
 			out = append(out, part{Entry: e.Entry, from: e})
 		}
@@ -212,10 +247,5 @@ func (u *Uploader) foldRun(out []part, run []*journal.Entry, effort change.Effor
 	}
 	e := segment.FoldEntryOf(h)
 	e.Index = run[len(run)-1].Index
-	u.mu.Lock()
-	sample(&u.pace.fold, size, time.Since(began))
-	u.status.FoldedFrom += int64(size)
-	u.status.FoldedTo += int64(len(b))
-	u.mu.Unlock()
-	return append(out, part{Entry: e, fold: b}), nil
+	return append(out, part{Entry: e, fold: b, foldedFrom: int64(size)}), nil
 }

@@ -58,7 +58,7 @@ func (u *Uploader) launch(ctx context.Context, g *errgroup.Group) error {
 		if err := u.collect(); err != nil { // what came while we waited
 			return err
 		}
-		ob, err := u.build()
+		ob, err := u.build(ctx)
 		if err != nil {
 			return err
 		}
@@ -103,8 +103,8 @@ func (u *Uploader) collect() error {
 }
 
 // build encodes the collected entries as the object of the next position.
-func (u *Uploader) build() (*object, error) {
-	entries, parts, err := u.assemble()
+func (u *Uploader) build(ctx context.Context) (*object, error) {
+	entries, parts, err := u.assemble(ctx)
 	if err != nil {
 		return nil, err
 	}
