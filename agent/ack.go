@@ -48,10 +48,10 @@ type ackState struct {
 // is one beyond this host. Called with mu held.
 func (s *stream) promised(lsn uint64) (kept, stronger bool) {
 	switch s.conf.Ack {
-	case AckJournal:
-		return s.ship.voters >= MinVoters && s.ship.committed.LSN >= lsn, true
+	case AckJournal: // what a resync has not brought there yet is not there
+		return s.ship.voters >= MinVoters && s.ship.committed.LSN >= lsn && (s.over == nil || s.over.ended), true
 	case AckRemote:
-		return s.ship.durable >= lsn, true
+		return s.remote() >= lsn, true
 	}
 	return true, false
 }

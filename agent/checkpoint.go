@@ -148,10 +148,15 @@ func (a *Agent) trim() {
 // acked takes the journal's word for what it no longer needs.
 func (s *stream) acked(ack *change.Ack) {
 	s.mu.Lock()
-	if s.ship.committed != ack.Committed {
-		s.ship.moved = time.Now()
+	if ack.Committed.LSN >= s.ship.committed.LSN { // else it is older than what Attached said
+		if s.ship.committed != ack.Committed {
+			s.ship.moved = time.Now()
+		}
+		s.ship.committed, s.ship.sound = ack.Committed, !ack.Unsound
 	}
-	s.ship.committed, s.ship.voters, s.ship.sound = ack.Committed, ack.Voters, !ack.Unsound
+	s.ship.voters = ack.Voters
+	o := s.over // the journal took all of it after all: a new session ends the overflow
+	whole := o != nil && !o.ended && !o.copying && s.ship.sound && s.ship.committed.LSN >= o.upto.LSN
 	s.ship.released = max(s.ship.released, ack.Released)
 	s.ship.durable = max(s.ship.durable, ack.Durable)
 	s.gone.drop(s.ship.durable)
@@ -160,4 +165,9 @@ func (s *stream) acked(ack *change.Ack) {
 	s.mu.Unlock()
 	s.shipped.Broadcast()
 	s.regain()
+	if whole {
+		s.a.mu.Lock()
+		s.a.restartSessions()
+		s.a.mu.Unlock()
+	}
 }

@@ -38,6 +38,7 @@ type overflow struct {
 
 	copying       bool  // a resync is at it
 	copied, total int64 // bytes of it
+	err           error // why the resync does not get on
 	ended         bool  // the journal has ResyncEnd; the rest waits for the targets
 	mark          uint64
 }
@@ -67,9 +68,31 @@ func (s *stream) spill(now time.Time) error {
 	if len(drop) == 0 {
 		return nil
 	}
+	err := s.drop(drop, next)
+	s.mu.Lock()
+	first := s.over == nil || s.over.ended
+	if err == nil {
+		s.over = next
+	}
+	s.dropping = 0
+	s.mu.Unlock()
+	if err == nil && first {
+		s.a.opts.Logger.Error("the WAL is full and the journal takes nothing: from here on only which blocks changed is kept", "group", s.conf.Group,
+			"after_lsn", next.known[0].LSN, "err", s.a.shipError())
+	}
+	return err
+}
+
+// drop enters frames into an overflow and makes that durable. Whatever of them the
+// journal may have been sent is where it may stand; no more is sent from here on.
+func (s *stream) drop(frames []frameRef, o *overflow) error {
+	s.mu.Lock()
+	s.dropping = frames[len(frames)-1].last
+	sent := s.ship.mayHave
+	s.mu.Unlock()
 	var f change.Frame
 	var buf []byte
-	for _, r := range drop {
+	for i, r := range frames {
 		var err error
 		if buf, err = s.a.wal.Read(r.wal, buf); err == nil {
 			err = f.Reset(buf)
@@ -77,20 +100,20 @@ func (s *stream) spill(now time.Time) error {
 		if err != nil {
 			return fail.At("make room for", "group "+s.conf.Group, err)
 		}
-		s.enter(next, &f)
+		here := change.Point{LSN: f.LastLSN, Hash: f.Hash}
+		if before := (change.Point{LSN: f.FirstLSN - 1, Hash: f.Prev}); i == 0 && !slices.Contains(o.known, before) {
+			o.known = append(o.known, before)
+		}
+		if here.LSN <= sent {
+			if len(o.known) >= maxKnown {
+				break // without its point the journal could not be recognised there
+			}
+			o.known = append(o.known, here)
+		}
+		o.upto = here
+		s.a.note(o.maps, &f)
 	}
-	if err := s.saveOverflow(next); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	first := s.over == nil
-	s.over = next
-	s.mu.Unlock()
-	if first {
-		s.a.opts.Logger.Error("the WAL is full and the journal takes nothing: from here on only which blocks changed is kept", "group", s.conf.Group,
-			"after_lsn", next.known[0].LSN, "err", s.a.shipError())
-	}
-	return nil
+	return s.saveOverflow(o)
 }
 
 // spillable returns the frames to drop, and the overflow that they are to be
@@ -103,6 +126,13 @@ func (s *stream) spillable(now time.Time) ([]frameRef, *overflow) {
 		now.Sub(s.ship.moved) < s.a.opts.SpillAfter {
 		return nil, nil
 	}
+	for _, r := range s.refs { // an idle stream's journal takes nothing either
+		if r.last > s.ship.committed.LSN && time.Duration(sinceStart()-r.at) < s.a.opts.SpillAfter && (s.over == nil || s.over.ended) {
+			return nil, nil
+		} else if r.last > s.ship.committed.LSN {
+			break
+		}
+	}
 	var can []frameRef
 	for _, r := range s.refs {
 		if r.last > s.ckpt.Applied.LSN {
@@ -112,7 +142,7 @@ func (s *stream) spillable(now time.Time) ([]frameRef, *overflow) {
 			can = append(can, r)
 		}
 	}
-	if len(can) == 0 || (s.over != nil && len(s.over.known) >= maxKnown && s.ship.sent > s.over.upto.LSN) {
+	if len(can) == 0 || (s.over != nil && len(s.over.known) >= maxKnown-2 && s.ship.mayHave > s.over.upto.LSN) {
 		return nil, nil
 	}
 	next := &overflow{known: []change.Point{s.ship.committed}, since: can[0].time, at: can[0].at, maps: map[uint32]*dirtyMap{}}
@@ -127,20 +157,8 @@ func (s *stream) spillable(now time.Time) ([]frameRef, *overflow) {
 		}
 	}
 	next.gen++
-	next.copying, next.copied, next.total = false, 0, 0
+	next.copying, next.copied, next.total, next.err = false, 0, 0, nil
 	return can[:(len(can)+1)/2], next
-}
-
-// enter puts a frame's extents into the bitmap.
-func (s *stream) enter(o *overflow, f *change.Frame) {
-	o.upto = change.Point{LSN: f.LastLSN, Hash: f.Hash}
-	s.mu.Lock()
-	sent := s.ship.mayHave
-	s.mu.Unlock()
-	if f.LastLSN <= sent && len(o.known) < maxKnown {
-		o.known = append(o.known, o.upto)
-	}
-	s.a.note(o.maps, f)
 }
 
 func (s *stream) saveOverflow(o *overflow) error {
@@ -180,6 +198,7 @@ type Overflow struct {
 	Bytes       int64 // that changed
 	Copying     bool  // a resync runs
 	CopiedBytes int64
+	Err         error // why a resync does not get on
 }
 
 // overflowStatus is nil where there is none. Called with mu held.
@@ -188,7 +207,7 @@ func (s *stream) overflowStatus() *Overflow {
 	if o == nil {
 		return nil
 	}
-	out := &Overflow{After: o.known[0].LSN, Since: time.Unix(0, o.since), Bytes: o.total, Copying: o.copying || o.ended, CopiedBytes: o.copied}
+	out := &Overflow{After: o.known[0].LSN, Since: time.Unix(0, o.since), Bytes: o.total, Copying: o.copying || o.ended, CopiedBytes: o.copied, Err: o.err}
 	if out.Bytes == 0 {
 		for _, m := range o.maps {
 			out.Bytes += m.marked()

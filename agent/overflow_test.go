@@ -130,10 +130,10 @@ func TestKnownPoints(t *testing.T) {
 }
 
 // TestGuard: a copy is refused exactly where somebody wrote to its range after it
-// began.
+// began, or where another copy has begun since.
 func TestGuard(t *testing.T) {
 	v, w := &Volume{}, &Volume{}
-	one := func(vol *Volume, off int64, n uint32, copied bool) []rec {
+	one := func(vol *Volume, off int64, n uint32, copied *guarded) []rec {
 		r := rec{vol: vol, copy: copied}
 		r.Off, r.Len = off, n
 		return []rec{r}
@@ -142,17 +142,26 @@ func TestGuard(t *testing.T) {
 		write []rec
 		hit   bool
 	}{
-		"inside": {one(v, 150, 1, false), true}, "around": {one(v, 0, 500, false), true},
-		"last byte": {one(v, 199, 1, false), true}, "before": {one(v, 0, 100, false), false},
-		"behind": {one(v, 200, 10, false), false}, "another volume": {one(w, 150, 1, false), false},
-		"one of two": {append(one(v, 0, 1, false), one(v, 120, 1, false)...), true},
+		"inside": {one(v, 150, 1, nil), true}, "around": {one(v, 0, 500, nil), true},
+		"last byte": {one(v, 199, 1, nil), true}, "before": {one(v, 0, 100, nil), false},
+		"behind": {one(v, 200, 10, nil), false}, "another volume": {one(w, 150, 1, nil), false},
+		"one of two": {append(one(v, 0, 1, nil), one(v, 120, 1, nil)...), true},
 	} {
-		g := guarded{vol: v, off: 100, end: 200}
-		if err := g.watch(tt.write); err != nil {
+		s := &stream{}
+		g, _ := s.guard(v, 100, 100)
+		if err := s.watch(tt.write); err != nil {
 			t.Errorf("%s: a client's write: %v", name, err)
 		}
-		if err := g.watch(one(v, 100, 100, true)); (err == errWritten) != tt.hit {
+		if err := s.watch(one(v, 100, 100, g)); (err == errWritten) != tt.hit {
 			t.Errorf("%s: %v", name, err)
+		}
+		other, _ := s.guard(v, 300, 100)
+		s.unguard(g)
+		if err := s.watch(one(v, 100, 100, g)); err != errWritten {
+			t.Errorf("%s: a copy that another one has replaced: %v", name, err)
+		}
+		if err := s.watch(one(v, 300, 100, other)); err != nil {
+			t.Errorf("%s: the other one: %v", name, err)
 		}
 	}
 }

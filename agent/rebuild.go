@@ -102,7 +102,7 @@ func Rebuild(fs vfs.FS, dir, name string, streams []StreamConf, volumes []Volume
 	}
 	for _, s := range streams {
 		t := taken[s.ID]
-		c := checkpoint{Version: metaVersion, Applied: t.Point, Lease: t.Lease, Time: clock.Now().UnixNano()}
+		c := checkpoint{Version: metaVersion, Applied: t.Point, Committed: t.Point, Lease: t.Lease, Time: clock.Now().UnixNano()}
 		if err := saveMeta(fs, a.checkpointPath(s.ID), c); err != nil {
 			return err
 		}

@@ -23,6 +23,10 @@ const (
 	// endRetry is how often ResyncEnd is said until the journal has it.
 	endRetry   = 2 * time.Second
 	markResync = "resync ended"
+	// resyncRetry is when a resync that failed is tried again at first, and
+	// maxResyncRetry at last.
+	resyncRetry    = time.Second
+	maxResyncRetry = 30 * time.Second
 )
 
 // enter takes the journal's word on where a stream stands into a session. Where the
@@ -48,7 +52,7 @@ func (ses *session) enter(s *stream, at *change.Attached) (uint64, error) {
 	s.ship.copies = ses.copies
 	o := s.over
 	whole := o != nil && !o.ended && !at.Unsound
-	start := o != nil && !o.ended && at.Unsound && !o.copying
+	start := o != nil && !o.ended && at.Unsound && !o.copying && s.suspended == nil // else the next start with its backing
 	if start {
 		o.copying = true
 	}
@@ -56,12 +60,14 @@ func (ses *session) enter(s *stream, at *change.Attached) (uint64, error) {
 	if o != nil {
 		gen = o.gen
 	}
+	start = start && !s.resyncs
+	s.resyncs = s.resyncs || start
 	s.mu.Unlock()
 	switch {
 	case whole: // the journal had it all: only its word was lost
 		err = s.endOverflow(gen)
 	case start:
-		s.a.spawnCall(func(ctx context.Context) { s.resync(ctx, gen) })
+		s.a.spawnCall(s.resyncLoop)
 	}
 	return from, err
 }
@@ -81,22 +87,37 @@ func (s *stream) gap(at *change.Attached) (to change.Point, gap bool) {
 // errAgain ends a resync that an overflow has overtaken.
 var errAgain = fail.New(fail.Retry, "resync", "", "the WAL overflowed again")
 
-// resync copies what changed, and says so.
-func (s *stream) resync(ctx context.Context, gen int) {
-	err := s.copyChanged(ctx, gen)
-	if err == nil {
-		err = s.finishResync(ctx, gen)
-	}
-	s.mu.Lock()
-	if s.over != nil && s.over.gen == gen {
-		s.over.copying = false
-	}
-	s.mu.Unlock()
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errAgain) {
-		s.a.opts.Logger.Error("resync failed; the next session begins it anew", "group", s.conf.Group, "err", err)
-		s.a.mu.Lock()
-		s.a.restartSessions()
-		s.a.mu.Unlock()
+// resyncLoop copies what changed, and says so, until there is nothing to do. One that
+// fails is tried again; one that an overflow has overtaken begins anew when a session
+// has closed the new gap.
+func (s *stream) resyncLoop(ctx context.Context) {
+	for wait := resyncRetry; ; {
+		s.mu.Lock()
+		o := s.over
+		if o == nil || o.ended || !o.copying || ctx.Err() != nil {
+			s.resyncs = false
+			s.mu.Unlock()
+			return
+		}
+		gen := o.gen
+		s.mu.Unlock()
+		err := s.copyChanged(ctx, gen)
+		if err == nil {
+			err = s.finishResync(ctx, gen)
+		}
+		if err == nil || errors.Is(err, errAgain) || ctx.Err() != nil {
+			wait = resyncRetry
+			continue
+		}
+		s.mu.Lock()
+		o.err = err
+		s.mu.Unlock()
+		s.a.opts.Logger.Error("resync failed; it is tried again", "group", s.conf.Group, "err", err, "in", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+		wait = min(2*wait, maxResyncRetry)
 	}
 }
 
@@ -130,7 +151,7 @@ func (s *stream) copyChanged(ctx context.Context, gen int) error {
 		todo, total = append(todo, work{v, e}), total+n
 	}
 	s.mu.Lock()
-	o.copied, o.total = 0, total
+	o.copied, o.total, o.err = 0, total, nil
 	s.mu.Unlock()
 	for _, w := range todo {
 		for _, e := range w.e {
@@ -170,10 +191,13 @@ var errWritten = fail.New(fail.Retry, "copy", "", "written meanwhile")
 // copyNow logs n bytes of the volume as they are now. It begins again where a
 // client writes to them between its reading and its place in the order.
 func (v *Volume) copyNow(ctx context.Context, off int64, n int) error {
-	for {
+	for tries := 0; ; tries++ {
 		err := v.copyOnce(ctx, off, n)
 		if !errors.Is(err, errWritten) {
 			return err
+		}
+		if tries%16 == 15 {
+			time.Sleep(time.Millisecond) // a very hot place
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -187,8 +211,8 @@ func (v *Volume) copyOnce(ctx context.Context, off int64, n int) error {
 		return err
 	}
 	b := bb.(*buffer)
-	large := v.s.guard(v, off, int64(n))
-	defer v.s.unguard()
+	guard, large := v.s.guard(v, off, int64(n))
+	defer v.s.unguard(guard)
 	if err := v.s.applyTo(ctx, large); err != nil { // a large zero is not in the overlay
 		b.Release()
 		return err
@@ -204,59 +228,62 @@ func (v *Volume) copyOnce(ctx context.Context, off int64, n int) error {
 	}
 	if zero {
 		b.Release()
-		return v.submitCopy(ctx, []rec{{vol: v, Entry: arena.Entry{Kind: change.Trim, Volume: v.conf.Number, Off: off, Len: uint32(n)}}})
+		return v.submitCopy(ctx, guard, []rec{{vol: v, Entry: arena.Entry{Kind: change.Trim, Volume: v.conf.Number, Off: off, Len: uint32(n)}}})
 	}
 	b.split(off)
-	err = v.submitCopy(ctx, b.recs)
+	err = v.submitCopy(ctx, guard, b.recs)
 	b.recycle()
 	return err
 }
 
 // submitCopy submits what was read under the guard.
-func (v *Volume) submitCopy(ctx context.Context, recs []rec) error {
+func (v *Volume) submitCopy(ctx context.Context, guard *guarded, recs []rec) error {
 	for i := range recs {
-		recs[i].copy = true
+		recs[i].copy = guard
 	}
 	return v.submit(ctx, recs, false, func() {})
 }
 
 // guard watches a range for writes until unguard, and returns the newest LSN of a
 // large zero before.
-func (s *stream) guard(v *Volume, off, n int64) uint64 {
+func (s *stream) guard(v *Volume, off, n int64) (*guarded, uint64) {
+	g := &guarded{vol: v, off: off, end: off + n}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.guarded = guarded{vol: v, off: off, end: off + n}
-	return s.lastLarge
+	s.guarded = g
+	return g, s.lastLarge
 }
 
-func (s *stream) unguard() {
+func (s *stream) unguard(g *guarded) {
 	s.mu.Lock()
-	s.guarded = guarded{}
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if s.guarded == g {
+		s.guarded = nil
+	}
 }
 
 // guarded is a range that a resync is copying.
 type guarded struct {
 	vol      *Volume
 	off, end int64
-	hit      bool
+	hit      bool // somebody else has written to it
 }
 
-// watch notes a write to what is guarded, and refuses a copy of what was written
-// meanwhile. Called with mu held, for all records of one request before any has its
-// LSN.
-func (g *guarded) watch(recs []rec) error {
-	if g.vol == nil {
+// watch notes a write to what is guarded, and refuses a copy whose range was written
+// to since, or is not guarded any more. Called with mu held, for all records of one
+// request before any has its LSN.
+func (s *stream) watch(recs []rec) error {
+	if own := recs[0].copy; own != nil {
+		if own != s.guarded || own.hit {
+			return errWritten
+		}
 		return nil
 	}
-	for i := range recs {
-		switch r := &recs[i]; {
-		case r.copy && g.hit:
-			return errWritten
-		case r.copy:
-			return nil
-		case r.vol == g.vol && r.Off < g.end && r.Off+int64(r.Len) > g.off:
-			g.hit = true
+	if g := s.guarded; g != nil && !g.hit {
+		for i := range recs {
+			if r := &recs[i]; r.vol == g.vol && r.Off < g.end && r.Off+int64(r.Len) > g.off {
+				g.hit = true
+			}
 		}
 	}
 	return nil
@@ -280,7 +307,8 @@ func (s *stream) finishResync(ctx context.Context, gen int) error {
 	overtaken := func() bool { return s.over == nil || s.over.gen != gen }
 	err := s.await(ctx, func() bool { return overtaken() || s.ship.committed.LSN >= end })
 	for err == nil {
-		if _, err = s.current(gen); err != nil {
+		var o *overflow
+		if o, err = s.current(gen); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -289,8 +317,8 @@ func (s *stream) finishResync(ctx context.Context, gen int) error {
 		if heard {
 			break
 		}
-		if ses := s.a.liveSession(); ses != nil {
-			_ = ses.conn.Send(uint16(change.MsgResync), change.Encode(change.Resync{Stream: s.conf.ID, End: end})) // a session that fails is replaced
+		if ses := s.a.liveSession(); ses != nil { // one that fails is replaced
+			_ = ses.conn.Send(uint16(change.MsgResync), change.Encode(change.Resync{Stream: s.conf.ID, To: o.upto, End: end}))
 		}
 		select {
 		case <-next:

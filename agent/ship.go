@@ -232,6 +232,8 @@ func (s *stream) attach(at *change.Attached) (uint64, error) {
 	s.ship.released = max(s.ship.released, at.Released)
 	s.ship.durable, s.ship.voters = max(s.ship.durable, at.Durable), at.Voters
 	s.gone.drop(s.ship.durable)
+	s.settleOverflow()
+	s.broadcast()
 	return from, nil
 }
 
@@ -416,7 +418,6 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 		}
 		s.mu.Lock()
 		s.ship.sent = h.LastLSN
-		s.ship.mayHave = max(s.ship.mayHave, h.LastLSN)
 		s.mu.Unlock()
 		item := change.AppendItem{Ref: index, Header: slices.Clone(frame[:change.HeaderBytes])}
 		if ses.copies {
@@ -432,13 +433,17 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 func (s *stream) advance(h *change.Header) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over != nil && s.ship.sent < s.over.upto.LSN && h.FirstLSN > s.ship.sent+1 {
-		return false, errRestart // what was to be sent has been dropped
+	if next := s.ship.sent + 1; next <= s.dropping || (s.over != nil && !s.over.ended && next <= s.over.upto.LSN) {
+		return false, errRestart // what is to be sent has been dropped
 	}
 	if h.FirstLSN > s.ship.sent+1 {
 		s.ship.fault = fail.New(fail.Damaged, "ship", "group "+s.conf.Group, fmt.Sprintf("the WAL goes from LSN %d to %d", s.ship.sent, h.FirstLSN)).
 			WithHint("restore the group's volumes from the object store")
 		return false, s.ship.fault
 	}
-	return h.FirstLSN == s.ship.sent+1, nil
+	if h.FirstLSN == s.ship.sent+1 {
+		s.ship.mayHave = max(s.ship.mayHave, h.LastLSN)
+		return true, nil
+	}
+	return false, nil
 }

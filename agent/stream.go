@@ -15,9 +15,9 @@ import (
 type rec struct {
 	arena.Entry
 	slot arena.SlotID
-	vol  *Volume // nil for marks
-	copy bool    // what a resync read, and not a client's
-	at   int64   // when it was acknowledged, by sinceStart
+	vol  *Volume  // nil for marks
+	copy *guarded // of what a resync read; nil: a client's
+	at   int64    // when it was acknowledged, by sinceStart
 }
 
 // frameRef is what memory keeps of a frame until the journal released it.
@@ -84,9 +84,11 @@ type stream struct {
 
 	appending uint64 // no lower WAL index is about to be used by this stream; 0: none is
 
-	lastLarge uint64  // newest LSN of a zero that the overlay does not index
-	guarded   guarded // what a resync is copying
-	hold      *Hold   // writers wait; nil: they do not
+	lastLarge uint64   // newest LSN of a zero that the overlay does not index
+	guarded   *guarded // what a resync is copying
+	resyncs   bool     // a resync's goroutine runs
+	dropping  uint64   // frames up to here are being dropped: they must not be sent
+	hold      *Hold    // writers wait; nil: they do not
 	over      *overflow
 	charted   *chart
 	spillMu   sync.Mutex // drops of frames, and sessions' beginnings, one at a time
@@ -130,7 +132,7 @@ func (s *stream) submit(recs []rec) (uint64, error) {
 	if s.hold != nil && recs[0].Kind != change.Mark {
 		return 0, errHeld
 	}
-	if err := s.guarded.watch(recs); err != nil {
+	if err := s.watch(recs); err != nil {
 		return 0, err
 	}
 	now = max(now, s.lastTime)

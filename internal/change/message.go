@@ -65,8 +65,8 @@ type Attached struct {
 }
 
 // Resync begins a resync: the stream's LSNs after From, where the journal stands,
-// up to To are left out, and it goes on behind To. Or it ends one: End is the LSN from
-// which on the log has points again.
+// up to To are left out, and it goes on behind To. Or it ends the one with that To: End
+// is the LSN from which on the log has points again.
 type Resync struct {
 	Stream StreamID `json:"stream"`
 	From   Point    `json:"from,omitzero"`

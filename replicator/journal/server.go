@@ -203,11 +203,14 @@ func (s *session) resync(r *change.Resync) error {
 	s.mu.Lock()
 	lease, mine := s.leases[r.Stream]
 	s.mu.Unlock()
+	if !mine && r.End > 0 {
+		return nil // of a group that is paused just now
+	}
 	if !mine {
 		return fail.New(fail.Fenced, "resync", r.Stream.String(), "this session has no lease on it")
 	}
 	if r.End > 0 {
-		_, err := s.j.Propose(state.KindResyncEnd, state.ResyncEnd{Stream: r.Stream, Lease: lease, LSN: r.End})
+		_, err := s.j.Propose(state.KindResyncEnd, state.ResyncEnd{Stream: r.Stream, Lease: lease, To: r.To, LSN: r.End})
 		if fail.Is(err, fail.NotFound) {
 			return nil // said twice; an ack tells that it has ended
 		}

@@ -114,10 +114,12 @@ type ResyncBegin struct {
 	Gap
 }
 
-// ResyncEnd says that all that changed in the gap is in the log up to LSN.
+// ResyncEnd says that all that changed in the gaps, the last of which leads to To, is
+// in the log up to LSN.
 type ResyncEnd struct {
 	Stream change.StreamID `json:"stream"`
 	Lease  change.Lease    `json:"lease"`
+	To     change.Point    `json:"to"`
 	LSN    uint64          `json:"lsn"`
 }
 

@@ -270,7 +270,7 @@ func (s *State) endResync(r *ResyncEnd) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if !st.Unsound() {
+	if !st.Unsound() || st.Gaps[len(st.Gaps)-1].To != r.To {
 		return "", noSuch("resync of", "group "+st.Group)
 	}
 	last := &st.Resyncs[len(st.Resyncs)-1]

@@ -142,12 +142,15 @@ func TestResyncs(t *testing.T) {
 	if !st.Unsound() {
 		t.Error("sound in the middle of a resync")
 	}
-	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, LSN: 9}); !fail.Is(err, fail.Invalid) {
+	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(30), LSN: 9}); !fail.Is(err, fail.Invalid) {
 		t.Errorf("an end before the beginning: %v", err)
 	}
-	must(t, s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, LSN: 40})
+	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(20), LSN: 40}); !fail.Is(err, fail.NotFound) {
+		t.Errorf("the end of the first gap's resync: %v", err)
+	}
+	must(t, s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(30), LSN: 40})
 	begin(50, 60)
-	must(t, s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, LSN: 70})
+	must(t, s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(60), LSN: 70})
 	if diff := cmp.Diff([]Resync{{10, 40}, {50, 70}}, st.Resyncs); diff != "" || st.Unsound() || len(st.Gaps) != 3 {
 		t.Errorf("%s, %+v", diff, st.Gaps)
 	}

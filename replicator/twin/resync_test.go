@@ -57,8 +57,9 @@ func testResync(t *testing.T, folding, fenced bool) {
 		h.fence(h.next)
 	}
 	h.leap(streamA, 5) // 15 to 19 too
+	gapEnd := h.points[streamA]
 	h.frame(streamA, fill(2, 8192, 4096, 4))
-	h.command(state.KindResyncEnd, state.ResyncEnd{Stream: streamA, LSN: 20})
+	h.command(state.KindResyncEnd, state.ResyncEnd{Stream: streamA, To: gapEnd, LSN: 20})
 	h.segment()
 	newest(20, 0)
 	h.frame(streamA, fill(2, 0, 10, 5), change.Change{Kind: change.Mark, Data: [][]byte{[]byte("c")}})

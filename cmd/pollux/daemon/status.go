@@ -98,6 +98,9 @@ func heldBy(a *agent.Status) string {
 
 // resyncing says how far a group with a dirty bitmap is.
 func resyncing(o *agent.Overflow, because func(string) string) string {
+	if o.Err != nil {
+		return fmt.Sprintf("the resync does not get on: %v; the newest point is LSN %d", o.Err, o.After)
+	}
 	if o.Copying {
 		return fmt.Sprintf("%s of %s that changed are copied; the newest point is LSN %d", text.Bytes(o.CopiedBytes), text.Bytes(o.Bytes), o.After)
 	}
