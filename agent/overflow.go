@@ -77,7 +77,7 @@ func (s *stream) spill(now time.Time) error {
 	s.dropping = 0
 	s.mu.Unlock()
 	if err == nil && first {
-		s.a.opts.Logger.Error("the WAL is full and the journal takes nothing: from here on only which blocks changed is kept", "group", s.conf.Group,
+		s.a.opts.Logger.Error("the WAL overflowed while the journal takes nothing: frames are dropped, only which blocks changed is kept, and the log has no point until a resync has ended", "group", s.conf.Group,
 			"after_lsn", next.known[0].LSN, "err", s.a.shipError())
 	}
 	return err

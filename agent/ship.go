@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -101,6 +102,9 @@ type sentMark struct {
 func (a *Agent) session(ctx context.Context) error {
 	raw, err := a.opts.Dial(ctx)
 	if err != nil {
+		if fe := (*fail.Error)(nil); errors.As(err, &fe) {
+			return err // it says so itself
+		}
 		return fail.Wrap(fail.Retry, "connect to", "journal", err)
 	}
 	conn := transport.NewConn(raw, sendTimeout)

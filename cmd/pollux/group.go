@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -105,13 +107,14 @@ func newGroupList() *cobra.Command {
 }
 
 func printGroups(c *cobra.Command, groups []control.Group) {
-	rows := [][]string{{"GROUP", "ACK", "OVERFLOW", "PITR", "RPO TARGET", "PAUSED", "VOLUMES"}}
+	rows := [][]string{{"GROUP", "ACK", "OVERFLOW", "PITR", "RPO TARGET", "PAUSED", "VOLUMES", "AGENTS"}}
 	for _, g := range groups {
 		ack := g.Ack
 		if g.OnAckLoss == "degrade" {
 			ack += ", may degrade"
 		}
-		rows = append(rows, []string{g.Name, ack, g.Overflow, g.PITR, fmt.Sprintf("%g s", g.RPOTargetSeconds), fmt.Sprint(g.Paused), fmt.Sprint(g.Volumes)})
+		rows = append(rows, []string{g.Name, ack, g.Overflow, g.PITR, fmt.Sprintf("%g s", g.RPOTargetSeconds), fmt.Sprint(g.Paused), fmt.Sprint(g.Volumes),
+			strings.Join(append([]string{cmp.Or(g.Owner, "any")}, g.Agents...), " ")})
 	}
 	text.Table(c.OutOrStdout(), rows)
 }

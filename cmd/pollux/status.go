@@ -18,7 +18,7 @@ func newStatus() *cobra.Command {
 	var watch, check bool
 	c := &cobra.Command{Use: "status", Short: "Show groups, lag, journal and targets", Args: cobra.NoArgs,
 		Long: `With --check it prints one line and exits 0 when all groups replicate within their
-RPO target, 1 when one is Lagging, Throttled, Paused or Initializing, or a target has
+RPO target, 1 when one is Lagging, Throttled, Paused, Resyncing or Initializing, or a target has
 failed for half a minute, and 2 when
 one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer.`}
 	f.add(c)
@@ -174,8 +174,10 @@ func printStatus(w io.Writer, st *control.Status) {
 	} else if st.Journal.Error != "" {
 		fmt.Fprintf(w, "\njournal: %s", st.Journal.Error)
 	}
-	fmt.Fprintf(w, "\njournal %s: %s, epoch %d, term %d, log %s of %s\n", st.Journal.ID, role, st.Journal.Epoch, st.Journal.Term,
-		text.Bytes(st.Journal.LogBytes), text.Bytes(st.Journal.LogBudgetBytes))
+	if st.Journal.ID != "" {
+		fmt.Fprintf(w, "\njournal %s: %s, epoch %d, term %d, log %s of %s\n", st.Journal.ID, role, st.Journal.Epoch, st.Journal.Term,
+			text.Bytes(st.Journal.LogBytes), text.Bytes(st.Journal.LogBudgetBytes))
+	}
 	if st.Agent.Name == "" {
 		return // a journal's member, no agent
 	}

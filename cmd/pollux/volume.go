@@ -62,9 +62,9 @@ on when this command is interrupted; ` + "`pollux volume ls`" + ` then shows whe
 }
 
 func printVolumes(c *cobra.Command, vols []control.Volume) {
-	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "READY", "BACKING", "NBD"}}
+	rows := [][]string{{"VOLUME", "GROUP", "AGENT", "SIZE", "READY", "BACKING", "NBD"}}
 	for _, v := range vols {
-		rows = append(rows, []string{v.Name, v.Group, config.Bytes(v.SizeBytes).String(), fmt.Sprint(v.Ready), v.Backing, v.NBD})
+		rows = append(rows, []string{v.Name, v.Group, v.Agent, config.Bytes(v.SizeBytes).String(), fmt.Sprint(v.Ready), v.Backing, v.NBD})
 	}
 	text.Table(c.OutOrStdout(), rows)
 }

@@ -17,7 +17,8 @@ type Group struct {
 	PITR             string   `json:"pitr"`
 	RPOTargetSeconds float64  `json:"rpo_target_seconds"`
 	Paused           bool     `json:"paused"`
-	Agents           []string `json:"agents,omitempty"` // that may have volumes in it beside its creator
+	Owner            string   `json:"owner,omitempty"`  // the agent that created it
+	Agents           []string `json:"agents,omitempty"` // that may have volumes in it beside its owner
 	Volumes          int      `json:"volumes"`
 }
 
@@ -119,7 +120,8 @@ type Bookmark struct {
 	LSN   uint64    `json:"lsn"`
 	Epoch uint64    `json:"epoch"`
 	Time  time.Time `json:"time"`
-	// Durable tells whether every required target holds it.
+	// Durable tells whether every required target holds it; of a group over several
+	// hosts, this host's part.
 	Durable bool `json:"durable"`
 	// Points are those of a group over several hosts, and HeldSeconds is how long the
 	// writers of one of them waited at most.

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -75,6 +76,7 @@ func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 		Owner  string          `json:"owner"`
 		Host   string          `json:"host"`
 		Stream change.StreamID `json:"stream"`
+		Points json.RawMessage `json:"points"` // of a bookmark over several hosts, which only a mark makes
 	}
 	if err := json.Unmarshal(body, &c); err != nil {
 		return fail.Wrap(fail.Damaged, "decode", kind.String(), err)
@@ -90,7 +92,8 @@ func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 	case state.KindStreamCreate:
 		ok = c.Agent == p.Name && (j.owns(p.Name, c.Group) || j.invited(p.Name, c.Group))
 	case state.KindVolumeCreate:
-		ok = c.Agent == p.Name && stream != nil && stream.Agent == p.Name && stream.Group == c.Group
+		ok = c.Agent == p.Name && stream != nil && stream.Agent == p.Name && stream.Group == c.Group &&
+			(j.owns(p.Name, c.Group) || j.invited(p.Name, c.Group))
 	case state.KindVolumeReady, state.KindVolumeRemove:
 		v := st.Volumes[c.Name]
 		ok = v == nil || v.Agent == p.Name
@@ -99,10 +102,26 @@ func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 	case state.KindMarkBegin, state.KindMarkVoid:
 		ok = j.owns(p.Name, c.Group) || st.StreamOf(c.Group, p.Name) != nil
 	case state.KindMarkHeld, state.KindMarkConfirm, state.KindBookmarkAdd:
-		ok = stream != nil && stream.Agent == p.Name && stream.Group == c.Group
+		ok = c.Points == nil && stream != nil && stream.Agent == p.Name && stream.Group == c.Group
 	}
 	if !ok {
-		return denied(p, "do that: "+kind.String()+" of what another agent has")
+		return j.notYours(p, kind, c.Group, c.Name)
 	}
 	return nil
+}
+
+// notYours says whose it is. Called with fsm.mu held.
+func (j *Journal) notYours(p pki.Peer, kind state.Kind, group, name string) error {
+	if kind == state.KindGroupPut {
+		group = name
+	}
+	e := fail.New(fail.Denied, kind.String(), cmp.Or(group, name), fmt.Sprintf("it is not %s's", p.Name))
+	g := j.fsm.state.Groups[group]
+	switch {
+	case g == nil || g.Owner == "":
+		return e
+	case kind == state.KindStreamCreate:
+		return e.WithHint(fmt.Sprintf("group %s is agent %s's; there, `pollux group set %s --agents %s` lets this one have volumes in it", group, g.Owner, group, p.Name))
+	}
+	return e.WithHint(fmt.Sprintf("group %s is agent %s's: do it there", group, g.Owner))
 }

@@ -80,6 +80,9 @@ type MarkStep struct {
 // the next, by the clocks of those who began them.
 const staleMark = 30 * time.Second
 
+// maxHoldSeconds bounds what a mark may ask for; agents bound it further.
+const maxHoldSeconds = 3600
+
 func (s *State) beginMark(r *MarkBegin) (string, error) {
 	if err := CheckName("bookmark", r.Name); err != nil {
 		return "", err
@@ -87,6 +90,9 @@ func (s *State) beginMark(r *MarkBegin) (string, error) {
 	key := r.Group + "/" + r.Name
 	if s.Groups[r.Group] == nil {
 		return "", noSuch("group", r.Group)
+	}
+	if !(r.LimitSeconds > 0 && r.LimitSeconds <= maxHoldSeconds) {
+		return "", fail.New(fail.Invalid, "add bookmark", key, fmt.Sprintf("writers held for up to %g s", r.LimitSeconds))
 	}
 	if s.Bookmarks[key] != nil {
 		return "", fail.New(fail.Exists, "add bookmark", key, "it exists").WithHint("choose another name")

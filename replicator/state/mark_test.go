@@ -101,13 +101,14 @@ func TestMarkEnds(t *testing.T) {
 	if _, err := apply(s, KindMarkVoid, step(2, testStream)); !fail.Is(err, fail.NotFound) {
 		t.Errorf("a step of the one that gave way: %v", err)
 	}
-	for name, b := range map[string]MarkBegin{"name": {Name: "9", Group: "g"}, "group": {Name: "x", Group: "no"}, "exists": {Name: "b", Group: "g"}} {
+	for name, b := range map[string]MarkBegin{"name": {Name: "9", Group: "g", LimitSeconds: 1}, "group": {Name: "x", Group: "no", LimitSeconds: 1},
+		"exists": {Name: "b", Group: "g", LimitSeconds: 1}, "limit": {Name: "x", Group: "g"}, "long limit": {Name: "x", Group: "g", LimitSeconds: 1e300}} {
 		if _, err := apply(s, KindMarkBegin, b); err == nil {
 			t.Errorf("%s is not looked at", name)
 		}
 	}
 	must(t, s, KindGroupPut, Group{Name: "empty"})
-	if _, err := apply(s, KindMarkBegin, MarkBegin{Name: "x", Group: "empty"}); !fail.Is(err, fail.Refused) {
+	if _, err := apply(s, KindMarkBegin, MarkBegin{Name: "x", Group: "empty", LimitSeconds: 1}); !fail.Is(err, fail.Refused) {
 		t.Errorf("a group without volumes: %v", err)
 	}
 }

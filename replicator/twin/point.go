@@ -50,7 +50,11 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 		if l.Damage != nil && kind != fail.Invalid {
 			return p, l.lost("--at "+at, v)
 		}
-		hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", l.FirstPoint(v), r.FirstTime.UTC().Format(time.RFC3339), r.LastLSN, r.LastTime.UTC().Format(time.RFC3339))
+		first := l.FirstPoint(v)
+		hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", first, l.timeOf(v, first).UTC().Format(time.RFC3339), r.LastLSN, r.LastTime.UTC().Format(time.RFC3339))
+		if !ok {
+			hint = "the log holds nothing of the volume's group yet"
+		}
 		return p, fail.New(kind, "resolve", "--at "+at, why).WithHint(hint)
 	}
 	switch {
@@ -74,6 +78,12 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 		p.LSN = l.lsnAt(v, t)
 		if p.LSN == 0 && (!ok || t.Before(r.FirstTime)) && t.Before(v.Created) {
 			return bad(fail.NotFound, "before the volume was protected")
+		}
+		if r := l.resyncAfter(v.Stream, p.LSN); r != nil && t.After(l.timeOf(v, p.LSN)) {
+			p.Note = "the primary's WAL overflowed then: this is the last point before, and the resync has not ended yet"
+			if r.Until > 0 {
+				p.Note = fmt.Sprintf("the primary's WAL overflowed then: this is the last point before, the next is LSN %d (%s)", r.Until, l.timeOf(v, r.Until).UTC().Format(time.RFC3339Nano))
+			}
 		}
 		if e := l.foldAt(v, t); e != nil {
 			p.Note = fmt.Sprintf("writes from %s to %s were folded while replication was behind: this is the last point before them, the next is LSN %d",
@@ -106,7 +116,7 @@ func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) 
 			return bad(fail.NotFound, fmt.Sprintf("its mark, LSN %d, was lost when the primary's WAL overflowed: it is no point", p.LSN))
 		}
 		p.LSN, p.Before = r.After, p.LSN
-		p.Note = fmt.Sprintf("a resync has left no point at LSN %d: this is the last one before", p.Before)
+		p.Note = fmt.Sprintf("the primary's WAL overflowed, and LSN %d is no point: this is the last one before", p.Before)
 	}
 	if before, after, exact := l.exact(v.Stream, p.LSN); !exact {
 		why := fmt.Sprintf("writes around LSN %d were folded while replication was behind: it is no point any more", p.LSN)
@@ -130,6 +140,18 @@ func (l *Log) resyncing(id change.StreamID, lsn uint64) *state.Resync {
 	if st := l.State.Streams[id]; st != nil {
 		for i := range st.Resyncs {
 			if r := &st.Resyncs[i]; lsn > r.After && (r.Until == 0 || lsn < r.Until) {
+				return r
+			}
+		}
+	}
+	return nil
+}
+
+// resyncAfter returns the resync that follows a point, nil where there is none.
+func (l *Log) resyncAfter(id change.StreamID, lsn uint64) *state.Resync {
+	if st := l.State.Streams[id]; st != nil {
+		for i := range st.Resyncs {
+			if r := &st.Resyncs[i]; r.After == lsn {
 				return r
 			}
 		}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -112,9 +113,36 @@ func (d *Daemon) holdFor(ctx context.Context, id change.StreamID, m *state.Group
 		return fail.New(fail.Retry, "hold", "group "+m.Group, fmt.Sprintf("the hold ended after %v, before it was known that all others held", limit))
 	}
 	d.log.Info("writers were held for a mark", "bookmark", m.Name, "group", m.Group, "lsn", lsn, "held", held)
+	if err := d.inJournal(ctx, id, lsn); err != nil {
+		return err
+	}
 	step = state.MarkStep{ID: m.ID, Group: m.Group, Stream: id, HeldSeconds: held.Seconds()}
 	_, err = d.journal.Propose(state.KindMarkConfirm, step)
 	return err
+}
+
+// inJournal waits until the journal has a mark: what an overflow has dropped is no
+// point.
+func (d *Daemon) inJournal(ctx context.Context, id change.StreamID, lsn uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, markAnswer)
+	defer cancel()
+	if err := d.agent.WaitCommitted(ctx, id, lsn); err != nil {
+		return err
+	}
+	var lost error
+	d.journal.View(func(s *state.State) {
+		if st := s.Streams[id]; st != nil {
+			for _, g := range st.Gaps {
+				if lsn > g.From.LSN && lsn <= g.To.LSN {
+					lost = fail.New(fail.Retry, "hold", "group "+st.Group, "the WAL overflowed, and the mark went with it")
+				}
+			}
+		}
+	})
+	if lost == nil {
+		lost = d.agent.NoPoint(id)
+	}
+	return lost
 }
 
 // markOf is a mark as it stands now; one that is not there any more has failed.
@@ -126,17 +154,27 @@ func (d *Daemon) markOf(m *state.GroupMark) (now *state.GroupMark) {
 	return now
 }
 
+const minHold = 10 * time.Millisecond
+
+func holdLimit(r *control.BookmarkAdd) time.Duration {
+	if r.HoldSeconds == 0 {
+		return defaultHold
+	}
+	return time.Duration(r.HoldSeconds * 1e9)
+}
+
+// checkHold refuses a limit that no agent would keep to.
+func checkHold(r *control.BookmarkAdd) error {
+	if !(r.HoldSeconds == 0 || r.HoldSeconds >= minHold.Seconds() && r.HoldSeconds <= maxHold.Seconds()) {
+		return fail.New(fail.Invalid, "add bookmark", r.Group+"/"+r.Name, fmt.Sprintf("a hold limit of %g s", r.HoldSeconds)).
+			WithHint(fmt.Sprintf("--hold-limit is %v to %v; without it, %v", minHold, maxHold, defaultHold))
+	}
+	return nil
+}
+
 // bookmarkAll adds a bookmark to a group with volumes on several hosts.
 func (d service) bookmarkAll(ctx context.Context, r *control.BookmarkAdd) (control.Bookmark, error) {
-	limit := defaultHold
-	if r.HoldSeconds > 0 {
-		limit = time.Duration(r.HoldSeconds * 1e9)
-	}
-	object := r.Group + "/" + r.Name
-	if limit < 10*time.Millisecond || limit > maxHold {
-		return control.Bookmark{}, fail.New(fail.Invalid, "add bookmark", object, fmt.Sprintf("writers held for up to %v", limit)).
-			WithHint(fmt.Sprintf("--hold-limit is 10ms to %v", maxHold))
-	}
+	object, limit := r.Group+"/"+r.Name, holdLimit(r)
 	ctx, cancel := context.WithTimeout(ctx, limit+markAnswer)
 	defer cancel()
 	_, epoch, _ := d.journal.ID()
@@ -162,24 +200,34 @@ func (d service) bookmarkAll(ctx context.Context, r *control.BookmarkAdd) (contr
 		}
 		missing := strings.Join(m.Missing(func(p *state.MarkPart) bool { return p.Confirmed }), ", ")
 		_, _ = d.journal.Propose(state.KindMarkVoid, state.MarkStep{ID: begin.ID, Group: r.Group, Why: "no word from " + missing}) // else it is stale soon
+		if d.markOf(want).Outcome == state.MarkDone {
+			break // in the last moment
+		}
 		return control.Bookmark{}, fail.New(fail.Retry, "add bookmark", object, fmt.Sprintf("no word within %v from agents %s", limit+markAnswer, missing)).
 			WithHint("are these agents running, and do they reach the journal?")
 	}
-	var out control.Bookmark
+	var b state.Bookmark
 	d.journal.View(func(s *state.State) {
-		if b := s.Bookmarks[object]; b != nil {
-			out = d.bookmark(b)
-			for id, lsn := range b.Points {
-				agent := id.String()
-				if st := s.Streams[id]; st != nil {
-					agent = st.Agent
-				}
-				out.Points = append(out.Points, control.BookmarkPoint{Agent: agent, LSN: lsn})
-			}
+		if p := s.Bookmarks[object]; p != nil {
+			b = *p
 		}
 	})
+	out := d.bookmark(&b)
 	d.log.Info("bookmark added", "bookmark", r.Name, "group", r.Group, "hosts", len(out.Points), "held_seconds", out.HeldSeconds, "by", r.By)
 	return out, nil
+}
+
+// pointsOf lists a bookmark's LSN on each host.
+func pointsOf(s *state.State, b *state.Bookmark) (out []control.BookmarkPoint) {
+	for id, lsn := range b.Points {
+		agent := id.String()
+		if st := s.Streams[id]; st != nil {
+			agent = st.Agent
+		}
+		out = append(out, control.BookmarkPoint{Agent: agent, LSN: lsn})
+	}
+	slices.SortFunc(out, func(a, b control.BookmarkPoint) int { return strings.Compare(a.Agent, b.Agent) })
+	return out
 }
 
 // severalHosts reports whether a group has volumes that are not this agent's.

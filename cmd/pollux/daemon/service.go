@@ -53,6 +53,9 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 	if err := applySettings(&g, &r, d.journal.Info().Voters, d.remote == nil); err != nil {
 		return control.Group{}, err
 	}
+	if err := d.stillIn(&g); err != nil {
+		return control.Group{}, err
+	}
 	if r.DryRun {
 		return d.group(&g), nil
 	}
@@ -66,6 +69,19 @@ func (d service) GroupPut(ctx context.Context, r control.GroupPut) (control.Grou
 	return d.group(&g), nil
 }
 
+// stillIn refuses to leave an agent out that has volumes in the group.
+func (d *Daemon) stillIn(g *state.Group) (err error) {
+	d.journal.View(func(s *state.State) {
+		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
+			if v.Group == g.Name && !v.Removed && g.Owner != "" && v.Agent != g.Owner && !slices.Contains(g.Agents, v.Agent) {
+				err = fail.New(fail.Refused, "set agents of group", g.Name, fmt.Sprintf("agent %s has volume %s in it", v.Agent, v.Name)).
+					WithHint("name it too, or remove its volumes first")
+			}
+		}
+	})
+	return err
+}
+
 const (
 	defaultRPOTargetSeconds = 10
 	maxRPOTargetSeconds     = 366 * 86400
@@ -74,7 +90,7 @@ const (
 // applySettings applies what the request sets, and refuses what this build cannot keep.
 func applySettings(g *state.Group, r *control.GroupPut, voters int, alone bool) error {
 	bad := func(setting, value, hint string) error {
-		return fail.New(fail.Invalid, "set "+setting+" of group", g.Name, fmt.Sprintf("%q", value)).WithHint(hint)
+		return fail.New(fail.Invalid, "set "+setting+" of group", g.Name, fmt.Sprintf("%q is not possible", value)).WithHint(hint)
 	}
 	if r.Ack != nil {
 		switch *r.Ack {
@@ -102,6 +118,8 @@ func applySettings(g *state.Group, r *control.GroupPut, voters int, alone bool) 
 	}
 	if g.Overflow == agent.OverflowBitmap {
 		switch {
+		case g.Ack != agent.AckLocal && r.Overflow == nil:
+			return bad("ack", g.Ack, "overflow: bitmap, which the group has, needs ack: local: it drops what the journal does not have; set --overflow throttle as well")
 		case g.Ack != agent.AckLocal:
 			return bad("overflow", g.Overflow, "it needs ack: local: it drops what the journal does not have")
 		case alone:
@@ -127,7 +145,12 @@ func applySettings(g *state.Group, r *control.GroupPut, voters int, alone bool) 
 		if alone {
 			return bad("agents", strings.Join(*r.Agents, ","), "the journal of a group over several hosts is on other hosts, or has several members")
 		}
-		g.Agents = *r.Agents
+		for _, a := range *r.Agents {
+			if err := state.CheckName("agent", a); err != nil {
+				return err
+			}
+		}
+		g.Agents = slices.DeleteFunc(slices.Compact(slices.Sorted(slices.Values(*r.Agents))), func(a string) bool { return a == g.Owner })
 	}
 	return nil
 }
@@ -180,7 +203,7 @@ func (d service) GroupWait(ctx context.Context, r control.GroupWait) (control.Gr
 }
 
 func (d service) group(g *state.Group) control.Group {
-	out := control.Group{Name: g.Name, Ack: g.Ack, OnAckLoss: cmp.Or(g.OnAckLoss, agent.LossWait), Overflow: g.Overflow, PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused, Agents: g.Agents}
+	out := control.Group{Name: g.Name, Ack: g.Ack, OnAckLoss: cmp.Or(g.OnAckLoss, agent.LossWait), Overflow: g.Overflow, PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused, Owner: g.Owner, Agents: g.Agents}
 	d.journal.View(func(s *state.State) {
 		for _, v := range s.Volumes {
 			if v.Group == g.Name && !v.Removed {
@@ -191,8 +214,24 @@ func (d service) group(g *state.Group) control.Group {
 	return out
 }
 
+// heard refuses to call nothing what is only not known: the journal is on other hosts,
+// and has not answered since this agent started.
+func (d *Daemon) heard() error {
+	if d.remote == nil || d.remote.Synced() {
+		return nil
+	}
+	e := fail.New(fail.Retry, "ask", "journal", "it has not been heard of since the agent started")
+	if err := d.remote.Err(); err != nil {
+		return e.WithHint(err.Error())
+	}
+	return e
+}
+
 // GroupList lists all groups.
 func (d service) GroupList(context.Context, control.List) ([]control.Group, error) {
+	if err := d.heard(); err != nil {
+		return nil, err
+	}
 	var groups []state.Group
 	d.journal.View(func(s *state.State) {
 		for _, g := range state.Sorted(s.Groups, func(g *state.Group) string { return g.Name }) {
@@ -303,6 +342,12 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 	if err := state.CheckName("bookmark", r.Name); err != nil {
 		return control.Bookmark{}, err
 	}
+	if err := checkHold(&r); err != nil {
+		return control.Bookmark{}, err
+	}
+	if err := d.heard(); err != nil {
+		return control.Bookmark{}, fail.At("add bookmark", r.Group+"/"+r.Name, err)
+	}
 	var st *state.Stream
 	var taken, group bool
 	d.journal.View(func(s *state.State) {
@@ -320,6 +365,8 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 		return control.Bookmark{}, fail.New(fail.Exists, "add bookmark", r.Group+"/"+r.Name, "it exists").WithHint("choose another name")
 	case st == nil:
 		return control.Bookmark{}, fail.New(fail.Refused, "add bookmark", r.Group+"/"+r.Name, "the group has no volume yet")
+	case d.agent.NoPoint(st.ID) != nil:
+		return control.Bookmark{}, fail.At("add bookmark", r.Group+"/"+r.Name, d.agent.NoPoint(st.ID))
 	case r.DryRun:
 		b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, Time: clock.Now().UTC()}
 		_, b.Epoch, _ = d.journal.ID()
@@ -328,9 +375,6 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 	}
 	if d.remote != nil && d.severalHosts(r.Group) {
 		return d.bookmarkAll(ctx, &r)
-	}
-	if err := d.agent.NoPoint(st.ID); err != nil {
-		return control.Bookmark{}, fail.At("add bookmark", r.Name, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, markTimeout)
 	defer cancel()
@@ -358,11 +402,17 @@ func (d service) bookmark(b *state.Bookmark) control.Bookmark {
 			out.LSN, out.Durable = lsn, s.RemoteLSN >= lsn
 		}
 	}
+	if len(b.Points) > 0 {
+		d.journal.View(func(s *state.State) { out.Points = pointsOf(s, b) })
+	}
 	return out
 }
 
 // BookmarkList lists bookmarks, of one group or of all.
 func (d service) BookmarkList(_ context.Context, r control.List) ([]control.Bookmark, error) {
+	if err := d.heard(); err != nil {
+		return nil, err
+	}
 	var marks []state.Bookmark
 	d.journal.View(func(s *state.State) {
 		for _, b := range state.Sorted(s.Bookmarks, func(b *state.Bookmark) string { return b.Group + "/" + b.Name }) {

@@ -104,7 +104,7 @@ func resyncing(o *agent.Overflow, because func(string) string) string {
 	if o.Copying {
 		return fmt.Sprintf("%s of %s that changed are copied; the newest point is LSN %d", text.Bytes(o.CopiedBytes), text.Bytes(o.Bytes), o.After)
 	}
-	return because("the journal takes nothing") + fmt.Sprintf("; the WAL overflowed, %s have changed since LSN %d, the newest point", text.Bytes(o.Bytes), o.After)
+	return because(fmt.Sprintf("the WAL overflowed, and %s have changed since LSN %d, the newest point", text.Bytes(o.Bytes), o.After))
 }
 
 // slowRequest is how long a store may take before the status says so.
@@ -131,9 +131,9 @@ func groupState(g *state.Group, s *agent.StreamStatus, a *agent.Status, targets 
 	because := func(own string) string {
 		switch {
 		case storeErr != "":
-			return storeErr
+			return own + ": " + storeErr
 		case a.ShipErr != nil:
-			return a.ShipErr.Error()
+			return own + ": " + a.ShipErr.Error()
 		}
 		return own
 	}

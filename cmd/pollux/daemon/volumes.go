@@ -253,12 +253,23 @@ func (d service) volume(v *state.Volume) control.Volume {
 		_, err := d.agent.Device(v.Name)
 		ready = ready && err == nil
 	}
+	if v.Agent != d.conf.Name {
+		return control.Volume{Name: v.Name, Group: v.Group, Agent: v.Agent, SizeBytes: v.SizeBytes, Backing: v.Backing, Ready: ready}
+	}
 	u := url.URL{Scheme: "nbd+unix", Path: "/" + v.Name, RawQuery: "socket=" + d.conf.NBD.Unix}
 	return control.Volume{Name: v.Name, Group: v.Group, Agent: v.Agent, SizeBytes: v.SizeBytes, Backing: v.Backing, Ready: ready, NBD: "nbd+unix://" + u.Path + "?" + u.RawQuery}
 }
 
+// elsewhere refuses what only a volume's own agent can do.
+func elsewhere(op string, v *state.Volume) error {
+	return fail.New(fail.Refused, op+" volume", v.Name, "it is agent "+v.Agent+"'s").WithHint("do it on that host")
+}
+
 // VolumeList lists the volumes that are protected.
 func (d service) VolumeList(_ context.Context, r control.List) ([]control.Volume, error) {
+	if err := d.heard(); err != nil {
+		return nil, err
+	}
 	out := []control.Volume{}
 	d.journal.View(func(s *state.State) {
 		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
@@ -272,6 +283,9 @@ func (d service) VolumeList(_ context.Context, r control.List) ([]control.Volume
 
 // VolumeChanged answers from the agent's change map.
 func (d service) VolumeChanged(ctx context.Context, r control.VolumeChanged) (control.VolumeChanges, error) {
+	if v, err := d.protected(r.Name); err == nil && v.Agent != d.conf.Name {
+		return control.VolumeChanges{}, elsewhere("list changes of", &v)
+	}
 	c, err := d.agent.Changed(ctx, r.Name, r.AfterLSN)
 	if err != nil {
 		return control.VolumeChanges{}, err
@@ -325,6 +339,9 @@ func (d service) VolumeRemove(ctx context.Context, r control.VolumeRemove) (cont
 	v, err := d.protected(r.Name)
 	if err != nil {
 		return control.Volume{}, err
+	}
+	if v.Agent != d.conf.Name {
+		return control.Volume{}, elsewhere("remove", &v)
 	}
 	if r.DryRun {
 		return d.volume(&v), nil

@@ -49,7 +49,7 @@ func (a Auditor) Record(_ context.Context, who pki.Peer, verb string, req json.R
 		e.Request = json.RawMessage(fmt.Sprintf(`"%d bytes"`, len(req)))
 	}
 	a.Log.Info("verb", "verb", verb, "who", e.Who, "outcome", e.Outcome)
-	if fail.Is(err, fail.Retry) {
+	if j, ok := a.Journal.(interface{ Err() error }); fail.Is(err, fail.Retry) && (!ok || j.Err() != nil) {
 		return // the journal could not be reached: it will not be now
 	}
 	if err := a.Journal.Submit(state.KindAudit, e); err != nil {
