@@ -188,8 +188,8 @@ func folded(t *testing.T, l *Log, v *state.Volume, lsn uint64) bool {
 		}
 	}
 	at := l.timeOf(v, after).Add(-time.Nanosecond).Format(time.RFC3339Nano)
-	if p, err := l.Resolve(v, at, epochStart); err == nil && p.LSN != before {
-		t.Fatalf("%s resolves to LSN %d, the fold begins after %d", at, p.LSN, before)
+	if p, err := l.Resolve(v, at, epochStart); err == nil && (p.LSN != before || !strings.Contains(p.Note, "folded")) {
+		t.Fatalf("%s resolves to LSN %d (%q), the fold begins after %d", at, p.LSN, p.Note, before)
 	}
 	return true
 }
@@ -232,6 +232,23 @@ func TestRestoreWritesOnce(t *testing.T) {
 	}
 	if pl.Objects != 21 || pl.Frames != 21 {
 		t.Errorf("plan of %d objects, %d frames", pl.Objects, pl.Frames)
+	}
+}
+
+// TestRestoreOutside: a record beyond the volume's end is damage, and goes nowhere.
+func TestRestoreOutside(t *testing.T) {
+	h := begun(t)
+	h.control(streamA)
+	h.frame(streamA, fill(2, 1<<20-100, 200, 1))
+	h.segment()
+	l := h.mustOpen()
+	v, _ := l.Volume("vola")
+	p, err := l.Resolve(v, "", epochStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Restore(t.Context(), l.Plan(p), make(memory, v.SizeBytes), nil); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "outside") {
+		t.Errorf("%v", err)
 	}
 }
 
