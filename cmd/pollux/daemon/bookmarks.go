@@ -1,0 +1,105 @@
+package daemon
+
+import (
+	"context"
+
+	"github.com/pollux-dr/pollux/internal/clock"
+	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// BookmarkAdd names the present point of a group.
+func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (control.Bookmark, error) {
+	if err := d.takeTurn(ctx, "add bookmark", r.Name); err != nil {
+		return control.Bookmark{}, err
+	}
+	defer d.endTurn()
+	if err := state.CheckName("bookmark", r.Name); err != nil {
+		return control.Bookmark{}, err
+	}
+	if err := checkHold(&r); err != nil {
+		return control.Bookmark{}, err
+	}
+	if err := d.heard(); err != nil {
+		return control.Bookmark{}, fail.At("add bookmark", r.Group+"/"+r.Name, err)
+	}
+	var st *state.Stream
+	var taken, group bool
+	d.journal.View(func(s *state.State) {
+		group = s.Groups[r.Group] != nil
+		taken = s.Bookmarks[r.Group+"/"+r.Name] != nil
+		if p := s.StreamOf(r.Group, d.conf.Name); p != nil {
+			c := *p
+			st = &c
+		}
+	})
+	switch {
+	case !group:
+		return control.Bookmark{}, noSuch("group", r.Group)
+	case taken:
+		return control.Bookmark{}, fail.New(fail.Exists, "add bookmark", r.Group+"/"+r.Name, "it exists").WithHint("choose another name")
+	case st == nil:
+		return control.Bookmark{}, fail.New(fail.Refused, "add bookmark", r.Group+"/"+r.Name, "the group has no volume yet")
+	case d.agent.NoPoint(st.ID) != nil:
+		return control.Bookmark{}, fail.At("add bookmark", r.Group+"/"+r.Name, d.agent.NoPoint(st.ID))
+	case r.DryRun:
+		b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, Time: clock.Now().UTC()}
+		_, b.Epoch, _ = d.journal.ID()
+		b.LSN = d.agent.LastLSN(st.ID) + 1
+		return d.bookmark(&b), nil
+	}
+	if d.remote != nil && d.severalHosts(r.Group) {
+		return d.bookmarkAll(ctx, &r)
+	}
+	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+	defer cancel()
+	lsn, err := d.agent.Mark(ctx, st.ID, r.Name)
+	if err != nil && ctx.Err() != nil {
+		return control.Bookmark{}, fail.New(fail.Retry, "add bookmark", r.Group+"/"+r.Name, err.Error()).
+			WithHint("the group's writers are held up: `pollux status` says why")
+	}
+	if err != nil {
+		return control.Bookmark{}, err
+	}
+	_, epoch, _ := d.journal.ID()
+	b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, LSN: lsn, Epoch: epoch, Time: clock.Now().UTC()}
+	if _, err := d.journal.Propose(state.KindBookmarkAdd, b); err != nil {
+		return control.Bookmark{}, err
+	}
+	d.log.Info("bookmark added", "bookmark", r.Name, "group", r.Group, "lsn", lsn, "by", r.By)
+	return d.bookmark(&b), nil
+}
+
+func (d service) bookmark(b *state.Bookmark) control.Bookmark {
+	out := control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, HeldSeconds: b.HeldSeconds}
+	for _, s := range d.agent.Status().Streams {
+		if lsn, ok := b.On(s.Conf.ID); ok {
+			out.LSN, out.Durable = lsn, s.RemoteLSN >= lsn
+		}
+	}
+	if len(b.Points) > 0 {
+		d.journal.View(func(s *state.State) { out.Points = pointsOf(s, b) })
+	}
+	return out
+}
+
+// BookmarkList lists bookmarks, of one group or of all.
+func (d service) BookmarkList(_ context.Context, r control.List) ([]control.Bookmark, error) {
+	if err := d.heard(); err != nil {
+		return nil, err
+	}
+	var marks []state.Bookmark
+	d.journal.View(func(s *state.State) {
+		for _, b := range state.Sorted(s.Bookmarks, func(b *state.Bookmark) string { return b.Group + "/" + b.Name }) {
+			if r.Group == "" || b.Group == r.Group {
+				marks = append(marks, *b)
+			}
+		}
+	})
+	out := make([]control.Bookmark, 0, len(marks))
+	for i := range marks {
+		out = append(out, d.bookmark(&marks[i]))
+	}
+	return out, nil
+}
