@@ -139,6 +139,9 @@ func TestCatchUp(t *testing.T) {
 	o := s.pollux(append([]string{"restore", "v", "-o", s.dir + "/none", "--json", "--at", fmt.Sprint(inside)}, s.storeArgs()...)...)
 	wantError(t, "a point in a fold", o, fail.NotFound, "folded", "LSN")
 	s.checkFolds(t)
+	if out := s.pollux(append([]string{"points", "v"}, s.storeArgs()...)...); out.code != 0 || !strings.Contains(out.stdout, "  folded: ") || !strings.Contains(out.stdout, "bookmark b5") {
+		t.Errorf("%s%s", out.stdout, out.stderr)
+	}
 }
 
 // checkFolds reads every byte of the log: folds are of the group that allows them

@@ -88,6 +88,10 @@ func TestOverflowBitmap(t *testing.T) {
 	v.check("", "b0", "after", fmt.Sprint(before))
 	o := s.pollux(append([]string{"restore", "v", "-o", s.dir + "/none", "--json", "--at", fmt.Sprint(before + 1)}, s.storeArgs()...)...)
 	wantError(t, "a point in the gap", o, fail.NotFound, "resync", fmt.Sprint(before))
+	points := s.pollux(append([]string{"points", "g"}, s.storeArgs()...)...)
+	if points.code != 0 || !strings.Contains(points.stdout, fmt.Sprintf("no point after LSN %d ", before)) || !strings.Contains(points.stdout, "bookmark after") {
+		t.Errorf("%s%s", points.stdout, points.stderr)
+	}
 	if out := s.pollux(append([]string{"dump", "log"}, s.storeArgs()...)...); out.code != 0 || !strings.Contains(out.stdout, "resync-end") {
 		t.Errorf("code %d: %s%s", out.code, tail(out.stdout, 5), out.stderr)
 	}

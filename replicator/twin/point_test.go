@@ -1,6 +1,7 @@
 package twin
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -146,5 +147,52 @@ func TestControlReplay(t *testing.T) {
 	h.remove(4) // the log's newest: nobody can know that it was there
 	if s := h.mustOpen().State; s.Volumes["vola"].Removed || s.Streams[streamA].Lease.Number != 1 {
 		t.Error("a shorter log has another state than it had then")
+	}
+}
+
+// TestPointsOf: what is listed is what Resolve takes.
+func TestPointsOf(t *testing.T) {
+	h := begun(t)
+	h.control(streamA)
+	h.frame(streamA, fill(2, 0, 4096, 1))
+	h.segment() // LSN 1
+	h.folding = true
+	h.frame(streamA, fill(2, 0, 4096, 2))
+	h.frame(streamA, fill(2, 0, 4096, 3))
+	h.segment() // 2, 3 folded
+	h.frame(streamA, fill(2, 0, 4096, 4))
+	h.frame(streamA, fill(2, 0, 4096, 5))
+	h.segment() // 4, 5 too
+	h.folding = false
+	h.frame(streamA, fill(2, 0, 1, 6), change.Change{Kind: change.Mark, Data: [][]byte{[]byte("b")}})
+	h.command(state.KindBookmarkAdd, state.Bookmark{Name: "b", Group: "g", Stream: streamA, LSN: 7, Time: epochStart})
+	h.command(state.KindBookmarkAdd, state.Bookmark{Name: "later", Group: "g", Stream: streamA, LSN: 999, Time: epochStart.Add(time.Hour)})
+	h.segment()
+	h.leap(streamA, 10)
+	gapEnd := h.points[streamA]
+	h.frame(streamA, fill(2, 0, 1, 7))
+	h.segment() // 18, not a point
+	l := h.mustOpen()
+	v := l.State.Volumes["vola"]
+	p := l.PointsOf(v)
+	if p.First.LSN != 1 || p.Newest.LSN != 7 || !p.Ready || len(p.Breaks) != 1 || p.Breaks[0].Until != nil || p.Breaks[0].After.LSN != 7 {
+		t.Errorf("%+v", p)
+	}
+	if len(p.Coarse) != 1 || p.Coarse[0].First.LSN != 2 || p.Coarse[0].Last.LSN != 5 || p.Coarse[0].Points != 2 {
+		t.Errorf("%+v", p.Coarse)
+	}
+	if len(p.Bookmarks) != 2 || !p.Bookmarks[0].InLog || p.Bookmarks[1].InLog {
+		t.Errorf("%+v", p.Bookmarks)
+	}
+	h.command(state.KindResyncEnd, state.ResyncEnd{Stream: streamA, To: gapEnd, LSN: 18})
+	h.segment()
+	l = h.mustOpen()
+	if p = l.PointsOf(v); p.Newest.LSN != 18 || p.Breaks[0].Until == nil || p.Breaks[0].Until.LSN != 18 {
+		t.Errorf("after the resync: %+v", p)
+	}
+	for _, at := range []uint64{p.First.LSN, p.Newest.LSN, p.Coarse[0].Last.LSN, p.Breaks[0].After.LSN, p.Breaks[0].Until.LSN} {
+		if _, err := l.Resolve(v, fmt.Sprint(at), epochStart); err != nil {
+			t.Errorf("LSN %d is listed as a point: %v", at, err)
+		}
 	}
 }

@@ -1,0 +1,107 @@
+package twin
+
+import (
+	"slices"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// At is an LSN and its time.
+type At struct {
+	LSN  uint64    `json:"lsn"`
+	Time time.Time `json:"time"` // of the frame that it ends, or lies in
+}
+
+// Coarse is a range of LSNs of which only some are points: writes were folded.
+type Coarse struct {
+	First  At  `json:"first"`
+	Last   At  `json:"last"` // a point
+	Points int `json:"points"`
+}
+
+// Break is a range without points, between two that are: the primary's WAL
+// overflowed. Until is nil while the resync has not ended.
+type Break struct {
+	After At  `json:"after"`
+	Until *At `json:"until"`
+}
+
+// NamedPoint is a bookmark on a volume's stream.
+type NamedPoint struct {
+	Name string `json:"name"`
+	At
+	InLog bool `json:"in_log"` // it can be restored
+}
+
+// Points are the recovery points of a volume: every LSN from First to Newest, but for
+// Coarse and Breaks.
+type Points struct {
+	Volume    string       `json:"volume"`
+	Group     string       `json:"group"`
+	Ready     bool         `json:"ready"` // else there is none: the initial sync is not complete
+	Removed   bool         `json:"removed"`
+	First     At           `json:"first"`
+	Newest    At           `json:"newest"`
+	Bookmarks []NamedPoint `json:"bookmarks"`
+	Coarse    []Coarse     `json:"coarse"`
+	Breaks    []Break      `json:"breaks"`
+}
+
+// PointsOf lists a volume's recovery points.
+func (l *Log) PointsOf(v *state.Volume) Points {
+	r, _ := l.RangeOf(v.Stream)
+	at := func(lsn uint64) At { return At{lsn, l.timeOf(v, lsn).UTC()} }
+	p := Points{Volume: v.Name, Group: v.Group, Ready: v.Ready && v.FirstLSN <= r.LastLSN, Removed: v.Removed, First: at(l.FirstPoint(v)), Newest: at(r.LastLSN),
+		Bookmarks: []NamedPoint{}, Coarse: l.coarse(v.Stream, v.FirstLSN), Breaks: []Break{}}
+	if st := l.State.Streams[v.Stream]; st != nil {
+		for i := range st.Resyncs {
+			g := &st.Resyncs[i]
+			b := Break{After: at(g.After)}
+			if g.Until > 0 && g.Until <= r.LastLSN {
+				until := at(g.Until)
+				b.Until = &until
+			} else {
+				p.Newest = b.After
+			}
+			if g.Until == 0 || g.Until >= v.FirstLSN {
+				p.Breaks = append(p.Breaks, b)
+			}
+		}
+	}
+	for _, b := range l.State.Bookmarks {
+		lsn, on := b.On(v.Stream)
+		if b.Group != v.Group || !on {
+			continue
+		}
+		_, err := l.Resolve(v, b.Name, time.Time{})
+		p.Bookmarks = append(p.Bookmarks, NamedPoint{Name: b.Name, At: At{lsn, b.Time.UTC()}, InLog: err == nil})
+	}
+	slices.SortFunc(p.Bookmarks, func(a, b NamedPoint) int { return a.Time.Compare(b.Time) })
+	return p
+}
+
+// coarse lists the runs of folds of a stream, from an LSN on.
+func (l *Log) coarse(id change.StreamID, from uint64) []Coarse {
+	out := []Coarse{}
+	open := false
+	for _, f := range l.Frames[id] {
+		e := f.entry()
+		if e.Kind != segment.FoldEntry {
+			open = false
+			continue
+		}
+		if e.LastLSN < from {
+			continue
+		}
+		last := At{e.LastLSN, time.Unix(0, e.LastTime).UTC()}
+		if k := len(out) - 1; open && out[k].Last.LSN+1 == e.FirstLSN {
+			out[k].Last, out[k].Points = last, out[k].Points+1
+			continue
+		}
+		out, open = append(out, Coarse{At{e.FirstLSN, time.Unix(0, e.FirstTime).UTC()}, last, 1}), true
+	}
+	return out
+}
