@@ -2,6 +2,7 @@ package journal
 
 import (
 	"encoding/binary"
+	"sort"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
@@ -46,14 +47,11 @@ func (b *backlog) bytes() int64 { return b.total - b.dropped }
 
 // after is bytes for whoever has the journal up to index.
 func (b *backlog) after(index uint64) int64 {
-	from := b.dropped
-	for _, m := range b.marks {
-		if m.index > index {
-			break
-		}
-		from = m.total
+	n := sort.Search(len(b.marks), func(i int) bool { return b.marks[i].index > index })
+	if n == 0 {
+		return b.total - b.dropped
 	}
-	return b.total - from
+	return b.total - b.marks[n-1].total
 }
 
 // Backlog is the bytes of the frames after index that the journal holds, to about
