@@ -79,9 +79,7 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 		if ctx.Err() != nil {
 			return out, fail.Wrap(fail.Retry, "list changes of", v.conf.Name, ctx.Err())
 		}
-		if buf, err = a.wal.Read(r.wal, buf); err == nil {
-			err = f.Reset(buf)
-		}
+		buf, err = a.readFrame(r.wal, &f, buf)
 		if fail.Is(err, fail.NotFound) && after == nil && a.durableTo(s, r.last) {
 			continue
 		}

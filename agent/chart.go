@@ -79,19 +79,13 @@ func (s *stream) chartNext(leaving bool) error {
 	}
 	next := &chart{after: durableLSN, maps: map[uint32]*dirtyMap{}}
 	if old != nil {
-		next.after = old.after
-		for n, m := range old.maps {
-			next.maps[n] = m.clone()
-		}
+		next.after, next.maps = old.after, cloneMaps(old.maps)
 	}
 	var f change.Frame
 	var buf []byte
 	for i, r := range frames {
 		var err error
-		if buf, err = s.a.wal.Read(r.wal, buf); err == nil {
-			err = f.Reset(buf)
-		}
-		if err != nil {
+		if buf, err = s.a.readFrame(r.wal, &f, buf); err != nil {
 			return fail.At("enter into the change map", "group "+s.conf.Group, err)
 		}
 		if i == 0 && f.FirstLSN > from+1 { // what lies between left the WAL before

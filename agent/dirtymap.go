@@ -105,8 +105,12 @@ func (m *dirtyMap) extents(sizeBytes int64) (out []Extent, total int64) {
 	return out, total
 }
 
-func (m *dirtyMap) clone() *dirtyMap {
-	return &dirtyMap{granule: m.granule, words: slices.Clone(m.words)}
+func cloneMaps(maps map[uint32]*dirtyMap) map[uint32]*dirtyMap {
+	out := make(map[uint32]*dirtyMap, len(maps))
+	for n, m := range maps {
+		out[n] = &dirtyMap{granule: m.granule, words: slices.Clone(m.words)}
+	}
+	return out
 }
 
 // marked is the bytes of the marked granules.

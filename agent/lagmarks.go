@@ -10,7 +10,7 @@ type lagMark struct {
 	Last  uint64 `json:"last"`
 	Time  int64  `json:"time"`
 	Bytes int64  `json:"bytes"`
-	at    int64  // Time, by sinceStart
+	at    int64  // Time, by clock.SinceStart
 }
 
 const maxLagMarks = 4096

@@ -94,3 +94,13 @@ func (a *Agent) readHeader(index uint64) (change.Header, change.Hash, error) {
 	}
 	return change.ParseHeader(b)
 }
+
+// readFrame reads the whole frame at a WAL index into f, which refers to the bytes
+// that it returns: buf, where that is large enough.
+func (a *Agent) readFrame(index uint64, f *change.Frame, buf []byte) ([]byte, error) {
+	b, err := a.wal.Read(index, buf)
+	if err == nil {
+		err = f.Reset(b)
+	}
+	return b, err
+}

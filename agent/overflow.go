@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -32,7 +33,7 @@ type overflow struct {
 	upto  change.Point   // newest frame that was dropped; the WAL goes on behind it
 	known []change.Point // where the journal may stand, oldest first
 	since int64          // time of the first record that was dropped, ns
-	at    int64          // the same by sinceStart
+	at    int64          // the same by clock.SinceStart
 	maps  map[uint32]*dirtyMap
 	gen   int // number of drops
 
@@ -94,10 +95,7 @@ func (s *stream) drop(frames []frameRef, o *overflow) error {
 	var buf []byte
 	for i, r := range frames {
 		var err error
-		if buf, err = s.a.wal.Read(r.wal, buf); err == nil {
-			err = f.Reset(buf)
-		}
-		if err != nil {
+		if buf, err = s.a.readFrame(r.wal, &f, buf); err != nil {
 			return fail.At("make room for", "group "+s.conf.Group, err)
 		}
 		here := change.Point{LSN: f.LastLSN, Hash: f.Hash}
@@ -127,7 +125,7 @@ func (s *stream) spillable(now time.Time) ([]frameRef, *overflow) {
 		return nil, nil
 	}
 	for _, r := range s.refs { // an idle stream's journal takes nothing either
-		if r.last > s.ship.committed.LSN && time.Duration(sinceStart()-r.at) < s.a.opts.SpillAfter && (s.over == nil || s.over.ended) {
+		if r.last > s.ship.committed.LSN && time.Duration(clock.SinceStart()-r.at) < s.a.opts.SpillAfter && (s.over == nil || s.over.ended) {
 			return nil, nil
 		} else if r.last > s.ship.committed.LSN {
 			break
@@ -148,10 +146,7 @@ func (s *stream) spillable(now time.Time) ([]frameRef, *overflow) {
 	next := &overflow{known: []change.Point{s.ship.committed}, since: can[0].time, at: can[0].at, maps: map[uint32]*dirtyMap{}}
 	if o := s.over; o != nil && !o.ended {
 		*next = *o
-		next.known, next.maps = slices.Clone(o.known), map[uint32]*dirtyMap{}
-		for n, m := range o.maps {
-			next.maps[n] = m.clone()
-		}
+		next.known, next.maps = slices.Clone(o.known), cloneMaps(o.maps)
 		if o.upto.LSN < s.ship.committed.LSN { // a resync got further meanwhile
 			next.known = append(next.known, s.ship.committed)
 		}

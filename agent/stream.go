@@ -7,6 +7,7 @@ import (
 
 	"github.com/pollux-dr/pollux/agent/arena"
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/notify"
 )
@@ -17,7 +18,7 @@ type rec struct {
 	slot arena.SlotID
 	vol  *Volume  // nil for marks
 	copy *guarded // of what a resync read; nil: a client's
-	at   int64    // when it was acknowledged, by sinceStart
+	at   int64    // when it was acknowledged, by clock.SinceStart
 }
 
 // frameRef is what memory keeps of a frame until the journal released it.
@@ -25,7 +26,7 @@ type frameRef struct {
 	last  uint64 // LSN
 	wal   uint64 // index in the agent's WAL
 	time  int64  // of its first record, ns
-	at    int64  // the same by sinceStart: what lag is measured by
+	at    int64  // the same by clock.SinceStart: what lag is measured by
 	bytes uint32 // plain
 }
 
@@ -117,7 +118,7 @@ func wake(c chan struct{}) {
 // submit acknowledges recs, whose payloads are complete: they get consecutive
 // LSNs, and from here on they outlive the process. It returns the last LSN.
 func (s *stream) submit(recs []rec) (uint64, error) {
-	now, at := s.a.opts.Now().UnixNano(), sinceStart()
+	now, at := s.a.opts.Now().UnixNano(), clock.SinceStart()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -317,14 +318,9 @@ func (s *stream) oldest(lsn uint64) (at int64, ok bool) {
 	return 0, false
 }
 
-var started = time.Now()
-
-// sinceStart is a time that no change of the clock touches, ns.
-func sinceStart() int64 { return int64(time.Since(started)) }
-
-// whenWas turns what an earlier process wrote down into sinceStart's time: below 0.
+// whenWas turns what an earlier process wrote down into clock.SinceStart's time: below 0.
 func (a *Agent) whenWas(t int64) int64 {
-	return sinceStart() - max(0, a.opts.Now().UnixNano()-t)
+	return clock.SinceStart() - max(0, a.opts.Now().UnixNano()-t)
 }
 
 // lag is the age of the oldest acknowledged write that is not durable in the
@@ -339,5 +335,5 @@ func (s *stream) lag() time.Duration {
 	if !ok {
 		return 0
 	}
-	return time.Duration(sinceStart() - at)
+	return time.Duration(clock.SinceStart() - at)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/raft"
 
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -208,7 +209,7 @@ func (j *Journal) watchDisk() {
 		if j.raft.State() != raft.Leader || j.logs.single.Load() {
 			continue
 		}
-		if d := time.Duration(sinceStart() - since); seen >= looks && d > limit {
+		if d := time.Duration(clock.SinceStart() - since); seen >= looks && d > limit {
 			_ = j.layer.Close()
 			_ = j.trans.Close()
 			j.fatal(fail.New(fail.Retry, "append to", "Raft's log in "+j.opts.Dir, fmt.Sprintf("the disk has not answered for %.1f s", d.Seconds())).
@@ -217,8 +218,3 @@ func (j *Journal) watchDisk() {
 		}
 	}
 }
-
-var started = time.Now()
-
-// sinceStart is a time that no change of the clock touches, ns.
-func sinceStart() int64 { return int64(time.Since(started)) }

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/wal"
 )
@@ -27,7 +28,7 @@ type logStore struct {
 	retain func() (uint64, error)
 	failed func(error)
 	single atomic.Bool  // this is the only member: lazy entries may be lazy
-	busy   atomic.Int64 // since when StoreLogs waits for the disk, by sinceStart; 0: it does not
+	busy   atomic.Int64 // since when StoreLogs waits for the disk, by clock.SinceStart; 0: it does not
 	hold   sync.RWMutex // read-locked while a snapshot copies frames out of the log
 	cache  logCache
 	buf    []byte
@@ -156,7 +157,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		heads[i], bodies[i] = buf[from:len(buf):len(buf)], l.Data
 	}
 	s.buf = buf
-	s.busy.Store(sinceStart())
+	s.busy.Store(clock.SinceStart())
 	last, err := s.log.AppendReserved(heads, bodies)
 	if err == nil && !(s.single.Load() && allLazy(logs)) {
 		err = s.log.Sync(context.Background(), last)

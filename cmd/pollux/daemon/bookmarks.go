@@ -21,7 +21,7 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 	if err := checkHold(&r); err != nil {
 		return control.Bookmark{}, err
 	}
-	if err := d.heard(); err != nil {
+	if err := d.heard(ctx); err != nil {
 		return control.Bookmark{}, fail.At("add bookmark", r.Group+"/"+r.Name, err)
 	}
 	var st *state.Stream
@@ -85,8 +85,8 @@ func (d service) bookmark(b *state.Bookmark) control.Bookmark {
 }
 
 // BookmarkList lists bookmarks, of one group or of all.
-func (d service) BookmarkList(_ context.Context, r control.List) ([]control.Bookmark, error) {
-	if err := d.heard(); err != nil {
+func (d service) BookmarkList(ctx context.Context, r control.List) ([]control.Bookmark, error) {
+	if err := d.heard(ctx); err != nil {
 		return nil, err
 	}
 	var marks []state.Bookmark

@@ -215,10 +215,23 @@ func (d service) group(g *state.Group) control.Group {
 }
 
 // heard refuses to call nothing what is only not known: the journal is on other hosts,
-// and has not answered since this agent started.
-func (d *Daemon) heard() error {
-	if d.remote == nil || d.remote.Synced() {
+// and has not answered since this agent started. Just after a start it waits a moment.
+func (d *Daemon) heard(ctx context.Context) error {
+	if d.remote == nil {
 		return nil
+	}
+	for late := time.After(hearTimeout); ; {
+		changed := d.remote.Changed()
+		if d.remote.Synced() {
+			return nil
+		}
+		select {
+		case <-changed:
+			continue
+		case <-late:
+		case <-ctx.Done():
+		}
+		break
 	}
 	e := fail.New(fail.Retry, "ask", "journal", "it has not been heard of since the agent started")
 	if err := d.remote.Err(); err != nil {
@@ -227,9 +240,12 @@ func (d *Daemon) heard() error {
 	return e
 }
 
+// hearTimeout is how long a verb waits for a journal that was not heard of yet.
+const hearTimeout = 3 * time.Second
+
 // GroupList lists all groups.
-func (d service) GroupList(context.Context, control.List) ([]control.Group, error) {
-	if err := d.heard(); err != nil {
+func (d service) GroupList(ctx context.Context, _ control.List) ([]control.Group, error) {
+	if err := d.heard(ctx); err != nil {
 		return nil, err
 	}
 	var groups []state.Group

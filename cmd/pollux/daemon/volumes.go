@@ -266,8 +266,8 @@ func elsewhere(op string, v *state.Volume) error {
 }
 
 // VolumeList lists the volumes that are protected.
-func (d service) VolumeList(_ context.Context, r control.List) ([]control.Volume, error) {
-	if err := d.heard(); err != nil {
+func (d service) VolumeList(ctx context.Context, r control.List) ([]control.Volume, error) {
+	if err := d.heard(ctx); err != nil {
 		return nil, err
 	}
 	out := []control.Volume{}
