@@ -61,7 +61,7 @@ type session struct {
 	peer  pki.Peer
 	agent string
 
-	mu     sync.Mutex
+	mu     sync.Mutex // held while Attached is sent
 	leases map[change.StreamID]change.Lease // attached streams
 	told   map[change.StreamID]change.Ack
 }
@@ -220,19 +220,21 @@ func (s *session) resync(r *change.Resync) error {
 	return s.attached(r.Stream, err)
 }
 
-// attached answers with where a stream stands, or why not.
+// attached answers with where a stream stands, or why not. No Ack of the stream goes
+// out before: the agent would not know the stream yet, and never hear it again.
 func (s *session) attached(id change.StreamID, err error) error {
 	resp := change.Attached{Stream: id, Error: change.FaultOf(err)}
-	if err == nil {
-		s.j.fsm.mu.RLock()
-		resp.Lease = s.j.fsm.state.Streams[id].Lease
-		ack := s.j.ackOf(id)
-		s.j.fsm.mu.RUnlock()
-		resp.Committed, resp.Released, resp.Durable, resp.Voters, resp.Unsound = ack.Committed, ack.Released, ack.Durable, ack.Voters, ack.Unsound
-		s.mu.Lock()
-		s.leases[id], s.told[id] = resp.Lease, ack
-		s.mu.Unlock()
+	if err != nil {
+		return s.conn.Send(uint16(change.MsgAttached), change.Encode(resp))
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.j.fsm.mu.RLock()
+	resp.Lease = s.j.fsm.state.Streams[id].Lease
+	ack := s.j.ackOf(id)
+	s.j.fsm.mu.RUnlock()
+	resp.Committed, resp.Released, resp.Durable, resp.Voters, resp.Unsound = ack.Committed, ack.Released, ack.Durable, ack.Voters, ack.Unsound
+	s.leases[id], s.told[id] = resp.Lease, ack
 	return s.conn.Send(uint16(change.MsgAttached), change.Encode(resp))
 }
 
