@@ -61,7 +61,7 @@ type session struct {
 	peer  pki.Peer
 	agent string
 
-	mu     sync.Mutex // held while Attached is sent
+	mu     sync.Mutex                       // held while Attached is sent
 	leases map[change.StreamID]change.Lease // attached streams
 	told   map[change.StreamID]change.Ack
 }
