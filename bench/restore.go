@@ -24,7 +24,6 @@ type RestoreReport struct {
 	ImageBytes         int64          `json:"image_bytes"`
 	LogBytes           int64          `json:"log_bytes"` // of the objects fetched
 	Objects            int            `json:"objects"`
-	Records            int64          `json:"records"`
 	Verified           bool           `json:"verified"` // the image equals the volume
 	Rounds             []RestoreRound `json:"rounds"`
 }
@@ -121,7 +120,7 @@ func (s *session) restoreRound(ctx context.Context, a *agentProc, rep *RestoreRe
 		return nil, err
 	}
 	r.RestoreSeconds, r.RestoreCPUSeconds = time.Since(begin).Seconds(), ownCPUSeconds()-cpu
-	rep.ImageBytes, rep.Records = res.WrittenBytes, res.Records
+	rep.ImageBytes = res.WrittenBytes
 	if verify {
 		if err := sameFiles(a.backing, path); err != nil {
 			return nil, err
@@ -166,14 +165,18 @@ func (s *session) restore(ctx context.Context, url, path string, r *RestoreRound
 	if err != nil {
 		return res, err
 	}
-	plan := l.Plan(p)
+	plan, err := l.Plan(ctx, p, nil, s.dir)
+	if err != nil {
+		return res, err
+	}
+	defer plan.Close()
 	rep.Objects, rep.LogBytes = plan.Objects, plan.Bytes
 	f, err := createImage(path, v.SizeBytes)
 	if err != nil {
 		return res, err
 	}
 	planned := time.Now()
-	res, err = l.Restore(ctx, plan, f, nil)
+	res, err = plan.Restore(ctx, f, twin.Run{})
 	written := time.Now()
 	if err == nil {
 		err = fail.Wrap(fail.Full, "sync", path, f.Sync())

@@ -76,7 +76,7 @@ func (r *RestoreReport) Text(w io.Writer) {
 	r.text(w)
 	med := func(f func(*RestoreRound) float64) float64 { return median(column(r.Rounds, f)) }
 	fmt.Fprintf(w, "\nrestore   %.0f MB/s\nbare GET  %.0f MB/s\nratio     %.2f\n", r.RestoreMBPerSecond, r.RawGetMBPerSecond, r.Ratio)
-	fmt.Fprintf(w, "image %s from %s in %d objects, %d records; equal to the volume: %v\n", mib(r.ImageBytes), mib(r.LogBytes), r.Objects, r.Records, r.Verified)
+	fmt.Fprintf(w, "image %s from %s in %d objects; equal to the volume: %v\n", mib(r.ImageBytes), mib(r.LogBytes), r.Objects, r.Verified)
 	fmt.Fprintf(w, "of a restore: open and plan %.2f s, fetch, decode and write %.2f s, fsync %.2f s; CPU %.2f s (bare GET %.2f s)\n",
 		med(func(v *RestoreRound) float64 { return v.OpenSeconds }), med(func(v *RestoreRound) float64 { return v.WriteSeconds }),
 		med(func(v *RestoreRound) float64 { return v.SyncSeconds }), med(func(v *RestoreRound) float64 { return v.RestoreCPUSeconds }),

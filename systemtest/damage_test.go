@@ -98,7 +98,7 @@ func TestDamagedObject(t *testing.T) {
 		off := w.rand.Int64N(st.Size())
 		undo := flip(t, path, off, w.rand)
 		out := filepath.Join(s.dir, "out")
-		o := s.pollux(append([]string{"restore", "v", "-o", out}, s.storeArgs()...)...)
+		o := s.pollux(append([]string{"restore", "v", "--restart", "-o", out}, s.storeArgs()...)...)
 		if o.code == 0 {
 			got, err := os.ReadFile(out)
 			if err != nil {

@@ -3,6 +3,7 @@ package backing
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -12,7 +13,9 @@ import (
 // restoredName is the extended attribute that a restore leaves on a file: which
 // point of which volume it holds, until an agent takes the file.
 //
-//	<stream id> <volume's number> <LSN>
+//	<stream id> <volume's number> <LSN> <mtime, ns since 1970>
+//
+// Older releases wrote no mtime.
 const restoredName = "user.pollux.restored"
 
 // Restored is a point of a volume that a file was restored to.
@@ -20,17 +23,27 @@ type Restored struct {
 	Stream string
 	Volume uint32 // number in the journal
 	LSN    uint64
+	// Untouched: the file was not written to since.
+	Untouched bool
 }
 
 // SetRestored writes r beside the file's bytes, where there is a place for it.
 func SetRestored(f *os.File, r Restored) error {
-	err := unix.Fsetxattr(int(f.Fd()), restoredName, fmt.Appendf(nil, "%s %d %d", r.Stream, r.Volume, r.LSN), 0)
+	when := time.Now().Truncate(time.Microsecond) // that the file's own is what we wrote, whatever its clock's steps
+	err := unix.Futimes(int(f.Fd()), []unix.Timeval{unix.NsecToTimeval(when.UnixNano()), unix.NsecToTimeval(when.UnixNano())})
+	if err == nil {
+		err = unix.Fsetxattr(int(f.Fd()), restoredName, fmt.Appendf(nil, "%s %d %d %d", r.Stream, r.Volume, r.LSN, when.UnixNano()), 0)
+	}
 	return fail.Wrap(fail.Unsupported, "note the point at", f.Name(), err)
 }
 
 // RestoredAt returns what SetRestored wrote; ok is false where it did not.
 func RestoredAt(path string) (r Restored, ok bool) {
 	text := readMark(func(p []byte) (int, error) { return unix.Getxattr(path, restoredName, p) })
-	n, err := fmt.Sscanf(text, "%s %d %d", &r.Stream, &r.Volume, &r.LSN)
-	return r, n == 3 && err == nil
+	var when int64
+	n, _ := fmt.Sscanf(text, "%s %d %d %d", &r.Stream, &r.Volume, &r.LSN, &when)
+	if st, err := os.Stat(path); err == nil && n == 4 {
+		r.Untouched = st.ModTime().UnixNano() == when
+	}
+	return r, n >= 3
 }

@@ -35,13 +35,18 @@ func run(args []string) int {
 		return int(code)
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(os.Stderr, "pollux: interrupted")
+		printHint(err)
 		return 130
 	}
 	fmt.Fprintln(os.Stderr, "pollux:", err)
+	printHint(err)
+	return fail.ExitCode(err)
+}
+
+func printHint(err error) {
 	if hint := fail.HintOf(err); hint != "" {
 		fmt.Fprintln(os.Stderr, "  hint:", hint)
 	}
-	return fail.ExitCode(err)
 }
 
 // exitCode ends the process with a status and no message: the verb has said all.

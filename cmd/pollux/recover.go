@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -264,7 +265,14 @@ func (r *recovery) restore(c *cobra.Command, rep *recoverReport, targets []*rest
 			return fail.New(fail.Damaged, "recover", v.Name, fmt.Sprintf("the store's newest point is LSN %d, the journal's %d", p.LSN, lsn)).
 				WithHint("is this the journal's store?")
 		}
-		if _, err := writeTarget(c.Context(), c.ErrOrStderr(), l, l.Plan(p), targets[i]); err != nil {
+		plan, err := l.Plan(c.Context(), p, nil, "")
+		if err != nil {
+			return err
+		}
+		if _, err := writeTarget(c, &restoreFlags{}, l, plan, nil, targets[i]); err != nil {
+			return errors.Join(err, plan.Close())
+		}
+		if err := plan.Close(); err != nil {
 			return err
 		}
 		rep.Volumes[i].LSN = lsn

@@ -1,19 +1,22 @@
 package main
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
@@ -21,28 +24,39 @@ type restoreFlags struct {
 	store                  storeFlags
 	out, at                string
 	overwrite, yes, dryRun bool
-	json                   bool
+	resume, restart        bool
+	verify, json           bool
+	limit                  config.Bytes
 }
 
 func newRestore() *cobra.Command {
 	var f restoreFlags
-	c := &cobra.Command{Use: "restore VOLUME --store URL -o FILE|DEVICE [--at POINT]", Short: "Write a volume's image at a recovery point, from the object store alone",
+	c := &cobra.Command{Use: "restore VOLUME|GROUP --store URL -o FILE|DEVICE|DIRECTORY [--at POINT]", Short: "Write a volume's image at a recovery point, from the object store alone",
 		Long: `POINT is an LSN (digits), a time (RFC 3339, or -10m for ten minutes ago: the last
 frame that ends at or before it) or a bookmark's name; without --at it is the
-newest point. A new file is sparse and takes its name only when it is complete.`,
+newest point. A group's volumes go to DIRECTORY/<volume>.img, all at one point.
+
+A new file is sparse and takes its name only when it is complete. What an
+interruption leaves (<file>.partial) is gone on from by the same command, also
+toward a newer point; --restart begins anew. --overwrite onto an image that an
+earlier restore made, and nobody wrote to since, fetches only what differs.`,
 		Args: cobra.ExactArgs(1)}
 	f.store.add(c)
-	c.Flags().StringVarP(&f.out, "output", "o", "", "file or block device to write (required)")
+	c.Flags().StringVarP(&f.out, "output", "o", "", "file or block device to write; for a group a directory (required)")
 	c.Flags().StringVar(&f.at, "at", "", "recovery point: LSN, time or bookmark (default: the newest)")
 	c.Flags().BoolVar(&f.overwrite, "overwrite", false, "write even where the target is in use or not empty")
 	c.Flags().BoolVar(&f.yes, "yes", false, "with --overwrite: do not ask")
+	c.Flags().BoolVar(&f.resume, "resume", false, "onto a device: go on from an interrupted restore; nobody must have written to it since")
+	c.Flags().BoolVar(&f.restart, "restart", false, "do not go on from an interrupted restore, nor from an older image")
+	c.Flags().BoolVar(&f.verify, "verify", false, "read the target back at the end and compare it with the store")
+	c.Flags().Var(&f.limit, "limit", "read no more than this from the store each second, as in 50MiB (default: no limit)")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would be read and written, write nothing")
 	c.Flags().BoolVar(&f.json, "json", false, "print one JSON object and nothing else")
 	c.RunE = func(c *cobra.Command, args []string) error { return restore(c, &f, args[0]) }
 	return c
 }
 
-// restoreReport is what `pollux restore --json` prints.
+// restoreReport is what `pollux restore --json` prints, of a group in a list.
 type restoreReport struct {
 	Volume     string    `json:"volume"`
 	Output     string    `json:"output"`
@@ -50,10 +64,13 @@ type restoreReport struct {
 	LSN        uint64    `json:"lsn"`
 	Time       time.Time `json:"time"`
 	SizeBytes  int64     `json:"size_bytes"`
+	LiveBytes  int64     `json:"live_bytes"` // of data at the point
 	Objects    int       `json:"objects"`
 	FetchBytes int64     `json:"fetch_bytes"`
 	DryRun     bool      `json:"dry_run"`
 	Target     string    `json:"target"`               // what was there before
+	Base       string    `json:"base,omitempty"`       // what it went on from
+	Verified   bool      `json:"verified"`             // read back and compared
 	Objections []string  `json:"objections,omitempty"` // of a dry run: why it would be refused without --overwrite
 	Seconds    float64   `json:"seconds"`
 	LogDamage  string    `json:"log_damage,omitempty"` // of objects behind the point's
@@ -65,147 +82,240 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 	if f.out == "" {
 		return fail.New(fail.Invalid, "restore", name, "no target").WithHint("name a file or a block device with -o")
 	}
-	if f.at != "" && f.at[0] == '-' && len(f.at) == 1 {
+	if f.at == "-" {
 		return fail.New(fail.Invalid, "restore", name, "--at - is not a point").WithHint("write an LSN, a time (RFC 3339, or -10m for ten minutes ago) or a bookmark's name")
 	}
-	start := time.Now()
 	l, closeStore, err := openLog(c.Context(), &f.store, nil)
 	if err != nil {
 		return err
 	}
 	defer closeStore()
-	v, err := l.Volume(name)
+	jobs, group, err := restoreJobs(c, f, l, name)
 	if err != nil {
 		return err
 	}
-	p, err := l.Resolve(v, f.at, time.Now())
-	if err != nil {
+	for _, j := range jobs {
+		if err := j.check(c, f, l); err != nil {
+			return err
+		}
+	}
+	reports := make([]*restoreReport, 0, len(jobs))
+	for _, j := range jobs {
+		rep, err := j.run(c, f, l)
+		if err != nil {
+			return err
+		}
+		reports = append(reports, rep)
+		if !f.json {
+			printRestored(c.OutOrStdout(), f, rep, j.target)
+		}
+	}
+	switch {
+	case f.json && group:
+		err = printJSON(c.OutOrStdout(), map[string]any{"group": name, "volumes": reports})
+	case f.json:
+		err = printJSON(c.OutOrStdout(), reports[0])
+	}
+	if err != nil || !f.dryRun || f.overwrite {
 		return err
 	}
-	plan := l.Plan(p)
-	t, err := inspectTarget(f.out, v.SizeBytes)
-	if err != nil {
-		return err
+	for _, j := range jobs {
+		err = errors.Join(err, refused(j.target))
 	}
-	if p.Note != "" {
-		fmt.Fprintf(c.ErrOrStderr(), "pollux: LSN %d (%s): %s\n", p.LSN, p.Time.UTC().Format(time.RFC3339Nano), p.Note)
+	return err
+}
+
+// restoreJob is one volume on its way to its target.
+type restoreJob struct {
+	point  twin.Point
+	target *restoreTarget
+}
+
+// restoreJobs finds the volumes, their points and their targets.
+func restoreJobs(c *cobra.Command, f *restoreFlags, l *twin.Log, name string) (jobs []*restoreJob, group bool, err error) {
+	volumes, err := groupVolumes(l, name)
+	if err != nil {
+		return nil, false, err
+	}
+	if group = l.State.Volumes[name] == nil && len(volumes) > 0; !group {
+		v, err := l.Volume(name)
+		if err != nil {
+			return nil, false, err
+		}
+		volumes = []*state.Volume{v}
+	} else if st, err := os.Stat(f.out); err != nil || !st.IsDir() {
+		return nil, true, fail.New(fail.Invalid, "restore group", name, f.out+" is not a directory").WithHint("make it: each volume becomes <volume>.img in it")
+	}
+	if group {
+		if err := oneInstant(c.ErrOrStderr(), f.at, volumes, l); err != nil {
+			return nil, true, err
+		}
+	}
+	for _, v := range volumes {
+		p, err := l.Resolve(v, f.at, time.Now())
+		if err != nil {
+			return nil, group, err
+		}
+		out := f.out
+		if group {
+			out = filepath.Join(f.out, v.Name+".img")
+		}
+		t, err := inspectTarget(out, v.SizeBytes)
+		if err != nil {
+			return nil, group, err
+		}
+		if p.Note != "" {
+			fmt.Fprintf(c.ErrOrStderr(), "pollux: LSN %d (%s): %s\n", p.LSN, p.Time.UTC().Format(time.RFC3339Nano), p.Note)
+		}
+		jobs = append(jobs, &restoreJob{p, t})
 	}
 	if l.Damage != nil {
 		fmt.Fprintln(c.ErrOrStderr(), "pollux: the log is damaged beyond this point:", l.Damage)
 	}
-	rep := restoreReport{Volume: name, Output: f.out, Epoch: p.Epoch, LSN: p.LSN, Time: p.Time.UTC(), SizeBytes: v.SizeBytes,
-		Note: p.Note, Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: f.dryRun, Target: t.what,
-		LogDamage: damageText(l)}
-	if f.dryRun {
-		rep.Objections = t.objections
-		if err := report(c, f, &rep, t); err != nil || f.overwrite {
-			return err
+	return jobs, group, nil
+}
+
+// groupVolumes lists those of a group that have not been removed; none of what is no
+// group, or a volume's name too.
+func groupVolumes(l *twin.Log, name string) (out []*state.Volume, err error) {
+	if l.State.Groups[name] == nil || l.State.Volumes[name] != nil {
+		return nil, nil
+	}
+	for _, v := range state.Sorted(l.State.Volumes, func(v *state.Volume) string { return v.Name }) {
+		if v.Group == name && !v.Removed {
+			out = append(out, v)
 		}
-		return refused(f, t)
 	}
-	if err := allowTarget(c, f, t); err != nil {
-		return err
+	if len(out) == 0 {
+		return nil, fail.New(fail.NotFound, "restore group", name, "it has no volumes")
 	}
-	if rep.Result, err = writeTarget(c.Context(), c.ErrOrStderr(), l, plan, t); err != nil {
-		return err
-	}
-	rep.Seconds = time.Since(start).Seconds()
-	return report(c, f, &rep, t)
+	return out, nil
 }
 
-// allowTarget refuses what would destroy something, unless the operator insists.
-func allowTarget(c *cobra.Command, f *restoreFlags, t *restoreTarget) error {
-	if !f.overwrite || len(t.objections) == 0 {
-		return refused(f, t)
+// oneInstant says what a point of a group is worth whose volumes lie on several hosts.
+func oneInstant(w io.Writer, at string, volumes []*state.Volume, l *twin.Log) error {
+	streams := map[string]bool{}
+	for _, v := range volumes {
+		streams[v.Stream.String()] = true
 	}
-	return confirm(c, fmt.Sprintf("%s: %s. Restoring overwrites all of it.", f.out, strings.Join(t.objections, "; ")), f.out, f.yes)
-}
-
-// refused is the error of a target with objections, nil where there are none.
-func refused(f *restoreFlags, t *restoreTarget) error {
-	if len(t.objections) == 0 {
+	group := volumes[0].Group
+	switch {
+	case len(streams) == 1 || l.State.Bookmarks[group+"/"+at] != nil:
 		return nil
+	case at != "" && strings.Trim(at, "0123456789") == "":
+		return fail.New(fail.Invalid, "restore group", group, fmt.Sprintf("its volumes lie on %d hosts, each with LSNs of its own", len(streams))).
+			WithHint("name a bookmark or a time")
 	}
-	return fail.New(fail.Refused, "restore to", f.out, strings.Join(t.objections, "; ")).
-		WithHint("choose another target, or add --overwrite to lose what is there")
-}
-
-func writeTarget(ctx context.Context, w io.Writer, l *twin.Log, plan *twin.Plan, t *restoreTarget) (twin.Result, error) {
-	if err := t.open(); err != nil {
-		return twin.Result{}, err
-	}
-	bar := newProgress(w, "restoring")
-	res, err := l.Restore(ctx, plan, t.file, bar.update)
-	bar.end()
-	if err == nil && !t.device {
-		v := plan.Point.Volume // best effort: `pollux volume accept` looks at it
-		_ = backing.SetRestored(t.file, backing.Restored{Stream: v.Stream.String(), Volume: v.Number, LSN: plan.Point.LSN})
-	}
-	return res, t.finish(err)
-}
-
-func report(c *cobra.Command, f *restoreFlags, r *restoreReport, t *restoreTarget) error {
-	if f.json {
-		return printJSON(c.OutOrStdout(), r)
-	}
-	w := c.OutOrStdout()
-	fmt.Fprintf(w, "volume %s at epoch %d LSN %d, %s\n", r.Volume, r.Epoch, r.LSN, r.Time.Format(time.RFC3339Nano))
-	if r.DryRun {
-		fmt.Fprintf(w, "would fetch %s in %d objects and write up to %s to %s (%s)\n", text.Bytes(r.FetchBytes), r.Objects,
-			config.Bytes(r.SizeBytes), r.Output, r.Target)
-		if f.overwrite {
-			for _, o := range t.objections {
-				fmt.Fprintf(w, "would overwrite in spite of this: %s\n", o)
-			}
-		}
-		return nil
-	}
-	fmt.Fprintf(w, "restored %s: %s fetched, %s written, in %s\n", r.Output, text.Bytes(r.ReadBytes), text.Bytes(r.WrittenBytes),
-		text.Duration(time.Duration(r.Seconds*1e9)))
+	fmt.Fprintf(w, "pollux: the volumes lie on %d hosts: each is consistent in itself; only a bookmark is one instant of all\n", len(streams))
 	return nil
 }
 
-// progress is a bar with rate and ETA on a terminal, and silent elsewhere.
-type progress struct {
-	w     io.Writer
-	what  string
-	start time.Time
-	last  time.Time
-	shown bool
-}
-
-func newProgress(w io.Writer, what string) *progress {
-	p := &progress{what: what, start: time.Now()}
-	if f, ok := w.(*os.File); ok && isTerminal(f) {
-		p.w = w
+// check refuses what would destroy something, unless the operator insists.
+func (j *restoreJob) check(c *cobra.Command, f *restoreFlags, l *twin.Log) error {
+	t := j.target
+	if f.dryRun {
+		return nil
 	}
-	return p
+	if !f.overwrite || len(t.objections) == 0 {
+		return refused(t)
+	}
+	return confirm(c, fmt.Sprintf("%s: %s. Restoring overwrites all of it.", t.path, strings.Join(t.objections, "; ")), t.path, f.yes)
 }
 
-func (p *progress) update(done, total int64) {
-	now := time.Now()
-	if p.w == nil || (now.Sub(p.last) < 200*time.Millisecond && done < total) {
+// refused is the error of a target with objections, nil where there are none.
+func refused(t *restoreTarget) error {
+	if len(t.objections) == 0 {
+		return nil
+	}
+	return fail.New(fail.Refused, "restore to", t.path, strings.Join(t.objections, "; ")).
+		WithHint("choose another target, or add --overwrite to lose what is there")
+}
+
+func (j *restoreJob) run(c *cobra.Command, f *restoreFlags, l *twin.Log) (*restoreReport, error) {
+	start, p, t := time.Now(), j.point, j.target
+	base, what := t.base(f, &p)
+	plan, err := l.Plan(c.Context(), p, base, "")
+	if err != nil {
+		return nil, err
+	}
+	defer plan.Close()
+	rep := &restoreReport{Volume: p.Volume.Name, Output: t.path, Epoch: p.Epoch, LSN: p.LSN, Time: p.Time.UTC(), SizeBytes: p.Volume.SizeBytes,
+		Note: p.Note, LiveBytes: plan.LiveBytes, Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: f.dryRun, Target: t.what, Base: what, LogDamage: damageText(l)}
+	if f.dryRun {
+		rep.Objections = t.objections
+		return rep, nil
+	}
+	if what != "" {
+		fmt.Fprintf(c.ErrOrStderr(), "pollux: %s: going on from %s; --restart would begin anew\n", t.path, what)
+	}
+	if rep.Result, err = writeTarget(c, f, l, plan, base, t); err != nil {
+		return nil, err
+	}
+	rep.Verified, rep.Seconds = f.verify, time.Since(start).Seconds()
+	return rep, nil
+}
+
+// writeTarget carries a plan out on a target, which is complete when it returns nil.
+func writeTarget(c *cobra.Command, f *restoreFlags, l *twin.Log, plan *twin.Plan, base *twin.Base, t *restoreTarget) (res twin.Result, err error) {
+	v, p := plan.Point.Volume, plan.Point
+	left := base.Toward(p.LSN)
+	save := newSaver(t, v, left)
+	if err := t.open(base != nil, save.save); err != nil {
+		return res, err
+	}
+	bar := newProgress(c.ErrOrStderr(), "restoring")
+	run := twin.Run{Progress: bar.update, BytesPerSecond: int64(f.limit), Done: save.reached}
+	res, err = plan.Restore(c.Context(), t, run)
+	bar.end()
+	if err == nil && f.verify {
+		err = verifyTarget(c, f, l, p, t)
+	}
+	if err != nil {
+		return res, t.interrupted(err, save)
+	}
+	if !t.device { // best effort: `pollux volume accept` looks at it, and the next restore
+		_ = backing.SetRestored(t.file, backing.Restored{Stream: v.Stream.String(), Volume: v.Number, LSN: p.LSN})
+	}
+	return res, t.finish()
+}
+
+// verifyTarget compares what the disk has with the store.
+func verifyTarget(c *cobra.Command, f *restoreFlags, l *twin.Log, p twin.Point, t *restoreTarget) error {
+	if err := t.file.Sync(); err != nil {
+		return fail.Wrap(fail.Full, "sync", t.path, err)
+	}
+	_ = unix.Fadvise(int(t.file.Fd()), 0, 0, unix.FADV_DONTNEED) // so that it is read from the disk
+	plan, err := l.Plan(c.Context(), p, nil, "")
+	if err != nil {
+		return err
+	}
+	bar := newProgress(c.ErrOrStderr(), "verifying")
+	defer bar.end()
+	return errors.Join(fail.At("verify", t.path, plan.Verify(c.Context(), t.file, twin.Run{Progress: bar.update, BytesPerSecond: int64(f.limit)})), plan.Close())
+}
+
+func printRestored(w io.Writer, f *restoreFlags, r *restoreReport, t *restoreTarget) {
+	fmt.Fprintf(w, "volume %s at epoch %d LSN %d, %s\n", r.Volume, r.Epoch, r.LSN, r.Time.Format(time.RFC3339Nano))
+	if r.DryRun {
+		fmt.Fprintf(w, "would fetch %s from %d objects for %s of data, in a volume of %s, and write to %s (%s)\n", text.Bytes(r.FetchBytes), r.Objects,
+			text.Bytes(r.LiveBytes), config.Bytes(r.SizeBytes), r.Output, r.Target)
+		if r.Base != "" {
+			fmt.Fprintf(w, "would go on from %s\n", r.Base)
+		}
+		for _, o := range t.objections {
+			if f.overwrite {
+				fmt.Fprintf(w, "would overwrite in spite of this: %s\n", o)
+			}
+		}
 		return
 	}
-	p.last, p.shown = now, true
-	const width = 30
-	part := float64(done) / float64(max(total, 1))
-	rate := float64(done) / max(now.Sub(p.start).Seconds(), 0.001)
-	eta := time.Duration(float64(total-done) / max(rate, 1) * 1e9)
-	bar := ""
-	for i := range width {
-		if float64(i) < part*width {
-			bar += "="
-		} else {
-			bar += " "
-		}
+	zeroed, verified := "", ""
+	if r.ZeroedBytes > 0 {
+		zeroed = fmt.Sprintf(", %s zeroed", text.Bytes(r.ZeroedBytes))
 	}
-	fmt.Fprintf(p.w, "\r%s [%s] %3.0f%%  %s of %s  %s/s  ETA %s   ", p.what, bar, part*100, text.Bytes(done), text.Bytes(total),
-		text.Bytes(int64(rate)), eta.Round(time.Second))
-}
-
-func (p *progress) end() {
-	if p.shown {
-		fmt.Fprintln(p.w)
+	if r.Verified {
+		verified = "; read back and compared"
 	}
+	fmt.Fprintf(w, "restored %s: %s fetched, %s written%s, in %s%s\n", r.Output, text.Bytes(r.ReadBytes), text.Bytes(r.WrittenBytes), zeroed,
+		text.Duration(time.Duration(r.Seconds*1e9)), verified)
 }

@@ -2,14 +2,12 @@ package main
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -22,7 +20,9 @@ import (
 type restoreTarget struct {
 	path       string
 	size       int64 // of the volume
+	have       int64 // of what is there
 	exists     bool
+	reuse      bool // what is there is an image to go on from
 	device     bool
 	what       string   // for people: "new file", "ext4 filesystem, 10GiB block device"
 	objections []string // why it should not be overwritten
@@ -61,7 +61,8 @@ func (t *restoreTarget) examine() error {
 		return fail.Wrap(fail.Denied, "look at", t.path, err)
 	}
 	defer f.Close()
-	have, err := f.Seek(0, io.SeekEnd)
+	t.have, err = f.Seek(0, io.SeekEnd)
+	have := t.have
 	if err != nil {
 		return fail.Wrap(fail.Internal, "measure", t.path, err)
 	}
@@ -226,75 +227,4 @@ func heldBy(path string) string {
 		}
 	}
 	return ""
-}
-
-// open makes the target ready: it reads as zeros when it returns. A file is
-// written beside its place, and moved there when it is complete.
-func (t *restoreTarget) open() (err error) {
-	if t.device {
-		if t.file, err = os.OpenFile(t.path, os.O_RDWR|unix.O_EXCL, 0); err != nil {
-			t.file, err = os.OpenFile(t.path, os.O_RDWR, 0) // in use, and the operator insists
-		}
-		if err != nil {
-			return fail.Wrap(fail.Denied, "open", t.path, err)
-		}
-		return t.zeroDevice()
-	}
-	t.file, err = os.OpenFile(t.partial(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fail.Wrap(fail.Denied, "create", t.partial(), err)
-	}
-	if err := t.file.Truncate(t.size); err != nil {
-		return t.finish(fail.Wrap(fail.Full, "create", t.partial(), err))
-	}
-	return nil
-}
-
-func (t *restoreTarget) partial() string { return t.path + ".partial" }
-
-const blkZeroOut = 0x127f // BLKZEROOUT of linux/fs.h
-
-func (t *restoreTarget) zeroDevice() error {
-	var span [16]byte
-	binary.NativeEndian.PutUint64(span[8:], uint64(t.size)&^511)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, t.file.Fd(), blkZeroOut, uintptr(unsafe.Pointer(&span[0])))
-	if errno == unix.EBUSY {
-		return t.finish((&fail.Error{Kind: fail.Refused, Op: "zero", Object: t.path, Err: errno}).
-			WithHint("the kernel keeps a device that is in use from being overwritten: unmount it first"))
-	}
-	if errno != 0 {
-		return t.finish(fail.Wrap(fail.Internal, "zero", t.path, errno))
-	}
-	if rest := t.size & 511; rest > 0 {
-		if _, err := t.file.WriteAt(make([]byte, rest), t.size-rest); err != nil {
-			return t.finish(fail.Wrap(fail.Internal, "zero", t.path, err))
-		}
-	}
-	return nil
-}
-
-// finish makes a good restore durable, or removes a bad one's file.
-func (t *restoreTarget) finish(err error) error {
-	if err == nil {
-		err = fail.Wrap(fail.Full, "sync", t.path, t.file.Sync())
-	}
-	if cerr := t.file.Close(); err == nil {
-		err = fail.Wrap(fail.Full, "close", t.path, cerr)
-	}
-	if t.device {
-		return err
-	}
-	if err != nil {
-		_ = os.Remove(t.partial())
-		return err
-	}
-	if err := os.Rename(t.partial(), t.path); err != nil {
-		return fail.Wrap(fail.Denied, "complete", t.path, err)
-	}
-	d, err := os.Open(filepath.Dir(t.path))
-	if err == nil {
-		err = d.Sync()
-		_ = d.Close()
-	}
-	return fail.Wrap(fail.Internal, "sync", filepath.Dir(t.path), err)
 }

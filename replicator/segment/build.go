@@ -62,15 +62,17 @@ const (
 	EntryBytes  = 80
 	StreamBytes = 16
 
-	// MaxEntries and MaxObjectBytes bound one object.
+	// MaxEntries, MaxBodyBytes and MaxObjectBytes bound one object. The body is all but
+	// the tables that the footer repeats.
 	MaxEntries     = 1 << 18
-	MaxObjectBytes = 64 << 20
+	MaxBodyBytes   = 64 << 20
+	MaxObjectBytes = 2*MaxBodyBytes + 8
 	// MaxInFlight bounds how far beyond the durable position a writer creates
 	// objects. Readers and successors rely on it.
 	MaxInFlight = 16
 )
 
-// Size returns the encoded size of an object with these entries.
+// Size returns the encoded size of an object with these entries, without the tables.
 func Size(entries []Entry) int {
 	n := 2*HeadBytes + TrailerBytes + len(entries)*EntryBytes
 	seen := map[change.StreamID]bool{}
@@ -90,7 +92,7 @@ func Size(entries []Entry) int {
 // not built.
 func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) error) ([]byte, error) {
 	size := Size(entries)
-	if size > MaxObjectBytes || len(entries) > MaxEntries {
+	if size > MaxBodyBytes || len(entries) > MaxEntries {
 		return nil, fail.New(fail.Internal, "build", "object", fmt.Sprintf("%d bytes and %d entries exceed its limits", size, len(entries)))
 	}
 	if cap(buf) < size {
@@ -109,9 +111,10 @@ func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) er
 		}
 		return cmp.Compare(btoi(x.OfStream()), btoi(y.OfStream()))
 	})
+	folds := slices.ContainsFunc(entries, func(e Entry) bool { return e.Kind == FoldEntry })
 	h.Version = Version
-	if slices.ContainsFunc(entries, func(e Entry) bool { return e.Kind == FoldEntry }) {
-		h.Version = FoldsVersion
+	if slices.ContainsFunc(entries, func(e Entry) bool { return e.OfStream() }) {
+		h.Version = TablesVersion
 	}
 
 	at := HeadBytes
@@ -135,7 +138,7 @@ func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) er
 		at += copy(buf[at:], id[:])
 	}
 	for i := range entries {
-		if h.Version == Version {
+		if !folds {
 			entries[i].Covers, entries[i].Index = 1, 0
 			if h.Type == Segment {
 				entries[i].Index = h.FirstIndex + uint64(i)
@@ -145,7 +148,14 @@ func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) er
 		entries[i].put(buf[at:], h.Version, uint32(ord))
 		at += EntryBytes
 	}
-	putTrailer(buf[at:], trailer{footerOff: int64(footer), entries: uint32(len(entries)), streams: uint32(len(streams)),
+	buf, err := encodeTables(buf[:at], buf, entries)
+	if err != nil {
+		return nil, err
+	}
+	tables := len(buf) - at
+	at = len(buf)
+	buf = slices.Grow(buf, TrailerBytes)[:at+TrailerBytes]
+	putTrailer(buf[at:], trailer{footerOff: int64(footer), entries: uint32(len(entries)), streams: uint32(len(streams)), tables: uint32(tables),
 		sum: crc32.Checksum(buf[footer+HeadBytes:at], castagnoli)})
 	return buf, nil
 }

@@ -91,7 +91,7 @@ func TestFoldRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(m.entries, s.Index.Entries); diff != "" {
 		t.Errorf("entries: %s", diff)
 	}
-	if s.Index.Version != FoldsVersion || len(s.Content) != 4 || s.Index.LastIndex != 104 {
+	if s.Index.Version != TablesVersion || len(s.Content) != 4 || s.Index.LastIndex != 104 {
 		t.Errorf("version %d, %d entries up to index %d", s.Index.Version, len(s.Content), s.Index.LastIndex)
 	}
 	e := s.Index.Entries[2] // command 101, frame 102, fold 103, frame 104
@@ -101,7 +101,7 @@ func TestFoldRoundTrip(t *testing.T) {
 	if err := Move(obj, 9); err != nil {
 		t.Error(err)
 	}
-	if moved, err := Parse(obj); err != nil || moved.Position != 9 || moved.Version != FoldsVersion {
+	if moved, err := Parse(obj); err != nil || moved.Position != 9 || moved.Version != TablesVersion {
 		t.Errorf("moved: %+v, %v", moved, err)
 	}
 }

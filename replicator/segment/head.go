@@ -53,10 +53,12 @@ func (t Token) String() string {
 
 const (
 	headMagic = "PLXS"
-	// Version is the container's version of an object without folds, FoldsVersion
-	// of one with them. This build reads both.
-	Version      = 1
-	FoldsVersion = 2
+	// Version is the container's version of an object without frames and folds, and
+	// TablesVersion of one with them. Older releases wrote Version for frames, and
+	// FoldsVersion where there were folds. This build reads all three.
+	Version       = 1
+	FoldsVersion  = 2
+	TablesVersion = 3
 	// HeadBytes is the size of an encoded head.
 	HeadBytes = 128
 )
@@ -120,8 +122,8 @@ func ParseHead(b []byte, at int64) (Head, error) {
 	if crc32.Checksum(b[:124], castagnoli) != le.Uint32(b[124:]) {
 		return h, damaged(at+124, "head checksum does not match")
 	}
-	if h.Version = le.Uint16(b[4:]); h.Version != Version && h.Version != FoldsVersion {
-		return h, fail.New(fail.Unsupported, "decode object", "", fmt.Sprintf("container version %d; this build reads %d and %d", h.Version, Version, FoldsVersion)).
+	if h.Version = le.Uint16(b[4:]); h.Version < Version || h.Version > TablesVersion {
+		return h, fail.New(fail.Unsupported, "decode object", "", fmt.Sprintf("container version %d; this build reads %d to %d", h.Version, Version, TablesVersion)).
 			WithHint("use a pollux version that knows this format")
 	}
 	if b[7] != 0 {

@@ -16,18 +16,21 @@ type Index struct {
 	Head
 	Entries []Entry
 	Bytes   int64 // of the whole object
+	// TableData is what EachTable reads; empty in objects of older versions.
+	TableData []byte
 }
 
 type trailer struct {
 	footerOff        int64
 	entries, streams uint32
-	sum              uint32 // CRC-32C of streams and entries
+	sum              uint32 // CRC-32C of streams, entries and tables
+	tables           uint32 // bytes
 }
 
 // putTrailer writes
 //
-//	0 8 footer offset   8 4 entries   12 4 streams   16 4 CRC-32C of both tables
-//	20 4 reserved   24 4 CRC-32C of bytes 0..23   28 4 magic "PLXE"
+//	0 8 footer offset   8 4 entries   12 4 streams   16 4 CRC-32C of what lies between
+//	20 4 bytes of tables   24 4 CRC-32C of bytes 0..23   28 4 magic "PLXE"
 func putTrailer(b []byte, t trailer) {
 	b = b[:TrailerBytes]
 	clear(b)
@@ -36,6 +39,7 @@ func putTrailer(b []byte, t trailer) {
 	le.PutUint32(b[8:], t.entries)
 	le.PutUint32(b[12:], t.streams)
 	le.PutUint32(b[16:], t.sum)
+	le.PutUint32(b[20:], t.tables)
 	le.PutUint32(b[24:], crc32.Checksum(b[:24], castagnoli))
 	copy(b[28:], trailerMagic)
 }
@@ -53,9 +57,9 @@ func parseTrailer(b []byte, size int64) (trailer, error) {
 	if size > MaxObjectBytes {
 		return t, damaged(at, "object of %d bytes, %d at most", size, int64(MaxObjectBytes))
 	}
-	t = trailer{int64(le.Uint64(b)), le.Uint32(b[8:]), le.Uint32(b[12:]), le.Uint32(b[16:])}
-	if t.entries > MaxEntries || t.streams > t.entries || le.Uint32(b[20:]) != 0 ||
-		t.footerOff < HeadBytes || t.footerOff+HeadBytes+int64(t.streams)*StreamBytes+int64(t.entries)*EntryBytes != at {
+	t = trailer{int64(le.Uint64(b)), le.Uint32(b[8:]), le.Uint32(b[12:]), le.Uint32(b[16:]), le.Uint32(b[20:])}
+	if t.entries > MaxEntries || t.streams > t.entries ||
+		t.footerOff < HeadBytes || t.footerOff+HeadBytes+int64(t.streams)*StreamBytes+int64(t.entries)*EntryBytes+int64(t.tables) != at {
 		return t, damaged(at, "trailer of %d entries and %d streams does not fit the object's %d bytes", t.entries, t.streams, size)
 	}
 	return t, nil
@@ -107,6 +111,12 @@ func ParseTail(tail []byte, size int64) (*Index, error) {
 	}
 	x.Entries = make([]Entry, t.entries)
 	tables = tables[len(streams)*StreamBytes:]
+	if split := len(tables) - int(t.tables); t.tables > 0 {
+		if x.Version < TablesVersion {
+			return nil, damaged(off, "tables in an object of version %d", x.Version)
+		}
+		x.TableData, tables = slices.Clone(tables[split:]), tables[:split]
+	}
 	for i := range x.Entries {
 		if err := x.Entries[i].parse(tables[i*EntryBytes:][:EntryBytes], streams, off); err != nil {
 			return nil, err

@@ -104,11 +104,11 @@ func TestRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(m.entries, s.Index.Entries); diff != "" {
 		t.Errorf("entries: %s", diff)
 	}
-	want := Head{Version: Version, Type: Segment, Journal: journal, Token: Token{1, 2, writer}, Position: 5, DurablePosition: 3, FirstIndex: 100, LastIndex: 103, Time: 1234}
+	want := Head{Version: TablesVersion, Type: Segment, Journal: journal, Token: Token{1, 2, writer}, Position: 5, DurablePosition: 3, FirstIndex: 100, LastIndex: 103, Time: 1234}
 	if diff := cmp.Diff(want, s.Index.Head); diff != "" {
 		t.Errorf("head: %s", diff)
 	}
-	if len(s.Content) != 4 || s.Index.Bytes != int64(len(obj)) || Size(m.entries) != len(obj) {
+	if len(s.Content) != 4 || s.Index.Bytes != int64(len(obj)) || Size(m.entries)+len(s.Index.TableData) != len(obj) {
 		t.Errorf("%d entries, %d of %d bytes", len(s.Content), s.Index.Bytes, len(obj))
 	}
 	// Grouped: the command, stream A, then both frames of stream B.
@@ -213,6 +213,87 @@ func TestCuts(t *testing.T) {
 	}
 }
 
+// older makes of an object what an older release would have written.
+func older(obj []byte, version byte) []byte {
+	le := binary.LittleEndian
+	tr, err := parseTrailer(obj[len(obj)-TrailerBytes:], int64(len(obj)))
+	if err != nil {
+		panic(err)
+	}
+	b := bytes.Clone(obj[:len(obj)-TrailerBytes-int(tr.tables)])
+	if version < FoldsVersion {
+		for i := range int(tr.entries) {
+			e := b[len(b)-(int(tr.entries)-i)*EntryBytes:]
+			clear(e[20:24])
+			clear(e[72:80])
+		}
+	}
+	b[4], b[tr.footerOff+4] = version, version
+	b = append(b, obj[len(obj)-TrailerBytes:]...)
+	le.PutUint32(b[len(b)-TrailerBytes+20:], 0)
+	seal(b, int(tr.footerOff))
+	return b
+}
+
+// TestOlder: objects without tables are read, and can be given some.
+func TestOlder(t *testing.T) {
+	obj, _ := small(t)
+	want, err := read(obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []byte{Version, FoldsVersion} {
+		b := older(obj, version)
+		got, err := read(b)
+		if err != nil || got.Index.HasTables() {
+			t.Fatalf("version %d: %v", version, err)
+		}
+		if diff := cmp.Diff(want.Content, got.Content); diff != "" {
+			t.Error(diff)
+		}
+		if err := got.Index.AddTables(b); err != nil || !bytes.Equal(got.Index.TableData, want.Index.TableData) {
+			t.Errorf("version %d: %v", version, err)
+		}
+	}
+}
+
+// TestTables: the footer tells where every byte of data lies.
+func TestTables(t *testing.T) {
+	for name, obj := range map[string][]byte{"frames": first(small(t)), "fold": first(folded(t))} {
+		x, err := Walk(obj, func(int, Checked) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := 0
+		err = x.EachTable(func(i int, tab *Table) error {
+			seen++
+			var plain []byte
+			for _, b := range tab.Blocks {
+				p := make([]byte, b.PlainBytes)
+				if err := change.Decompress(tab.Codec, p, obj[b.Offset:][:b.StoredBytes]); err != nil || crc32.Checksum(p, castagnoli) != b.CRC {
+					t.Errorf("%s: block at %d: %v", name, b.Offset, err)
+				}
+				plain = append(plain, p...)
+			}
+			for _, r := range tab.Records {
+				if r.DataOffset()+int(r.DataLen) > len(plain) {
+					t.Errorf("%s: record at %d", name, r.Off)
+				}
+			}
+			return nil
+		})
+		if err != nil || seen != 3 {
+			t.Errorf("%s: %d tables, %v", name, seen, err)
+		}
+		x.TableData = x.TableData[:len(x.TableData)-1]
+		if err := x.EachTable(func(int, *Table) error { return nil }); !fail.Is(err, fail.Damaged) {
+			t.Errorf("%s: cut short: %v", name, err)
+		}
+	}
+}
+
+func first[A, B any](a A, _ B) A { return a }
+
 // seal makes the checksums of head, footer and trailer right again.
 func seal(b []byte, footer int) {
 	le := binary.LittleEndian
@@ -227,6 +308,7 @@ func seal(b []byte, footer int) {
 // TestRefuses: checksums are right, what they cover is not.
 func TestRefuses(t *testing.T) {
 	orig, _ := small(t)
+	orig = older(orig, Version)
 	le := binary.LittleEndian
 	footer := len(orig) - TrailerBytes - 4*EntryBytes - 2*StreamBytes - HeadBytes
 	streams := footer + HeadBytes
@@ -241,7 +323,7 @@ func TestRefuses(t *testing.T) {
 		kind fail.Kind
 		text string
 	}{
-		{"version", both(func(b []byte) { b[4] = 3 }), fail.Unsupported, "container version 3"},
+		{"version", both(func(b []byte) { b[4] = 4 }), fail.Unsupported, "container version 4"},
 		{"type", both(func(b []byte) { b[6] = 9 }), fail.Unsupported, "object type 9"},
 		{"cipher", both(func(b []byte) { b[7], b[88] = 2, 3 }), fail.Unsupported, "cipher 2, key 3"},
 		{"heads differ", func(b []byte) { b[48] = 77 }, fail.Damaged, "at byte 0"},
@@ -249,6 +331,7 @@ func TestRefuses(t *testing.T) {
 		{"entries and index", both(func(b []byte) { le.PutUint64(b[72:], 104) }), fail.Damaged, "4 entries for journal index 100 to 104"},
 		{"entry kind", func(b []byte) { b[entry(0)] = 9 }, fail.Damaged, "kind 9"},
 		{"fold of version 1", func(b []byte) { b[entry(0)] = 3 }, fail.Damaged, "a fold in an object of version 1"},
+		{"version 3 without indexes", both(func(b []byte) { b[4] = 3 }), fail.Damaged, "stands for 0 journal indexes"},
 		{"version 2 without indexes", both(func(b []byte) { b[4] = 2 }), fail.Damaged, "stands for 0 journal indexes"},
 		{"entry stream", func(b []byte) { b[entry(0)+4] = 2 }, fail.Damaged, "stream 2"},
 		{"entry before", func(b []byte) { le.PutUint64(b[entry(0)+8:], 5) }, fail.Damaged, "outside"},
@@ -283,7 +366,7 @@ func swap(a, b []byte) {
 }
 
 func TestLimits(t *testing.T) {
-	if _, err := Build(Head{Type: Segment}, []Entry{{Kind: CommandEntry, Bytes: MaxObjectBytes}}, nil, nil); !fail.Is(err, fail.Internal) {
+	if _, err := Build(Head{Type: Segment}, []Entry{{Kind: CommandEntry, Bytes: MaxBodyBytes}}, nil, nil); !fail.Is(err, fail.Internal) {
 		t.Errorf("build beyond the limit: %v", err)
 	}
 	obj, _ := small(t)

@@ -30,6 +30,9 @@ func Walk(obj []byte, fn func(i int, c Checked)) (*Index, error) {
 		}
 		fn(i, c)
 	}
+	if err == nil {
+		err = x.checkTables(obj)
+	}
 	return x, err
 }
 

@@ -250,7 +250,7 @@ func fill(volume uint32, off int64, n int, value byte) change.Change {
 func image(t testing.TB, l *Log, p Point) []byte {
 	t.Helper()
 	img := make(memory, p.Volume.SizeBytes)
-	if _, err := l.Restore(context.Background(), l.Plan(p), img, nil); err != nil {
+	if _, err := l.Restore(context.Background(), p, img); err != nil {
 		t.Fatal(err)
 	}
 	return img
@@ -260,4 +260,9 @@ type memory []byte
 
 func (m memory) WriteAt(b []byte, off int64) (int, error) {
 	return copy(m[off:off+int64(len(b))], b), nil
+}
+
+func (m memory) Zero(off, n int64) error {
+	clear(m[off : off+n])
+	return nil
 }

@@ -46,7 +46,7 @@ func at(h *history, point string) (lsn byte, err error) {
 		return 0, err
 	}
 	img := make(memory, v.SizeBytes)
-	_, err = l.Restore(context.Background(), l.Plan(p), img, nil)
+	_, err = l.Restore(context.Background(), p, img)
 	return img[0], err
 }
 

@@ -130,7 +130,7 @@ func tryImage(h *history) ([]byte, error) {
 		return nil, err
 	}
 	img := make(memory, v.SizeBytes)
-	_, err = l.Restore(context.Background(), l.Plan(p), img, nil)
+	_, err = l.Restore(context.Background(), p, img)
 	return img, err
 }
 

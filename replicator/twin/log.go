@@ -290,7 +290,7 @@ func (l *Log) replay(ctx context.Context) error {
 	bodies, errs := make([][]byte, len(l.Objects)), make([]error, len(l.Objects))
 	err := parallel(ctx, len(l.Objects), func(ctx context.Context, i int) error {
 		x := l.Objects[i]
-		lo, hi := span(x, isCommand)
+		lo, hi := bytesOf(x, isCommand)
 		if hi == 0 {
 			return nil
 		}
@@ -319,7 +319,7 @@ func (l *Log) replay(ctx context.Context) error {
 }
 
 func (l *Log) replayObject(x *segment.Index, bodies []byte) error {
-	lo, _ := span(x, isCommand)
+	lo, _ := bytesOf(x, isCommand)
 	for k := range x.Entries {
 		e := &x.Entries[k]
 		if !isCommand(e) {
@@ -350,8 +350,8 @@ func isCommand(e *segment.Entry) bool {
 	return e.Kind == segment.CommandEntry && e.Command != state.KindHeartbeat
 }
 
-// span returns the byte range of the entries that match; 0, 0 if none does.
-func span(x *segment.Index, match func(*segment.Entry) bool) (lo, hi int64) {
+// bytesOf returns the byte range of the entries that match; 0, 0 if none does.
+func bytesOf(x *segment.Index, match func(*segment.Entry) bool) (lo, hi int64) {
 	for i := range x.Entries {
 		e := &x.Entries[i]
 		if !match(e) {

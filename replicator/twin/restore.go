@@ -3,320 +3,256 @@ package twin
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"runtime"
+	"io"
 	"slices"
-	"sort"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 
-	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/cover"
-	"github.com/pollux-dr/pollux/replicator/segment"
-	"github.com/pollux-dr/pollux/replicator/uploader"
+	"github.com/pollux-dr/pollux/replicator/extent"
 )
 
-// Target is what a restore writes to. It reads as zeros before; WriteAt may be
-// called concurrently for disjoint ranges.
-type Target interface {
-	WriteAt(p []byte, off int64) (int, error)
+// Zeroer is what a target must be for a restore over a base.
+type Zeroer interface {
+	// Zero makes a range zeros.
+	Zero(off, n int64) error
 }
 
-// Plan is the work of a restore.
-type Plan struct {
-	Point   Point
-	Frames  int
-	Objects int
-	Bytes   int64 // to be read from the store
-	parts   []part
-	prev    []change.Hash // of each frame, oldest first: the hash of what it must follow
-}
-
-// part is the run of one object that belongs to the volume's stream.
-type part struct {
-	object *segment.Index
-	frames []int // entries, oldest first
-	first  int   // place of the first one among all
-	lo, hi int64
+// Run says how a plan is carried out. The zero value is a restore at full speed.
+type Run struct {
+	Progress Progress // of Bytes
+	// BytesPerSecond bounds what is read from the store; 0 does not.
+	BytesPerSecond int64
+	// Done, if set, is told every now and then up to which place all is written. An
+	// error ends the restore.
+	Done func(extent.Place) error
 }
 
 // Result is what a restore did.
 type Result struct {
-	Frames       int   `json:"frames"`
-	Records      int64 `json:"records"`
 	ReadBytes    int64 `json:"read_bytes"`
 	WrittenBytes int64 `json:"written_bytes"`
-}
-
-// Plan lists what a restore of p, which Resolve returned, needs.
-func (l *Log) Plan(p Point) *Plan {
-	pl := &Plan{Point: p}
-	frames := l.Frames[p.Volume.Stream]
-	n := sort.Search(len(frames), func(i int) bool { return frames[i].entry().FirstLSN > p.LSN })
-	var at change.Hash
-	for i, f := range frames[:n] {
-		e := f.entry()
-		k := len(pl.parts) - 1
-		if k < 0 || pl.parts[k].object != f.Object {
-			pl.parts = append(pl.parts, part{object: f.Object, first: i, lo: e.Offset})
-			k++
-		}
-		w := &pl.parts[k]
-		w.frames = append(w.frames, f.Entry)
-		w.hi = e.Offset + int64(e.Bytes)
-		pl.prev = append(pl.prev, at)
-		if g := gapBefore(l.State, p.Volume.Stream, e.FirstLSN); g != nil {
-			pl.prev[i] = g.To.Hash
-		}
-		at = e.Hash
-	}
-	for _, w := range pl.parts {
-		pl.Bytes += w.hi - w.lo
-	}
-	pl.Frames, pl.Objects = n, len(pl.parts)
-	return pl
+	ZeroedBytes  int64 `json:"zeroed_bytes,omitempty"`
 }
 
 const (
-	// fetchAhead bounds the objects that are read ahead, and fetchBytes what is in
-	// memory of them, but for one larger object.
-	fetchAhead = 4
-	fetchBytes = 64 << 20
-	// decodeAhead bounds the decoded frames that wait to be written.
-	decodeAhead = 32
+	// fetchers is how many spans are on their way at once, fetchBytes what memory
+	// they take, their plain bytes included, but for one larger one.
+	fetchers   = 8
+	fetchBytes = 96 << 20
 )
 
-// Restore writes the volume's image at the plan's point to t, each live byte
-// once: the log is applied newest first, and what is settled is not written
-// again. Zeros are not written at all.
-func (l *Log) Restore(ctx context.Context, pl *Plan, t Target, progress Progress) (Result, error) {
-	var res Result
-	g, ctx := errgroup.WithContext(ctx)
-	fetched := make(chan fetch, fetchAhead)
-	decoded := make(chan *decode, decodeAhead)
-	writes := make(chan []write, decodeAhead)
-	var read, written atomic.Int64
+// job is a span with what of the volume lies in it.
+type job struct {
+	span
+	extents []extent.Extent
+	plain   int64 // bytes of its blocks
+	seq     int
+}
 
-	g.Go(func() error { defer close(fetched); return l.fetchParts(ctx, g, pl, fetched) })
-	g.Go(func() error { defer close(decoded); return l.decodeParts(ctx, g, pl, fetched, decoded) })
-	g.Go(func() error {
-		defer close(writes)
-		return l.settleFrames(ctx, pl, decoded, writes, &res, func(n int64) {
-			if d := read.Add(n); progress != nil {
-				progress(d, pl.Bytes)
-			}
-		})
-	})
-	for range 2 {
-		g.Go(func() error {
-			for batch := range writes {
-				for _, w := range batch {
-					if _, err := t.WriteAt(w.data, w.off); err != nil {
-						return fail.Wrap(fail.Full, "write", fmt.Sprintf("restore target at byte %d", w.off), err)
-					}
-					written.Add(int64(len(w.data)))
-				}
-			}
-			return nil
-		})
+// Restore writes the volume's image at a point, which Resolve returned, to t, which
+// reads as zeros before. WriteAt is called concurrently for disjoint ranges.
+func (l *Log) Restore(ctx context.Context, p Point, t io.WriterAt) (Result, error) {
+	pl, err := l.Plan(ctx, p, nil, "")
+	if err != nil {
+		return Result{}, err
 	}
-	err := g.Wait()
-	res.Frames, res.ReadBytes, res.WrittenBytes = pl.Frames, read.Load(), written.Load()
-	return res, err
+	res, err := pl.Restore(ctx, t, Run{})
+	return res, errors.Join(err, pl.Close())
 }
 
-// fetch is an object's part on its way from the store.
-type fetch struct {
-	part *part
-	body chan []byte // one
-	done func()      // it is not needed any more
+// Restore writes what the plan says to t (a Zeroer where there is a base), each block
+// read once, in the order of the log. WriteAt is called concurrently for disjoint
+// ranges.
+func (pl *Plan) Restore(ctx context.Context, t io.WriterAt, run Run) (Result, error) {
+	return pl.carryOut(ctx, run, func(e *extent.Extent, data []byte) error {
+		if e.Zeros() {
+			return fail.At("write", "restore target", t.(Zeroer).Zero(e.Off, e.Len))
+		}
+		if _, err := t.WriteAt(data, e.Off); err != nil {
+			return fail.Wrap(fail.Full, "write", fmt.Sprintf("restore target at byte %d", e.Off), err)
+		}
+		return nil
+	})
 }
 
-// fetchParts reads the parts, newest first, a few at once.
-func (l *Log) fetchParts(ctx context.Context, g *errgroup.Group, pl *Plan, out chan<- fetch) error {
-	memory := semaphore.NewWeighted(fetchBytes)
-	for i := len(pl.parts) - 1; i >= 0; i-- {
-		f := fetch{part: &pl.parts[i], body: make(chan []byte, 1)}
-		weight := min(f.part.hi-f.part.lo, fetchBytes)
-		if err := memory.Acquire(ctx, weight); err != nil {
+// carryOut calls fn with each run of the volume and its bytes, from several
+// goroutines.
+func (pl *Plan) carryOut(ctx context.Context, run Run, fn func(e *extent.Extent, data []byte) error) (Result, error) {
+	w := &worker{pl: pl, run: run, fn: fn, memory: semaphore.NewWeighted(fetchBytes)}
+	if run.BytesPerSecond > 0 {
+		w.limit = rate.NewLimiter(rate.Limit(run.BytesPerSecond), spanBytes)
+		w.limit.AllowN(time.Now(), spanBytes) // what is allowed at once is not for free
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	var j job
+	seq := 0
+	launch := func() error {
+		if len(j.extents) == 0 {
+			return nil
+		}
+		one := j
+		one.seq = seq
+		seq++
+		j = job{}
+		weight := min(one.hi-one.lo+one.plain, fetchBytes)
+		if err := w.memory.Acquire(ctx, weight); err != nil {
 			return err
 		}
-		f.done = func() { memory.Release(weight) }
-		select {
-		case out <- f:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 		g.Go(func() error {
-			w := f.part
-			b, err := l.store.Read(ctx, uploader.ObjectName(w.object.Position), w.lo, w.hi-w.lo, nil)
-			if err == nil && int64(len(b)) < w.hi-w.lo {
-				err = l.damaged(w.object.Position, "object cut short at byte %d", w.lo+int64(len(b)))
-			}
-			if err != nil {
+			defer w.memory.Release(weight)
+			return w.do(ctx, &one)
+		})
+		return ctx.Err()
+	}
+	err := pl.needs.Each(func(e *extent.Extent) error {
+		if e.Zeros() {
+			if err := launch(); err != nil {
 				return err
 			}
-			f.body <- b
-			return nil
-		})
-	}
-	return nil
-}
-
-// decode is a frame, or a part of a fold, on its way through decompression.
-type decode struct {
-	extents []segment.Extent // oldest first
-	bytes   int64            // of the store that it takes care of
-	ready   chan struct{}
-}
-
-// decodeParts checks and decompresses frames and folds, newest first.
-func (l *Log) decodeParts(ctx context.Context, g *errgroup.Group, pl *Plan, in <-chan fetch, out chan<- *decode) error {
-	workers := make(chan struct{}, runtime.GOMAXPROCS(0))
-	for f := range in {
-		var opening sync.WaitGroup // what refers to the body
-		var body []byte
-		select {
-		case body = <-f.body:
-		case <-ctx.Done():
-			return ctx.Err()
+			w.res.ZeroedBytes += e.Len // nobody else touches it
+			return fn(e, nil)
 		}
-		for k := len(f.part.frames) - 1; k >= 0; k-- {
-			x, i := f.part.object, f.part.frames[k]
-			e := &x.Entries[i]
-			raw := body[e.Offset-f.part.lo:][:e.Bytes]
-			at := func(err error) error {
-				return fail.At("read", l.at(x.Position), fail.At("frame", fmt.Sprintf("at byte %d", e.Offset), err))
+		if !j.add(e.Block, spanBytes, gapBytes) {
+			if err := launch(); err != nil {
+				return err
 			}
-			prev := change.Point{LSN: e.FirstLSN - 1, Hash: pl.prev[f.part.first+k]}
-			work := []func(d *decode) error{func(d *decode) error { return d.frame(pl, x, i, raw, prev) }}
-			if e.Kind == segment.FoldEntry {
-				var err error
-				if work, err = foldParts(x, i, raw, prev); err != nil {
-					return at(err)
-				}
-			}
-			for n, do := range work {
-				d := &decode{ready: make(chan struct{})}
-				if n == 0 {
-					d.bytes = int64(e.Bytes)
-				}
-				select {
-				case workers <- struct{}{}:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-				opening.Add(1)
-				g.Go(func() error {
-					defer opening.Done()
-					defer func() { <-workers }()
-					if err := do(d); err != nil {
-						return at(err)
-					}
-					close(d.ready)
-					return nil
-				})
-				select {
-				case out <- d:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
+			j.add(e.Block, spanBytes, gapBytes)
 		}
-		g.Go(func() error {
-			opening.Wait()
-			f.done()
-			return nil
-		})
+		j.extents = append(j.extents, *e)
+		j.plain += e.Len
+		return nil
+	})
+	if err == nil {
+		err = launch()
 	}
-	return nil
+	if werr := g.Wait(); werr != nil {
+		err = werr // what made the context end
+	}
+	if err == nil && run.Done != nil {
+		err = run.Done(Whole)
+	}
+	return w.res, err
 }
 
-// frame opens a frame, up to the plan's point.
-func (d *decode) frame(pl *Plan, x *segment.Index, i int, raw []byte, prev change.Point) error {
-	var f change.Frame
-	if err := x.Frame(&f, raw, i); err != nil {
-		return err
+// worker carries jobs out.
+type worker struct {
+	pl     *Plan
+	run    Run
+	fn     func(e *extent.Extent, data []byte) error
+	limit  *rate.Limiter
+	memory *semaphore.Weighted
+	bufs   sync.Pool
+
+	mu    sync.Mutex
+	res   Result
+	next  int                  // the first job that is not done
+	ahead map[int]extent.Place // where those end that are done before it
+	done  extent.Place
+}
+
+func (w *worker) do(ctx context.Context, j *job) error {
+	if w.limit != nil {
+		if err := w.limit.WaitN(ctx, int(min(j.hi-j.lo, spanBytes))); err != nil {
+			return err
+		}
 	}
-	if err := f.Follows(prev); err != nil {
-		return err
-	}
-	plain, err := f.Plain(nil)
+	l := w.pl.image.log
+	raw, err := l.fetch(ctx, &j.span, w.buffer(0))
 	if err != nil {
 		return err
 	}
-	d.extents = make([]segment.Extent, 0, len(f.Records))
-	for k := range f.Records {
-		if r := &f.Records[k]; r.LSN <= pl.Point.LSN && r.Kind != change.Mark {
-			d.extents = append(d.extents, segment.Extent{Kind: r.Kind, Volume: r.Volume, Off: r.Off, Len: int64(r.Len), Data: f.Data(k, plain)})
-		}
+	total := int64(0)
+	for i := range j.blocks {
+		total += int64(j.blocks[i].PlainBytes)
 	}
-	return nil
-}
-
-// foldParts checks a fold and returns how to open its parts.
-func foldParts(x *segment.Index, i int, raw []byte, prev change.Point) ([]func(*decode) error, error) {
-	f := new(segment.Fold)
-	if err := x.Fold(f, raw, i); err != nil {
-		return nil, err
-	}
-	if f.Prev != prev.Hash {
-		return nil, fail.New(fail.Damaged, "check chain", f.Stream.String(),
-			fmt.Sprintf("fold at LSN %d follows hash %s, but the one before it is %s", f.FirstLSN, f.Prev, prev.Hash))
-	}
-	work := make([]func(*decode) error, f.Parts())
-	for n := range work {
-		work[n] = func(d *decode) (err error) {
-			d.extents, _, err = f.Part(n, nil)
+	plain := w.buffer(total)
+	starts := make([]int64, len(j.blocks))
+	at := int64(0)
+	for i := range j.blocks {
+		b := &j.blocks[i]
+		if err := l.open(&j.span, raw, b, plain[at:at+int64(b.PlainBytes)]); err != nil {
 			return err
 		}
+		starts[i] = at
+		at += int64(b.PlainBytes)
 	}
-	return work, nil
+	if err := w.write(j, plain, starts); err != nil {
+		return err
+	}
+	w.keep(raw)
+	w.keep(plain)
+	return w.finished(j)
 }
 
-// write is a run of live bytes.
-type write struct {
-	off  int64
-	data []byte
+func (w *worker) buffer(n int64) []byte {
+	p, _ := w.bufs.Get().(*[]byte)
+	if p == nil || int64(cap(*p)) < n {
+		return make([]byte, n)
+	}
+	return (*p)[:n]
 }
 
-// settleFrames decides, newest record first, which bytes are live. The writes of
-// one frame travel together, in the order of the volume.
-func (l *Log) settleFrames(ctx context.Context, pl *Plan, in <-chan *decode, out chan<- []write, res *Result, read func(int64)) error {
-	c := cover.New()
-	for d := range in {
-		select {
-		case <-d.ready:
-		case <-ctx.Done():
-			return ctx.Err()
+func (w *worker) keep(b []byte) { w.bufs.Put(&b) }
+
+// write calls fn for a job's runs. Neighbours in the volume that are neighbours here
+// too go together.
+func (w *worker) write(j *job, plain []byte, starts []int64) error {
+	type piece struct {
+		off, at, n int64
+	}
+	pieces := make([]piece, 0, len(j.extents))
+	block := 0
+	for i := range j.extents {
+		e := &j.extents[i]
+		for j.blocks[block] != e.Block {
+			block++
 		}
-		var batch []write
-		for i := len(d.extents) - 1; i >= 0; i-- {
-			e := &d.extents[i]
-			if e.Volume != pl.Point.Volume.Number {
-				continue
-			}
-			if e.Off > pl.Point.Volume.SizeBytes-e.Len {
-				return fail.New(fail.Damaged, "restore", pl.Point.Volume.Name, fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", e.Len, e.Off, pl.Point.Volume.SizeBytes))
-			}
-			res.Records++
-			c.Settle(e.Off, e.Len, func(off, n int64) {
-				if e.Kind == change.Write {
-					batch = append(batch, write{off: off, data: e.Data[off-e.Off:][:n]})
-				}
-			})
+		pieces = append(pieces, piece{e.Off, starts[block] + int64(e.At), e.Len})
+	}
+	slices.SortFunc(pieces, func(a, b piece) int { return cmp.Compare(a.off, b.off) })
+	for i := 0; i < len(pieces); {
+		p := pieces[i]
+		for i++; i < len(pieces) && pieces[i].off == p.off+p.n && pieces[i].at == p.at+p.n; i++ {
+			p.n += pieces[i].n
 		}
-		slices.SortFunc(batch, func(a, b write) int { return cmp.Compare(a.off, b.off) })
-		select {
-		case out <- batch:
-		case <-ctx.Done():
-			return ctx.Err()
+		e := extent.Extent{Off: p.off, Len: p.n, Block: j.blocks[0]}
+		if err := w.fn(&e, plain[p.at:p.at+p.n]); err != nil {
+			return err
 		}
-		read(d.bytes)
+		w.mu.Lock()
+		w.res.WrittenBytes += p.n
+		w.mu.Unlock()
 	}
 	return nil
+}
+
+// finished notes how far the restore is.
+func (w *worker) finished(j *job) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.res.ReadBytes += j.hi - j.lo
+	if w.run.Progress != nil {
+		w.run.Progress(w.res.ReadBytes, w.pl.Bytes)
+	}
+	if w.ahead == nil {
+		w.ahead = map[int]extent.Place{}
+	}
+	last := j.blocks[len(j.blocks)-1]
+	w.ahead[j.seq] = extent.Place{Position: last.Position, Offset: last.Offset + 1}
+	for p, ok := w.ahead[w.next]; ok; p, ok = w.ahead[w.next] {
+		delete(w.ahead, w.next)
+		w.next, w.done = w.next+1, p
+	}
+	if w.run.Done == nil || w.done == (extent.Place{}) {
+		return nil
+	}
+	return w.run.Done(w.done)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/cover"
+	"github.com/pollux-dr/pollux/replicator/extent"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
@@ -219,19 +220,81 @@ func TestRestoreWritesOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pl := l.Plan(p)
+	pl, err := l.Plan(t.Context(), p, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pl.Close()
 	var last atomic.Int64
-	res, err := l.Restore(t.Context(), pl, make(memory, v.SizeBytes), func(done, total int64) {
+	res, err := pl.Restore(t.Context(), make(memory, v.SizeBytes), Run{Progress: func(done, total int64) {
 		if total != pl.Bytes {
 			t.Errorf("total %d of %d", total, pl.Bytes)
 		}
 		last.Store(done)
-	})
-	if err != nil || res.WrittenBytes != 2*cover.Granule || res.Frames != 21 || res.Records != 41 || res.ReadBytes != pl.Bytes || last.Load() != pl.Bytes {
+	}})
+	if err != nil || res.WrittenBytes != 2*cover.Granule || res.ReadBytes != pl.Bytes || last.Load() != pl.Bytes {
 		t.Errorf("%+v of %d bytes, %v", res, pl.Bytes, err)
 	}
-	if pl.Objects != 21 || pl.Frames != 21 {
-		t.Errorf("plan of %d objects, %d frames", pl.Objects, pl.Frames)
+	if pl.Objects != 1 || pl.LiveBytes != 2*cover.Granule || pl.NeedBytes != pl.LiveBytes || pl.ZeroBytes != 0 {
+		t.Errorf("%+v: only the newest frame has live bytes", pl)
+	}
+}
+
+// TestRestoreOver: over an image of any other point, and one that was interrupted
+// anywhere, a restore makes the image that a new one would be.
+func TestRestoreOver(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	h, models := randomLog(t, r, seed%2 == 1)
+	l := h.mustOpen()
+	for range 150 {
+		m := models[r.IntN(2)]
+		v := *l.State.Volumes[m.number[m.first]]
+		lsns := []uint64{}
+		for range 3 {
+			lsn := uint64(r.IntN(len(m.at)))
+			if _, _, exact := l.exact(v.Stream, lsn); exact {
+				lsns = append(lsns, lsn)
+			}
+		}
+		img, base, interrupted := make(memory, v.SizeBytes), (*Base)(nil), 0
+		for _, lsn := range lsns {
+			pl, err := l.Plan(t.Context(), Point{Volume: &v, LSN: lsn}, base, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			stop, told, done := r.IntN(4), 0, extent.Place{}
+			if lsn == lsns[len(lsns)-1] {
+				stop = 1 << 30
+			}
+			_, err = pl.Restore(t.Context(), img, Run{Done: func(p extent.Place) error {
+				if told++; told > stop {
+					return errors.New("interrupted")
+				}
+				done = p
+				return nil
+			}})
+			if stop < 1<<30 && err != nil {
+				interrupted++
+			} else if err != nil || done != Whole {
+				t.Fatal(err, done)
+			}
+			left := base.Toward(lsn)
+			if left.Reach(done); done == Whole {
+				left = *Complete(lsn)
+			}
+			base = &left
+			if err := pl.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(lsns) == 0 {
+			continue
+		}
+		want := m.at[lsns[len(lsns)-1]][v.Name]
+		if !bytes.Equal(img[:modelVolumeBytes], want) {
+			t.Fatalf("seed %d: LSNs %v, %d interrupted: differs from byte %d on", seed, lsns, interrupted, firstDifference(img, want))
+		}
 	}
 }
 
@@ -247,7 +310,7 @@ func TestRestoreOutside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Restore(t.Context(), l.Plan(p), make(memory, v.SizeBytes), nil); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "outside") {
+	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "outside") {
 		t.Errorf("%v", err)
 	}
 }
@@ -266,16 +329,18 @@ func TestRestoreFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Restore(t.Context(), l.Plan(p), failing{}, nil); !fail.Is(err, fail.Full) || !strings.Contains(err.Error(), "disk full") {
+	if _, err := l.Restore(t.Context(), p, failing{}); !fail.Is(err, fail.Full) || !strings.Contains(err.Error(), "disk full") {
 		t.Errorf("failing target: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := l.Restore(ctx, l.Plan(p), make(memory, v.SizeBytes), nil); !errors.Is(err, context.Canceled) {
+	if _, err := l.Restore(ctx, p, make(memory, v.SizeBytes)); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	h.remove(2)
-	if _, err := l.Restore(t.Context(), l.Plan(p), make(memory, v.SizeBytes), nil); !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), uploader.ObjectName(2)) {
+	for _, x := range l.Objects {
+		h.remove(x.Position)
+	}
+	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), uploader.ObjectName(0)[:20]) {
 		t.Errorf("object gone meanwhile: %v", err)
 	}
 }

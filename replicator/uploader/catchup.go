@@ -132,7 +132,7 @@ func (u *Uploader) assemble(ctx context.Context) (entries []journal.Entry, parts
 		for i := range parts {
 			size += int(parts[i].Bytes)
 		}
-		if size <= segment.MaxObjectBytes || len(entries) == 1 {
+		if size <= segment.MaxBodyBytes || len(entries) == 1 {
 			break
 		}
 		entries = entries[:len(entries)/2]

@@ -347,7 +347,7 @@ func verifyStore(ctx context.Context, fs vfs.FS, p *crashModel, atLeast uint64, 
 			return fmt.Errorf("bookmark %s at LSN %d, it was set at %d", at, pt.LSN, p.bookmark[at])
 		}
 		img := memImage(make([]byte, crashVolumeBytes))
-		if _, err := l.Restore(ctx, l.Plan(pt), img, nil); err != nil {
+		if _, err := l.Restore(ctx, pt, img); err != nil {
 			return err
 		}
 		if !bytes.Equal(img, p.image(pt.LSN)) {

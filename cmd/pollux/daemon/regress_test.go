@@ -135,7 +135,7 @@ func restoreTest(t *testing.T, dir, at string, size int) ([]byte, error) {
 		return nil, err
 	}
 	image := memImage(make([]byte, size))
-	if _, err := l.Restore(ctx, l.Plan(p), image, nil); err != nil {
+	if _, err := l.Restore(ctx, p, image); err != nil {
 		t.Fatal(err)
 	}
 	return image, nil

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/pollux-dr/pollux/agent/backing"
+	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin"
+)
+
+// halfway is what a restore leaves beside its target while it runs, so that another
+// one goes on where it ended.
+type halfway struct {
+	Version int    `json:"version"`
+	Stream  string `json:"stream"`
+	Volume  uint32 `json:"volume"`
+	Size    int64  `json:"size_bytes"`
+	Target  string `json:"target"`
+	twin.Base
+}
+
+const halfwayVersion = 1
+
+// statePath is where a target's halfway is kept: beside a file, and for a device,
+// which has no beside, where it outlives a reboot.
+func (t *restoreTarget) statePath() string {
+	if t.device {
+		return fmt.Sprintf("/var/tmp/pollux-restore-%s.json", rdev(t.path))
+	}
+	return t.partial() + ".json"
+}
+
+func (t *restoreTarget) forget() error {
+	if err := os.Remove(t.statePath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fail.Wrap(fail.Denied, "remove", t.statePath(), err)
+	}
+	return nil
+}
+
+// loadHalfway returns what an interrupted restore of the volume left, nil where there
+// is nothing to go on from.
+func (t *restoreTarget) loadHalfway(v *state.Volume) *twin.Base {
+	b, err := os.ReadFile(t.statePath())
+	var h halfway
+	if err != nil || json.Unmarshal(b, &h) != nil || h.Version != halfwayVersion || h.Stream != v.Stream.String() || h.Volume != v.Number || h.Size != v.SizeBytes || h.Target != t.path {
+		return nil
+	}
+	if _, err := os.Stat(t.partial()); err != nil && !t.device {
+		return nil
+	}
+	return &h.Base
+}
+
+// base finds out what the target holds already.
+func (t *restoreTarget) base(f *restoreFlags, p *twin.Point) (base *twin.Base, what string) {
+	if f.restart {
+		return nil, ""
+	}
+	if !t.device || f.resume {
+		if base := t.loadHalfway(p.Volume); base != nil {
+			return base, "an interrupted restore"
+		}
+	}
+	r, ok := backing.RestoredAt(t.path)
+	if t.exists && !t.device && f.overwrite && ok && r.Untouched && r.Stream == p.Volume.Stream.String() && r.Volume == p.Volume.Number && t.have == p.Volume.SizeBytes {
+		t.reuse = true
+		return twin.Complete(r.LSN), fmt.Sprintf("the image of LSN %d that is there", r.LSN)
+	}
+	return nil, ""
+}
+
+// saver writes how far a restore is, every now and then, after what it says is on
+// disk.
+type saver struct {
+	t     *restoreTarget
+	state halfway
+	last  time.Time
+	every time.Duration
+}
+
+const saveEvery = 3 * time.Second
+
+func newSaver(t *restoreTarget, v *state.Volume, left twin.Base) *saver {
+	return &saver{t: t, state: halfway{halfwayVersion, v.Stream.String(), v.Number, v.SizeBytes, t.path, left}, last: time.Now(), every: saveEvery}
+}
+
+// reached is a Run's Done.
+func (s *saver) reached(p extent.Place) error {
+	s.state.Reach(p)
+	if time.Since(s.last) < s.every || p == twin.Whole {
+		return nil
+	}
+	if err := s.t.file.Sync(); err != nil {
+		return fail.Wrap(fail.Full, "sync", s.t.path, err)
+	}
+	s.last = time.Now()
+	return s.save()
+}
+
+func (s *saver) save() error {
+	b, err := json.Marshal(s.state)
+	if err != nil {
+		return fail.Wrap(fail.Internal, "encode", s.t.statePath(), err)
+	}
+	return durable.WriteFile(vfs.Default, s.t.statePath(), append(b, '\n'))
+}

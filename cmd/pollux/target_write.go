@@ -1,0 +1,147 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
+
+	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// open makes the target ready. Without a base it reads as zeros when it returns. A
+// file is written under another name, and gets its own when it is complete; save says
+// first what will be there.
+func (t *restoreTarget) open(base bool, save func() error) (err error) {
+	if t.device {
+		if t.file, err = os.OpenFile(t.path, os.O_RDWR|unix.O_EXCL, 0); err != nil {
+			t.file, err = os.OpenFile(t.path, os.O_RDWR, 0) // in use, and the operator insists
+		}
+		if err == nil && !base {
+			if err = t.zeroDevice(); err == nil {
+				err = save()
+			}
+		}
+		return fail.Wrap(fail.Denied, "open", t.path, err)
+	}
+	mode := os.O_RDWR | os.O_CREATE | os.O_TRUNC
+	if t.reuse { // an old partial file must not be taken for the one that save speaks of
+		if err := durable.Remove(vfs.Default, t.partial()); err != nil {
+			return fail.Wrap(fail.Denied, "remove", t.partial(), err)
+		}
+	}
+	if base {
+		mode = os.O_RDWR
+		if err := save(); err != nil {
+			return fail.Wrap(fail.Full, "write", t.statePath(), err)
+		}
+	} else if err := t.forget(); err != nil { // it does not speak of the file that begins here
+		return err
+	}
+	if t.reuse {
+		if err := os.Rename(t.path, t.partial()); err != nil {
+			return fail.Wrap(fail.Denied, "rename", t.path, err)
+		}
+	}
+	if t.file, err = os.OpenFile(t.partial(), mode, 0o600); err != nil {
+		return fail.Wrap(fail.Denied, "create", t.partial(), err)
+	}
+	if err := t.file.Truncate(t.size); err != nil {
+		return errors.Join(fail.Wrap(fail.Full, "create", t.partial(), err), t.file.Close(), os.Remove(t.partial()))
+	}
+	return nil
+}
+
+func (t *restoreTarget) partial() string { return t.path + ".partial" }
+
+// WriteAt makes a target what twin writes to.
+func (t *restoreTarget) WriteAt(b []byte, off int64) (int, error) { return t.file.WriteAt(b, off) }
+
+// Zero makes a range zeros, and a hole where that can be.
+func (t *restoreTarget) Zero(off, n int64) error {
+	if t.device {
+		return t.zeroRange(off, n)
+	}
+	err := unix.Fallocate(int(t.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	if err == unix.EOPNOTSUPP || err == unix.ENOSYS {
+		return t.writeZeros(off, n)
+	}
+	return fail.Wrap(fail.Full, "zero", t.path, err)
+}
+
+func (t *restoreTarget) writeZeros(off, n int64) error {
+	none := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		k, err := t.file.WriteAt(none[:min(n, int64(len(none)))], off)
+		if err != nil {
+			return fail.Wrap(fail.Full, "zero", t.path, err)
+		}
+		off, n = off+int64(k), n-int64(k)
+	}
+	return nil
+}
+
+const blkZeroOut = 0x127f // BLKZEROOUT of linux/fs.h
+
+func (t *restoreTarget) zeroDevice() error { return t.zeroRange(0, t.size) }
+
+// zeroRange has the device make a range zeros; what is no whole sectors is written.
+func (t *restoreTarget) zeroRange(off, n int64) error {
+	lo, hi := (off+511)&^511, (off+n)&^511
+	if lo >= hi {
+		return t.writeZeros(off, n)
+	}
+	var span [16]byte
+	binary.NativeEndian.PutUint64(span[:], uint64(lo))
+	binary.NativeEndian.PutUint64(span[8:], uint64(hi-lo))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, t.file.Fd(), blkZeroOut, uintptr(unsafe.Pointer(&span[0])))
+	if errno == unix.EBUSY {
+		return (&fail.Error{Kind: fail.Refused, Op: "zero", Object: t.path, Err: errno}).
+			WithHint("the kernel keeps a device that is in use from being overwritten: unmount it first")
+	}
+	if errno != 0 {
+		return fail.Wrap(fail.Internal, "zero", t.path, errno)
+	}
+	return errors.Join(t.writeZeros(off, lo-off), t.writeZeros(hi, off+n-hi))
+}
+
+// interrupted keeps what there is of a restore that failed, for another to go on from.
+func (t *restoreTarget) interrupted(err error, save *saver) error {
+	kept := t.file.Sync() == nil && save.save() == nil
+	_ = t.file.Close()
+	if !kept || fail.HintOf(err) != "" {
+		return err
+	}
+	how := "the same command goes on from here"
+	if t.device {
+		how = "the same command with --resume goes on from here"
+	}
+	switch fail.KindOf(err) {
+	case fail.Damaged, fail.NotFound:
+		how = "a point that needs nothing of it can be restored: pollux verify tells which; once the object is back, " + how
+	}
+	return &fail.Error{Kind: fail.KindOf(err), Op: "restore to", Object: t.path, Err: err, Hint: how}
+}
+
+// finish makes a good restore durable.
+func (t *restoreTarget) finish() error {
+	err := fail.Wrap(fail.Full, "sync", t.path, t.file.Sync())
+	if cerr := t.file.Close(); err == nil {
+		err = fail.Wrap(fail.Full, "close", t.path, cerr)
+	}
+	if err == nil && !t.device {
+		err = fail.Wrap(fail.Denied, "complete", t.path, os.Rename(t.partial(), t.path))
+	}
+	if err != nil {
+		return err
+	}
+	if err := t.forget(); err != nil || t.device {
+		return err
+	}
+	return fail.Wrap(fail.Internal, "sync", filepath.Dir(t.path), durable.SyncDir(vfs.Default, filepath.Dir(t.path)))
+}

@@ -1,0 +1,167 @@
+package extent
+
+import (
+	"cmp"
+	"container/list"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/cover"
+)
+
+// maxCachedExtents bounds the leaves that a Map keeps: about 64 MiB.
+const maxCachedExtents = 1 << 20
+
+// Map is where the bytes of a volume are at a point: what changed lately over layers,
+// the newest first. Several goroutines may use it.
+type Map struct {
+	Volume    uint32
+	SizeBytes int64
+	Recent    *Sorter  // may be nil
+	Layers    []*Layer // newest first; those behind a whole one do not count
+
+	mu      sync.Mutex
+	cached  map[int64]*list.Element
+	order   list.List // of leaves, the one used last in front
+	extents int
+	flight  singleflight.Group
+}
+
+// leafOf is what the cache holds.
+type leafOf struct {
+	leaf    int64
+	extents []Extent
+}
+
+// Leaf returns the data of a leaf: extents in order that do not overlap. What lies
+// between them is zeros. The result is shared, and must not be changed.
+func (m *Map) Leaf(ctx context.Context, leaf int64) ([]Extent, error) {
+	if out, ok := m.look(leaf); ok {
+		return out, nil
+	}
+	v, err, _ := m.flight.Do(fmt.Sprint(leaf), func() (any, error) {
+		out, err := m.Resolve(ctx, leaf, false)
+		if err == nil {
+			m.keep(leaf, out)
+		}
+		return out, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.([]Extent), nil
+}
+
+func (m *Map) look(leaf int64) ([]Extent, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.cached[leaf]
+	if e == nil {
+		return nil, false
+	}
+	m.order.MoveToFront(e)
+	return e.Value.(*leafOf).extents, true
+}
+
+func (m *Map) keep(leaf int64, extents []Extent) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cached == nil {
+		m.cached = map[int64]*list.Element{}
+	}
+	if m.cached[leaf] != nil {
+		return
+	}
+	m.cached[leaf] = m.order.PushFront(&leafOf{leaf, extents})
+	m.extents += len(extents) + 8
+	for m.extents > maxCachedExtents && m.order.Len() > 1 {
+		old := m.order.Remove(m.order.Back()).(*leafOf)
+		delete(m.cached, old.leaf)
+		m.extents -= len(old.extents) + 8
+	}
+}
+
+// Resolve works a leaf out, past the cache. With zeros, what became zeros is there
+// too, as it must be in a layer that others lie below.
+func (m *Map) Resolve(ctx context.Context, leaf int64, zeros bool) ([]Extent, error) {
+	var out []Extent
+	var outside error
+	c := cover.New()
+	take := func(e *Extent) bool {
+		if e.End() > m.SizeBytes {
+			outside = fail.New(fail.Damaged, "map", fmt.Sprintf("volume %d", m.Volume), fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", e.Len, e.Off, m.SizeBytes))
+			return false
+		}
+		c.Settle(e.Off, e.Len, func(off, n int64) {
+			if zeros || !e.Zeros() {
+				out = append(out, e.Cut(off, n))
+			}
+		})
+		return true
+	}
+	if m.Recent != nil {
+		if err := m.Recent.leaf(m.Volume, leaf, take); err != nil {
+			return nil, err
+		}
+	}
+	for _, l := range m.Layers {
+		extents, err := l.leaf(ctx, leaf)
+		if err != nil {
+			return nil, err
+		}
+		for i := range extents {
+			if !take(&extents[i]) {
+				break
+			}
+		}
+		if l.Whole || outside != nil {
+			break
+		}
+	}
+	if outside != nil {
+		return nil, outside
+	}
+	slices.SortFunc(out, func(a, b Extent) int { return cmp.Compare(a.Off, b.Off) })
+	return join(out), nil
+}
+
+// join makes one of neighbours that lie one behind the other in the same block, or
+// are both zeros.
+func join(in []Extent) []Extent {
+	out := in[:0]
+	for _, e := range in {
+		if k := len(out) - 1; k >= 0 && out[k].End() == e.Off && out[k].Block == e.Block && (e.Zeros() || out[k].At+uint32(out[k].Len) == e.At) {
+			out[k].Len += e.Len
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// Next returns the first leaf at or after one that may have data.
+func (m *Map) Next(ctx context.Context, from int64) (leaf int64, ok bool, err error) {
+	least := func(l int64, found bool, e error) {
+		if err == nil {
+			err = e
+		}
+		if found && (!ok || l < leaf) {
+			leaf, ok = l, true
+		}
+	}
+	if m.Recent != nil {
+		least(m.Recent.next(m.Volume, from))
+	}
+	for _, l := range m.Layers {
+		least(l.next(ctx, from))
+		if l.Whole {
+			break
+		}
+	}
+	return leaf, ok && err == nil, err
+}

@@ -1,0 +1,56 @@
+package twin
+
+import (
+	"context"
+	"hash/crc32"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/uploader"
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// span is a range of an object that is read at once: blocks in order.
+type span struct {
+	position uint64
+	lo, hi   int64
+	blocks   []extent.Block
+}
+
+// add takes the next block, and reports whether it lies near enough to be read along.
+func (s *span) add(b extent.Block, maxBytes, maxGap int64) bool {
+	off, end := int64(b.Offset), int64(b.Offset)+int64(b.StoredBytes)
+	switch {
+	case len(s.blocks) == 0:
+		s.position, s.lo, s.hi = b.Position, off, end
+	case s.blocks[len(s.blocks)-1] == b:
+		return true
+	case b.Position != s.position || off < s.hi || off-s.hi > maxGap || end-s.lo > maxBytes:
+		return false
+	}
+	s.hi = end
+	s.blocks = append(s.blocks, b)
+	return true
+}
+
+// fetch reads a span's bytes.
+func (l *Log) fetch(ctx context.Context, s *span, buf []byte) ([]byte, error) {
+	b, err := l.store.Read(ctx, uploader.ObjectName(s.position), s.lo, s.hi-s.lo, buf)
+	if err == nil && int64(len(b)) < s.hi-s.lo {
+		err = l.damaged(s.position, "object cut short at byte %d", s.lo+int64(len(b)))
+	}
+	return b, err
+}
+
+// open decompresses a block of a fetched span into dst, which is as long as its plain
+// bytes, and checks it.
+func (l *Log) open(s *span, raw []byte, b *extent.Block, dst []byte) error {
+	if err := change.Decompress(b.Codec, dst, raw[int64(b.Offset)-s.lo:][:b.StoredBytes]); err != nil {
+		return l.damaged(s.position, "block at byte %d does not decompress: %v", b.Offset, err)
+	}
+	if crc32.Checksum(dst, castagnoli) != b.CRC {
+		return l.damaged(s.position, "block at byte %d: its checksum does not match", b.Offset)
+	}
+	return nil
+}

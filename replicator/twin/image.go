@@ -1,0 +1,102 @@
+package twin
+
+import (
+	"context"
+	"fmt"
+	"sort"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/uploader"
+)
+
+// Image is what a volume holds at a point: its map, and the way to its blocks.
+// Several goroutines may use it.
+type Image struct {
+	Map   *extent.Map
+	Point Point
+	log   *Log
+}
+
+// Close forgets the map.
+func (m *Image) Close() error {
+	if m.Map.Recent == nil {
+		return nil
+	}
+	return m.Map.Recent.Close()
+}
+
+// Image makes the map of p, which Resolve returned. dir is for what memory should not
+// hold; "" is the system's place for temporary files.
+func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
+	s, err := l.changed(ctx, p.Volume.Stream, 0, p.LSN, dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Image{Point: p, log: l, Map: &extent.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Recent: s}}, nil
+}
+
+// changed sorts what a stream's frames behind `after`, up to an LSN, wrote.
+func (l *Log) changed(ctx context.Context, id change.StreamID, after, through uint64, dir string) (*extent.Sorter, error) {
+	s := extent.NewSorter(dir)
+	var err error
+	frames := l.Frames[id]
+	n := sort.Search(len(frames), func(i int) bool { return frames[i].entry().LastLSN > after })
+	var prev change.Hash // which the next one must follow
+	if n > 0 {
+		prev = frames[n-1].entry().Hash
+	}
+	want := func(e *segment.Entry, t *segment.Table) (uint64, error) {
+		if e.Stream != id || e.LastLSN <= after || e.FirstLSN > through {
+			return 0, nil
+		}
+		if g := gapBefore(l.State, id, e.FirstLSN); g != nil {
+			prev = g.To.Hash
+		}
+		if t.Prev != prev {
+			return 0, fail.New(fail.Damaged, "check chain", id.String(),
+				fmt.Sprintf("frame at LSN %d follows hash %s, but the one before it is %s", e.FirstLSN, t.Prev, prev))
+		}
+		prev = e.Hash
+		return through, nil
+	}
+	for last := (*segment.Index)(nil); n < len(frames) && frames[n].entry().FirstLSN <= through && err == nil; n++ {
+		x := frames[n].Object
+		if x == last {
+			continue
+		}
+		last = x
+		if err = ctx.Err(); err == nil {
+			err = l.tables(ctx, x)
+		}
+		if err == nil {
+			err = fail.At("read", l.at(x.Position), s.Object(x, want))
+		}
+	}
+	if err == nil {
+		err = s.Flush()
+	}
+	if err != nil {
+		_ = s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// tables sees to it that an object's tables are known: those of an older release are
+// in the body only.
+func (l *Log) tables(ctx context.Context, x *segment.Index) error {
+	if x.HasTables() {
+		return nil
+	}
+	b, err := l.store.Read(ctx, uploader.ObjectName(x.Position), 0, -1, nil)
+	if err != nil {
+		return err
+	}
+	if int64(len(b)) != x.Bytes {
+		return l.damaged(x.Position, "object of %d bytes, it had %d", len(b), x.Bytes)
+	}
+	return fail.At("read", l.at(x.Position), x.AddTables(b))
+}

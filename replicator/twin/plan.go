@@ -1,0 +1,211 @@
+package twin
+
+import (
+	"context"
+	"errors"
+
+	"github.com/pollux-dr/pollux/replicator/cover"
+	"github.com/pollux-dr/pollux/replicator/extent"
+)
+
+// Base is what a target holds already: but for what was written behind LSN Low up to
+// High, and for what lies behind Done in the order of places, the volume as it was in
+// between.
+type Base struct {
+	Low  uint64       `json:"low"`
+	High uint64       `json:"high"`
+	Done extent.Place `json:"done"`
+}
+
+// Complete is the base that a complete image is.
+func Complete(lsn uint64) *Base { return &Base{lsn, lsn, Whole} }
+
+// Toward is what is left of a base when a restore to an LSN over it ends in the middle;
+// none (nil) is a target of zeros.
+func (b *Base) Toward(lsn uint64) Base {
+	if b == nil {
+		return Base{Low: lsn, High: lsn}
+	}
+	return Base{min(b.Low, lsn), max(b.High, lsn), b.Done}
+}
+
+// Reach notes that all that the restore writes is there up to a place.
+func (b *Base) Reach(p extent.Place) {
+	if b.Done.Before(p) {
+		b.Done = p
+	}
+}
+
+// Whole is the Done of a base that is complete.
+var Whole = extent.Place{Position: ^uint64(0), Offset: ^uint32(0)}
+
+// Plan is the work of a restore. Close it.
+type Plan struct {
+	Point     Point
+	Objects   int
+	Bytes     int64 // to be read from the store
+	LiveBytes int64 // of data in the volume at the point
+	NeedBytes int64 // of them, to be written
+	ZeroBytes int64 // to be made zeros
+	image     *Image
+	needs     *extent.ByBlock
+}
+
+// Close forgets the plan.
+func (pl *Plan) Close() error { return errors.Join(pl.needs.Close(), pl.image.Close()) }
+
+const (
+	// spanBytes is the most that is read at once, and gapBytes what is read in vain
+	// rather than to ask twice.
+	spanBytes = 8 << 20
+	gapBytes  = 64 << 10
+)
+
+// Plan finds out what a restore of p, which Resolve returned, needs: of the blocks
+// that hold its data, those that a base (nil: the target reads as zeros) has not got.
+// dir is for what memory should not hold.
+func (l *Log) Plan(ctx context.Context, p Point, base *Base, dir string) (*Plan, error) {
+	image, err := l.Image(ctx, p, dir)
+	if err != nil {
+		return nil, err
+	}
+	pl := &Plan{Point: p, image: image, needs: extent.NewByBlock(dir)}
+	if base == nil {
+		err = pl.all(ctx)
+	} else {
+		err = pl.difference(ctx, base, dir)
+	}
+	if err == nil {
+		err = pl.needs.Flush()
+	}
+	if err == nil {
+		err = pl.measure()
+	}
+	if err != nil {
+		return nil, errors.Join(err, pl.Close())
+	}
+	return pl, nil
+}
+
+// all plans for a target of zeros.
+func (pl *Plan) all(ctx context.Context) error {
+	m := pl.image.Map
+	for leaf := int64(0); ; leaf++ {
+		next, ok, err := m.Next(ctx, leaf)
+		if err != nil || !ok {
+			return err
+		}
+		leaf = next
+		extents, err := m.Resolve(ctx, leaf, false)
+		if err != nil {
+			return err
+		}
+		for i := range extents {
+			pl.LiveBytes += extents[i].Len
+			if err := pl.needs.Add(&extents[i]); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// difference plans for a target that holds the volume at another LSN, or a part of it:
+// what was written between the two points, and what the base had not got to.
+func (pl *Plan) difference(ctx context.Context, base *Base, dir string) error {
+	p, m := pl.Point, pl.image.Map
+	between, err := pl.image.log.changed(ctx, p.Volume.Stream, min(base.Low, p.LSN), max(base.High, p.LSN), dir)
+	if err != nil {
+		return err
+	}
+	defer between.Close()
+	touched := &extent.Map{Volume: m.Volume, SizeBytes: m.SizeBytes, Recent: between}
+	for leaf := int64(0); ; leaf++ {
+		a, aok, err := m.Next(ctx, leaf)
+		if err != nil {
+			return err
+		}
+		b, bok, err := touched.Next(ctx, leaf)
+		if err != nil || (!aok && !bok) {
+			return err
+		}
+		if leaf = a; !aok || (bok && b < a) {
+			leaf = b
+		}
+		have, err := m.Resolve(ctx, leaf, false)
+		if err != nil {
+			return err
+		}
+		wrote, err := touched.Resolve(ctx, leaf, true)
+		if err == nil {
+			err = pl.leaf(have, wrote, base)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// leaf takes what is needed of a leaf: the data that it has now where something was
+// written between, zeros where there was and is nothing now, and what the base is
+// behind with.
+func (pl *Plan) leaf(have, wrote []extent.Extent, base *Base) error {
+	settled := cover.New() // what was written between, less what is taken
+	for i := range wrote {
+		settled.Settle(wrote[i].Off, wrote[i].Len, func(int64, int64) {})
+	}
+	untouched := func(e *extent.Extent, fn func(off, n int64)) { settled.Settle(e.Off, e.Len, fn) }
+	var err error
+	add := func(e extent.Extent) {
+		if err == nil {
+			err = pl.needs.Add(&e)
+		}
+	}
+	data := cover.New() // what has data now
+	for i := range have {
+		e := &have[i]
+		pl.LiveBytes += e.Len
+		data.Settle(e.Off, e.Len, func(int64, int64) {})
+		at := e.Off
+		untouched(e, func(off, n int64) { // the runs between these were written
+			if off > at {
+				add(e.Cut(at, off-at))
+			}
+			if !extent.PlaceOf(e).Before(base.Done) {
+				add(e.Cut(off, n))
+			}
+			at = off + n
+		})
+		if at < e.End() {
+			add(e.Cut(at, e.End()-at))
+		}
+	}
+	for i := range wrote {
+		data.Settle(wrote[i].Off, wrote[i].Len, func(off, n int64) { add(extent.Extent{Off: off, Len: n}) })
+	}
+	return err
+}
+
+// measure adds up what will be read.
+func (pl *Plan) measure() error {
+	last := ^uint64(0)
+	var s span
+	err := pl.needs.Each(func(e *extent.Extent) error {
+		if e.Zeros() {
+			pl.ZeroBytes += e.Len
+			return nil
+		}
+		pl.NeedBytes += e.Len
+		if e.Block.Position != last {
+			last = e.Block.Position
+			pl.Objects++
+		}
+		if !s.add(e.Block, spanBytes, gapBytes) {
+			pl.Bytes += s.hi - s.lo
+			s = span{}
+			s.add(e.Block, spanBytes, gapBytes)
+		}
+		return nil
+	})
+	pl.Bytes += s.hi - s.lo
+	return err
+}

@@ -1,0 +1,77 @@
+package twin
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/extent"
+)
+
+// Verify reads an image back and compares it with the store: the data of the plan,
+// which was made without a base, is fetched once more, and all else must be zeros. A
+// difference is fail.Damaged.
+func (pl *Plan) Verify(ctx context.Context, r io.ReaderAt, run Run) error {
+	_, err := pl.carryOut(ctx, run, func(e *extent.Extent, data []byte) error {
+		got := make([]byte, len(data))
+		if _, err := r.ReadAt(got, e.Off); err != nil {
+			return fail.Wrap(fail.Damaged, "read back", fmt.Sprintf("the image at byte %d", e.Off), err)
+		}
+		if !bytes.Equal(got, data) {
+			return fail.New(fail.Damaged, "compare", fmt.Sprintf("the image at byte %d", e.Off+int64(firstDiffers(got, data))), "it differs from the store")
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	at := int64(0)
+	m := pl.image.Map
+	for leaf := int64(0); ; leaf++ {
+		next, ok, err := m.Next(ctx, leaf)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return zeros(ctx, r, at, m.SizeBytes)
+		}
+		leaf = next
+		extents, err := m.Resolve(ctx, leaf, false)
+		if err != nil {
+			return err
+		}
+		for i := range extents {
+			if err := zeros(ctx, r, at, extents[i].Off); err != nil {
+				return err
+			}
+			at = extents[i].End()
+		}
+	}
+}
+
+func firstDiffers(a, b []byte) int {
+	for i := range a {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return len(a)
+}
+
+// zeros checks that [from, to) reads as zeros.
+func zeros(ctx context.Context, r io.ReaderAt, from, to int64) error {
+	var none, buf [64 << 10]byte
+	for from < to && ctx.Err() == nil {
+		b := buf[:min(to-from, int64(len(buf)))]
+		if _, err := r.ReadAt(b, from); err != nil {
+			return fail.Wrap(fail.Damaged, "read back", fmt.Sprintf("the image at byte %d", from), err)
+		}
+		if !bytes.Equal(b, none[:len(b)]) {
+			return fail.New(fail.Damaged, "compare", fmt.Sprintf("the image at byte %d", from+int64(firstDiffers(b, none[:]))), "it is not zero, and the store has nothing there")
+		}
+		from += int64(len(b))
+	}
+	return ctx.Err()
+}
