@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -68,8 +69,9 @@ func (f *daemonFlags) call(ctx context.Context, verb string, req, resp any) erro
 
 // storeFlags name an object store.
 type storeFlags struct {
-	url  string
-	opts objstore.Options
+	url     string
+	opts    objstore.Options
+	patient atomic.Bool // passing faults are waited out for ever
 }
 
 func (f *storeFlags) add(c *cobra.Command) {

@@ -27,8 +27,10 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 	}
 	var tries atomic.Int32
 	s = objstore.WithRetry(s, objstore.Policy{
-		Retryable: func(err error) bool { return fail.Is(err, fail.Retry) && tries.Add(1) <= retryLimit },
-		Notify:    func(err error) { fmt.Fprintln(os.Stderr, "pollux: trying again:", err) },
+		Retryable: func(err error) bool {
+			return fail.Is(err, fail.Retry) && (f.patient.Load() || tries.Add(1) <= retryLimit)
+		},
+		Notify: func(err error) { fmt.Fprintln(os.Stderr, "pollux: trying again:", err) },
 	})
 	return s, func() { _ = s.Close() }, nil
 }

@@ -22,7 +22,8 @@ import (
 // maxLeafExtents bounds a leaf: one extent for each byte there is no need of.
 const maxLeafExtents = LeafBytes / 16
 
-func lessBlock(a, b Block) int {
+// CompareBlocks orders blocks by where they lie.
+func CompareBlocks(a, b Block) int {
 	return cmp.Or(cmp.Compare(a.Position, b.Position), cmp.Compare(a.Offset, b.Offset))
 }
 
@@ -34,8 +35,8 @@ func encodeLeaf(dst []byte, leaf int64, extents []Extent) []byte {
 			blocks = append(blocks, extents[i].Block)
 		}
 	}
-	slices.SortFunc(blocks, lessBlock)
-	blocks = slices.CompactFunc(blocks, func(a, b Block) bool { return lessBlock(a, b) == 0 })
+	slices.SortFunc(blocks, CompareBlocks)
+	blocks = slices.CompactFunc(blocks, func(a, b Block) bool { return CompareBlocks(a, b) == 0 })
 	dst = binary.AppendUvarint(dst, uint64(len(blocks)))
 	at := uint64(0)
 	for i := range blocks {
@@ -56,7 +57,7 @@ func encodeLeaf(dst []byte, leaf int64, extents []Extent) []byte {
 		dst = binary.AppendUvarint(dst, uint64(e.Len))
 		place := 0
 		if !e.Zeros() {
-			place, _ = slices.BinarySearchFunc(blocks, e.Block, lessBlock)
+			place, _ = slices.BinarySearchFunc(blocks, e.Block, CompareBlocks)
 			place++
 		}
 		dst = binary.AppendUvarint(dst, uint64(place))
@@ -116,7 +117,7 @@ func decodeLeaf(b []byte, leaf int64) ([]Extent, error) {
 			Codec: change.Codec(n.bytes(1)[0])}
 		x.CRC = binary.LittleEndian.Uint32(n.bytes(4))
 		if n.bad || x.StoredBytes == 0 || x.StoredBytes > x.PlainBytes || x.Codec > change.CodecZstd || x.Position < at ||
-			(len(blocks) > 0 && lessBlock(blocks[len(blocks)-1], x) >= 0) {
+			(len(blocks) > 0 && CompareBlocks(blocks[len(blocks)-1], x) >= 0) {
 			return bad("block %d of %d", len(blocks), count)
 		}
 		at, blocks = x.Position, append(blocks, x)

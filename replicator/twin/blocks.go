@@ -4,6 +4,8 @@ import (
 	"context"
 	"hash/crc32"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/replicator/extent"
 	"github.com/pollux-dr/pollux/replicator/uploader"
@@ -53,4 +55,43 @@ func (l *Log) open(s *span, raw []byte, b *extent.Block, dst []byte) error {
 		return l.damaged(s.position, "block at byte %d: its checksum does not match", b.Offset)
 	}
 	return nil
+}
+
+const (
+	mountSpanBytes = 1 << 20
+	mountGapBytes  = 16 << 10
+	mountFetchers  = 4
+)
+
+// Blocks reads blocks, which are in order, each once, and calls fn with each one's
+// plain bytes, from several goroutines.
+func (m *Image) Blocks(ctx context.Context, blocks []extent.Block, fn func(b *extent.Block, plain []byte) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(mountFetchers)
+	for len(blocks) > 0 {
+		var s span
+		n := 0
+		for n < len(blocks) && s.add(blocks[n], mountSpanBytes, mountGapBytes) {
+			n++
+		}
+		blocks = blocks[n:]
+		g.Go(func() error {
+			raw, err := m.log.fetch(ctx, &s, nil)
+			if err != nil {
+				return err
+			}
+			for i := range s.blocks {
+				b := &s.blocks[i]
+				plain := make([]byte, b.PlainBytes)
+				if err := m.log.open(&s, raw, b, plain); err != nil {
+					return err
+				}
+				if err := fn(b, plain); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }

@@ -48,11 +48,18 @@ type Plan struct {
 	NeedBytes int64 // of them, to be written
 	ZeroBytes int64 // to be made zeros
 	image     *Image
+	ours      bool // the image goes with the plan
 	needs     *extent.ByBlock
 }
 
 // Close forgets the plan.
-func (pl *Plan) Close() error { return errors.Join(pl.needs.Close(), pl.image.Close()) }
+func (pl *Plan) Close() error {
+	err := pl.needs.Close()
+	if pl.ours {
+		err = errors.Join(err, pl.image.Close())
+	}
+	return err
+}
 
 const (
 	// spanBytes is the most that is read at once, and gapBytes what is read in vain
@@ -69,7 +76,17 @@ func (l *Log) Plan(ctx context.Context, p Point, base *Base, dir string) (*Plan,
 	if err != nil {
 		return nil, err
 	}
-	pl := &Plan{Point: p, image: image, needs: extent.NewByBlock(dir)}
+	pl := &Plan{Point: p, image: image, ours: true, needs: extent.NewByBlock(dir)}
+	return pl, pl.make(ctx, base, dir)
+}
+
+// Plan is that of all that the image holds.
+func (m *Image) Plan(ctx context.Context, dir string) (*Plan, error) {
+	pl := &Plan{Point: m.Point, image: m, needs: extent.NewByBlock(dir)}
+	return pl, pl.make(ctx, nil, dir)
+}
+
+func (pl *Plan) make(ctx context.Context, base *Base, dir string) (err error) {
 	if base == nil {
 		err = pl.all(ctx)
 	} else {
@@ -82,9 +99,9 @@ func (l *Log) Plan(ctx context.Context, p Point, base *Base, dir string) (*Plan,
 		err = pl.measure()
 	}
 	if err != nil {
-		return nil, errors.Join(err, pl.Close())
+		return errors.Join(err, pl.Close())
 	}
-	return pl, nil
+	return nil
 }
 
 // all plans for a target of zeros.

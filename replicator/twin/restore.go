@@ -71,7 +71,7 @@ func (l *Log) Restore(ctx context.Context, p Point, t io.WriterAt) (Result, erro
 // read once, in the order of the log. WriteAt is called concurrently for disjoint
 // ranges.
 func (pl *Plan) Restore(ctx context.Context, t io.WriterAt, run Run) (Result, error) {
-	return pl.carryOut(ctx, run, func(e *extent.Extent, data []byte) error {
+	return pl.Each(ctx, run, func(e *extent.Extent, data []byte) error {
 		if e.Zeros() {
 			return fail.At("write", "restore target", t.(Zeroer).Zero(e.Off, e.Len))
 		}
@@ -82,9 +82,9 @@ func (pl *Plan) Restore(ctx context.Context, t io.WriterAt, run Run) (Result, er
 	})
 }
 
-// carryOut calls fn with each run of the volume and its bytes, from several
-// goroutines.
-func (pl *Plan) carryOut(ctx context.Context, run Run, fn func(e *extent.Extent, data []byte) error) (Result, error) {
+// Each calls fn with each run of the volume that the plan has, and its bytes, from
+// several goroutines.
+func (pl *Plan) Each(ctx context.Context, run Run, fn func(e *extent.Extent, data []byte) error) (Result, error) {
 	w := &worker{pl: pl, run: run, fn: fn, memory: semaphore.NewWeighted(fetchBytes)}
 	if run.BytesPerSecond > 0 {
 		w.limit = rate.NewLimiter(rate.Limit(run.BytesPerSecond), spanBytes)

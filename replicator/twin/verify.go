@@ -14,7 +14,7 @@ import (
 // which was made without a base, is fetched once more, and all else must be zeros. A
 // difference is fail.Damaged.
 func (pl *Plan) Verify(ctx context.Context, r io.ReaderAt, run Run) error {
-	_, err := pl.carryOut(ctx, run, func(e *extent.Extent, data []byte) error {
+	_, err := pl.Each(ctx, run, func(e *extent.Extent, data []byte) error {
 		got := make([]byte, len(data))
 		if _, err := r.ReadAt(got, e.Off); err != nil {
 			return fail.Wrap(fail.Damaged, "read back", fmt.Sprintf("the image at byte %d", e.Off), err)

@@ -1,0 +1,62 @@
+package mount
+
+import (
+	"context"
+
+	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/twin"
+)
+
+// Hydrate brings all of the volume here: then the store is not needed any more. It
+// reads each block once, in the order of the log; what else is read meanwhile comes
+// first.
+func (d *Device) Hydrate(ctx context.Context, run twin.Run) error {
+	d.keep.Store(true)
+	plan, err := d.image.Plan(ctx, d.o.Dir)
+	if err != nil {
+		return err
+	}
+	defer plan.Close()
+	_, err = plan.Each(ctx, run, func(e *extent.Extent, data []byte) error {
+		off := (e.Off + pageBytes - 1) / pageBytes * pageBytes // pages that it has a part of come last
+		end := e.End() / pageBytes * pageBytes
+		if e.End() == d.size {
+			end = d.size
+		}
+		if off >= end {
+			return nil
+		}
+		return byLeaf(off, end-off, func(k, at, n int64) error {
+			var all bitmap
+			first := at % extent.LeafBytes / pageBytes
+			pages := (n + pageBytes - 1) / pageBytes
+			for i := range pages {
+				all.set(first + i)
+			}
+			return d.keepPages(d.leaf(k), at, first, pages, data[at-e.Off:][:n], &all)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	m := d.image.Map
+	for k := int64(0); ; k++ { // pages of several parts
+		next, ok, err := m.Next(ctx, k)
+		if err != nil || !ok {
+			if err == nil {
+				d.stats.hydrated.Store(true)
+			}
+			return err
+		}
+		k = next
+		extents, err := m.Resolve(ctx, k, false)
+		if err != nil {
+			return err
+		}
+		for i := range extents {
+			if err := d.fillRange(ctx, k, extents[i].Off, extents[i].Len); err != nil {
+				return err
+			}
+		}
+	}
+}
