@@ -161,7 +161,7 @@ func (s *session) restore(ctx context.Context, url, path string, r *RestoreRound
 	if err != nil {
 		return res, err
 	}
-	p, err := l.Resolve(v, "", time.Now())
+	p, err := l.Resolve(ctx, v, "", time.Now())
 	if err != nil {
 		return res, err
 	}

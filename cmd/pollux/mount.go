@@ -87,7 +87,7 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	p, err := l.Resolve(v, f.at, time.Now())
+	p, err := l.Resolve(c.Context(), v, f.at, time.Now())
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ and where the primary's WAL had overflowed. From the object store alone.`,
 		}
 		points := make([]twin.Points, 0, len(volumes))
 		for _, v := range volumes {
-			points = append(points, l.PointsOf(v))
+			points = append(points, l.PointsOf(c.Context(), v))
 		}
 		if json {
 			err := printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "epoch": l.Epoch, "volumes": points, "damage": damageText(l)})

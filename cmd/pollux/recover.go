@@ -257,7 +257,7 @@ func (r *recovery) restore(c *cobra.Command, rep *recoverReport, targets []*rest
 		if lsn > 0 {
 			at = strconv.FormatUint(lsn, 10)
 		}
-		p, err := l.Resolve(v, at, time.Now())
+		p, err := l.Resolve(c.Context(), v, at, time.Now())
 		if err != nil {
 			return err
 		}

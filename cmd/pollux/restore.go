@@ -152,7 +152,7 @@ func restoreJobs(c *cobra.Command, f *restoreFlags, l *twin.Log, name string) (j
 		}
 	}
 	for _, v := range volumes {
-		p, err := l.Resolve(v, f.at, time.Now())
+		p, err := l.Resolve(c.Context(), v, f.at, time.Now())
 		if err != nil {
 			return nil, group, err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -115,7 +116,7 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 	defer closeStore()
 	vols := []storeVolume{}
 	for _, v := range state.Sorted(l.State.Volumes, func(v *state.Volume) string { return v.Name }) {
-		vols = append(vols, describe(l, v))
+		vols = append(vols, describe(c.Context(), l, v))
 	}
 	if f.json {
 		err := printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "journal": l.Identity.Journal, "objects": l.End, "log_bytes": l.Bytes,
@@ -137,9 +138,9 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 	return listed(l)
 }
 
-func describe(l *twin.Log, v *state.Volume) storeVolume {
+func describe(ctx context.Context, l *twin.Log, v *state.Volume) storeVolume {
 	out := storeVolume{Name: v.Name, Group: v.Group, SizeBytes: v.SizeBytes, Ready: v.Ready, Removed: v.Removed,
-		FirstLSN: l.FirstPoint(v), FirstTime: v.Created, LastTime: v.Created, Epoch: l.Epoch}
+		FirstLSN: l.FirstPoint(ctx, v), FirstTime: v.Created, LastTime: v.Created, Epoch: l.Epoch}
 	if r, ok := l.RangeOf(v.Stream); ok {
 		out.LastLSN, out.LastTime = r.LastLSN, r.LastTime.UTC()
 		if r.FirstTime.After(v.Created) {

@@ -57,7 +57,7 @@ func newMounted(t *testing.T, o Options, folding bool) *mounted {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := l.Resolve(v, "", time.Now())
+	p, err := l.Resolve(context.Background(), v, "", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

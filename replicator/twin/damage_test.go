@@ -41,7 +41,7 @@ func at(h *history, point string) (lsn byte, err error) {
 	if err != nil {
 		return 0, err
 	}
-	p, err := l.Resolve(v, point, time.Now())
+	p, err := l.Resolve(context.Background(), v, point, time.Now())
 	if err != nil {
 		return 0, err
 	}

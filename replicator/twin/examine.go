@@ -127,7 +127,7 @@ func (t *Totals) Err() error {
 // Examine goes on with the next; only errors that are not of one object, and
 // fn's, end it.
 func Examine(ctx context.Context, s objstore.Store, fn func(*Object) error) (*Totals, error) {
-	all, err := positions(ctx, s)
+	all, err := positions(ctx, s, 0, everything)
 	if err != nil {
 		return nil, err
 	}

@@ -109,7 +109,7 @@ func imageOf(t testing.TB, l *Log) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := l.Resolve(v, "", epochStart)
+	p, err := l.Resolve(context.Background(), v, "", epochStart)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func tryImage(h *history) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := l.Resolve(v, "", epochStart)
+	p, err := l.Resolve(context.Background(), v, "", epochStart)
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package twin
 import (
 	"context"
 	"fmt"
-	"sort"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -31,23 +30,29 @@ func (m *Image) Close() error {
 // Image makes the map of p, which Resolve returned. dir is for what memory should not
 // hold; "" is the system's place for temporary files.
 func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
-	s, err := l.changed(ctx, p.Volume.Stream, 0, p.LSN, dir)
-	if err != nil {
-		return nil, err
+	m := &extent.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes}
+	after := uint64(0)
+	if l.Catalog != nil {
+		if k, ok := l.Catalog.KeptAt(p.Volume.Stream, p.LSN); ok {
+			after = k.LSN
+			for _, y := range l.Catalog.LayersAt(p.Volume.Stream, p.Volume.Number, k.LSN) {
+				m.Layers = append(m.Layers, extent.OpenLayer(l.store, y.Whole, y.Parts))
+			}
+		}
 	}
-	return &Image{Point: p, log: l, Map: &extent.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Recent: s}}, nil
+	s, err := l.Changed(ctx, p.Volume.Stream, after, p.LSN, dir)
+	m.Recent = s
+	return &Image{Point: p, log: l, Map: m}, err
 }
 
-// changed sorts what a stream's frames behind `after`, up to an LSN, wrote.
-func (l *Log) changed(ctx context.Context, id change.StreamID, after, through uint64, dir string) (*extent.Sorter, error) {
+// Changed sorts what a stream's frames behind `after`, up to an LSN, wrote. Errors:
+// fail.NotFound where that is not kept any more.
+func (l *Log) Changed(ctx context.Context, id change.StreamID, after, through uint64, dir string) (*extent.Sorter, error) {
 	s := extent.NewSorter(dir)
-	var err error
-	frames := l.Frames[id]
-	n := sort.Search(len(frames), func(i int) bool { return frames[i].entry().LastLSN > after })
-	var prev change.Hash // which the next one must follow
-	if n > 0 {
-		prev = frames[n-1].entry().Hash
+	if after >= through {
+		return s, nil
 	}
+	frames, prev, err := l.frames(ctx, id, after, through) // prev is what the next one must follow
 	want := func(e *segment.Entry, t *segment.Table) (uint64, error) {
 		if e.Stream != id || e.LastLSN <= after || e.FirstLSN > through {
 			return 0, nil
@@ -62,8 +67,9 @@ func (l *Log) changed(ctx context.Context, id change.StreamID, after, through ui
 		prev = e.Hash
 		return through, nil
 	}
-	for last := (*segment.Index)(nil); n < len(frames) && frames[n].entry().FirstLSN <= through && err == nil; n++ {
-		x := frames[n].Object
+	last := (*segment.Index)(nil)
+	for i := 0; i < len(frames) && err == nil; i++ {
+		x := frames[i].Object
 		if x == last {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sort"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -20,24 +22,36 @@ import (
 // readers is how many requests run at once.
 const readers = 16
 
-// Log is an object log as it stood when it was opened.
+// Log is an object log as it stood when it was opened: the newest catalog, and what
+// followed it. Older history is read when a point needs it (see view).
 type Log struct {
 	store    objstore.Store
 	Identity state.Identity
 	State    *state.State
-	// Objects are the valid segments in order; void ones and fences are left
-	// out.
+	// Catalog is the newest one that could be used, nil where there is none.
+	Catalog *catalog.Catalog
+	// Objects are the valid segments behind the catalog, in order; void ones and fences
+	// are left out.
 	Objects []*segment.Index
-	// Frames are, per stream, all frames and folds in order.
+	// Frames are, per stream, all frames and folds behind the catalog, in order.
 	Frames map[change.StreamID][]FrameRef
 	Epoch  uint64 // of the newest fence
 	End    uint64 // positions in the log, up to the damage
-	Void   int    // objects of fenced writers
+	Void   int    // objects of fenced writers, behind the catalog
 	Beyond int    // objects behind a position that does not exist (yet)
-	Bytes  int64  // of all objects in the log
+	Bytes  int64  // of all objects behind the catalog
 	// Damage is what ends the log before its time, nil for a whole one: an object
 	// that is missing, cannot be read, or does not follow. What lies before stands.
 	Damage error
+	// CatalogDamage is why newer catalogs than the one that is used are not.
+	CatalogDamage error
+
+	mark  int    // of the catalog, from which on it was read; -1: from the beginning
+	next  uint64 // the journal index that follows
+	token segment.Token
+
+	mu    sync.Mutex
+	views map[int]*Log // of older history, by mark
 }
 
 // FrameRef is a frame's or a fold's place in the log.
@@ -51,25 +65,85 @@ func (r FrameRef) entry() *segment.Entry { return &r.Object.Entries[r.Entry] }
 // Progress is told how far a long call has come. It may be nil.
 type Progress func(done, total int64)
 
-// Open reads the log's footers and commands. Errors: fail.NotFound for an empty
-// prefix, fail.Damaged with the object's name when not even the identity can be
-// read. Damage further on ends the log there: see Log.Damage.
+// Open reads the newest catalog and, from there on, the log's footers and commands.
+// Errors: fail.NotFound for an empty prefix, fail.Damaged with the object's name when
+// not even the identity can be read. Damage further on ends the log there: see
+// Log.Damage.
 func Open(ctx context.Context, s objstore.Store, progress Progress) (*Log, error) {
-	l := &Log{store: s, State: state.New(), Frames: map[change.StreamID][]FrameRef{}}
-	there, rest, err := l.list(ctx)
+	numbers, err := catalog.List(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	l.End = uint64(len(there))
+	var skipped error
+	for i := len(numbers) - 1; i >= 0; i-- {
+		c, err := catalog.Load(ctx, s, numbers[i])
+		if err == nil {
+			var l *Log
+			if l, err = openFrom(ctx, s, c, progress); err == nil {
+				l.CatalogDamage = skipped
+				return l, nil
+			}
+		}
+		if !ofObject(err) {
+			return nil, err
+		}
+		if skipped == nil {
+			skipped = err
+		}
+	}
+	l, err := openFrom(ctx, s, nil, progress)
+	if err != nil {
+		if skipped != nil && ofObject(err) {
+			err = skipped // without a catalog the log cannot be read: that is the cause
+		}
+		return nil, err
+	}
+	l.CatalogDamage = skipped
+	return l, nil
+}
+
+// errBranch is of a catalog of which a part is a dead branch by now.
+var errBranch = fail.New(fail.NotFound, "open", "catalog", "a fence went back behind it")
+
+// openFrom opens the log behind a catalog; nil is from the beginning.
+func openFrom(ctx context.Context, s objstore.Store, c *catalog.Catalog, progress Progress) (*Log, error) {
+	l := &Log{store: s, State: state.New(), Catalog: c, Frames: map[change.StreamID][]FrameRef{}, mark: -1, next: 1, views: map[int]*Log{}}
+	first := uint64(0)
+	if c != nil {
+		m := c.End()
+		l.mark, l.next, l.token, l.Epoch, first = len(c.Marks)-1, m.Index+1, m.Token, m.Token.Epoch, m.Position
+		var err error
+		if l.State, err = c.LoadState(); err != nil {
+			return nil, err
+		}
+		x, err := uploader.ReadIndex(ctx, s, 0)
+		if err != nil {
+			return nil, err
+		}
+		if err := l.identify(ctx, x); err != nil {
+			return nil, err
+		}
+		if c.Journal != l.Identity.Journal {
+			return nil, fail.New(fail.Damaged, "open", s.URL()+"/"+catalog.Name(c.Number), fmt.Sprintf("it is of journal %s, the log of %s", c.Journal, l.Identity.Journal))
+		}
+	}
+	there, rest, err := l.list(ctx, first)
+	if err != nil {
+		return nil, err
+	}
+	l.End = first + uint64(len(there))
 	all, errs, err := l.footers(ctx, there, progress)
 	if err != nil {
 		return nil, err
 	}
-	if errs[0] != nil {
-		return nil, errs[0]
-	}
-	if err := l.identify(ctx, all[0]); err != nil {
-		return nil, err
+	if c == nil {
+		if errs[0] != nil {
+			return nil, errs[0]
+		}
+		if err := l.identify(ctx, all[0]); err != nil {
+			return nil, err
+		}
+		all, errs = all[1:], errs[1:]
 	}
 	if err := l.order(ctx, all, errs, rest); err != nil {
 		return nil, err
@@ -112,33 +186,34 @@ func parallel(parent context.Context, n int, fn func(ctx context.Context, i int)
 	return parent.Err() // not all of them ran, then
 }
 
-// list finds the contiguous positions from 0 on, and the rest. Objects beyond the
+// list finds the contiguous positions from the first on, and the rest. Objects beyond the
 // first missing one are on their way, or their writer died: they do not count,
 // unless one of them proves that the missing one was there.
-func (l *Log) list(ctx context.Context) (there, rest []located, err error) {
-	all, err := positions(ctx, l.store)
+func (l *Log) list(ctx context.Context, first uint64) (there, rest []located, err error) {
+	all, err := positions(ctx, l.store, first, everything)
 	if err != nil {
 		return nil, nil, err
 	}
-	n := contiguous(all)
+	n := contiguous(all, first)
 	for _, o := range all[:n] {
 		l.Bytes += o.bytes
 	}
 	l.Beyond = len(all) - n
+	free := first + uint64(n)
 	for _, o := range all[n:] {
-		gone := n == 0 || missing(uint64(n), o.position, nil)
+		gone := free == 0 || missing(free, o.position, nil)
 		if !gone {
 			x, err := uploader.ReadIndex(ctx, l.store, o.position)
 			if ctx.Err() != nil {
 				return nil, nil, err
 			}
-			gone = err == nil && missing(uint64(n), o.position, x)
+			gone = err == nil && missing(free, o.position, x)
 		}
-		if gone && n == 0 {
+		if gone && free == 0 {
 			return nil, nil, l.missing(0, o.position)
 		}
 		if gone {
-			l.stop(uint64(n), l.missing(uint64(n), o.position))
+			l.stop(free, l.missing(free, o.position))
 			break
 		}
 	}
@@ -189,10 +264,12 @@ func (l *Log) document(ctx context.Context, x *segment.Index, kind state.Kind, v
 // order applies the rules of fences and checks that the journal index goes on
 // without a gap, up to the first object that breaks the log.
 func (l *Log) order(ctx context.Context, all []*segment.Index, errs []error, rest []located) error {
-	r := rules{journal: l.Identity.Journal, next: 1}
-	for i := 1; i < len(all); i++ {
-		x, err := all[i], errs[i]
-		valid := false
+	first := l.next
+	r := rules{journal: l.Identity.Journal, next: l.next, cur: l.token}
+	defer func() { l.next, l.token = r.next, r.cur }()
+	for i, x := range all {
+		err, valid := errs[i], false
+		position := l.End - uint64(len(all)-i)
 		if err == nil {
 			if valid, err = r.judge(x); err != nil {
 				err = l.damaged(x.Position, "%v", err)
@@ -200,11 +277,14 @@ func (l *Log) order(ctx context.Context, all []*segment.Index, errs []error, res
 		}
 		switch {
 		case err != nil:
-			l.stop(uint64(i), err)
+			l.stop(position, err)
 			return l.branch(ctx, r.cur, all[i+1:], rest)
 		case !valid:
 			l.Void++
 		case x.Type == segment.Fence:
+			if x.FirstIndex < first {
+				return errBranch
+			}
 			l.Epoch = x.Token.Epoch
 			l.cut(x.FirstIndex)
 		default:
@@ -239,6 +319,11 @@ func (l *Log) cut(index uint64) {
 // does not go on.
 func (l *Log) index() {
 	last := map[change.StreamID]uint64{}
+	if l.Catalog != nil && l.mark >= 0 {
+		for id := range l.State.Streams {
+			last[id] = l.Catalog.PointAt(l.mark, id).LSN
+		}
+	}
 	for k, x := range l.Objects {
 		for i := range x.Entries {
 			e := &x.Entries[i]
@@ -371,13 +456,44 @@ type Range struct {
 	FirstTime, LastTime time.Time
 }
 
-// RangeOf returns the recovery points of a stream: every LSN in between that does
-// not lie in a fold.
-func (l *Log) RangeOf(id change.StreamID) (r Range, ok bool) {
-	f := l.Frames[id]
-	if len(f) == 0 {
-		return r, false
+// start is where a stream stood where this part of the log begins.
+func (l *Log) start(id change.StreamID) (at catalog.At) {
+	if l.Catalog != nil {
+		at = l.Catalog.PointAt(l.mark, id)
 	}
-	first, last := f[0].entry(), f[len(f)-1].entry()
-	return Range{first.FirstLSN, last.LastLSN, time.Unix(0, first.FirstTime), time.Unix(0, last.LastTime)}, true
+	return at
+}
+
+// RangeOf returns the recovery points of a stream: every LSN in between that does
+// not lie in a fold, nor before what is kept.
+func (l *Log) RangeOf(id change.StreamID) (r Range, ok bool) {
+	if f := l.Frames[id]; len(f) > 0 {
+		first, last := f[0].entry(), f[len(f)-1].entry()
+		r = Range{first.FirstLSN, last.LastLSN, time.Unix(0, first.FirstTime), time.Unix(0, last.LastTime)}
+	}
+	at := l.start(id)
+	if at.LSN == 0 {
+		return r, r.LastLSN > 0
+	}
+	if r.LastLSN == 0 {
+		r.LastLSN, r.LastTime = at.LSN, time.Unix(0, at.Time)
+	}
+	r.FirstLSN, r.FirstTime = 1, time.Time{}
+	if oldest, ok := l.oldest(id); ok {
+		r.FirstLSN, r.FirstTime = oldest.LSN, time.Unix(0, oldest.Time)
+	}
+	return r, true
+}
+
+// oldest returns the first point of a stream that is kept, where some before it are
+// not.
+func (l *Log) oldest(id change.StreamID) (at catalog.At, ok bool) {
+	s := l.Catalog.Streams[id]
+	if floor := l.Catalog.PointAt(0, id); floor.LSN > 0 {
+		at, ok = floor, true
+		if s != nil && len(s.Kept) > 0 && s.Kept[0].LSN < at.LSN {
+			at = s.Kept[0].At
+		}
+	}
+	return at, ok
 }

@@ -130,7 +130,7 @@ func (pl *Plan) all(ctx context.Context) error {
 // what was written between the two points, and what the base had not got to.
 func (pl *Plan) difference(ctx context.Context, base *Base, dir string) error {
 	p, m := pl.Point, pl.image.Map
-	between, err := pl.image.log.changed(ctx, p.Volume.Stream, min(base.Low, p.LSN), max(base.High, p.LSN), dir)
+	between, err := pl.image.log.Changed(ctx, p.Volume.Stream, min(base.Low, p.LSN), max(base.High, p.LSN), dir)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package twin
 
 import (
+	"context"
 	"fmt"
 	"sort"
 	"strconv"
@@ -31,7 +32,7 @@ func (l *Log) Volume(name string) (*state.Volume, error) {
 		return v, nil
 	}
 	if l.Damage != nil {
-		return nil, l.lost("volume "+name, nil)
+		return nil, l.lost(context.Background(), "volume "+name, nil)
 	}
 	return nil, fail.New(fail.NotFound, "find volume", name, "no such volume in "+l.store.URL()).
 		WithHint("pollux volume ls --store " + l.store.URL() + " lists them")
@@ -40,98 +41,166 @@ func (l *Log) Volume(name string) (*state.Volume, error) {
 // Resolve turns what an operator wrote behind --at into a point: "" is the
 // newest, digits an LSN, RFC 3339 or -10m a time (the last frame that ends at or
 // before it), anything else a bookmark of the volume's group.
-func (l *Log) Resolve(v *state.Volume, at string, now time.Time) (Point, error) {
-	r, ok := l.RangeOf(v.Stream)
-	if !ok {
-		r.LastTime = v.Created // a volume that nobody wrote to is all zeros
+func (l *Log) Resolve(ctx context.Context, v *state.Volume, at string, now time.Time) (Point, error) {
+	q := &query{l: l, ctx: ctx, v: v, at: at, now: now}
+	q.r, q.known = l.RangeOf(v.Stream)
+	if !q.known {
+		q.r.LastTime = v.Created // a volume that nobody wrote to is all zeros
 	}
-	p := Point{Volume: v, Epoch: l.Epoch, LSN: r.LastLSN, Time: r.LastTime}
-	bad := func(kind fail.Kind, why string) (Point, error) {
-		if l.Damage != nil && kind != fail.Invalid {
-			return p, l.lost("--at "+at, v)
-		}
-		first := l.FirstPoint(v)
-		hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", first, l.timeOf(v, first).UTC().Format(time.RFC3339), r.LastLSN, r.LastTime.UTC().Format(time.RFC3339))
-		if !ok {
-			hint = "the log holds nothing of the volume's group yet"
-		}
-		return p, fail.New(kind, "resolve", "--at "+at, why).WithHint(hint)
+	q.p = Point{Volume: v, Epoch: l.Epoch, LSN: q.r.LastLSN, Time: q.r.LastTime}
+	err := q.find()
+	if err == nil {
+		err = q.outsideResync()
 	}
+	if err == nil {
+		err = q.exact()
+	}
+	if err == nil && (!v.Ready || q.p.LSN < v.FirstLSN) {
+		err = q.refuse(fail.Refused, "the volume's initial sync was not complete then")
+	}
+	if err == nil {
+		q.p.Time = l.timeOf(ctx, v, q.p.LSN)
+	}
+	return q.p, err
+}
+
+// query is one Resolve.
+type query struct {
+	l     *Log
+	ctx   context.Context
+	v     *state.Volume
+	at    string
+	now   time.Time
+	r     Range
+	known bool // there is anything of the stream
+	p     Point
+}
+
+func (q *query) when(lsn uint64) string {
+	return q.l.timeOf(q.ctx, q.v, lsn).UTC().Format(time.RFC3339Nano)
+}
+
+// refuse is the error of what cannot be a point, with what could be.
+func (q *query) refuse(kind fail.Kind, why string) error {
+	if q.l.Damage != nil && kind != fail.Invalid {
+		return q.l.lost(q.ctx, "--at "+q.at, q.v)
+	}
+	first := q.l.FirstPoint(q.ctx, q.v)
+	hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", first, q.l.timeOf(q.ctx, q.v, first).UTC().Format(time.RFC3339), q.r.LastLSN, q.r.LastTime.UTC().Format(time.RFC3339))
+	if !q.known {
+		hint = "the log holds nothing of the volume's group yet"
+	}
+	return fail.New(kind, "resolve", "--at "+q.at, why).WithHint(hint)
+}
+
+// find sets the point's LSN to what was asked for.
+func (q *query) find() error {
+	at, l := q.at, q.l
 	switch {
 	case at == "" && l.Damage != nil:
-		return p, l.lost("the newest point", v)
+		return l.lost(q.ctx, "the newest point", q.v)
 	case at == "":
-	case at[0] >= '0' && at[0] <= '9' && isDigits(at):
+	case isDigits(at):
 		lsn, err := strconv.ParseUint(at, 10, 64)
-		if err != nil || lsn > r.LastLSN {
-			return bad(fail.NotFound, "no such LSN in the log")
+		if err != nil || lsn > q.r.LastLSN {
+			return q.refuse(fail.NotFound, "no such LSN in the log")
 		}
-		p.LSN = lsn
+		q.p.LSN = lsn
 	case at[0] == '-' || (at[0] >= '0' && at[0] <= '9'):
-		t, err := parseTime(at, now)
+		t, err := parseTime(at, q.now)
 		if err != nil {
-			return bad(fail.Invalid, "neither an LSN, nor RFC 3339, nor a time ago as in -10m")
+			return q.refuse(fail.Invalid, "neither an LSN, nor RFC 3339, nor a time ago as in -10m")
 		}
-		if l.Damage != nil && t.After(r.LastTime) { // what the damage took may end before t as well
-			return p, l.lost("--at "+at, v)
-		}
-		p.LSN = l.lsnAt(v, t)
-		if p.LSN == 0 && (!ok || t.Before(r.FirstTime)) && t.Before(v.Created) {
-			return bad(fail.NotFound, "before the volume was protected")
-		}
-		if r := l.resyncAfter(v.Stream, p.LSN); r != nil && t.After(l.timeOf(v, p.LSN)) {
-			p.Note = "the primary's WAL overflowed then: this is the last point before, and the resync has not ended yet"
-			if r.Until > 0 {
-				p.Note = fmt.Sprintf("the primary's WAL overflowed then: this is the last point before, the next is LSN %d (%s)", r.Until, l.timeOf(v, r.Until).UTC().Format(time.RFC3339Nano))
-			}
-		}
-		if e := l.foldAt(v, t); e != nil {
-			p.Note = fmt.Sprintf("writes from %s to %s were folded while replication was behind: this is the last point before them, the next is LSN %d",
-				time.Unix(0, e.FirstTime).UTC().Format(time.RFC3339Nano), time.Unix(0, e.LastTime).UTC().Format(time.RFC3339Nano), e.LastLSN)
-			if p.LSN < v.FirstLSN && e.LastLSN >= v.FirstLSN {
-				return bad(fail.NotFound, "the volume's first points were folded while replication was behind")
-			}
-		}
+		return q.findTime(t)
 	default:
-		b := l.State.Bookmarks[v.Group+"/"+at]
+		b := l.State.Bookmarks[q.v.Group+"/"+at]
 		if b == nil {
-			return bad(fail.NotFound, "no such bookmark in group "+v.Group)
+			return q.refuse(fail.NotFound, "no such bookmark in group "+q.v.Group)
 		}
-		lsn, on := b.On(v.Stream)
-		if !on || lsn > r.LastLSN {
-			return bad(fail.NotFound, "the bookmark's writes are not in the log")
+		lsn, on := b.On(q.v.Stream)
+		if !on || lsn > q.r.LastLSN {
+			return q.refuse(fail.NotFound, "the bookmark's writes are not in the log")
 		}
-		p.LSN = lsn
+		q.p.LSN = lsn
 	}
-	if r := l.resyncing(v.Stream, p.LSN); r != nil {
-		if at != "" && isDigits(at) || r.After < v.FirstLSN {
-			until := "the resync has not ended yet"
-			if r.Until > 0 {
-				until = fmt.Sprintf("points go on with LSN %d", r.Until)
-			}
-			return p, fail.New(fail.NotFound, "resolve", "--at "+at, fmt.Sprintf("the log has no point between LSN %d and the end of the resync: the primary's WAL had overflowed", r.After)).
-				WithHint(fmt.Sprintf("the point before is LSN %d (%s); %s", r.After, l.timeOf(v, r.After).UTC().Format(time.RFC3339Nano), until))
-		}
-		if b := l.State.Bookmarks[v.Group+"/"+at]; b != nil {
-			return bad(fail.NotFound, fmt.Sprintf("its mark, LSN %d, was lost when the primary's WAL overflowed: it is no point", p.LSN))
-		}
-		p.LSN, p.Before = r.After, p.LSN
-		p.Note = fmt.Sprintf("the primary's WAL overflowed, and LSN %d is no point: this is the last one before", p.Before)
+	return nil
+}
+
+func (q *query) findTime(t time.Time) error {
+	l, v := q.l, q.v
+	if l.Damage != nil && t.After(q.r.LastTime) { // what the damage took may end before t as well
+		return l.lost(q.ctx, "--at "+q.at, v)
 	}
-	if before, after, exact := l.exact(v.Stream, p.LSN); !exact {
-		why := fmt.Sprintf("writes around LSN %d were folded while replication was behind: it is no point any more", p.LSN)
-		near := fmt.Sprintf("the next point is LSN %d (%s)", after, l.timeOf(v, after).UTC().Format(time.RFC3339Nano))
-		if before > 0 && before >= v.FirstLSN {
-			near = fmt.Sprintf("the nearest points are LSN %d (%s) and %d (%s)", before, l.timeOf(v, before).UTC().Format(time.RFC3339Nano),
-				after, l.timeOf(v, after).UTC().Format(time.RFC3339Nano))
+	w, err := l.viewAtTime(q.ctx, v.Stream, t)
+	if err != nil {
+		return err
+	}
+	if w == nil {
+		k, next, ok := l.keptBefore(v.Stream, t)
+		if !ok || k.LSN < v.FirstLSN {
+			return q.refuse(fail.NotFound, "before all points that are kept")
 		}
-		return p, fail.New(fail.NotFound, "resolve", "--at "+at, why).WithHint(near + "; a time is taken to the last point at or before it")
+		q.p.LSN = k.LSN
+		q.p.Note = fmt.Sprintf("of that time only some points are kept: this is the last one at or before it, the next is LSN %d (%s)", next, q.when(next))
+		return nil
 	}
-	if !v.Ready || p.LSN < v.FirstLSN {
-		return bad(fail.Refused, "the volume's initial sync was not complete then")
+	q.p.LSN = w.lsnAt(v, t)
+	if q.p.LSN == 0 && (!q.known || q.r.FirstTime.IsZero() || t.Before(q.r.FirstTime)) && t.Before(v.Created) {
+		return q.refuse(fail.NotFound, "before the volume was protected")
 	}
-	p.Time = l.timeOf(v, p.LSN)
-	return p, nil
+	if r := l.resyncAfter(v.Stream, q.p.LSN); r != nil && t.After(l.timeOf(q.ctx, v, q.p.LSN)) {
+		q.p.Note = "the primary's WAL overflowed then: this is the last point before, and the resync has not ended yet"
+		if r.Until > 0 {
+			q.p.Note = fmt.Sprintf("the primary's WAL overflowed then: this is the last point before, the next is LSN %d (%s)", r.Until, q.when(r.Until))
+		}
+	}
+	if e := w.foldAt(v, t); e != nil {
+		q.p.Note = fmt.Sprintf("writes from %s to %s were folded while replication was behind: this is the last point before them, the next is LSN %d",
+			time.Unix(0, e.FirstTime).UTC().Format(time.RFC3339Nano), time.Unix(0, e.LastTime).UTC().Format(time.RFC3339Nano), e.LastLSN)
+		if q.p.LSN < v.FirstLSN && e.LastLSN >= v.FirstLSN {
+			return q.refuse(fail.NotFound, "the volume's first points were folded while replication was behind")
+		}
+	}
+	return nil
+}
+
+// outsideResync sees to it that the point is none while the primary had overflowed.
+func (q *query) outsideResync() error {
+	r := q.l.resyncing(q.v.Stream, q.p.LSN)
+	if r == nil {
+		return nil
+	}
+	if (q.at != "" && isDigits(q.at)) || r.After < q.v.FirstLSN {
+		until := "the resync has not ended yet"
+		if r.Until > 0 {
+			until = fmt.Sprintf("points go on with LSN %d", r.Until)
+		}
+		return fail.New(fail.NotFound, "resolve", "--at "+q.at, fmt.Sprintf("the log has no point between LSN %d and the end of the resync: the primary's WAL had overflowed", r.After)).
+			WithHint(fmt.Sprintf("the point before is LSN %d (%s); %s", r.After, q.when(r.After), until))
+	}
+	if b := q.l.State.Bookmarks[q.v.Group+"/"+q.at]; b != nil {
+		return q.refuse(fail.NotFound, fmt.Sprintf("its mark, LSN %d, was lost when the primary's WAL overflowed: it is no point", q.p.LSN))
+	}
+	q.p.LSN, q.p.Before = r.After, q.p.LSN
+	q.p.Note = fmt.Sprintf("the primary's WAL overflowed, and LSN %d is no point: this is the last one before", q.p.Before)
+	return nil
+}
+
+// exact sees to it that the point lies in no fold, and is kept.
+func (q *query) exact() error {
+	before, after, exact, err := q.l.exact(q.ctx, q.v.Stream, q.p.LSN)
+	if err != nil || exact {
+		return err
+	}
+	why := fmt.Sprintf("writes around LSN %d were folded while replication was behind: it is no point any more", q.p.LSN)
+	if w, _ := q.l.viewAt(q.ctx, q.v.Stream, q.p.LSN); w == nil {
+		why = fmt.Sprintf("LSN %d is not kept any more", q.p.LSN)
+	}
+	near := fmt.Sprintf("the next point is LSN %d (%s)", after, q.when(after))
+	if before > 0 && before >= q.v.FirstLSN {
+		near = fmt.Sprintf("the nearest points are LSN %d (%s) and %d (%s)", before, q.when(before), after, q.when(after))
+	}
+	return fail.New(fail.NotFound, "resolve", "--at "+q.at, why).WithHint(near + "; a time is taken to the last point at or before it")
 }
 
 // resyncing returns the resync because of which an LSN is no recovery point, nil
@@ -173,26 +242,52 @@ func (l *Log) foldAt(v *state.Volume, t time.Time) *segment.Entry {
 }
 
 // FirstPoint is the first LSN at which a volume can be restored.
-func (l *Log) FirstPoint(v *state.Volume) uint64 {
-	if _, after, exact := l.exact(v.Stream, v.FirstLSN); !exact {
+func (l *Log) FirstPoint(ctx context.Context, v *state.Volume) uint64 {
+	first := v.FirstLSN
+	if l.Catalog != nil {
+		if at, ok := l.oldest(v.Stream); ok && at.LSN > first {
+			s := l.Catalog.Streams[v.Stream]
+			n := len(s.Kept)
+			if i := sort.Search(n, func(i int) bool { return s.Kept[i].LSN >= first }); i < n {
+				return s.Kept[i].LSN
+			}
+			return at.LSN
+		}
+	}
+	if _, after, exact, err := l.exact(ctx, v.Stream, first); err == nil && !exact {
 		return after
 	}
-	return v.FirstLSN
+	return first
 }
 
 // exact reports whether an LSN is a recovery point, and where it is not, because it
-// lies in a fold, which points are next to it; 0 is none.
-func (l *Log) exact(id change.StreamID, lsn uint64) (before, after uint64, ok bool) {
-	f := l.Frames[id]
+// lies in a fold or is not kept, which points are next to it; 0 is none.
+func (l *Log) exact(ctx context.Context, id change.StreamID, lsn uint64) (before, after uint64, ok bool, err error) {
+	w, err := l.viewAt(ctx, id, lsn)
+	if err != nil {
+		return 0, 0, false, err
+	}
+	if w == nil {
+		kept := l.Catalog.Streams[id].Kept
+		n := sort.Search(len(kept), func(i int) bool { return kept[i].LSN >= lsn })
+		if n > 0 {
+			before = kept[n-1].LSN
+		}
+		if n == len(kept) {
+			return before, l.Catalog.PointAt(0, id).LSN, false, nil
+		}
+		return before, kept[n].LSN, kept[n].LSN == lsn, nil
+	}
+	f := w.Frames[id]
 	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn })
 	if n == len(f) || lsn == 0 {
-		return 0, 0, true
+		return 0, 0, true, nil
 	}
 	e := f[n].entry()
-	if e.Kind == segment.FrameEntry || e.LastLSN == lsn {
-		return 0, 0, true
+	if e.Kind == segment.FrameEntry || e.LastLSN == lsn || lsn < e.FirstLSN {
+		return 0, 0, true, nil
 	}
-	return e.FirstLSN - 1, e.LastLSN, false
+	return e.FirstLSN - 1, e.LastLSN, false, nil
 }
 
 func isDigits(s string) bool {
@@ -217,16 +312,7 @@ func (l *Log) lsnAt(v *state.Volume, t time.Time) uint64 {
 	f := l.Frames[v.Stream]
 	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastTime > t.UnixNano() })
 	if n == 0 {
-		return 0
+		return l.start(v.Stream).LSN
 	}
 	return f[n-1].entry().LastLSN
-}
-
-func (l *Log) timeOf(v *state.Volume, lsn uint64) time.Time {
-	f := l.Frames[v.Stream]
-	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn })
-	if n == len(f) || lsn == 0 {
-		return v.Created
-	}
-	return time.Unix(0, f[n].entry().LastTime)
 }

@@ -1,6 +1,7 @@
 package twin
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -91,7 +92,7 @@ func TestResolve(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := l.Resolve(v, tt.at, now)
+		p, err := l.Resolve(context.Background(), v, tt.at, now)
 		switch {
 		case tt.kind == 0 && (err != nil || p.LSN != tt.lsn || p.Volume != v || p.Epoch != 1):
 			t.Errorf("%s at %q: LSN %d, %v; want %d", tt.volume, tt.at, p.LSN, err, tt.lsn)
@@ -109,13 +110,13 @@ func TestResolveTime(t *testing.T) {
 	l := resolvable(t)
 	v, _ := l.Volume("v")
 	for at, want := range map[string]time.Duration{"": 4 * time.Second, "7": 4 * time.Second, "6": 4 * time.Second, "5": 3 * time.Second, "3": 2 * time.Second} {
-		p, err := l.Resolve(v, at, epochStart)
+		p, err := l.Resolve(context.Background(), v, at, epochStart)
 		if err != nil || !p.Time.Equal(epochStart.Add(want)) {
 			t.Errorf("%q: %v, %v", at, p.Time, err)
 		}
 	}
 	e, _ := l.Volume("empty")
-	if p, err := l.Resolve(e, "", epochStart); err != nil || !p.Time.Equal(epochStart) {
+	if p, err := l.Resolve(context.Background(), e, "", epochStart); err != nil || !p.Time.Equal(epochStart) {
 		t.Errorf("empty volume: %v, %v", p.Time, err)
 	}
 	if r, ok := l.RangeOf(streamA); !ok || r.FirstLSN != 1 || r.LastLSN != 7 || !r.FirstTime.Equal(epochStart.Add(time.Second/2)) {
@@ -174,7 +175,7 @@ func TestPointsOf(t *testing.T) {
 	h.segment() // 18, not a point
 	l := h.mustOpen()
 	v := l.State.Volumes["vola"]
-	p := l.PointsOf(v)
+	p := l.PointsOf(context.Background(), v)
 	if p.First.LSN != 1 || p.Newest.LSN != 7 || !p.Ready || len(p.Breaks) != 1 || p.Breaks[0].Until != nil || p.Breaks[0].After.LSN != 7 {
 		t.Errorf("%+v", p)
 	}
@@ -187,11 +188,11 @@ func TestPointsOf(t *testing.T) {
 	h.command(state.KindResyncEnd, state.ResyncEnd{Stream: streamA, To: gapEnd, LSN: 18})
 	h.segment()
 	l = h.mustOpen()
-	if p = l.PointsOf(v); p.Newest.LSN != 18 || p.Breaks[0].Until == nil || p.Breaks[0].Until.LSN != 18 {
+	if p = l.PointsOf(context.Background(), v); p.Newest.LSN != 18 || p.Breaks[0].Until == nil || p.Breaks[0].Until.LSN != 18 {
 		t.Errorf("after the resync: %+v", p)
 	}
 	for _, at := range []uint64{p.First.LSN, p.Newest.LSN, p.Coarse[0].Last.LSN, p.Breaks[0].After.LSN, p.Breaks[0].Until.LSN} {
-		if _, err := l.Resolve(v, fmt.Sprint(at), epochStart); err != nil {
+		if _, err := l.Resolve(context.Background(), v, fmt.Sprint(at), epochStart); err != nil {
 			t.Errorf("LSN %d is listed as a point: %v", at, err)
 		}
 	}

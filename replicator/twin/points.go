@@ -1,6 +1,7 @@
 package twin
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -51,10 +52,10 @@ type Points struct {
 }
 
 // PointsOf lists a volume's recovery points.
-func (l *Log) PointsOf(v *state.Volume) Points {
+func (l *Log) PointsOf(ctx context.Context, v *state.Volume) Points {
 	r, _ := l.RangeOf(v.Stream)
-	at := func(lsn uint64) At { return At{lsn, l.timeOf(v, lsn).UTC()} }
-	p := Points{Volume: v.Name, Group: v.Group, Ready: v.Ready && v.FirstLSN <= r.LastLSN, Removed: v.Removed, First: at(l.FirstPoint(v)), Newest: at(r.LastLSN),
+	at := func(lsn uint64) At { return At{lsn, l.timeOf(ctx, v, lsn).UTC()} }
+	p := Points{Volume: v.Name, Group: v.Group, Ready: v.Ready && v.FirstLSN <= r.LastLSN, Removed: v.Removed, First: at(l.FirstPoint(ctx, v)), Newest: at(r.LastLSN),
 		Bookmarks: []NamedPoint{}, Coarse: l.coarse(v.Stream, v.FirstLSN), Breaks: []Break{}}
 	if st := l.State.Streams[v.Stream]; st != nil {
 		for i := range st.Resyncs {
@@ -76,7 +77,7 @@ func (l *Log) PointsOf(v *state.Volume) Points {
 		if b.Group != v.Group || !on {
 			continue
 		}
-		_, err := l.Resolve(v, b.Name, time.Time{})
+		_, err := l.Resolve(ctx, v, b.Name, time.Time{})
 		p.Bookmarks = append(p.Bookmarks, NamedPoint{Name: b.Name, At: At{lsn, b.Time.UTC()}, InLog: err == nil})
 	}
 	slices.SortFunc(p.Bookmarks, func(a, b NamedPoint) int { return a.Time.Compare(b.Time) })

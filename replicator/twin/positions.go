@@ -2,6 +2,7 @@ package twin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -18,27 +19,43 @@ type located struct {
 	bytes    int64
 }
 
-// positions lists the log's objects in order.
-func positions(ctx context.Context, s objstore.Store) ([]located, error) {
+// everything is an end behind all positions.
+const everything = ^uint64(0)
+
+// errEnough ends a list.
+var errEnough = errors.New("enough")
+
+// positions lists the log's objects in order, from one position on, up to another.
+func positions(ctx context.Context, s objstore.Store, first, end uint64) ([]located, error) {
 	var all []located
-	err := s.List(ctx, "log/", "", func(i objstore.Info) error {
+	after := ""
+	if first > 0 {
+		after = uploader.ObjectName(first - 1)
+	}
+	err := s.List(ctx, "log/", after, func(i objstore.Info) error {
 		pos, err := strconv.ParseUint(strings.TrimPrefix(i.Name, "log/"), 10, 64)
+		if err == nil && pos >= end {
+			return errEnough
+		}
 		if err == nil && uploader.ObjectName(pos) == i.Name { // else not ours
 			all = append(all, located{pos, i.Bytes})
 		}
 		return nil
 	})
-	if err == nil && len(all) == 0 {
+	if err == errEnough {
+		err = nil
+	}
+	if err == nil && len(all) == 0 && first == 0 {
 		err = fail.New(fail.NotFound, "open", s.URL(), "no object log here").
 			WithHint("check bucket and prefix; a journal writes log/ below its target's URL")
 	}
 	return all, err
 }
 
-// contiguous returns how many of all lie without a gap from position 0 on.
-func contiguous(all []located) int {
+// contiguous returns how many of all lie without a gap from the first position on.
+func contiguous(all []located, first uint64) int {
 	for i := range all {
-		if all[i].position != uint64(i) {
+		if all[i].position != first+uint64(i) {
 			return i
 		}
 	}

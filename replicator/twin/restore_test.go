@@ -172,8 +172,8 @@ func folded(t *testing.T, l *Log, v *state.Volume, lsn uint64) bool {
 	if lsn == 0 {
 		return false
 	}
-	_, err := l.Resolve(v, fmt.Sprint(lsn), epochStart)
-	before, after, exact := l.exact(v.Stream, lsn)
+	_, err := l.Resolve(context.Background(), v, fmt.Sprint(lsn), epochStart)
+	before, after, exact, _ := l.exact(context.Background(), v.Stream, lsn)
 	if exact {
 		if err != nil {
 			t.Fatalf("LSN %d: %v", lsn, err)
@@ -184,12 +184,12 @@ func folded(t *testing.T, l *Log, v *state.Volume, lsn uint64) bool {
 		t.Fatalf("LSN %d in a fold: %v, %s", lsn, err, fail.HintOf(err))
 	}
 	for _, near := range []uint64{before, after} {
-		if _, err := l.Resolve(v, fmt.Sprint(near), epochStart); err != nil && near >= v.FirstLSN {
+		if _, err := l.Resolve(context.Background(), v, fmt.Sprint(near), epochStart); err != nil && near >= v.FirstLSN {
 			t.Fatalf("LSN %d, said to be next to %d: %v", near, lsn, err)
 		}
 	}
-	at := l.timeOf(v, after).Add(-time.Nanosecond).Format(time.RFC3339Nano)
-	if p, err := l.Resolve(v, at, epochStart); err == nil && (p.LSN != before || !strings.Contains(p.Note, "folded")) {
+	at := l.timeOf(context.Background(), v, after).Add(-time.Nanosecond).Format(time.RFC3339Nano)
+	if p, err := l.Resolve(context.Background(), v, at, epochStart); err == nil && (p.LSN != before || !strings.Contains(p.Note, "folded")) {
 		t.Fatalf("%s resolves to LSN %d (%q), the fold begins after %d", at, p.LSN, p.Note, before)
 	}
 	return true
@@ -216,7 +216,7 @@ func TestRestoreWritesOnce(t *testing.T) {
 	h.segment()
 	l := h.mustOpen()
 	v, _ := l.Volume("vola")
-	p, err := l.Resolve(v, "", epochStart)
+	p, err := l.Resolve(context.Background(), v, "", epochStart)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +253,7 @@ func TestRestoreOver(t *testing.T) {
 		lsns := []uint64{}
 		for range 3 {
 			lsn := uint64(r.IntN(len(m.at)))
-			if _, _, exact := l.exact(v.Stream, lsn); exact {
+			if _, _, exact, _ := l.exact(context.Background(), v.Stream, lsn); exact {
 				lsns = append(lsns, lsn)
 			}
 		}
@@ -306,7 +306,7 @@ func TestRestoreOutside(t *testing.T) {
 	h.segment()
 	l := h.mustOpen()
 	v, _ := l.Volume("vola")
-	p, err := l.Resolve(v, "", epochStart)
+	p, err := l.Resolve(context.Background(), v, "", epochStart)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +325,7 @@ func TestRestoreFails(t *testing.T) {
 	h, _ := randomLog(t, rand.New(rand.NewPCG(1, 1)), true)
 	l := h.mustOpen()
 	v, _ := l.Volume("vola")
-	p, err := l.Resolve(v, "", epochStart)
+	p, err := l.Resolve(context.Background(), v, "", epochStart)
 	if err != nil {
 		t.Fatal(err)
 	}

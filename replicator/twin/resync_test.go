@@ -2,6 +2,7 @@ package twin
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -39,7 +40,7 @@ func testResync(t *testing.T, folding, fenced bool) {
 	resolve := func(at string) (Point, error) {
 		t.Helper()
 		l := h.mustOpen()
-		return l.Resolve(l.State.Volumes["vola"], at, epochStart)
+		return l.Resolve(context.Background(), l.State.Volumes["vola"], at, epochStart)
 	}
 	newest := func(lsn, before uint64) {
 		t.Helper()
@@ -76,7 +77,7 @@ func testResync(t *testing.T, folding, fenced bool) {
 		}
 	}
 	l := h.mustOpen()
-	p, err := l.Resolve(l.State.Volumes["vola"], "", epochStart)
+	p, err := l.Resolve(context.Background(), l.State.Volumes["vola"], "", epochStart)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +87,7 @@ func testResync(t *testing.T, folding, fenced bool) {
 	if got := image(t, l, p); !bytes.Equal(got[:len(want)], want) {
 		t.Error("the newest image differs")
 	}
-	if p, _ = l.Resolve(l.State.Volumes["vola"], "3", epochStart); image(t, l, p)[0] != 1 {
+	if p, _ = l.Resolve(context.Background(), l.State.Volumes["vola"], "3", epochStart); image(t, l, p)[0] != 1 {
 		t.Error("the image before the gap differs")
 	}
 	if _, totals := examine(t, h); totals.Err() != nil {

@@ -20,7 +20,7 @@ func firstByte(t *testing.T, l *Log) byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := l.Resolve(v, "", epochStart)
+	p, err := l.Resolve(context.Background(), v, "", epochStart)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -333,7 +333,7 @@ func verifyStore(ctx context.Context, fs vfs.FS, p *crashModel, atLeast uint64, 
 		}
 	}
 	for i, at := range points {
-		pt, err := l.Resolve(v, at, time.Now())
+		pt, err := l.Resolve(ctx, v, at, time.Now())
 		if err != nil {
 			if !all && at != "" {
 				continue // its command may be on the way still

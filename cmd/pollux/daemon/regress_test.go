@@ -130,7 +130,7 @@ func restoreTest(t *testing.T, dir, at string, size int) ([]byte, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := l.Resolve(vol, at, time.Now())
+	p, err := l.Resolve(ctx, vol, at, time.Now())
 	if err != nil {
 		return nil, err
 	}

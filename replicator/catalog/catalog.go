@@ -1,0 +1,165 @@
+package catalog
+
+import (
+	"encoding/json"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// Catalog is what is known of a log up to a position.
+type Catalog struct {
+	Number  uint64    `json:"number"`
+	Journal uuid.UUID `json:"journal"`
+	Created time.Time `json:"created"`
+	// State is the control state, as package state saves it.
+	State map[string]json.RawMessage `json:"state"`
+	// Marks are where the log can be read from, oldest first; the last one is what the
+	// catalog covers. Objects below the first one's position may be gone.
+	Marks   []Mark                      `json:"marks"`
+	Streams map[change.StreamID]*Stream `json:"streams"`
+}
+
+// Mark is a place in the log from which on it can be read.
+type Mark struct {
+	Position uint64        `json:"position"` // of the next object
+	Index    uint64        `json:"index"`    // the last journal index before it
+	Token    segment.Token `json:"token"`    // in force there
+	Time     time.Time     `json:"time"`     // when it was made
+	// Streams are those that have moved since the mark before.
+	Streams map[change.StreamID]At `json:"streams,omitempty"`
+}
+
+// At is the end of a stream's frame.
+type At struct {
+	change.Point
+	Time int64 `json:"time"` // ns since 1970
+}
+
+// Stream is what is kept of a stream.
+type Stream struct {
+	// Kept are LSNs at which a layer of each of its volumes ends, oldest first: points
+	// that need no frames.
+	Kept    []Kept             `json:"kept"`
+	Volumes map[uint32]*Volume `json:"volumes"` // by number
+}
+
+// Clone is a copy that can be added to.
+func (s *Stream) Clone() *Stream {
+	out := &Stream{Kept: slices.Clone(s.Kept), Volumes: map[uint32]*Volume{}}
+	for n, v := range s.Volumes {
+		out.Volumes[n] = &Volume{Layers: slices.Clone(v.Layers)}
+	}
+	return out
+}
+
+// Kept is a point at which layers end.
+type Kept struct {
+	At
+	Bookmark string `json:"bookmark,omitempty"`
+}
+
+// Volume is a volume's map.
+type Volume struct {
+	Layers []Layer `json:"layers"` // oldest first
+}
+
+// Layer is what changed of a volume between two LSNs, or with Whole all that it had
+// at the second.
+type Layer struct {
+	Whole bool          `json:"whole,omitempty"`
+	From  uint64        `json:"from"`
+	To    uint64        `json:"to"`
+	Parts []extent.Part `json:"parts"` // none: nothing changed
+}
+
+// Extents is how many a layer has.
+func (l *Layer) Extents() (n int64) {
+	for i := range l.Parts {
+		n += l.Parts[i].Extents
+	}
+	return n
+}
+
+// End is the last mark.
+func (c *Catalog) End() *Mark { return &c.Marks[len(c.Marks)-1] }
+
+// PointAt returns where a stream stood at a mark.
+func (c *Catalog) PointAt(mark int, id change.StreamID) At {
+	for ; mark >= 0; mark-- {
+		if at, ok := c.Marks[mark].Streams[id]; ok {
+			return at
+		}
+	}
+	return At{}
+}
+
+// MarkBefore returns the last mark at which a stream had not yet passed an LSN, -1
+// where all of them are behind it.
+func (c *Catalog) MarkBefore(id change.StreamID, lsn uint64) int {
+	return sort.Search(len(c.Marks), func(i int) bool { return c.PointAt(i, id).LSN >= lsn }) - 1
+}
+
+// MarkBeforeTime returns the last mark at which the stream's last frame had ended at or
+// before t, -1 where there is none.
+func (c *Catalog) MarkBeforeTime(id change.StreamID, t time.Time) int {
+	return sort.Search(len(c.Marks), func(i int) bool { return c.PointAt(i, id).Time > t.UnixNano() }) - 1
+}
+
+// KeptAt returns the newest kept point of a stream at or before an LSN.
+func (c *Catalog) KeptAt(id change.StreamID, lsn uint64) (Kept, bool) {
+	s := c.Streams[id]
+	if s == nil {
+		return Kept{}, false
+	}
+	n := sort.Search(len(s.Kept), func(i int) bool { return s.Kept[i].LSN > lsn })
+	if n == 0 {
+		return Kept{}, false
+	}
+	return s.Kept[n-1], true
+}
+
+// LayersAt returns the layers of a volume that make up its map at a kept point, newest
+// first.
+func (c *Catalog) LayersAt(id change.StreamID, volume uint32, lsn uint64) (out []*Layer) {
+	s := c.Streams[id]
+	if s == nil || s.Volumes[volume] == nil {
+		return nil
+	}
+	layers := s.Volumes[volume].Layers
+	for i := len(layers) - 1; i >= 0; i-- {
+		if l := &layers[i]; l.To <= lsn {
+			out = append(out, l)
+			if l.Whole {
+				break
+			}
+		}
+	}
+	return out
+}
+
+// SetState keeps a control state.
+func (c *Catalog) SetState(s *state.State) {
+	c.State = map[string]json.RawMessage{}
+	for _, key := range s.Keys() {
+		c.State[key] = s.Save(key)
+	}
+}
+
+// LoadState returns the control state, a copy of its own.
+func (c *Catalog) LoadState() (*state.State, error) {
+	s := state.New()
+	for key, b := range c.State {
+		if err := s.Load(key, b); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}

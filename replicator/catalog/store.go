@@ -1,0 +1,158 @@
+package catalog
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"strconv"
+	"strings"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+)
+
+// A catalog's object is
+//
+//	0 4 magic "PLXK"   4 2 version   6 2 reserved   8 4 bytes of the JSON, plain
+//	12 4 CRC-32C of bytes 0..11 and the plain JSON   16 - JSON, zstd
+const (
+	magic = "PLXK"
+	// Version is the version that this build writes and reads.
+	Version   = 1
+	headBytes = 16
+	// MaxBytes bounds a catalog's JSON.
+	MaxBytes = 1 << 30
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Encode returns the catalog's object.
+func Encode(c *Catalog) ([]byte, error) {
+	js, err := json.Marshal(c)
+	if err != nil {
+		return nil, fail.Wrap(fail.Internal, "encode", "catalog", err)
+	}
+	if len(js) > MaxBytes {
+		return nil, fail.New(fail.Full, "encode", "catalog", fmt.Sprintf("%d bytes exceed %d", len(js), MaxBytes)).WithHint("keep fewer points, or use several journals")
+	}
+	le, b := binary.LittleEndian, make([]byte, headBytes, headBytes+len(js)/4)
+	copy(b, magic)
+	le.PutUint16(b[4:], Version)
+	le.PutUint32(b[8:], uint32(len(js)))
+	le.PutUint32(b[12:], crc32.Update(crc32.Checksum(b[:12], castagnoli), castagnoli, js))
+	return change.Zstd(change.Thorough, b, js), nil
+}
+
+// Decode undoes Encode and checks the outcome. Errors are fail.Damaged or
+// fail.Unsupported.
+func Decode(b []byte) (*Catalog, error) {
+	bad := func(at int, format string, args ...any) (*Catalog, error) {
+		return nil, fail.New(fail.Damaged, "decode catalog", fmt.Sprintf("at byte %d", at), fmt.Sprintf(format, args...))
+	}
+	if len(b) < headBytes || string(b[:4]) != magic {
+		return bad(0, "not a catalog")
+	}
+	le := binary.LittleEndian
+	n := le.Uint32(b[8:])
+	if n > MaxBytes || (n > 0 && int64(n) > 1000*int64(len(b))) { // zstd does not do better with ours
+		return bad(8, "%d bytes", n)
+	}
+	js := make([]byte, n)
+	if err := change.Decompress(change.CodecZstd, js, b[headBytes:]); err != nil {
+		return bad(headBytes, "it does not decompress: %v", err)
+	}
+	if crc32.Update(crc32.Checksum(b[:12], castagnoli), castagnoli, js) != le.Uint32(b[12:]) {
+		return bad(12, "checksum does not match")
+	}
+	if v := le.Uint16(b[4:]); v != Version {
+		return nil, fail.New(fail.Unsupported, "decode catalog", "", fmt.Sprintf("version %d; this build reads %d", v, Version)).WithHint("use a pollux version that knows this format")
+	}
+	c := &Catalog{}
+	if err := json.Unmarshal(js, c); err != nil {
+		return bad(headBytes, "%v", err)
+	}
+	return c, c.check()
+}
+
+// check refuses what readers rely on and is not so.
+func (c *Catalog) check() error {
+	bad := func(format string, args ...any) error {
+		return fail.New(fail.Damaged, "decode catalog", fmt.Sprint(c.Number), fmt.Sprintf(format, args...))
+	}
+	if len(c.Marks) == 0 {
+		return bad("no marks")
+	}
+	for i := 1; i < len(c.Marks); i++ {
+		if a, b := &c.Marks[i-1], &c.Marks[i]; b.Position <= a.Position || b.Index < a.Index {
+			return bad("mark %d at position %d, index %d follows one at %d, %d", i, b.Position, b.Index, a.Position, a.Index)
+		}
+	}
+	for id, s := range c.Streams {
+		if s == nil {
+			return bad("stream %s is empty", id)
+		}
+		for i := 1; i < len(s.Kept); i++ {
+			if s.Kept[i].LSN <= s.Kept[i-1].LSN {
+				return bad("stream %s: kept LSN %d follows %d", id, s.Kept[i].LSN, s.Kept[i-1].LSN)
+			}
+		}
+		for number, v := range s.Volumes {
+			if v == nil {
+				return bad("volume %d is empty", number)
+			}
+			last := uint64(0)
+			for i := range v.Layers {
+				l := &v.Layers[i]
+				if l.To <= last || l.From >= l.To || (i > 0 && l.From < last && !l.Whole) {
+					return bad("volume %d: a layer from LSN %d to %d follows %d", number, l.From, l.To, last)
+				}
+				last = l.To
+			}
+		}
+	}
+	return nil
+}
+
+// Name is the object of a catalog's number.
+func Name(number uint64) string { return fmt.Sprintf("catalog/%020d", number) }
+
+// List returns the numbers of the catalogs that there are, ascending.
+func List(ctx context.Context, s objstore.Store) (numbers []uint64, err error) {
+	err = s.List(ctx, "catalog/", "", func(i objstore.Info) error {
+		n, err := strconv.ParseUint(strings.TrimPrefix(i.Name, "catalog/"), 10, 64)
+		if err == nil && Name(n) == i.Name { // else not ours
+			numbers = append(numbers, n)
+		}
+		return nil
+	})
+	return numbers, err
+}
+
+// Load reads a catalog. Errors: fail.NotFound, fail.Damaged and fail.Unsupported with
+// the object's name.
+func Load(ctx context.Context, s objstore.Store, number uint64) (*Catalog, error) {
+	b, err := s.Read(ctx, Name(number), 0, -1, nil)
+	if err != nil {
+		return nil, err
+	}
+	c, err := Decode(b)
+	if err == nil && c.Number != number {
+		err = fail.New(fail.Damaged, "decode catalog", "", fmt.Sprintf("it says that it is number %d", c.Number))
+	}
+	return c, fail.At("read", s.URL()+"/"+Name(number), err)
+}
+
+// Create stores a catalog. Whoever was faster with its number keeps it: fail.Exists.
+func Create(ctx context.Context, s objstore.Store, c *Catalog) error {
+	if err := c.check(); err != nil {
+		return fail.Wrap(fail.Internal, "create", "catalog", err)
+	}
+	b, err := Encode(c)
+	if err != nil {
+		return err
+	}
+	return s.Create(ctx, Name(c.Number), b)
+}

@@ -1,0 +1,239 @@
+package gc
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin"
+)
+
+// Options are what a run needs. Zero values take defaults.
+type Options struct {
+	// Dir is for what memory should not hold; "" is the place for temporary files.
+	Dir    string
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+func (o Options) complete() Options {
+	if o.Now == nil {
+		o.Now = clock.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Cataloged is what Catalog did.
+type Cataloged struct {
+	Number   uint64 `json:"number"`   // of the newest catalog
+	Position uint64 `json:"position"` // that it covers
+	New      bool   `json:"new"`      // it was made now; else nothing was new
+	Layers   int    `json:"layers"`   // made
+	Bytes    int64  `json:"bytes"`    // of layers made
+}
+
+// Catalog makes a catalog of a log as it stands. Where the log has not moved since the
+// newest one, there is nothing to do. Another run that is faster is no error: its
+// catalog is as good.
+func Catalog(ctx context.Context, s objstore.Store, o Options) (Cataloged, error) {
+	o = o.complete()
+	l, err := twin.Open(ctx, s, nil)
+	if err != nil {
+		return Cataloged{}, err
+	}
+	if l.Damage != nil {
+		o.Logger.Warn("the log is damaged; the catalog covers what lies before", "err", l.Damage)
+	}
+	w := &writer{o: o, store: s, log: l, run: uuid.NewString()[:8]}
+	numbers, err := catalog.List(ctx, s)
+	if err != nil {
+		return Cataloged{}, err
+	}
+	mark := l.Mark(o.Now())
+	if old := l.Catalog; old != nil && old.End().Position == mark.Position && l.CatalogDamage == nil {
+		return Cataloged{Number: old.Number, Position: mark.Position}, nil
+	}
+	c := w.next(mark, numbers)
+	if err := w.layers(ctx, c, &mark); err != nil {
+		return Cataloged{}, err
+	}
+	err = catalog.Create(ctx, s, c)
+	if fail.Is(err, fail.Exists) {
+		o.Logger.Info("another run made the catalog", "number", c.Number)
+		return Cataloged{Number: c.Number}, nil
+	}
+	return Cataloged{Number: c.Number, Position: mark.Position, New: err == nil, Layers: w.made, Bytes: w.bytes}, err
+}
+
+// writer makes one catalog.
+type writer struct {
+	o     Options
+	store objstore.Store
+	log   *twin.Log
+	run   string // makes the names of its objects its own
+	made  int
+	bytes int64
+}
+
+// next is a catalog that has what the old one has, and the new mark.
+func (w *writer) next(mark catalog.Mark, numbers []uint64) *catalog.Catalog {
+	c := &catalog.Catalog{Journal: w.log.Identity.Journal, Created: w.o.Now().UTC(), Streams: map[change.StreamID]*catalog.Stream{}}
+	if n := len(numbers); n > 0 {
+		c.Number = numbers[n-1] + 1
+	}
+	if old := w.log.Catalog; old != nil {
+		c.Marks = slices.Clone(old.Marks)
+		for id, s := range old.Streams {
+			c.Streams[id] = s.Clone()
+		}
+	} else {
+		c.Marks = []catalog.Mark{{Position: 1}} // behind the identity
+	}
+	if mark.Position > c.End().Position {
+		c.Marks = append(c.Marks, mark)
+	}
+	c.SetState(w.log.State)
+	return c
+}
+
+// layers adds, for each stream that has moved, layers up to the mark, and up to each
+// bookmark on the way.
+func (w *writer) layers(ctx context.Context, c *catalog.Catalog, mark *catalog.Mark) error {
+	for id, end := range mark.Streams {
+		s := c.Streams[id]
+		if s == nil {
+			s = &catalog.Stream{Volumes: map[uint32]*catalog.Volume{}}
+			c.Streams[id] = s
+		}
+		from := uint64(0)
+		if n := len(s.Kept); n > 0 {
+			from = s.Kept[n-1].LSN
+		}
+		for _, k := range w.stops(id, from, end) {
+			if err := w.stop(ctx, c, id, s, from, k); err != nil {
+				return err
+			}
+			from = k.LSN
+		}
+	}
+	return nil
+}
+
+// stops are the points at which layers end: bookmarks that are recovery points, and
+// the end.
+func (w *writer) stops(id change.StreamID, from uint64, end catalog.At) (stops []catalog.Kept) {
+	for _, b := range w.log.State.Bookmarks {
+		if lsn, on := b.On(id); on && lsn > from && lsn <= end.LSN && w.log.Sound(id, lsn) {
+			stops = append(stops, catalog.Kept{At: catalog.At{Point: change.Point{LSN: lsn}, Time: w.log.EndTime(id, lsn).UnixNano()}, Bookmark: b.Name})
+		}
+	}
+	if end.LSN > from && w.log.Sound(id, end.LSN) {
+		stops = append(stops, catalog.Kept{At: end})
+	}
+	slices.SortStableFunc(stops, func(a, b catalog.Kept) int { return cmp.Compare(a.LSN, b.LSN) })
+	return slices.CompactFunc(stops, func(a, b catalog.Kept) bool { return a.LSN == b.LSN }) // the bookmark's comes first
+}
+
+// stop makes the layers of all of a stream's volumes between two LSNs.
+func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64, to catalog.Kept) error {
+	sorter, err := w.log.Changed(ctx, id, from, to.LSN, w.o.Dir)
+	if err != nil {
+		return err
+	}
+	defer sorter.Close()
+	for _, v := range state.Sorted(w.log.State.Volumes, func(v *state.Volume) string { return v.Name }) {
+		if v.Stream != id {
+			continue
+		}
+		m := &extent.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter}
+		if _, any, err := m.Next(ctx, 0); err != nil || !any {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		vol := s.Volumes[v.Number]
+		if vol == nil {
+			vol = &catalog.Volume{}
+			s.Volumes[v.Number] = vol
+		}
+		layer, err := w.layer(ctx, c, id, v, vol, m, from, to)
+		if err != nil {
+			return err
+		}
+		vol.Layers = append(vol.Layers, layer)
+	}
+	s.Kept = append(s.Kept, to)
+	return nil
+}
+
+// layer makes what changed of a volume, or, where that has become much since the last
+// whole layer, all of it.
+func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.StreamID, v *state.Volume, vol *catalog.Volume, m *extent.Map, from uint64, to catalog.Kept) (catalog.Layer, error) {
+	whole, since := int64(0), m.Recent.Count
+	for i := len(vol.Layers) - 1; i >= 0; i-- {
+		y := &vol.Layers[i]
+		if y.Whole {
+			whole = y.Extents()
+			break
+		}
+		since += y.Extents()
+	}
+	out := catalog.Layer{Whole: len(vol.Layers) == 0 || since > whole, From: from, To: to.LSN}
+	if out.Whole && len(vol.Layers) > 0 {
+		for i := len(vol.Layers) - 1; i >= 0; i-- {
+			y := &vol.Layers[i]
+			m.Layers = append(m.Layers, extent.OpenLayer(w.store, y.Whole, y.Parts))
+			if y.Whole {
+				break
+			}
+		}
+	}
+	var err error
+	out.Parts, err = w.parts(ctx, extent.LayerHead{Whole: out.Whole, Volume: v.Number, Journal: c.Journal, Stream: id, From: from, To: to.LSN, LastWrite: to.Time}, m)
+	return out, err
+}
+
+// parts stores a map, leaf by leaf.
+func (w *writer) parts(ctx context.Context, h extent.LayerHead, m *extent.Map) ([]extent.Part, error) {
+	b := &extent.PartBuilder{Head: h, Put: func(ctx context.Context, p *extent.Part, body []byte) error {
+		p.Name = fmt.Sprintf("map/%010d/%020d-%s-%d", h.Volume, h.To, w.run, w.made)
+		w.made++
+		w.bytes += int64(len(body))
+		return w.store.Create(ctx, p.Name, body)
+	}}
+	for leaf := int64(0); ; leaf++ {
+		next, ok, err := m.Next(ctx, leaf)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			err = b.Finish(ctx)
+			return b.Parts, err
+		}
+		leaf = next
+		extents, err := m.Resolve(ctx, leaf, !h.Whole)
+		if err != nil {
+			return nil, err
+		}
+		if err := b.Add(ctx, leaf, extents); err != nil {
+			return nil, errors.Join(err)
+		}
+	}
+}

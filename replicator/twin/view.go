@@ -1,0 +1,177 @@
+package twin
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// view returns the part of the log between a mark of the catalog and the next one; the
+// last one's is l itself. It is read once.
+func (l *Log) view(ctx context.Context, mark int) (*Log, error) {
+	if mark == l.mark {
+		return l, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w := l.views[mark]; w != nil {
+		return w, nil
+	}
+	from, to := &l.Catalog.Marks[mark], &l.Catalog.Marks[mark+1]
+	w := &Log{store: l.store, Identity: l.Identity, State: l.State, Catalog: l.Catalog, Frames: map[change.StreamID][]FrameRef{},
+		mark: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch, End: to.Position}
+	there, err := positions(ctx, l.store, from.Position, to.Position)
+	if err != nil {
+		return nil, err
+	}
+	if n := uint64(contiguous(there, from.Position)); from.Position+n < to.Position {
+		return nil, fail.New(fail.Damaged, "open", l.at(from.Position+n), "the object is missing").
+			WithHint("an object of the log was deleted; restore it from a version or replica of the bucket. Points that do not need it can be restored")
+	}
+	all, errs, err := w.footers(ctx, there, nil)
+	if err == nil {
+		err = w.order(ctx, all, errs, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	w.index()
+	if w.Damage == nil && w.next != to.Index+1 {
+		w.Damage = l.damaged(to.Position, "the log reaches journal index %d here, its catalog says %d", w.next-1, to.Index)
+	}
+	if w.Damage != nil {
+		return nil, w.Damage
+	}
+	l.views[mark] = w
+	return w, nil
+}
+
+// viewAt returns the part of the log in which a stream's LSN lies. It is nil where that
+// is gone; then the LSN is a point only if it is kept.
+func (l *Log) viewAt(ctx context.Context, id change.StreamID, lsn uint64) (*Log, error) {
+	if l.Catalog == nil || lsn == 0 || lsn > l.start(id).LSN {
+		return l, nil
+	}
+	mark := l.Catalog.MarkBefore(id, lsn)
+	if mark < 0 {
+		return nil, nil
+	}
+	return l.view(ctx, mark)
+}
+
+// viewAtTime returns the part of the log in which the last frame of a stream that ends
+// at or before t lies, or after which it comes; nil where that is gone.
+func (l *Log) viewAtTime(ctx context.Context, id change.StreamID, t time.Time) (*Log, error) {
+	if l.Catalog == nil {
+		return l, nil
+	}
+	mark := l.Catalog.MarkBeforeTime(id, t)
+	if mark < 0 {
+		return nil, nil
+	}
+	return l.view(ctx, mark)
+}
+
+// kept returns the newest point of a stream that is kept at or before t, and the next
+// one.
+func (l *Log) keptBefore(id change.StreamID, t time.Time) (at catalog.Kept, next uint64, ok bool) {
+	if s := l.Catalog.Streams[id]; s != nil {
+		n := sort.Search(len(s.Kept), func(i int) bool { return s.Kept[i].Time > t.UnixNano() })
+		if n < len(s.Kept) {
+			next = s.Kept[n].LSN
+		}
+		if n > 0 {
+			return s.Kept[n-1], next, true
+		}
+	}
+	return at, next, false
+}
+
+// frames returns a stream's frames that hold LSNs behind `after` up to `through`, and
+// the hash of what the first one follows.
+func (l *Log) frames(ctx context.Context, id change.StreamID, after, through uint64) (out []FrameRef, prev change.Hash, err error) {
+	mark := l.mark
+	if l.Catalog != nil && after < l.start(id).LSN {
+		if mark = l.Catalog.MarkBefore(id, after+1); mark < 0 {
+			return nil, prev, fail.New(fail.NotFound, "read", "stream "+id.String(), fmt.Sprintf("what was written behind LSN %d is not kept any more", after))
+		}
+	}
+	for ; mark <= l.mark; mark++ {
+		if mark < l.mark && l.Catalog.PointAt(mark, id) == l.Catalog.PointAt(mark+1, id) {
+			continue // it did not move
+		}
+		w, err := l.view(ctx, mark)
+		if err != nil {
+			return nil, prev, err
+		}
+		f := w.Frames[id]
+		n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN > after })
+		end := sort.Search(len(f), func(i int) bool { return f[i].entry().FirstLSN > through })
+		if len(out) == 0 {
+			prev = w.start(id).Hash
+			if n > 0 {
+				prev = f[n-1].entry().Hash
+			}
+		}
+		if n < end {
+			out = append(out, f[n:end]...)
+		}
+		if end < len(f) {
+			break
+		}
+	}
+	return out, prev, nil
+}
+
+// timeOf is when the frame ended in which an LSN lies.
+func (l *Log) timeOf(ctx context.Context, v *state.Volume, lsn uint64) time.Time {
+	if lsn == 0 {
+		return v.Created
+	}
+	w, err := l.viewAt(ctx, v.Stream, lsn)
+	if err == nil && w != nil {
+		f := w.Frames[v.Stream]
+		if n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn }); n < len(f) {
+			return time.Unix(0, f[n].entry().LastTime)
+		}
+	}
+	if l.Catalog != nil {
+		if k, ok := l.Catalog.KeptAt(v.Stream, lsn); ok {
+			return time.Unix(0, k.Time)
+		}
+	}
+	return v.Created
+}
+
+// Mark is where the log ends, to be read on from there.
+func (l *Log) Mark(now time.Time) catalog.Mark {
+	m := catalog.Mark{Position: l.End, Index: l.next - 1, Token: l.token, Time: now.UTC(), Streams: map[change.StreamID]catalog.At{}}
+	for id, f := range l.Frames {
+		if n := len(f); n > 0 {
+			e := f[n-1].entry()
+			m.Streams[id] = catalog.At{Point: change.Point{LSN: e.LastLSN, Hash: e.Hash}, Time: e.LastTime}
+		}
+	}
+	return m
+}
+
+// Sound reports whether an LSN behind the catalog is a recovery point.
+func (l *Log) Sound(id change.StreamID, lsn uint64) bool {
+	_, _, exact, err := l.exact(context.Background(), id, lsn)
+	return err == nil && exact && l.resyncing(id, lsn) == nil
+}
+
+// EndTime is when the frame behind the catalog ended in which an LSN lies.
+func (l *Log) EndTime(id change.StreamID, lsn uint64) time.Time {
+	f := l.Frames[id]
+	if n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn }); n < len(f) {
+		return time.Unix(0, f[n].entry().LastTime)
+	}
+	return time.Time{}
+}
