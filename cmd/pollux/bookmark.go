@@ -17,8 +17,8 @@ import (
 )
 
 func newBookmark() *cobra.Command {
-	c := &cobra.Command{Use: "bookmark", Short: "Named recovery points: add, ls"}
-	c.AddCommand(newBookmarkAdd(), newBookmarkList())
+	c := &cobra.Command{Use: "bookmark", Short: "Named recovery points: add, ls, rm"}
+	c.AddCommand(newBookmarkAdd(), newBookmarkList(), newBookmarkRemove())
 	return c
 }
 
@@ -47,6 +47,38 @@ func newBookmarkAdd() *cobra.Command {
 		if b.HeldSeconds > 0 {
 			fmt.Fprintf(c.OutOrStdout(), "one point on %d hosts; writers were held for up to %s\n", len(b.Points), text.Duration(time.Duration(b.HeldSeconds*1e9)))
 		}
+		return nil
+	}
+	return c
+}
+
+func newBookmarkRemove() *cobra.Command {
+	var f daemonFlags
+	var r control.BookmarkRemove
+	var yes bool
+	c := &cobra.Command{Use: "rm BOOKMARK --group GROUP", Short: "Remove a bookmark; its point is kept as long as any other", Args: cobra.ExactArgs(1)}
+	f.add(c)
+	c.Flags().StringVar(&r.Group, "group", "", "consistency group (required)")
+	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "show, change nothing")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if r.Group == "" {
+			return fail.New(fail.Invalid, "remove bookmark", args[0], "no group").WithHint("name one with --group; pollux bookmark ls lists them")
+		}
+		r.Name, r.By = args[0], operator()
+		if !r.DryRun {
+			if err := confirm(c, "This removes bookmark "+r.Name+" of group "+r.Group+". Where the group has a retention, its point may be deleted later.", r.Name, yes); err != nil {
+				return err
+			}
+		}
+		var b control.Bookmark
+		if err := f.call(c.Context(), control.VerbBookmarkRemove, r, &b); err != nil {
+			return err
+		}
+		if f.json {
+			return printJSON(c.OutOrStdout(), b)
+		}
+		printBookmarks(c, []control.Bookmark{b})
 		return nil
 	}
 	return c

@@ -23,7 +23,7 @@ func newGroup() *cobra.Command {
 
 func newGroupPut(verb, short string, create bool) *cobra.Command {
 	var f daemonFlags
-	var ack, onLoss, overflow, pitr string
+	var ack, onLoss, overflow, pitr, retention string
 	var rpo float64
 	var dryRun bool
 	var agents []string
@@ -33,6 +33,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 	c.Flags().StringVar(&onLoss, "on-ack-loss", "wait", "what a promise that cannot be kept does: wait or degrade")
 	c.Flags().StringVar(&overflow, "overflow", "throttle", "what a full WAL does: throttle (writers are slowed, then wait), or bitmap (only which blocks changed is kept; needs ack: local and a journal on other hosts)")
 	c.Flags().StringVar(&pitr, "pitr", "fold", "which points stay when replication is behind: every-write, or fold: fewer, to catch up sooner")
+	c.Flags().StringVar(&retention, "retention", "forever", "which points are kept, as in every_write=24h,hourly=7d,daily=90d, beside bookmarks; pollux gc deletes the rest")
 	c.Flags().Float64Var(&rpo, "rpo-target", 10, "lag in seconds above which the group is Lagging")
 	c.Flags().StringSliceVar(&agents, "agents", nil, "agents on other hosts that may have volumes in it")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, change nothing")
@@ -47,6 +48,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 		set("on-ack-loss", &r.OnAckLoss, &onLoss)
 		set("overflow", &r.Overflow, &overflow)
 		set("pitr", &r.PITR, &pitr)
+		set("retention", &r.Retention, &retention)
 		if c.Flags().Changed("agents") {
 			r.Agents = &agents
 		}
@@ -56,7 +58,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 			}
 			r.RPOTargetSeconds = &rpo
 		}
-		if !create && r.Ack == nil && r.OnAckLoss == nil && r.Overflow == nil && r.PITR == nil && r.RPOTargetSeconds == nil && r.Agents == nil {
+		if !create && r.Ack == nil && r.OnAckLoss == nil && r.Overflow == nil && r.PITR == nil && r.Retention == nil && r.RPOTargetSeconds == nil && r.Agents == nil {
 			return fail.New(fail.Invalid, "set group", args[0], "nothing to set").WithHint("see pollux group set --help")
 		}
 		return groupPut(c, &f, r)
@@ -107,13 +109,13 @@ func newGroupList() *cobra.Command {
 }
 
 func printGroups(c *cobra.Command, groups []control.Group) {
-	rows := [][]string{{"GROUP", "ACK", "OVERFLOW", "PITR", "RPO TARGET", "PAUSED", "VOLUMES", "AGENTS"}}
+	rows := [][]string{{"GROUP", "ACK", "OVERFLOW", "PITR", "RETENTION", "RPO TARGET", "PAUSED", "VOLUMES", "AGENTS"}}
 	for _, g := range groups {
 		ack := g.Ack
 		if g.OnAckLoss == "degrade" {
 			ack += ", may degrade"
 		}
-		rows = append(rows, []string{g.Name, ack, g.Overflow, g.PITR, fmt.Sprintf("%g s", g.RPOTargetSeconds), fmt.Sprint(g.Paused), fmt.Sprint(g.Volumes),
+		rows = append(rows, []string{g.Name, ack, g.Overflow, g.PITR, g.Retention, fmt.Sprintf("%g s", g.RPOTargetSeconds), fmt.Sprint(g.Paused), fmt.Sprint(g.Volumes),
 			strings.Join(append([]string{cmp.Or(g.Owner, "any")}, g.Agents...), " ")})
 	}
 	text.Table(c.OutOrStdout(), rows)

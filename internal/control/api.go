@@ -17,6 +17,7 @@ type Group struct {
 	PITR             string   `json:"pitr"`
 	RPOTargetSeconds float64  `json:"rpo_target_seconds"`
 	Paused           bool     `json:"paused"`
+	Retention        string   `json:"retention"`        // as pollux group set takes it
 	Owner            string   `json:"owner,omitempty"`  // the agent that created it
 	Agents           []string `json:"agents,omitempty"` // that may have volumes in it beside its owner
 	Volumes          int      `json:"volumes"`
@@ -33,6 +34,7 @@ type GroupPut struct {
 	OnAckLoss        *string  `json:"on_ack_loss,omitempty"`
 	Overflow         *string  `json:"overflow,omitempty"`
 	PITR             *string  `json:"pitr,omitempty"`
+	Retention        *string  `json:"retention,omitempty"`
 	RPOTargetSeconds *float64 `json:"rpo_target_seconds,omitempty"`
 	Paused           *bool    `json:"paused,omitempty"`
 	// Agents are those that may have volumes in the group beside its creator.
@@ -146,6 +148,14 @@ type BookmarkAdd struct {
 	HoldSeconds float64 `json:"hold_seconds,omitempty"`
 }
 
+// BookmarkRemove removes a bookmark.
+type BookmarkRemove struct {
+	Name   string `json:"name"`
+	Group  string `json:"group"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	By     string `json:"by,omitempty"`
+}
+
 // List asks for things, of one group where that is set.
 type List struct {
 	Group string `json:"group,omitempty"`
@@ -250,6 +260,7 @@ type Service interface {
 	VolumeChanged(ctx context.Context, r VolumeChanged) (VolumeChanges, error)
 	BookmarkAdd(ctx context.Context, r BookmarkAdd) (Bookmark, error)
 	BookmarkList(ctx context.Context, r List) ([]Bookmark, error)
+	BookmarkRemove(ctx context.Context, r BookmarkRemove) (Bookmark, error)
 	AuditList(ctx context.Context, r AuditQuery) ([]AuditEntry, error)
 }
 

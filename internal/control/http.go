@@ -22,17 +22,18 @@ import (
 
 // Verbs are the paths under /v1/.
 const (
-	VerbStatus        = "status"
-	VerbGroupPut      = "group-put"
-	VerbGroupList     = "group-list"
-	VerbGroupWait     = "group-wait"
-	VerbVolumeCreate  = "volume-create"
-	VerbVolumeList    = "volume-list"
-	VerbVolumeRemove  = "volume-remove"
-	VerbVolumeAccept  = "volume-accept"
-	VerbVolumeChanged = "volume-changed"
-	VerbBookmarkAdd   = "bookmark-add"
-	VerbBookmarkList  = "bookmark-list"
+	VerbStatus         = "status"
+	VerbGroupPut       = "group-put"
+	VerbGroupList      = "group-list"
+	VerbGroupWait      = "group-wait"
+	VerbVolumeCreate   = "volume-create"
+	VerbVolumeList     = "volume-list"
+	VerbVolumeRemove   = "volume-remove"
+	VerbVolumeAccept   = "volume-accept"
+	VerbVolumeChanged  = "volume-changed"
+	VerbBookmarkAdd    = "bookmark-add"
+	VerbBookmarkList   = "bookmark-list"
+	VerbBookmarkRemove = "bookmark-remove"
 
 	VerbAuditList       = "audit-list"
 	VerbJournalList     = "journal-list"
@@ -58,6 +59,7 @@ func Handler(s Service, audit Audit) *Mux {
 	look(m, VerbVolumeChanged, s.VolumeChanged)
 	alter(m, VerbBookmarkAdd, s.BookmarkAdd)
 	look(m, VerbBookmarkList, s.BookmarkList)
+	alter(m, VerbBookmarkRemove, s.BookmarkRemove)
 	look(m, VerbAuditList, s.AuditList)
 	return m
 }

@@ -89,6 +89,8 @@ func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 	switch kind {
 	case state.KindGroupPut:
 		ok = j.owns(p.Name, c.Name) || st.Groups[c.Name] == nil && c.Owner == p.Name
+	case state.KindBookmarkRemove:
+		ok = j.owns(p.Name, c.Group)
 	case state.KindStreamCreate:
 		ok = c.Agent == p.Name && (j.owns(p.Name, c.Group) || j.invited(p.Name, c.Group))
 	case state.KindVolumeCreate:

@@ -179,7 +179,11 @@ func (f *fsm) applyCommand(b *pebble.Batch, data []byte) result {
 		return result{err: err}
 	}
 	for _, key := range changed {
-		_ = b.Set(append(append([]byte{}, keyControl...), key...), f.state.Save(key), nil)
+		if k, v := append(append([]byte{}, keyControl...), key...), f.state.Save(key); v != nil {
+			_ = b.Set(k, v, nil)
+		} else {
+			_ = b.Delete(k, nil)
+		}
 		f.news.add(key)
 	}
 	if kind == state.KindResyncBegin {

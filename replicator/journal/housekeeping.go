@@ -6,6 +6,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/wal"
@@ -20,7 +21,7 @@ const markEvery = time.Minute
 func (j *Journal) housekeeping() {
 	tick := time.NewTicker(min(time.Second, j.opts.Heartbeat))
 	defer tick.Stop()
-	lastIndex, since, marked := uint64(0), time.Now(), time.Now()
+	lastIndex, since, marked, moved := uint64(0), time.Now(), time.Now(), time.Time{}
 	for {
 		select {
 		case <-j.ctx.Done():
@@ -41,6 +42,10 @@ func (j *Journal) housekeeping() {
 					j.opts.Logger.Warn("heartbeat failed", "err", err)
 				}
 			}
+			if st.Leader && now.Sub(moved) >= horizonEvery {
+				moved = now
+				j.moveHorizon()
+			}
 			if st.LogBytes > j.opts.SnapshotBytes {
 				j.shrink(&st)
 			}
@@ -51,6 +56,24 @@ func (j *Journal) housekeeping() {
 				}
 			}
 		}
+	}
+}
+
+// horizonEvery is how often a leader looks whether points have grown older than the
+// retention keeps all of them.
+const horizonEvery = time.Second
+
+// moveHorizon puts the horizons of the groups into the log: garbage collection deletes
+// only what lies before them.
+func (j *Journal) moveHorizon() {
+	j.fsm.mu.RLock()
+	h := j.fsm.state.DueHorizon(clock.Now())
+	j.fsm.mu.RUnlock()
+	if h == nil {
+		return
+	}
+	if _, err := j.Propose(state.KindHorizon, h); err != nil {
+		j.opts.Logger.Warn("the horizon was not moved", "err", err)
 	}
 }
 

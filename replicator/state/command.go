@@ -32,6 +32,9 @@ const (
 	KindMarkHeld     Kind = 13
 	KindMarkConfirm  Kind = 14
 	KindMarkVoid     Kind = 15
+	KindHorizon      Kind = 16
+
+	KindBookmarkRemove Kind = 17
 
 	KindIdentity Kind = 100 // the object log's first object
 	KindFence    Kind = 101
@@ -48,7 +51,7 @@ var kindNames = map[Kind]string{
 	KindGroupPut: "group-put", KindStreamCreate: "stream-create", KindVolumeCreate: "volume-create",
 	KindVolumeReady: "volume-ready", KindVolumeRemove: "volume-remove", KindBookmarkAdd: "bookmark-add",
 	KindLease: "lease", KindHeartbeat: "heartbeat", KindAudit: "audit", KindResyncBegin: "resync-begin", KindResyncEnd: "resync-end",
-	KindMarkBegin: "mark-begin", KindMarkHeld: "mark-held", KindMarkConfirm: "mark-confirm", KindMarkVoid: "mark-void", KindIdentity: "identity", KindFence: "fence",
+	KindMarkBegin: "mark-begin", KindMarkHeld: "mark-held", KindMarkConfirm: "mark-confirm", KindMarkVoid: "mark-void", KindHorizon: "horizon", KindBookmarkRemove: "bookmark-remove", KindIdentity: "identity", KindFence: "fence",
 }
 
 // Group is a consistency group and its policy.
@@ -60,7 +63,10 @@ type Group struct {
 	PITR             string  `json:"pitr"`
 	RPOTargetSeconds float64 `json:"rpo_target_seconds"`
 	Paused           bool    `json:"paused,omitempty"`
-	Owner            string  `json:"owner,omitempty"` // the agent that created it
+	// Retention is how long points are kept; nil keeps all. Before Horizon not all are.
+	Retention *Retention `json:"retention,omitempty"`
+	Horizon   time.Time  `json:"horizon,omitzero"`
+	Owner     string     `json:"owner,omitempty"` // the agent that created it
 	// Agents are those that may have volumes in it beside the owner.
 	Agents  []string  `json:"agents,omitempty"`
 	Created time.Time `json:"created"`

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -83,6 +84,14 @@ func (s *State) Apply(kind Kind, body []byte) (changed []string, err error) {
 			return nil, err
 		}
 		return s.confirmMark(r)
+	case KindHorizon:
+		h := new(Horizon)
+		if err := unmarshal(kind, body, h); err != nil {
+			return nil, err
+		}
+		return s.moveHorizon(h)
+	case KindBookmarkRemove:
+		return with(kind, body, s.removeBookmark)
 	case KindMarkVoid:
 		return with(kind, body, s.voidMark)
 	}
@@ -107,7 +116,7 @@ func (s *State) putGroup(g *Group) (string, error) {
 		return "", err
 	}
 	if old := s.Groups[g.Name]; old != nil {
-		g.Created, g.Owner = old.Created, old.Owner
+		g.Created, g.Owner, g.Horizon = old.Created, old.Owner, old.Horizon
 	}
 	s.Groups[g.Name] = g
 	return "group/" + g.Name, nil
@@ -196,8 +205,12 @@ func (s *State) addBookmark(b *Bookmark) (string, error) {
 		return "", err
 	}
 	key := b.Group + "/" + b.Name
-	if s.Groups[b.Group] == nil {
+	g := s.Groups[b.Group]
+	if g == nil {
 		return "", noSuch("group", b.Group)
+	}
+	if b.Time.Before(g.Horizon) {
+		return "", fail.New(fail.Refused, "add bookmark", key, fmt.Sprintf("its point, of %s, is older than all points that are kept for sure (%s)", b.Time.UTC().Format(time.RFC3339), g.Horizon.UTC().Format(time.RFC3339)))
 	}
 	if s.Bookmarks[key] != nil {
 		return "", fail.New(fail.Exists, "add bookmark", key, "it exists").WithHint("choose another name")
@@ -315,7 +328,7 @@ func (s *State) Keys() []string {
 	return keys
 }
 
-// Save returns the JSON of what a key of Apply names.
+// Save returns the JSON of what a key of Apply names, nil where it is gone.
 func (s *State) Save(key string) []byte {
 	what, name, _ := strings.Cut(key, "/")
 	var v any
@@ -327,7 +340,9 @@ func (s *State) Save(key string) []byte {
 	case "volume":
 		v = s.Volumes[name]
 	case "bookmark":
-		v = s.Bookmarks[name]
+		if v = s.Bookmarks[name]; s.Bookmarks[name] == nil {
+			return nil
+		}
 	case "mark":
 		v = s.Marks[name]
 	case "audit":
@@ -341,9 +356,13 @@ func (s *State) Save(key string) []byte {
 	return b
 }
 
-// Load puts back what Save returned.
+// Load puts back what Save returned; nothing takes away.
 func (s *State) Load(key string, b []byte) error {
 	what, name, _ := strings.Cut(key, "/")
+	if (len(b) == 0 || string(b) == "null") && what == "bookmark" {
+		delete(s.Bookmarks, name)
+		return nil
+	}
 	switch what {
 	case "group":
 		return load(b, s.Groups, name)

@@ -71,6 +71,36 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 	return d.bookmark(&b), nil
 }
 
+// BookmarkRemove ends a bookmark. Its point is kept as long as any other.
+func (d service) BookmarkRemove(ctx context.Context, r control.BookmarkRemove) (control.Bookmark, error) {
+	key := r.Group + "/" + r.Name
+	if err := d.takeTurn(ctx, "remove bookmark", r.Name); err != nil {
+		return control.Bookmark{}, err
+	}
+	defer d.endTurn()
+	if err := d.heard(ctx); err != nil {
+		return control.Bookmark{}, fail.At("remove bookmark", key, err)
+	}
+	var b *state.Bookmark
+	d.journal.View(func(s *state.State) {
+		if old := s.Bookmarks[key]; old != nil {
+			c := *old
+			b = &c
+		}
+	})
+	if b == nil {
+		return control.Bookmark{}, fail.New(fail.NotFound, "remove bookmark", key, "no such bookmark").WithHint("pollux bookmark ls lists them")
+	}
+	if r.DryRun {
+		return d.bookmark(b), nil
+	}
+	if _, err := d.journal.Propose(state.KindBookmarkRemove, state.BookmarkRemove{Name: r.Name, Group: r.Group}); err != nil {
+		return control.Bookmark{}, err
+	}
+	d.log.Info("bookmark removed", "bookmark", r.Name, "group", r.Group, "by", r.By)
+	return d.bookmark(b), nil
+}
+
 func (d service) bookmark(b *state.Bookmark) control.Bookmark {
 	out := control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, HeldSeconds: b.HeldSeconds}
 	for _, s := range d.agent.Status().Streams {

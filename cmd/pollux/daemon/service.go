@@ -110,6 +110,15 @@ func applySettings(g *state.Group, r *control.GroupPut, voters int, alone bool) 
 		}
 		g.OnAckLoss = *r.OnAckLoss
 	}
+	if r.Retention != nil {
+		keep, err := state.ParseRetention(*r.Retention)
+		if err != nil {
+			return fail.At("set", "group "+g.Name, err)
+		}
+		if g.Retention = &keep; keep.Forever() {
+			g.Retention = nil
+		}
+	}
 	if r.Overflow != nil {
 		if *r.Overflow != agent.OverflowThrottle && *r.Overflow != agent.OverflowBitmap {
 			return bad("overflow", *r.Overflow, "throttle or bitmap")
@@ -203,7 +212,8 @@ func (d service) GroupWait(ctx context.Context, r control.GroupWait) (control.Gr
 }
 
 func (d service) group(g *state.Group) control.Group {
-	out := control.Group{Name: g.Name, Ack: g.Ack, OnAckLoss: cmp.Or(g.OnAckLoss, agent.LossWait), Overflow: g.Overflow, PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused, Owner: g.Owner, Agents: g.Agents}
+	out := control.Group{Name: g.Name, Ack: g.Ack, OnAckLoss: cmp.Or(g.OnAckLoss, agent.LossWait), Overflow: g.Overflow, PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused, Owner: g.Owner, Agents: g.Agents,
+		Retention: g.Retention.String()}
 	d.journal.View(func(s *state.State) {
 		for _, v := range s.Volumes {
 			if v.Group == g.Name && !v.Removed {

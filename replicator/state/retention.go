@@ -1,0 +1,168 @@
+package state
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+)
+
+// Retention is how long a group's recovery points are kept: all of them for
+// EveryWrite, then one an hour, then one a day. Bookmarks are kept until they are
+// removed. The zero value keeps everything for ever.
+type Retention struct {
+	EveryWriteSeconds int64 `json:"every_write_seconds,omitempty"`
+	HourlySeconds     int64 `json:"hourly_seconds,omitempty"`
+	DailySeconds      int64 `json:"daily_seconds,omitempty"`
+}
+
+// MinEveryWrite is the shortest window.
+const MinEveryWrite = time.Minute
+
+// retentionUnits are those of a retention's text beside time.ParseDuration's.
+var retentionUnits = map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour, "y": 365 * 24 * time.Hour}
+
+// ParseRetention reads "every_write=24h,hourly=7d,daily=90d", or "forever". Each must
+// reach further back than the one before.
+func ParseRetention(s string) (r Retention, err error) {
+	bad := func(why string) (Retention, error) {
+		return Retention{}, fail.New(fail.Invalid, "set", "retention", fmt.Sprintf("%q: %s", s, why)).
+			WithHint("write every_write=24h,hourly=7d,daily=90d (units s, m, h, d, w, y; hourly and daily may be left out), or forever")
+	}
+	if s == "forever" {
+		return r, nil
+	}
+	fields := map[string]*int64{"every_write": &r.EveryWriteSeconds, "hourly": &r.HourlySeconds, "daily": &r.DailySeconds}
+	for part := range strings.SplitSeq(s, ",") {
+		name, value, ok := strings.Cut(strings.TrimSpace(part), "=")
+		p := fields[name]
+		d, derr := parseSpan(value)
+		switch {
+		case !ok || p == nil:
+			return bad(fmt.Sprintf("%q is not one of %s with a value", part, strings.Join(slices.Sorted(maps.Keys(fields)), ", ")))
+		case derr != nil || d < MinEveryWrite || d > 100*365*24*time.Hour:
+			return bad(fmt.Sprintf("%s=%s is not a time from a minute to a hundred years", name, value))
+		case *p != 0:
+			return bad(name + " is there twice")
+		}
+		*p = int64(d / time.Second)
+	}
+	switch {
+	case r.EveryWriteSeconds == 0:
+		return bad("every_write is missing")
+	case r.HourlySeconds != 0 && r.HourlySeconds <= r.EveryWriteSeconds, r.DailySeconds != 0 && r.DailySeconds <= max(r.EveryWriteSeconds, r.HourlySeconds):
+		return bad("each must reach further back than the one before")
+	}
+	return r, nil
+}
+
+func parseSpan(s string) (time.Duration, error) {
+	for unit, d := range retentionUnits {
+		if digits, ok := strings.CutSuffix(s, unit); ok {
+			n, err := strconv.ParseInt(digits, 10, 32)
+			return time.Duration(n) * d, err
+		}
+	}
+	return time.ParseDuration(s)
+}
+
+// Forever reports whether everything is kept.
+func (r *Retention) Forever() bool { return r == nil || r.EveryWriteSeconds == 0 }
+
+// EveryWrite is the window in which every write is a point.
+func (r *Retention) EveryWrite() time.Duration {
+	return time.Duration(r.EveryWriteSeconds) * time.Second
+}
+
+func (r *Retention) String() string {
+	if r.Forever() {
+		return "forever"
+	}
+	out := "every_write=" + span(r.EveryWriteSeconds)
+	if r.HourlySeconds > 0 {
+		out += ",hourly=" + span(r.HourlySeconds)
+	}
+	if r.DailySeconds > 0 {
+		out += ",daily=" + span(r.DailySeconds)
+	}
+	return out
+}
+
+func span(seconds int64) string {
+	switch {
+	case seconds%86400 == 0:
+		return fmt.Sprintf("%dd", seconds/86400)
+	case seconds%3600 == 0:
+		return fmt.Sprintf("%dh", seconds/3600)
+	case seconds%60 == 0:
+		return fmt.Sprintf("%dm", seconds/60)
+	}
+	return fmt.Sprintf("%ds", seconds)
+}
+
+// Bucket is the hour or day that a point before the horizon stands for, by how old it
+// is; of several in one bucket the last is kept. ok is false where none is.
+func (r *Retention) Bucket(at, now time.Time) (bucket string, ok bool) {
+	switch age := now.Sub(at); {
+	case age <= time.Duration(r.HourlySeconds)*time.Second:
+		return at.UTC().Format("2006-01-02T15"), true
+	case age <= time.Duration(r.DailySeconds)*time.Second:
+		return at.UTC().Format("2006-01-02"), true
+	}
+	return "", false
+}
+
+// Horizon says, for groups, before which time not all points are kept any more. It is
+// in the log before anything is deleted because of it.
+type Horizon struct {
+	Groups map[string]time.Time `json:"groups"`
+}
+
+func (s *State) moveHorizon(h *Horizon) (changed []string, err error) {
+	for name, t := range h.Groups {
+		if g := s.Groups[name]; g != nil && t.After(g.Horizon) {
+			g.Horizon = t
+			changed = append(changed, "group/"+name)
+		}
+	}
+	slices.Sort(changed)
+	return changed, nil
+}
+
+// DueHorizon returns the horizons that should be moved: those that have fallen behind
+// what the retention says by a part of the window. Nil: none.
+func (s *State) DueHorizon(now time.Time) *Horizon {
+	var h *Horizon
+	for name, g := range s.Groups {
+		if g.Retention.Forever() {
+			continue
+		}
+		window := g.Retention.EveryWrite()
+		if t := now.Add(-window).UTC(); t.After(g.Created) && t.Sub(g.Horizon) >= max(window/48, time.Second) {
+			if h == nil {
+				h = &Horizon{Groups: map[string]time.Time{}}
+			}
+			h.Groups[name] = t
+		}
+	}
+	return h
+}
+
+// BookmarkRemove ends a bookmark; its point is kept as long as any other.
+type BookmarkRemove struct {
+	Name  string `json:"name"`
+	Group string `json:"group"`
+}
+
+func (s *State) removeBookmark(r *BookmarkRemove) (string, error) {
+	key := r.Group + "/" + r.Name
+	if s.Bookmarks[key] == nil {
+		return "", noSuch("bookmark", key)
+	}
+	delete(s.Bookmarks, key)
+	return "bookmark/" + key, nil
+}
