@@ -25,6 +25,28 @@ type Catalog struct {
 	// catalog covers. Objects below the first one's position may be gone.
 	Marks   []Mark                      `json:"marks"`
 	Streams map[change.StreamID]*Stream `json:"streams"`
+	// Packs are what blocks of older objects were moved into.
+	Packs []Pack `json:"packs,omitempty"`
+	// Fences are all of the log.
+	Fences []Fence `json:"fences,omitempty"`
+	// Dead are objects that nothing needs any more, and since when.
+	Dead map[string]time.Time `json:"dead,omitempty"`
+}
+
+// Pack is an object of package pack.
+type Pack struct {
+	Number uint64 `json:"number"`
+	Bytes  int64  `json:"bytes"`
+	// Moved are the positions, of the log or with pack.Bit of packs, whose live bytes it
+	// has.
+	Moved []uint64 `json:"moved"`
+}
+
+// Fence is one of the log. A writer that it fenced might still try the positions from
+// From up to it: they are never freed.
+type Fence struct {
+	Position uint64 `json:"position"`
+	From     uint64 `json:"from"`
 }
 
 // Mark is a place in the log from which on it can be read.
@@ -32,6 +54,7 @@ type Mark struct {
 	Position uint64        `json:"position"` // of the next object
 	Index    uint64        `json:"index"`    // the last journal index before it
 	Token    segment.Token `json:"token"`    // in force there
+	Durable  uint64        `json:"durable"`  // the position that the last segment before it stated
 	Time     time.Time     `json:"time"`     // when it was made
 	// Streams are those that have moved since the mark before.
 	Streams map[change.StreamID]At `json:"streams,omitempty"`

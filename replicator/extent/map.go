@@ -24,6 +24,8 @@ type Map struct {
 	SizeBytes int64
 	Recent    *Sorter  // may be nil
 	Layers    []*Layer // newest first; those behind a whole one do not count
+	// Moved puts extents to where their blocks were moved; nil: none were.
+	Moved func(ctx context.Context, extents []Extent) error
 
 	mu      sync.Mutex
 	cached  map[int64]*list.Element
@@ -127,7 +129,20 @@ func (m *Map) Resolve(ctx context.Context, leaf int64, zeros bool) ([]Extent, er
 		return nil, outside
 	}
 	slices.SortFunc(out, func(a, b Extent) int { return cmp.Compare(a.Off, b.Off) })
+	if m.Moved != nil {
+		if err := m.Moved(ctx, out); err != nil {
+			return nil, err
+		}
+	}
 	return join(out), nil
+}
+
+// Forget empties the cache.
+func (m *Map) Forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cached, m.extents = nil, 0
+	m.order.Init()
 }
 
 // join makes one of neighbours that lie one behind the other in the same block, or

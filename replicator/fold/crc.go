@@ -7,10 +7,10 @@ import (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// combine returns the CRC-32C of a followed by b from that of a, that of b, and
+// CombineCRC returns the CRC-32C of a followed by b from that of a, that of b, and
 // the length of b. After zlib's crc32_combine: appending n bytes multiplies by
 // x^8n modulo the polynomial.
-func combine(a, b uint32, lenB int) uint32 {
+func CombineCRC(a, b uint32, lenB int) uint32 {
 	if lenB == 0 {
 		return a
 	}

@@ -247,7 +247,7 @@ func TestCombine(t *testing.T) {
 		n := rand.IntN(len(data))
 		k := rand.IntN(n + 1)
 		a, b := crc32.Checksum(data[:k], castagnoli), crc32.Checksum(data[k:n], castagnoli)
-		if got, want := combine(a, b, n-k), crc32.Checksum(data[:n], castagnoli); got != want {
+		if got, want := CombineCRC(a, b, n-k), crc32.Checksum(data[:n], castagnoli); got != want {
 			t.Fatalf("%d and %d bytes: %08x, want %08x", k, n-k, got, want)
 		}
 	}

@@ -30,7 +30,7 @@ func (p *packer) take(plain []byte, at int, runs []span) (sum uint32) {
 	pos := 0
 	add := func(end int) uint32 {
 		c := crc32.Checksum(plain[pos:end], castagnoli)
-		sum = combine(sum, c, end-pos)
+		sum = CombineCRC(sum, c, end-pos)
 		pos = end
 		return c
 	}
@@ -44,7 +44,7 @@ func (p *packer) take(plain []byte, at int, runs []span) (sum uint32) {
 			begin, end := pos, min(to, pos+change.BlockBytes-len(p.fill))
 			c := add(end)
 			p.fill = append(p.fill, plain[begin:end]...)
-			if p.sum = combine(p.sum, c, end-begin); len(p.fill) == change.BlockBytes {
+			if p.sum = CombineCRC(p.sum, c, end-begin); len(p.fill) == change.BlockBytes {
 				p.flush()
 			}
 		}

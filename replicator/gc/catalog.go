@@ -98,7 +98,7 @@ func (w *writer) next(mark catalog.Mark, numbers []uint64) *catalog.Catalog {
 		c.Number = numbers[n-1] + 1
 	}
 	if old := w.log.Catalog; old != nil {
-		c.Marks = slices.Clone(old.Marks)
+		c.Marks, c.Packs, c.Fences, c.Dead = slices.Clone(old.Marks), slices.Clone(old.Packs), slices.Clone(old.Fences), old.Dead
 		for id, s := range old.Streams {
 			c.Streams[id] = s.Clone()
 		}
@@ -108,6 +108,7 @@ func (w *writer) next(mark catalog.Mark, numbers []uint64) *catalog.Catalog {
 	if mark.Position > c.End().Position {
 		c.Marks = append(c.Marks, mark)
 	}
+	c.Fences = append(c.Fences, w.log.Fences()...)
 	c.SetState(w.log.State)
 	return c
 }
@@ -161,7 +162,7 @@ func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamI
 		if v.Stream != id {
 			continue
 		}
-		m := &extent.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter}
+		m := &extent.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
 		if _, any, err := m.Next(ctx, 0); err != nil || !any {
 			if err != nil {
 				return err

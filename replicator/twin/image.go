@@ -27,10 +27,18 @@ func (m *Image) Close() error {
 	return m.Map.Recent.Close()
 }
 
+// Refresh looks for a newer catalog, after an object was not found: garbage collection
+// may have moved what is needed of it.
+func (m *Image) Refresh(ctx context.Context) error {
+	err := m.log.moves.refresh(ctx)
+	m.Map.Forget()
+	return err
+}
+
 // Image makes the map of p, which Resolve returned. dir is for what memory should not
 // hold; "" is the system's place for temporary files.
 func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
-	m := &extent.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes}
+	m := &extent.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Moved: l.moves.follow}
 	after := uint64(0)
 	if l.Catalog != nil {
 		if k, ok := l.Catalog.KeptAt(p.Volume.Stream, p.LSN); ok {

@@ -14,6 +14,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/pack"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/uploader"
@@ -46,9 +47,12 @@ type Log struct {
 	// CatalogDamage is why newer catalogs than the one that is used are not.
 	CatalogDamage error
 
-	mark  int    // of the catalog, from which on it was read; -1: from the beginning
-	next  uint64 // the journal index that follows
-	token segment.Token
+	mark    int             // of the catalog, from which on it was read; -1: from the beginning
+	next    uint64          // the journal index that follows
+	durable uint64          // the position that the last segment stated
+	fences  []catalog.Fence // behind the catalog
+	moves   *moves
+	token   segment.Token
 
 	mu    sync.Mutex
 	views map[int]*Log // of older history, by mark
@@ -107,10 +111,11 @@ var errBranch = fail.New(fail.NotFound, "open", "catalog", "a fence went back be
 
 // openFrom opens the log behind a catalog; nil is from the beginning.
 func openFrom(ctx context.Context, s objstore.Store, c *catalog.Catalog, progress Progress) (*Log, error) {
-	l := &Log{store: s, State: state.New(), Catalog: c, Frames: map[change.StreamID][]FrameRef{}, mark: -1, next: 1, views: map[int]*Log{}}
+	l := &Log{store: s, State: state.New(), Catalog: c, Frames: map[change.StreamID][]FrameRef{}, mark: -1, next: 1, views: map[int]*Log{}, moves: newMoves(s, c)}
 	first := uint64(0)
 	if c != nil {
 		m := c.End()
+		l.durable = m.Durable
 		l.mark, l.next, l.token, l.Epoch, first = len(c.Marks)-1, m.Index+1, m.Token, m.Token.Epoch, m.Position
 		var err error
 		if l.State, err = c.LoadState(); err != nil {
@@ -220,7 +225,15 @@ func (l *Log) list(ctx context.Context, first uint64) (there, rest []located, er
 	return all[:n], all[n:], nil
 }
 
-func (l *Log) at(position uint64) string { return l.store.URL() + "/" + uploader.ObjectName(position) }
+func (l *Log) at(position uint64) string { return l.store.URL() + "/" + objectName(position) }
+
+// objectName is where a block's position says that it lies.
+func objectName(position uint64) string {
+	if position&pack.Bit != 0 {
+		return pack.Name(position &^ pack.Bit)
+	}
+	return uploader.ObjectName(position)
+}
 
 func (l *Log) damaged(position uint64, format string, args ...any) error {
 	return fail.New(fail.Damaged, "read", l.at(position), fmt.Sprintf(format, args...))
@@ -286,8 +299,10 @@ func (l *Log) order(ctx context.Context, all []*segment.Index, errs []error, res
 				return errBranch
 			}
 			l.Epoch = x.Token.Epoch
+			l.fences = append(l.fences, catalog.Fence{Position: x.Position, From: l.durable})
 			l.cut(x.FirstIndex)
 		default:
+			l.durable = x.DurablePosition
 			l.Objects = append(l.Objects, x)
 		}
 	}

@@ -25,7 +25,7 @@ func (l *Log) view(ctx context.Context, mark int) (*Log, error) {
 	}
 	from, to := &l.Catalog.Marks[mark], &l.Catalog.Marks[mark+1]
 	w := &Log{store: l.store, Identity: l.Identity, State: l.State, Catalog: l.Catalog, Frames: map[change.StreamID][]FrameRef{},
-		mark: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch, End: to.Position}
+		moves: l.moves, mark: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch, End: to.Position}
 	there, err := positions(ctx, l.store, from.Position, to.Position)
 	if err != nil {
 		return nil, err
@@ -151,7 +151,7 @@ func (l *Log) timeOf(ctx context.Context, v *state.Volume, lsn uint64) time.Time
 
 // Mark is where the log ends, to be read on from there.
 func (l *Log) Mark(now time.Time) catalog.Mark {
-	m := catalog.Mark{Position: l.End, Index: l.next - 1, Token: l.token, Time: now.UTC(), Streams: map[change.StreamID]catalog.At{}}
+	m := catalog.Mark{Position: l.End, Index: l.next - 1, Token: l.token, Durable: l.durable, Time: now.UTC(), Streams: map[change.StreamID]catalog.At{}}
 	for id, f := range l.Frames {
 		if n := len(f); n > 0 {
 			e := f[n-1].entry()
@@ -160,6 +160,9 @@ func (l *Log) Mark(now time.Time) catalog.Mark {
 	}
 	return m
 }
+
+// Fences are those behind the catalog.
+func (l *Log) Fences() []catalog.Fence { return l.fences }
 
 // Sound reports whether an LSN behind the catalog is a recovery point.
 func (l *Log) Sound(id change.StreamID, lsn uint64) bool {

@@ -1,0 +1,337 @@
+package gc
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/pack"
+	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/uploader"
+)
+
+// CollectOptions say what a collection may do.
+type CollectOptions struct {
+	Options
+	DryRun bool
+	// Grace is how long an object that nothing needs any more stays, for those who read
+	// by an older catalog. It must be longer than any run of gc takes.
+	Grace time.Duration
+	// SparseBelow is the part of an object below which what is needed of it is moved.
+	SparseBelow float64
+}
+
+// DefaultSparseBelow bounds what garbage takes to a quarter of what is needed.
+const DefaultSparseBelow = 0.8
+
+// Report is what a collection did, or would do.
+type Report struct {
+	Catalog   uint64    `json:"catalog"` // the newest
+	Position  uint64    `json:"position"`
+	Floor     uint64    `json:"floor"`          // objects of the log below are not needed as such
+	Dropped   []Dropped `json:"dropped_points"` // that the policies do not keep any more
+	Moved     Amount    `json:"moved"`          // sparse objects
+	Packs     Amount    `json:"packs"`          // made of them
+	Waiting   Amount    `json:"waiting"`        // garbage in its time of grace
+	Deleted   Amount    `json:"deleted"`
+	Failed    Amount    `json:"failed"` // could not be deleted
+	FailedWhy string    `json:"failed_why,omitempty"`
+	Names     []Garbage `json:"garbage"` // all of it, by name
+	DryRun    bool      `json:"dry_run"`
+}
+
+// Amount counts objects.
+type Amount struct {
+	Objects int   `json:"objects"`
+	Bytes   int64 `json:"bytes"`
+}
+
+func (a *Amount) add(bytes int64) { a.Objects, a.Bytes = a.Objects+1, a.Bytes+bytes }
+
+// Garbage is an object that nothing needs.
+type Garbage struct {
+	Name  string    `json:"name"`
+	Bytes int64     `json:"bytes"`
+	Why   string    `json:"why"`
+	Since time.Time `json:"since"` // it is known to be
+	Due   bool      `json:"due"`   // its time of grace is over
+}
+
+// Collect makes a catalog, drops the points that the policies do not keep, moves what
+// is needed of sparse objects, and deletes what nothing has needed for the time of
+// grace. Whatever it ends at, a next run goes on. Another run beside it is
+// fail.Retry.
+func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, error) {
+	o.Options = o.complete()
+	rep := &Report{DryRun: o.DryRun, Names: []Garbage{}, Dropped: []Dropped{}}
+	if !o.DryRun {
+		if _, err := Catalog(ctx, s, o.Options); err != nil {
+			return nil, err
+		}
+	}
+	l, err := twin.Open(ctx, s, nil)
+	if err != nil {
+		return nil, err
+	}
+	if l.CatalogDamage != nil {
+		return nil, fail.At("collect garbage", "the newest catalog cannot be read", l.CatalogDamage)
+	}
+	if l.Catalog == nil {
+		if o.DryRun {
+			return nil, fail.New(fail.NotFound, "collect garbage", s.URL(), "there is no catalog yet").WithHint("pollux gc without --dry-run makes one first")
+		}
+		return nil, fail.New(fail.Internal, "collect garbage", s.URL(), "the catalog that was made is not there")
+	}
+	g := &collection{o: &o, store: s, log: l, rep: rep, w: &writer{o: o.Options, store: s, log: l, run: uuid.NewString()[:8]}}
+	if o.DryRun {
+		g.w.store = &pretend{Store: s, made: map[string][]byte{}} // layers that would be made
+	}
+	return rep, g.run(ctx)
+}
+
+// collection is one run.
+type collection struct {
+	o     *CollectOptions
+	store objstore.Store
+	log   *twin.Log
+	w     *writer
+	rep   *Report
+}
+
+func (g *collection) run(ctx context.Context) error {
+	old := g.log.Catalog
+	c := g.w.next(*old.End(), []uint64{old.Number})
+	p := &pruner{w: g.w, c: c, state: g.log.State, now: g.o.Now()}
+	changed, err := p.prune(ctx)
+	if err != nil {
+		return err
+	}
+	g.rep.Dropped, g.rep.Floor, g.rep.Position = append(g.rep.Dropped, p.dropped...), c.Marks[0].Position, c.End().Position
+	r, err := g.w.findRefs(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer r.by.Close()
+	all, err := g.list(ctx)
+	if err != nil {
+		return err
+	}
+	moved, err := g.repack(ctx, c, r, all)
+	if err != nil {
+		return err
+	}
+	dead := g.garbage(c, r, all)
+	changed = changed || moved || len(dead) != len(c.Dead)
+	for name, since := range dead {
+		if was, ok := c.Dead[name]; !ok || !was.Equal(since) {
+			changed = true
+		}
+	}
+	c.Dead = dead
+	g.rep.Catalog = old.Number
+	if changed && !g.o.DryRun {
+		err := catalog.Create(ctx, g.store, c)
+		if fail.Is(err, fail.Exists) {
+			return fail.New(fail.Retry, "collect garbage", g.store.URL(), "another run has made catalog "+catalog.Name(c.Number)).WithHint("run it again later")
+		}
+		if err != nil {
+			return err
+		}
+		g.rep.Catalog = c.Number
+	}
+	return g.delete(ctx, old, dead, all)
+}
+
+// listed are the objects of a log that can become garbage.
+type listed struct {
+	bytes map[string]int64
+}
+
+func (g *collection) list(ctx context.Context) (*listed, error) {
+	all := &listed{bytes: map[string]int64{}}
+	for _, prefix := range []string{"log/", "map/", "pack/", "catalog/"} {
+		err := g.store.List(ctx, prefix, "", func(i objstore.Info) error {
+			if prefix == "log/" {
+				if pos, ok := positionOf(i.Name); !ok || pos == 0 || pos >= g.rep.Floor {
+					return nil // it stays, or is not ours
+				}
+			}
+			all.bytes[i.Name] = i.Bytes
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func positionOf(name string) (uint64, bool) {
+	pos, err := strconv.ParseUint(strings.TrimPrefix(name, "log/"), 10, 64)
+	return pos, err == nil && uploader.ObjectName(pos) == name
+}
+
+// repack moves what is needed of objects of which little is.
+func (g *collection) repack(ctx context.Context, c *catalog.Catalog, r *refs, all *listed) (bool, error) {
+	sparse := map[uint64]bool{}
+	for pos, u := range r.live {
+		name := uploader.ObjectName(pos)
+		if isPack(pos) {
+			name = pack.Name(pos &^ pack.Bit)
+		}
+		bytes, there := all.bytes[name]
+		free := !protected(c, pos)
+		if isPack(pos) { // what layers find through its tables cannot be moved again
+			free = !r.through(c, pos)
+		}
+		if there && free && u.stored < g.o.SparseBelow*float64(bytes) {
+			sparse[pos] = true
+			g.rep.Moved.add(bytes)
+		}
+	}
+	if len(sparse) == 0 || g.o.DryRun {
+		return false, nil
+	}
+	p := &packer{w: g.w, c: c}
+	err := p.repack(ctx, r, sparse)
+	g.rep.Packs = Amount{p.made, p.bytes}
+	return true, err
+}
+
+// protected reports whether a fenced writer might try the position.
+func protected(c *catalog.Catalog, position uint64) bool {
+	for _, f := range c.Fences {
+		if position >= f.From && position <= f.Position {
+			return true
+		}
+	}
+	return position == 0
+}
+
+// garbage returns what no layer, catalog or writer needs, and since when.
+func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[string]time.Time {
+	needed := map[string]bool{catalog.Name(c.Number): true, catalog.Name(c.Number - 1): true}
+	for _, s := range c.Streams {
+		for _, v := range s.Volumes {
+			for i := range v.Layers {
+				for _, part := range v.Layers[i].Parts {
+					needed[part.Name] = true
+				}
+			}
+		}
+	}
+	gone := map[uint64]bool{} // moved in this run: the layers refer to where it went
+	for i := range c.Packs {
+		for _, pos := range c.Packs[i].Moved {
+			gone[pos] = true
+		}
+	}
+	for i := range c.Packs {
+		if pos := c.Packs[i].Number | pack.Bit; (r.live[pos] != nil && !gone[pos]) || r.through(c, pos) {
+			needed[pack.Name(c.Packs[i].Number)] = true
+		}
+	}
+	fresh := len(g.log.Catalog.Packs) // those made in this run are needed, and counted nowhere yet
+	for i := range c.Packs[fresh:] {
+		needed[pack.Name(c.Packs[fresh+i].Number)] = true
+	}
+	old := len(g.log.Catalog.Packs)
+	c.Packs = append(slices.DeleteFunc(slices.Clone(c.Packs[:old]), func(p catalog.Pack) bool { // deleted, and nobody can ask for it
+		_, there := all.bytes[pack.Name(p.Number)]
+		return !there
+	}), c.Packs[old:]...)
+	dead, now := map[string]time.Time{}, g.o.Now().UTC()
+	for name := range all.bytes {
+		if pos, ok := positionOf(name); ok {
+			if protected(c, pos) || (r.live[pos] != nil && !gone[pos]) {
+				continue
+			}
+		} else if needed[name] {
+			continue
+		}
+		since := now
+		if was, ok := c.Dead[name]; ok {
+			since = was
+		}
+		dead[name] = since
+	}
+	return dead
+}
+
+// delete removes what the catalog before this run knew as garbage for the time of
+// grace, and what still is.
+func (g *collection) delete(ctx context.Context, old *catalog.Catalog, still map[string]time.Time, all *listed) error {
+	now := g.o.Now()
+	for name, bytes := range all.bytes {
+		since, ok := still[name]
+		if !ok {
+			continue
+		}
+		_, known := old.Dead[name]
+		due := known && now.Sub(since) >= g.o.Grace
+		g.rep.Names = append(g.rep.Names, Garbage{name, bytes, whyOf(name), since, due})
+		if !due {
+			g.rep.Waiting.add(bytes)
+			continue
+		}
+		if g.o.DryRun {
+			g.rep.Deleted.add(bytes)
+			continue
+		}
+		if err := g.store.Delete(ctx, name); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			g.rep.Failed.add(bytes)
+			g.rep.FailedWhy = err.Error()
+			continue
+		}
+		g.rep.Deleted.add(bytes)
+	}
+	return nil
+}
+
+func whyOf(name string) string {
+	switch {
+	case strings.HasPrefix(name, "log/"):
+		return "no point that is kept needs anything of it"
+	case strings.HasPrefix(name, "map/"):
+		return "no catalog refers to it"
+	case strings.HasPrefix(name, "pack/"):
+		return "nothing in it is needed, or it was moved"
+	}
+	return "a newer catalog replaces it"
+}
+
+// pretend is a store that keeps what is created to itself.
+type pretend struct {
+	objstore.Store
+	made map[string][]byte
+}
+
+func (p *pretend) Create(_ context.Context, name string, body []byte) error {
+	p.made[name] = slices.Clone(body)
+	return nil
+}
+
+func (p *pretend) Read(ctx context.Context, name string, off, n int64, buf []byte) ([]byte, error) {
+	b, ok := p.made[name]
+	if !ok {
+		return p.Store.Read(ctx, name, off, n, buf)
+	}
+	if off < 0 {
+		off, n = max(0, int64(len(b))+off), int64(len(b))
+	}
+	b = b[min(off, int64(len(b))):]
+	if n >= 0 {
+		b = b[:min(n, int64(len(b)))]
+	}
+	return append(buf[:0], b...), nil
+}

@@ -1,0 +1,154 @@
+package gc
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// pruner takes out of a catalog what the policies do not keep.
+type pruner struct {
+	w       *writer
+	c       *catalog.Catalog
+	state   *state.State
+	now     time.Time
+	dropped []Dropped
+	needs   map[change.StreamID]uint64
+}
+
+// Dropped is a point that is not kept any more.
+type Dropped struct {
+	Group  string    `json:"group"`
+	Stream string    `json:"stream"`
+	LSN    uint64    `json:"lsn"`
+	Time   time.Time `json:"time"`
+}
+
+// prune drops points before the horizons, merges their layers into those of the next
+// point that is kept, and moves the floor. It reports whether anything changed.
+func (p *pruner) prune(ctx context.Context) (changed bool, err error) {
+	p.needs = map[change.StreamID]uint64{}
+	for id, s := range p.c.Streams {
+		st := p.state.Streams[id]
+		if st == nil {
+			continue
+		}
+		g := p.state.Groups[st.Group]
+		if g == nil || g.Retention.Forever() {
+			continue
+		}
+		kept, base := p.keep(id, s, g)
+		p.needs[id] = base
+		if len(kept) == len(s.Kept) {
+			continue
+		}
+		changed = true
+		for _, k := range s.Kept {
+			if !slices.ContainsFunc(kept, func(o catalog.Kept) bool { return o.LSN == k.LSN }) {
+				p.dropped = append(p.dropped, Dropped{Group: st.Group, Stream: id.String(), LSN: k.LSN, Time: time.Unix(0, k.Time).UTC()})
+			}
+		}
+		s.Kept = kept
+		for number, v := range s.Volumes {
+			if v.Layers, err = p.merge(ctx, id, number, v.Layers, kept); err != nil {
+				return false, err
+			}
+		}
+	}
+	if floor := p.floor(); floor > 0 {
+		first := p.c.Marks[floor]
+		first.Streams = map[change.StreamID]catalog.At{} // it has nothing before it to look it up in
+		for id := range p.state.Streams {
+			if at := p.c.PointAt(floor, id); at.LSN > 0 {
+				first.Streams[id] = at
+			}
+		}
+		p.c.Marks = append([]catalog.Mark{first}, p.c.Marks[floor+1:]...)
+		changed = true
+	}
+	return changed, nil
+}
+
+// keep returns the points of a stream that stay, and the LSN behind which its frames
+// are needed.
+func (p *pruner) keep(id change.StreamID, s *catalog.Stream, g *state.Group) (kept []catalog.Kept, base uint64) {
+	horizon := p.now.Add(-g.Retention.EveryWrite()) // both say so, or it stays
+	if g.Horizon.Before(horizon) {
+		horizon = g.Horizon
+	}
+	last := map[string]uint64{} // of each bucket
+	for _, k := range s.Kept {
+		at := time.Unix(0, k.Time)
+		if at.After(horizon) {
+			continue
+		}
+		base = k.LSN
+		if bucket, ok := g.Retention.Bucket(at, p.now); ok {
+			last[bucket] = k.LSN
+		}
+	}
+	for _, k := range s.Kept {
+		at := time.Unix(0, k.Time)
+		bucket, _ := g.Retention.Bucket(at, p.now)
+		b := p.state.Bookmarks[g.Name+"/"+k.Bookmark]
+		switch {
+		case at.After(horizon), k.LSN == base, last[bucket] == k.LSN:
+			kept = append(kept, k)
+		case b != nil && k.Bookmark != "":
+			if lsn, on := b.On(id); on && lsn == k.LSN {
+				kept = append(kept, k)
+			}
+		}
+	}
+	return kept, base
+}
+
+// floor is the last mark from which on all frames are there that any point needs.
+func (p *pruner) floor() (floor int) {
+	for i := range p.c.Marks {
+		for id := range p.state.Streams {
+			if p.c.PointAt(i, id).LSN > p.needs[id] {
+				return floor
+			}
+		}
+		floor = i
+	}
+	return floor
+}
+
+// merge makes one layer of those between two kept points.
+func (p *pruner) merge(ctx context.Context, id change.StreamID, volume uint32, layers []catalog.Layer, kept []catalog.Kept) (out []catalog.Layer, err error) {
+	next := 0
+	for i := 0; i < len(layers); {
+		for next < len(kept) && kept[next].LSN < layers[i].To {
+			next++
+		}
+		j := i + 1
+		for j < len(layers) && next < len(kept) && layers[j].To <= kept[next].LSN {
+			j++
+		}
+		run := layers[i:j]
+		i = j
+		if len(run) == 1 {
+			out = append(out, run[0])
+			continue
+		}
+		merged := catalog.Layer{From: run[0].From, To: run[len(run)-1].To}
+		m := &extent.Map{Volume: volume, SizeBytes: change.MaxOffset, Moved: p.w.log.Moved}
+		for k := len(run) - 1; k >= 0 && !merged.Whole; k-- {
+			m.Layers = append(m.Layers, extent.OpenLayer(p.w.store, run[k].Whole, run[k].Parts))
+			merged.Whole = run[k].Whole
+		}
+		head := extent.LayerHead{Whole: merged.Whole, Volume: volume, Journal: p.c.Journal, Stream: id, From: merged.From, To: merged.To}
+		if merged.Parts, err = p.w.parts(ctx, head, m); err != nil {
+			return nil, err
+		}
+		out = append(out, merged)
+	}
+	return out, nil
+}

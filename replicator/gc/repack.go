@@ -1,0 +1,183 @@
+package gc
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"hash/crc32"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/fold"
+	"github.com/pollux-dr/pollux/replicator/pack"
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+const (
+	// packBytes is the size at which a pack is closed.
+	packBytes = 32 << 20
+	// fetchTogether is how many plain bytes of old blocks are in memory at once.
+	fetchTogether = 16 << 20
+)
+
+func isPack(position uint64) bool { return position&pack.Bit != 0 }
+
+func union(runs []run) (out []run) {
+	slices.SortFunc(runs, func(a, b run) int { return cmp.Compare(a.at, b.at) })
+	for _, r := range runs {
+		if k := len(out) - 1; k >= 0 && r.at <= out[k].end {
+			out[k].end = max(out[k].end, r.end)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// packer moves what is needed of sparse objects into packs.
+type packer struct {
+	w      *writer
+	c      *catalog.Catalog // that is being made
+	b      *pack.Builder
+	moved  []uint64 // into the pack that is being built
+	fill   []byte
+	sum    uint32
+	made   int
+	bytes  int64
+	pieces []pack.Piece // of the block that is being filled, their block not yet known
+}
+
+// repack moves the blocks of the objects for which sparse says so.
+func (p *packer) repack(ctx context.Context, r *refs, sparse map[uint64]bool) error {
+	var batch []*liveBlock
+	size := 0
+	flush := func() error {
+		defer func() { batch, size = nil, 0 }()
+		return p.move(ctx, batch)
+	}
+	last := uint64(0)
+	err := r.each(func(b *liveBlock) error {
+		if !sparse[b.Position] {
+			return nil
+		}
+		if b.Position != last && (size >= fetchTogether || p.size() >= packBytes) { // an object's pieces lie in one pack
+			if err := flush(); err != nil {
+				return err
+			}
+			if p.size() >= packBytes {
+				if err := p.close(ctx); err != nil {
+					return err
+				}
+			}
+		}
+		last = b.Position
+		batch, size = append(batch, &liveBlock{b.Block, slices.Clone(b.runs)}), size+int(b.PlainBytes)
+		return nil
+	})
+	if err == nil {
+		err = flush()
+	}
+	if err == nil {
+		err = p.close(ctx)
+	}
+	return err
+}
+
+func (p *packer) size() int {
+	if p.b == nil {
+		return 0
+	}
+	return p.b.Bytes()
+}
+
+// move takes what is needed of some blocks.
+func (p *packer) move(ctx context.Context, batch []*liveBlock) error {
+	for part := range slices.Chunk(batch, 256) {
+		blocks, plains := make([]extent.Block, len(part)), make(map[extent.Place]chan []byte, len(part))
+		for i, b := range part {
+			blocks[i] = b.Block
+			plains[extent.Place{Position: b.Position, Offset: b.Offset}] = make(chan []byte, 1)
+		}
+		err := p.w.log.Fetch(ctx, blocks, func(b *extent.Block, plain []byte) error {
+			plains[extent.Place{Position: b.Position, Offset: b.Offset}] <- plain
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, b := range part {
+			if err := p.take(b, <-plains[extent.Place{Position: b.Position, Offset: b.Offset}]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// take copies a block's runs. The checksums of its parts must make up the block's: what
+// is copied is what was summed beside the write.
+func (p *packer) take(b *liveBlock, plain []byte) error {
+	if p.b == nil {
+		p.b = &pack.Builder{Number: rand.Uint64N(pack.Bit), Journal: p.c.Journal}
+	}
+	if k := len(p.moved); k == 0 || p.moved[k-1] != b.Position {
+		p.moved = append(p.moved, b.Position)
+	}
+	sum, pos := uint32(0), uint32(0)
+	part := func(end uint32) uint32 {
+		c := crc32.Checksum(plain[pos:end], castagnoli)
+		sum = fold.CombineCRC(sum, c, int(end-pos))
+		return c
+	}
+	for _, r := range b.runs {
+		part(r.at)
+		if pos = r.at; len(p.fill)+int(r.end-r.at) > change.BlockBytes { // a run is never cut in two: an extent is found in one piece
+			p.flush()
+		}
+		c := part(r.end)
+		p.pieces = append(p.pieces, pack.Piece{Position: b.Position, Offset: b.Offset, At: r.at, Len: r.end - r.at, NewAt: uint32(len(p.fill))})
+		p.fill = append(p.fill, plain[r.at:r.end]...)
+		p.sum = fold.CombineCRC(p.sum, c, int(r.end-r.at))
+		pos = r.end
+	}
+	part(uint32(len(plain)))
+	if sum != b.CRC {
+		return fail.New(fail.Damaged, "move", fmt.Sprintf("block at byte %d", b.Offset), "the checksums of its parts do not make up its own")
+	}
+	return nil
+}
+
+// flush ends the block that is being filled.
+func (p *packer) flush() {
+	if len(p.fill) == 0 {
+		return
+	}
+	k := p.b.Block(p.fill, p.sum)
+	for _, x := range p.pieces {
+		x.Block = k
+		p.b.Piece(x)
+	}
+	p.pieces, p.fill, p.sum = p.pieces[:0], p.fill[:0], 0
+}
+
+// close stores the pack that is being built.
+func (p *packer) close(ctx context.Context) error {
+	if p.b == nil {
+		return nil
+	}
+	p.flush()
+	body := p.b.Finish()
+	if err := p.w.store.Create(ctx, pack.Name(p.b.Number), body); err != nil {
+		return err
+	}
+	p.c.Packs = append(p.c.Packs, catalog.Pack{Number: p.b.Number, Bytes: int64(len(body)), Moved: p.moved})
+	p.made++
+	p.bytes += int64(len(body))
+	p.b, p.moved = nil, nil
+	return nil
+}
