@@ -71,6 +71,7 @@ func (f *daemonFlags) call(ctx context.Context, verb string, req, resp any) erro
 type storeFlags struct {
 	url     string
 	opts    objstore.Options
+	writes  bool        // the verb creates or deletes objects
 	patient atomic.Bool // passing faults are waited out for ever
 }
 

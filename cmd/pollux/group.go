@@ -25,7 +25,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 	var f daemonFlags
 	var ack, onLoss, overflow, pitr, retention string
 	var rpo float64
-	var dryRun bool
+	var dryRun, yes bool
 	var agents []string
 	c := &cobra.Command{Use: verb + " GROUP", Short: short, Args: cobra.ExactArgs(1)}
 	f.add(c)
@@ -37,6 +37,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 	c.Flags().Float64Var(&rpo, "rpo-target", 10, "lag in seconds above which the group is Lagging")
 	c.Flags().StringSliceVar(&agents, "agents", nil, "agents on other hosts that may have volumes in it")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, change nothing")
+	c.Flags().BoolVar(&yes, "yes", false, "with --retention: do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r := control.GroupPut{Name: args[0], Create: create, DryRun: dryRun, By: operator()}
 		set := func(flag string, p **string, v *string) {
@@ -60,6 +61,11 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 		}
 		if !create && r.Ack == nil && r.OnAckLoss == nil && r.Overflow == nil && r.PITR == nil && r.Retention == nil && r.RPOTargetSeconds == nil && r.Agents == nil {
 			return fail.New(fail.Invalid, "set group", args[0], "nothing to set").WithHint("see pollux group set --help")
+		}
+		if !create && r.Retention != nil && retention != "forever" && !dryRun {
+			if err := confirm(c, "Points of group "+args[0]+" that "+retention+" does not keep will be deleted by pollux gc, all but bookmarks.", args[0], yes); err != nil {
+				return err
+			}
 		}
 		return groupPut(c, &f, r)
 	}

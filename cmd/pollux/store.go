@@ -20,7 +20,7 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 	if f.url == "" {
 		return nil, nil, fail.New(fail.Invalid, "open", "object store", "none is named").WithHint("name it with --store file:///directory or s3://bucket/prefix")
 	}
-	f.opts.ReadOnly = true // verbs look; only the daemon writes
+	f.opts.ReadOnly = f.opts.ReadOnly || !f.writes // only the daemon and gc write
 	s, err := objstore.Open(ctx, f.url, f.opts)
 	if err != nil {
 		return nil, nil, err

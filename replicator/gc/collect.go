@@ -128,12 +128,7 @@ func (g *collection) run(ctx context.Context) error {
 		return err
 	}
 	dead := g.garbage(c, r, all)
-	changed = changed || moved || len(dead) != len(c.Dead)
-	for name, since := range dead {
-		if was, ok := c.Dead[name]; !ok || !was.Equal(since) {
-			changed = true
-		}
-	}
+	changed = changed || moved || worthNoting(c.Dead, dead)
 	c.Dead = dead
 	g.rep.Catalog = old.Number
 	if changed && !g.o.DryRun {
@@ -147,6 +142,24 @@ func (g *collection) run(ctx context.Context) error {
 		g.rep.Catalog = c.Number
 	}
 	return g.delete(ctx, old, dead, all)
+}
+
+// worthNoting reports whether a catalog should be made for what has become garbage, or
+// is gone. For a few old catalogs it should not: it would make one more.
+func worthNoting(was, is map[string]time.Time) bool {
+	const catalogs = 8
+	differ := 0
+	for _, maps := range [][2]map[string]time.Time{{was, is}, {is, was}} {
+		for name := range maps[0] {
+			if _, ok := maps[1][name]; ok {
+				continue
+			}
+			if differ++; differ >= catalogs || !strings.HasPrefix(name, "catalog/") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // listed are the objects of a log that can become garbage.

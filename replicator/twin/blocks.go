@@ -37,7 +37,7 @@ func (s *span) add(b extent.Block, maxBytes, maxGap int64) bool {
 
 // fetch reads a span's bytes.
 func (l *Log) fetch(ctx context.Context, s *span, buf []byte) ([]byte, error) {
-	b, err := l.store.Read(ctx, objectName(s.position), s.lo, s.hi-s.lo, buf)
+	b, err := l.store.Read(ctx, ObjectName(s.position), s.lo, s.hi-s.lo, buf)
 	if err == nil && int64(len(b)) < s.hi-s.lo {
 		err = l.damaged(s.position, "object cut short at byte %d", s.lo+int64(len(b)))
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -25,6 +26,7 @@ const (
 	Void    Standing = "void"    // its writer was fenced before
 	Beyond  Standing = "beyond"  // behind a position that does not exist (yet)
 	Missing Standing = "missing" // it was there once, and is not
+	Old     Standing = "old"     // below the catalog's floor: single blocks of it may be needed
 	Damaged Standing = "damaged" // Err says how
 )
 
@@ -121,6 +123,18 @@ func (t *Totals) Err() error {
 		fmt.Errorf("%d objects are damaged or missing; the first: %w", t.Damaged, t.firstDamage))
 }
 
+// newest is the newest catalog that can be read, nil where there is none.
+func newest(ctx context.Context, s objstore.Store) (*catalog.Catalog, error) {
+	numbers, err := catalog.List(ctx, s)
+	for i := len(numbers) - 1; i >= 0 && err == nil; i-- {
+		c, err := catalog.Load(ctx, s, numbers[i])
+		if err == nil || !ofObject(err) {
+			return c, err
+		}
+	}
+	return nil, err
+}
+
 // Examine reads every byte of a log and checks every checksum, the rules of
 // fences, the journal index, the chains of hashes, and that the commands apply.
 // fn is called for each position in order. Damage is in the object's Err, and
@@ -131,8 +145,15 @@ func Examine(ctx context.Context, s objstore.Store, fn func(*Object) error) (*To
 	if err != nil {
 		return nil, err
 	}
-	x := &examiner{store: s, state: state.New(), points: map[change.StreamID]change.Point{}, parts: map[change.StreamID]*StreamPart{}}
+	c, err := newest(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	x := &examiner{store: s, floor: 1, state: state.New(), points: map[change.StreamID]change.Point{}, parts: map[change.StreamID]*StreamPart{}}
 	x.totals.Standings, x.totals.Types = map[string]int{}, map[string]int{}
+	if c != nil && c.Marks[0].Position > 1 {
+		x.begin(c)
+	}
 	objects, err := x.footers(ctx, all)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -22,7 +23,10 @@ type examiner struct {
 	store  objstore.Store
 	rules  rules
 	points map[change.StreamID]change.Point
-	lost   bool // something was damaged: state and chains have a gap
+	lost   bool          // something was damaged: state and chains have a gap
+	floor  uint64        // positions below may be gone
+	blind  bool          // the commands before the floor are not known
+	from   *catalog.Mark // the floor, nil where all is there
 	state  *state.State
 	totals Totals
 	parts  map[change.StreamID]*StreamPart
@@ -36,6 +40,20 @@ func ofObject(err error) bool {
 		return true
 	}
 	return false
+}
+
+// begin starts at a catalog's floor.
+func (x *examiner) begin(c *catalog.Catalog) {
+	m := &c.Marks[0]
+	x.floor, x.blind, x.from = m.Position, true, m
+	for id := range c.Streams {
+		if at := c.PointAt(0, id); at.LSN > 0 {
+			x.points[id] = at.Point
+		}
+	}
+	if s, err := c.LoadState(); err == nil {
+		x.state = s // for the gaps of streams
+	}
 }
 
 // note records the first thing that is wrong with an object.
@@ -82,6 +100,9 @@ func (x *examiner) gaps(objects []*Object) []*Object {
 	var out []*Object
 	next, open := uint64(0), false
 	for _, o := range objects {
+		if next > 0 && next < x.floor { // what is not there below the floor is not missing
+			next = min(o.Position, x.floor)
+		}
 		if through := min(o.Position, reached); next < through {
 			m := &Object{Position: next, Name: uploader.ObjectName(next), Standing: Missing}
 			m.note((&Log{store: x.store}).missing(next, o.Position))
@@ -104,8 +125,17 @@ func (x *examiner) gaps(objects []*Object) []*Object {
 // standings applies the rules of fences.
 func (x *examiner) standings(objects []*Object) {
 	x.rules.next = 1
+	if x.from != nil {
+		x.rules.next, x.rules.cur = x.from.Index+1, x.from.Token
+	}
 	var valid []*Object
 	for i, o := range objects {
+		if o.Position > 0 && o.Position < x.floor {
+			if o.Index != nil {
+				o.Standing = Old
+			}
+			continue
+		}
 		switch {
 		case o.Index == nil || o.Standing == Beyond:
 			x.rules.lost = x.rules.lost || o.Standing != Beyond
@@ -220,7 +250,7 @@ func (o *Object) live(index uint64) bool { return o.DeadFrom == 0 || index < o.D
 
 // chain checks what an object says against what came before it.
 func (x *examiner) chain(o *Object) {
-	if o.Standing == Void || o.Standing == Beyond {
+	if o.Standing == Void || o.Standing == Beyond || o.Standing == Old {
 		return
 	}
 	if o.Err == nil {
@@ -248,7 +278,7 @@ func (x *examiner) follow(o *Object) error {
 		return x.fence(o, &f)
 	}
 	for _, c := range o.Commands {
-		if !o.live(c.Index) || x.lost {
+		if !o.live(c.Index) || x.lost || x.blind {
 			continue
 		}
 		if err := apply(x.state, c.kind, c.Body); err != nil {

@@ -225,10 +225,10 @@ func (l *Log) list(ctx context.Context, first uint64) (there, rest []located, er
 	return all[:n], all[n:], nil
 }
 
-func (l *Log) at(position uint64) string { return l.store.URL() + "/" + objectName(position) }
+func (l *Log) at(position uint64) string { return l.store.URL() + "/" + ObjectName(position) }
 
-// objectName is where a block's position says that it lies.
-func objectName(position uint64) string {
+// ObjectName is where a block's position says that it lies.
+func ObjectName(position uint64) string {
 	if position&pack.Bit != 0 {
 		return pack.Name(position &^ pack.Bit)
 	}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/gc"
+)
+
+func newGC() *cobra.Command {
+	var s storeFlags
+	o := gc.CollectOptions{SparseBelow: gc.DefaultSparseBelow}
+	var json bool
+	c := &cobra.Command{Use: "gc --store URL", Short: "Make a catalog, and delete what no point that is kept needs",
+		Long: `Makes the next catalog, so that points are found and read without the history
+before them; drops the points that the groups' retention does not keep; moves
+what is still needed of objects that hold little else; and deletes what nothing
+has needed for the time of --grace. Run it by a timer, with credentials of its
+own: it alone deletes. An interrupted run is gone on from by the next one. A
+group without a retention keeps everything, and its journal's log as a whole.
+
+Nothing of a group is deleted before the journal has put the horizon into the
+log. --dry-run says what would be dropped and deleted, and why.`,
+		Args: cobra.NoArgs}
+	s.add(c)
+	s.writes = true
+	c.Flags().DurationVar(&o.Grace, "grace", 24*time.Hour, "how long what nothing needs stays, for readers by an older catalog; longer than any gc, mount or restore takes")
+	c.Flags().StringVar(&o.Dir, "tmp", "", "directory for what memory should not hold (default: the one for temporary files)")
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "show, change nothing")
+	c.Flags().BoolVar(&json, "json", false, "print one JSON object and nothing else")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if o.Grace < 0 {
+			return fail.New(fail.Invalid, "collect garbage", s.url, fmt.Sprintf("--grace %v is below zero", o.Grace)).WithHint("write a time, as in 24h")
+		}
+		s.opts.ReadOnly = o.DryRun
+		store, done, err := openStore(c.Context(), &s)
+		if err != nil {
+			return err
+		}
+		defer done()
+		o.Logger = slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+		rep, err := gc.Collect(c.Context(), store, o)
+		if err != nil {
+			return err
+		}
+		slices.SortFunc(rep.Names, func(a, b gc.Garbage) int { return cmp.Compare(a.Name, b.Name) })
+		if json {
+			err = printJSON(c.OutOrStdout(), rep)
+		} else {
+			printCollected(c.OutOrStdout(), rep)
+		}
+		if err == nil && rep.Failed.Objects > 0 {
+			err = fail.New(fail.Denied, "delete", fmt.Sprintf("%d objects", rep.Failed.Objects), rep.FailedWhy).
+				WithHint("do the credentials allow deletion? With Object Lock, objects stay until their date; a later run deletes them")
+		}
+		return err
+	}
+	return c
+}
+
+func printCollected(w io.Writer, r *gc.Report) {
+	amount := func(a gc.Amount) string { return fmt.Sprintf("%d objects, %s", a.Objects, text.Bytes(a.Bytes)) }
+	fmt.Fprintf(w, "catalog %d covers the log up to position %d; objects below position %d are not needed as such\n", r.Catalog, r.Position, r.Floor)
+	verb := map[bool]string{false: "", true: "would be "}[r.DryRun]
+	for _, p := range r.Dropped {
+		fmt.Fprintf(w, "%sdropped: group %s, LSN %d, %s: its retention does not keep it\n", verb, p.Group, p.LSN, p.Time.Format(time.RFC3339))
+	}
+	if r.DryRun {
+		for _, g := range r.Names {
+			when := fmt.Sprintf("once the grace is over (since %s)", g.Since.Format(time.RFC3339))
+			if g.Due {
+				when = "now"
+			}
+			fmt.Fprintf(w, "would be deleted %s: %s, %s: %s\n", when, g.Name, text.Bytes(g.Bytes), g.Why)
+		}
+		fmt.Fprintf(w, "would be moved, for little of them is needed: %s\n", amount(r.Moved))
+		fmt.Fprintf(w, "would be deleted now: %s; later: %s\n", amount(r.Deleted), amount(r.Waiting))
+		return
+	}
+	fmt.Fprintf(w, "points dropped: %d\n", len(r.Dropped))
+	if r.Moved.Objects > 0 {
+		fmt.Fprintf(w, "moved: what was needed of %s, into %s\n", amount(r.Moved), amount(r.Packs))
+	}
+	fmt.Fprintf(w, "deleted: %s; waiting for the grace to end: %s\n", amount(r.Deleted), amount(r.Waiting))
+}
