@@ -51,7 +51,7 @@ func (s *session) startAgent(ctx context.Context, name string, rate float64) (*a
 	if err := os.Mkdir(a.dir, 0o700); err != nil {
 		return nil, fail.Wrap(fail.Denied, "create", a.dir, err)
 	}
-	if err := s.data.prepare(a.backing, int64(s.o.Size), s.o.Seed); err != nil {
+	if err := s.prepare(a.backing); err != nil {
 		return nil, err
 	}
 	conf := filepath.Join(a.dir, "agent.yaml")
@@ -70,6 +70,18 @@ func (s *session) startAgent(ctx context.Context, name string, rate float64) (*a
 		return nil, err
 	}
 	return a, nil
+}
+
+// prepare makes a file of the volume's size.
+func (s *session) prepare(path string) error {
+	if !s.o.sparse {
+		return s.data.prepare(path, int64(s.o.Size), s.o.Seed)
+	}
+	f, err := createImage(path, int64(s.o.Size))
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // setUp creates the volume, whose content goes through the log first.

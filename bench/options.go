@@ -35,6 +35,10 @@ type Options struct {
 	// Program is the pollux binary; default this process's own.
 	Program string
 	Version string
+	// Writes is how many random blocks are written before a restore; 0 is a quarter of
+	// the volume.
+	Writes int64
+	sparse bool // volumes begin as zeros
 	// Say hears what is going on, a line at a time. It may be nil.
 	Say func(string)
 }

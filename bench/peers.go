@@ -42,7 +42,7 @@ func (s *session) startNBDKit(ctx context.Context) (*peer, error) {
 
 func (s *session) startPeer(ctx context.Context, name string, command func(file, socket string) *exec.Cmd) (*peer, error) {
 	file, socket := filepath.Join(s.dir, name+".img"), filepath.Join(s.dir, name+".sock")
-	if err := s.data.prepare(file, int64(s.o.Size), s.o.Seed); err != nil {
+	if err := s.prepare(file); err != nil {
 		return nil, err
 	}
 	c, err := startProc(s.dir, name, command(file, socket))

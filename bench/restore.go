@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
@@ -40,8 +42,9 @@ type RestoreRound struct {
 	Ratio             float64 `json:"ratio"`
 }
 
-// Restore compares a restore with fetching the same objects. The volume is
-// filled by its initial sync, then a quarter of it is overwritten at random.
+// Restore compares a restore with fetching the same live bytes, which lie in the store
+// as they are, and writing them to a file. The volume is filled by its initial sync,
+// then overwritten at random.
 func Restore(ctx context.Context, o Options) (*RestoreReport, error) {
 	if err := o.complete(1); err != nil {
 		return nil, err
@@ -83,7 +86,7 @@ func (s *session) filledLog(ctx context.Context) (*agentProc, error) {
 		return nil, err
 	}
 	defer a.kill()
-	if err := s.overwrite(ctx, a.uri, int64(s.o.Size)/4/blockBytes); err != nil {
+	if err := s.overwrite(ctx, a.uri, cmp.Or(s.o.Writes, int64(s.o.Size)/4/blockBytes)); err != nil {
 		return nil, err
 	}
 	if _, err := a.drain(ctx); err != nil {
@@ -97,14 +100,16 @@ func (s *session) filledLog(ctx context.Context) (*agentProc, error) {
 	return a, nil
 }
 
+// overwriteCell is the load before a restore and a mount.
+var overwriteCell = cell{bytes: blockBytes, depth: 16, flushEvery: 256}
+
 func (s *session) overwrite(ctx context.Context, uri string, writes int64) error {
 	conn, err := nbdclient.Dial(ctx, uri, nil)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	c := cell{bytes: blockBytes, depth: 16, flushEvery: 256}
-	g := newGenerator(c, int64(s.o.Size), s.data, random(s.o.Seed, "overwrite", 0))
+	g := newGenerator(overwriteCell, int64(s.o.Size), s.data, random(s.o.Seed, "overwrite", 0))
 	_, err = runWrites(ctx, conn, g, writes)
 	return err
 }
@@ -130,7 +135,7 @@ func (s *session) restoreRound(ctx context.Context, a *agentProc, rep *RestoreRe
 	if err := s.discard(path); err != nil {
 		return nil, err
 	}
-	objects, err := s.objects(ctx, a.store, "log/")
+	objects, err := s.liveObjects(ctx, a)
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +188,39 @@ func (s *session) restore(ctx context.Context, url, path string, r *RestoreRound
 	}
 	r.OpenSeconds, r.WriteSeconds, r.SyncSeconds = planned.Sub(begin).Seconds(), written.Sub(planned).Seconds(), time.Since(written).Seconds()
 	return res, errors.Join(err, f.Close())
+}
+
+// rawObjectBytes is the size of the objects that are fetched bare.
+const rawObjectBytes = 8 << 20
+
+// liveObjects puts the volume's bytes into the store as they are, once.
+func (s *session) liveObjects(ctx context.Context, a *agentProc) ([]objstore.Info, error) {
+	if s.live != nil {
+		return s.live, nil
+	}
+	st, err := s.open(ctx, a.store, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer st.Close()
+	f, err := os.Open(a.backing)
+	if err != nil {
+		return nil, fail.Wrap(fail.NotFound, "open", a.backing, err)
+	}
+	defer f.Close()
+	b := make([]byte, rawObjectBytes)
+	for off := int64(0); off < int64(s.o.Size); off += rawObjectBytes {
+		n, err := f.ReadAt(b[:min(rawObjectBytes, int64(s.o.Size)-off)], off)
+		if err != nil {
+			return nil, fail.Wrap(fail.Internal, "read", a.backing, err)
+		}
+		if err := st.Create(ctx, fmt.Sprintf("bare/%020d", off), b[:n]); err != nil {
+			return nil, err
+		}
+		s.live = append(s.live, objstore.Info{Name: fmt.Sprintf("bare/%020d", off), Bytes: int64(n)})
+	}
+	s.settle()
+	return s.live, nil
 }
 
 func createImage(path string, size int64) (*os.File, error) {

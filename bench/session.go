@@ -31,6 +31,7 @@ type session struct {
 	sopts   objstore.Options
 	foreign bool // the store is not ours: what we created there is deleted one by one
 	used    []string
+	live    []objstore.Info // the volume as it is, for bare fetches
 	n       int
 }
 

@@ -21,7 +21,7 @@ docs/benchmarks.md says what is measured and how to read it.`}
 		newBenchRun("write", "Throughput of a protected volume beside an unprotected one and nbdkit", 2, bench.Write),
 		newBenchRun("lag", "Time from a write's acknowledgement to its durability in the store, beside bare PUTs", 30, bench.Lag),
 		newBenchRun("restore", "Rate of a restore beside fetching the same objects", 0, bench.Restore),
-		newBenchCatchup(), newBenchScale(), newBenchJournal(), newBenchJournalStore(), newBenchServe())
+		newBenchCatchup(), newBenchScale(), newBenchMount(), newBenchJournal(), newBenchJournalStore(), newBenchServe())
 	return c
 }
 
@@ -46,6 +46,9 @@ func newBenchRun[R texter](name, short string, seconds float64, run func(context
 	f.StringVar(&o.Dir, "dir", "", "where to make the temporary directory (default: the system's)")
 	if name == "write" {
 		f.StringSliceVar(&o.Only, "workload", nil, "only these of rand4k-flush1, rand4k-qd16, rand4k-qd16-flush32, seq1m-flush16")
+	}
+	if name == "restore" {
+		f.Int64Var(&o.Writes, "writes", 0, "random blocks of 4 KiB written before (default: a quarter of the volume)")
 	}
 	if name == "lag" {
 		f.IntVar(&o.Voters, "voters", 0, "measure a journal of so many members in processes of their own beside the embedded one")
@@ -80,6 +83,18 @@ func newBenchCatchup() *cobra.Command {
 	})
 	c.Flags().Var(&link, "link", "bytes per second of the link to the store")
 	c.Flags().Lookup("size").Usage = "size of the volume (default 32MiB); eight times as much is written"
+	_ = c.Flags().MarkHidden("request-rate")
+	return c
+}
+
+func newBenchMount() *cobra.Command {
+	writes, opens := int64(1000000), 100
+	c := newBenchRun("mount", "How soon a mount is there, and how fast it reads once it is warm", 2, func(ctx context.Context, o bench.Options) (*bench.MountReport, error) {
+		return bench.Mount(ctx, o, writes, opens)
+	})
+	c.Flags().Int64Var(&writes, "writes", writes, "random blocks of 4 KiB that make the volume")
+	c.Flags().IntVar(&opens, "opens", opens, "mounts that are opened")
+	c.Flags().Lookup("size").Usage = "size of the volume, which begins as zeros (default 100GiB)"
 	_ = c.Flags().MarkHidden("request-rate")
 	return c
 }
