@@ -30,6 +30,7 @@ func newBookmarkAdd() *cobra.Command {
 	c.Flags().StringVar(&r.Group, "group", "", "consistency group (required)")
 	var hold time.Duration
 	c.Flags().DurationVar(&hold, "hold-limit", 0, "how long writers may wait where the group has volumes on several hosts (default 5s)")
+	c.Flags().BoolVar(&r.Quiesce, "quiesce", false, "run the group's hooks of the agent's configuration round the mark: an application-consistent point")
 	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "check, change nothing")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if r.Group == "" {
@@ -121,7 +122,7 @@ func newBookmarkList() *cobra.Command {
 
 // bookmarkIn describes a bookmark of a store's log.
 func bookmarkIn(l *twin.Log, b *state.Bookmark) control.Bookmark {
-	out := control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, HeldSeconds: b.HeldSeconds}
+	out := control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, HeldSeconds: b.HeldSeconds, Quiesced: b.Quiesced}
 	r, _ := l.RangeOf(b.Stream)
 	out.Durable = b.LSN <= r.LastLSN
 	for id, lsn := range b.Points {

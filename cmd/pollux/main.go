@@ -73,7 +73,7 @@ at any recovery point.
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fail.New(fail.Invalid, c.CommandPath(), "", err.Error()).WithHint("see " + c.CommandPath() + " --help")
 	})
-	for _, add := range []func() *cobra.Command{newAgent, newJournal, newGroup, newVolume, newBookmark, newStatus, newPoints, newRestore, newMount, newVerify, newGC, newCost, newDemo, newBench, newDump, newDoctor, newTLS, newAudit, newRecover} {
+	for _, add := range []func() *cobra.Command{newAgent, newJournal, newGroup, newVolume, newBookmark, newStatus, newPoints, newRestore, newMount, newClone, newVerify, newGC, newCost, newGuard, newDemo, newBench, newDump, newDoctor, newTLS, newAudit, newRecover} {
 		root.AddCommand(add())
 	}
 	return strict(root)

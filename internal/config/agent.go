@@ -35,6 +35,16 @@ type Agent struct {
 	Identity Identity `yaml:"tls"`
 	Metrics  Metrics  `yaml:"metrics"`
 	Log      Log      `yaml:"log"`
+	// Quiesce are hooks round bookmarks, by group.
+	Quiesce []Quiesce `yaml:"quiesce"`
+}
+
+// Quiesce says how a group's application is made to stand still for a bookmark.
+type Quiesce struct {
+	Group string   `yaml:"group"`
+	Pre   []string `yaml:"pre"`   // a command and its arguments
+	Post  []string `yaml:"post"`  // the same; it always runs
+	Limit Duration `yaml:"limit"` // from the start of pre on; default 10s
 }
 
 // WAL bounds the agent's change log.
@@ -191,6 +201,11 @@ func (c *Agent) setDefaults() {
 	if c.NBD.MaxConnections == 0 {
 		c.NBD.MaxConnections = 64
 	}
+	for i := range c.Quiesce {
+		if c.Quiesce[i].Limit == 0 {
+			c.Quiesce[i].Limit = Duration(10 * time.Second)
+		}
+	}
 	c.Journal.setDefaults()
 	setTargetDefaults(c.Journal.Targets)
 }
@@ -239,6 +254,20 @@ func (c *Agent) check() (setting string, err error) {
 		return "level", fmt.Errorf("%q: debug, info, warn or error", c.Log.Level)
 	case !oneOf(c.Log.Format, "text", "json"):
 		return "format", fmt.Errorf("%q: text or json", c.Log.Format)
+	}
+	groups := map[string]bool{}
+	for _, q := range c.Quiesce {
+		switch {
+		case q.Group == "" || groups[q.Group]:
+			return "quiesce", fmt.Errorf("group %q: each hook names one group, and each group has one", q.Group)
+		case len(q.Pre) == 0 || len(q.Post) == 0:
+			return "quiesce", fmt.Errorf("group %s: pre and post are both needed, each a list of a command and its arguments", q.Group)
+		case !filepath.IsAbs(q.Pre[0]) || !filepath.IsAbs(q.Post[0]):
+			return "quiesce", fmt.Errorf("group %s: %s and %s: name commands by absolute paths", q.Group, q.Pre[0], q.Post[0])
+		case q.Limit < Duration(100*time.Millisecond) || q.Limit > Duration(10*time.Minute):
+			return "quiesce", fmt.Errorf("group %s: a limit of %v: 100ms to 10m", q.Group, q.Limit)
+		}
+		groups[q.Group] = true
 	}
 	for _, a := range []struct{ setting, addr string }{{"tcp", c.NBD.TCP}, {"listen", c.Metrics.Listen}} {
 		if a.addr == "" {

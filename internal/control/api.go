@@ -129,6 +129,7 @@ type Bookmark struct {
 	// writers of one of them waited at most.
 	Points      []BookmarkPoint `json:"points,omitempty"`
 	HeldSeconds float64         `json:"held_seconds,omitempty"`
+	Quiesced    bool            `json:"quiesced,omitempty"` // application-consistent, by hooks
 }
 
 // BookmarkPoint is where a bookmark lies in one host's stream.
@@ -146,6 +147,8 @@ type BookmarkAdd struct {
 	// HoldSeconds is for how long writers may be held where the group is on several
 	// hosts; 0 is the default.
 	HoldSeconds float64 `json:"hold_seconds,omitempty"`
+	// Quiesce runs the group's hooks round the mark.
+	Quiesce bool `json:"quiesce,omitempty"`
 }
 
 // BookmarkRemove removes a bookmark.

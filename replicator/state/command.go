@@ -157,6 +157,8 @@ type Bookmark struct {
 	// of them. HeldSeconds is for how long the writers of one of them waited.
 	Points      map[change.StreamID]uint64 `json:"points,omitempty"`
 	HeldSeconds float64                    `json:"held_seconds,omitempty"`
+	// Quiesced: the application stood still, and so the point is application-consistent.
+	Quiesced bool `json:"quiesced,omitempty"`
 }
 
 // VolumeReady ends a volume's initial sync.

@@ -503,12 +503,8 @@ func (l *Log) RangeOf(id change.StreamID) (r Range, ok bool) {
 // oldest returns the first point of a stream that is kept, where some before it are
 // not.
 func (l *Log) oldest(id change.StreamID) (at catalog.At, ok bool) {
-	s := l.Catalog.Streams[id]
-	if floor := l.Catalog.PointAt(0, id); floor.LSN > 0 {
-		at, ok = floor, true
-		if s != nil && len(s.Kept) > 0 && s.Kept[0].LSN < at.LSN {
-			at = s.Kept[0].At
-		}
+	if _, cut := l.first(id); cut {
+		return l.Catalog.Streams[id].Kept[0].At, true
 	}
-	return at, ok
+	return at, false
 }

@@ -263,6 +263,9 @@ func (l *Log) FirstPoint(ctx context.Context, v *state.Volume) uint64 {
 // exact reports whether an LSN is a recovery point, and where it is not, because it
 // lies in a fold or is not kept, which points are next to it; 0 is none.
 func (l *Log) exact(ctx context.Context, id change.StreamID, lsn uint64) (before, after uint64, ok bool, err error) {
+	if _, kept := l.keptAt(id, lsn); kept {
+		return 0, 0, true, nil
+	}
 	w, err := l.viewAt(ctx, id, lsn)
 	if err != nil {
 		return 0, 0, false, err
@@ -274,7 +277,7 @@ func (l *Log) exact(ctx context.Context, id change.StreamID, lsn uint64) (before
 			before = kept[n-1].LSN
 		}
 		if n == len(kept) {
-			return before, l.Catalog.PointAt(0, id).LSN, false, nil
+			return before, 0, false, nil
 		}
 		return before, kept[n].LSN, kept[n].LSN == lsn, nil
 	}

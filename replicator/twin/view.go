@@ -59,10 +59,23 @@ func (l *Log) viewAt(ctx context.Context, id change.StreamID, lsn uint64) (*Log,
 		return l, nil
 	}
 	mark := l.Catalog.MarkBefore(id, lsn)
-	if mark < 0 {
+	if first, cut := l.first(id); mark < 0 || (cut && lsn < first.LSN) {
 		return nil, nil
 	}
 	return l.view(ctx, mark)
+}
+
+// first returns the kept point from which on a stream's frames are all there; cut is
+// false where they are from the beginning. Frames between the floor and it are of no
+// use: what they build on is gone.
+func (l *Log) first(id change.StreamID) (k catalog.Kept, cut bool) {
+	floor := l.Catalog.PointAt(0, id).LSN
+	if s := l.Catalog.Streams[id]; floor > 0 && s != nil {
+		if n := sort.Search(len(s.Kept), func(i int) bool { return s.Kept[i].LSN >= floor }); n < len(s.Kept) {
+			return s.Kept[n], true
+		}
+	}
+	return k, false
 }
 
 // viewAtTime returns the part of the log in which the last frame of a stream that ends
@@ -72,13 +85,22 @@ func (l *Log) viewAtTime(ctx context.Context, id change.StreamID, t time.Time) (
 		return l, nil
 	}
 	mark := l.Catalog.MarkBeforeTime(id, t)
-	if mark < 0 {
+	if first, cut := l.first(id); mark < 0 || (cut && t.UnixNano() < first.Time) {
 		return nil, nil
 	}
 	return l.view(ctx, mark)
 }
 
-// kept returns the newest point of a stream that is kept at or before t, and the next
+// keptAt returns the kept point at an LSN: for it nothing older is read.
+func (l *Log) keptAt(id change.StreamID, lsn uint64) (catalog.Kept, bool) {
+	if l.Catalog == nil {
+		return catalog.Kept{}, false
+	}
+	k, ok := l.Catalog.KeptAt(id, lsn)
+	return k, ok && k.LSN == lsn
+}
+
+// keptBefore returns the newest point of a stream that is kept at or before t, and the next
 // one.
 func (l *Log) keptBefore(id change.StreamID, t time.Time) (at catalog.Kept, next uint64, ok bool) {
 	if s := l.Catalog.Streams[id]; s != nil {
@@ -133,6 +155,9 @@ func (l *Log) frames(ctx context.Context, id change.StreamID, after, through uin
 func (l *Log) timeOf(ctx context.Context, v *state.Volume, lsn uint64) time.Time {
 	if lsn == 0 {
 		return v.Created
+	}
+	if k, ok := l.keptAt(v.Stream, lsn); ok {
+		return time.Unix(0, k.Time)
 	}
 	w, err := l.viewAt(ctx, v.Stream, lsn)
 	if err == nil && w != nil {

@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"context"
+	"os"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quiesce"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -50,11 +53,22 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 		return d.bookmark(&b), nil
 	}
 	if d.remote != nil && d.severalHosts(r.Group) {
+		if r.Quiesce {
+			return control.Bookmark{}, fail.New(fail.Refused, "quiesce", "group "+r.Group, "it has volumes on several hosts, and hooks run on this one only").
+				WithHint("leave out --quiesce, and let the applications stand still by other means")
+		}
 		return d.bookmarkAll(ctx, &r)
+	}
+	goOn, err := d.quiesce(&r)
+	if err != nil {
+		return control.Bookmark{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, markTimeout)
 	defer cancel()
 	lsn, err := d.agent.Mark(ctx, st.ID, r.Name)
+	if qerr := goOn(); err == nil {
+		err = qerr // the mark is there, and names nothing
+	}
 	if err != nil && ctx.Err() != nil {
 		return control.Bookmark{}, fail.New(fail.Retry, "add bookmark", r.Group+"/"+r.Name, err.Error()).
 			WithHint("the group's writers are held up: `pollux status` says why")
@@ -63,12 +77,36 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 		return control.Bookmark{}, err
 	}
 	_, epoch, _ := d.journal.ID()
-	b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, LSN: lsn, Epoch: epoch, Time: clock.Now().UTC()}
+	b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, LSN: lsn, Epoch: epoch, Time: clock.Now().UTC(), Quiesced: r.Quiesce}
 	if _, err := d.journal.Propose(state.KindBookmarkAdd, b); err != nil {
 		return control.Bookmark{}, err
 	}
 	d.log.Info("bookmark added", "bookmark", r.Name, "group", r.Group, "lsn", lsn, "by", r.By)
 	return d.bookmark(&b), nil
+}
+
+// quiesce makes the group's application stand still where that is asked for; goOn ends
+// that, and is called whatever happens.
+func (d service) quiesce(r *control.BookmarkAdd) (goOn func() error, err error) {
+	if !r.Quiesce {
+		return func() error { return nil }, nil
+	}
+	what := "group " + r.Group
+	for _, q := range d.conf.Quiesce {
+		if q.Group != r.Group {
+			continue
+		}
+		program, err := os.Executable()
+		if err != nil {
+			return nil, fail.Wrap(fail.Internal, "find", "own program", err)
+		}
+		still, err := quiesce.Begin(program, []string{"quiesce-guard"}, quiesce.Hooks{Pre: q.Pre, Post: q.Post, Limit: time.Duration(q.Limit)}, what)
+		if err != nil {
+			return nil, err
+		}
+		return func() error { return still.GoOn(what) }, nil
+	}
+	return nil, fail.New(fail.NotFound, "quiesce", what, "no hooks are configured for it").WithHint("set quiesce: in the agent's configuration: docs/configuration.md")
 }
 
 // BookmarkRemove ends a bookmark. Its point is kept as long as any other.
@@ -102,7 +140,7 @@ func (d service) BookmarkRemove(ctx context.Context, r control.BookmarkRemove) (
 }
 
 func (d service) bookmark(b *state.Bookmark) control.Bookmark {
-	out := control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, HeldSeconds: b.HeldSeconds}
+	out := control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, HeldSeconds: b.HeldSeconds, Quiesced: b.Quiesced}
 	for _, s := range d.agent.Status().Streams {
 		if lsn, ok := b.On(s.Conf.ID); ok {
 			out.LSN, out.Durable = lsn, s.RemoteLSN >= lsn
