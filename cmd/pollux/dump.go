@@ -11,10 +11,10 @@ import (
 )
 
 func newDump() *cobra.Command {
-	c := &cobra.Command{Use: "dump", Short: "Show and verify what is on disk or in a store: wal, frame, segment, log",
+	c := &cobra.Command{Use: "dump", Short: "Show and verify what is on disk or in a store: wal, frame, segment, log, catalog, map, pack",
 		Long: `Reads, checks every checksum, changes nothing. Damage is named by file or object
 and offset; what can still be read is shown, and the exit status is 9.`}
-	c.AddCommand(newDumpWAL(), newDumpFrame(), newDumpSegment(), newDumpLog())
+	c.AddCommand(newDumpWAL(), newDumpFrame(), newDumpSegment(), newDumpLog(), newDumpCatalog(), newDumpMap(), newDumpPack())
 	return c
 }
 

@@ -162,6 +162,9 @@ func bad(at int64, format string, args ...any) error {
 	return fail.New(fail.Damaged, "decode pack", fmt.Sprintf("at byte %d", at), fmt.Sprintf(format, args...))
 }
 
+// NumberOf is the number that a pack's head states.
+func NumberOf(obj []byte) uint64 { return binary.LittleEndian.Uint64(obj[8:]) }
+
 // Tail returns how many bytes at the end of a pack Parse needs, judged from a tail
 // that holds the trailer.
 func Tail(tail []byte, size int64) (int64, error) {
