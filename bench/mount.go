@@ -19,7 +19,6 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
-	"github.com/pollux-dr/pollux/replicator/gc"
 )
 
 // MountReport is the outcome of Mount.
@@ -89,16 +88,7 @@ func Mount(ctx context.Context, o Options, writes int64, opens int) (*MountRepor
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.open(ctx, a.store, 0)
-	if err != nil {
-		return nil, err
-	}
-	begin := time.Now()
-	if _, err := gc.Catalog(ctx, st, gc.Options{Dir: s.dir}); err != nil {
-		return nil, err
-	}
-	o.Say(fmt.Sprintf("a catalog was made in %.1f s", time.Since(begin).Seconds()))
-	if err := st.Close(); err != nil {
+	if err := s.catalog(ctx, a); err != nil {
 		return nil, err
 	}
 	sizes, err := s.objectSizes(ctx, a.store, "log/")

@@ -39,6 +39,9 @@ type Options struct {
 	// the volume.
 	Writes int64
 	sparse bool // volumes begin as zeros
+	// GC gives the group a retention of a minute before a restore, and lets it pass: what
+	// history is left of is what garbage collection has moved together.
+	GC bool
 	// Say hears what is going on, a line at a time. It may be nil.
 	Say func(string)
 }

@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
+	"github.com/pollux-dr/pollux/replicator/gc"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -59,6 +61,9 @@ func Restore(ctx context.Context, o Options) (*RestoreReport, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.catalog(ctx, a); err != nil {
+		return nil, err
+	}
 	// From here on this process is `pollux restore`: without the corpus.
 	s.data.close()
 	rep := &RestoreReport{}
@@ -78,6 +83,49 @@ func Restore(ctx context.Context, o Options) (*RestoreReport, error) {
 	return rep, nil
 }
 
+// collect lets a retention of a minute pass, twice, so that a catalog lies before it.
+func (s *session) collect(ctx context.Context, a *agentProc) error {
+	keep := "every_write=1m"
+	if err := a.control.Call(ctx, control.VerbGroupPut, control.GroupPut{Name: groupName, Retention: &keep}, &control.Group{}); err != nil {
+		return err
+	}
+	for range 2 {
+		if err := s.catalog(ctx, a); err != nil {
+			return err
+		}
+		s.o.Say("waiting for the retention of a minute to pass")
+		select {
+		case <-time.After(65 * time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	st, err := s.open(ctx, a.store, 0)
+	if err != nil {
+		return err
+	}
+	for range 2 { // one finds what is dead, the next deletes it
+		rep, err := gc.Collect(ctx, st, gc.CollectOptions{Options: gc.Options{Dir: s.dir}, SparseBelow: gc.DefaultSparseBelow})
+		if err != nil {
+			return errors.Join(err, st.Close())
+		}
+		s.o.Say(fmt.Sprintf("gc: %d bytes of %d objects moved into %d, %d objects deleted", rep.Moved.Bytes, rep.Moved.Objects, rep.Packs.Bytes, rep.Deleted.Objects))
+	}
+	return st.Close()
+}
+
+// catalog does what the hourly pollux gc does.
+func (s *session) catalog(ctx context.Context, a *agentProc) error {
+	st, err := s.open(ctx, a.store, 0)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	_, err = gc.Catalog(ctx, st, gc.Options{Dir: s.dir})
+	s.o.Say(fmt.Sprintf("a catalog was made in %.1f s", time.Since(begin).Seconds()))
+	return errors.Join(err, st.Close())
+}
+
 // filledLog leaves an object log in the store and a stopped agent.
 func (s *session) filledLog(ctx context.Context) (*agentProc, error) {
 	s.o.Say("filling a volume")
@@ -94,6 +142,11 @@ func (s *session) filledLog(ctx context.Context) (*agentProc, error) {
 	}
 	if err := a.idle(ctx); err != nil {
 		return nil, err
+	}
+	if s.o.GC {
+		if err := s.collect(ctx, a); err != nil {
+			return nil, err
+		}
 	}
 	a.stop(drainTimeout)
 	s.settle()

@@ -48,6 +48,7 @@ func newBenchRun[R texter](name, short string, seconds float64, run func(context
 		f.StringSliceVar(&o.Only, "workload", nil, "only these of rand4k-flush1, rand4k-qd16, rand4k-qd16-flush32, seq1m-flush16")
 	}
 	if name == "restore" {
+		f.BoolVar(&o.GC, "gc", false, "let a retention of a minute pass before, and collect garbage (takes two minutes more)")
 		f.Int64Var(&o.Writes, "writes", 0, "random blocks of 4 KiB written before (default: a quarter of the volume)")
 	}
 	if name == "lag" {

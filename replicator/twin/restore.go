@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"slices"
 	"sync"
 	"time"
@@ -144,12 +145,12 @@ func (pl *Plan) Each(ctx context.Context, run Run, fn func(e *extent.Extent, dat
 
 // worker carries jobs out.
 type worker struct {
-	pl     *Plan
-	run    Run
-	fn     func(e *extent.Extent, data []byte) error
-	limit  *rate.Limiter
-	memory *semaphore.Weighted
-	bufs   sync.Pool
+	pl           *Plan
+	run          Run
+	fn           func(e *extent.Extent, data []byte) error
+	limit        *rate.Limiter
+	memory       *semaphore.Weighted
+	raws, plains sync.Pool
 
 	mu    sync.Mutex
 	res   Result
@@ -165,7 +166,7 @@ func (w *worker) do(ctx context.Context, j *job) error {
 		}
 	}
 	l := w.pl.image.log
-	raw, err := l.fetch(ctx, &j.span, w.buffer(0))
+	raw, err := l.fetch(ctx, &j.span, buffer(&w.raws, j.hi-j.lo))
 	if err != nil {
 		return err
 	}
@@ -173,7 +174,7 @@ func (w *worker) do(ctx context.Context, j *job) error {
 	for i := range j.blocks {
 		total += int64(j.blocks[i].PlainBytes)
 	}
-	plain := w.buffer(total)
+	plain := buffer(&w.plains, total)
 	starts := make([]int64, len(j.blocks))
 	at := int64(0)
 	for i := range j.blocks {
@@ -187,20 +188,19 @@ func (w *worker) do(ctx context.Context, j *job) error {
 	if err := w.write(j, plain, starts); err != nil {
 		return err
 	}
-	w.keep(raw)
-	w.keep(plain)
+	w.raws.Put(&raw)
+	w.plains.Put(&plain)
 	return w.finished(j)
 }
 
-func (w *worker) buffer(n int64) []byte {
-	p, _ := w.bufs.Get().(*[]byte)
+// buffer takes one from a pool, or makes one that the next is likely to fit into.
+func buffer(pool *sync.Pool, n int64) []byte {
+	p, _ := pool.Get().(*[]byte)
 	if p == nil || int64(cap(*p)) < n {
-		return make([]byte, n)
+		return make([]byte, n, 1<<bits.Len64(uint64(max(n, 1<<20)-1)))
 	}
 	return (*p)[:n]
 }
-
-func (w *worker) keep(b []byte) { w.bufs.Put(&b) }
 
 // write calls fn for a job's runs. Neighbours in the volume that are neighbours here
 // too go together.
