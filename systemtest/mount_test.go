@@ -28,14 +28,18 @@ func quietly(name string, args ...string) { _ = exec.Command(name, args...).Run(
 // nbdFile shows a volume as a file, through nbdfuse: this works where the kernel
 // has no NBD client.
 func (s *site) nbdFile(volume string) (path string, end func()) {
-	t := s.t
+	s.t.Helper()
+	return nbdFuse(s.t, filepath.Join(s.dir, "nbd-"+volume), s.uri(volume))
+}
+
+// nbdFuse shows an NBD server's device as a file in a new directory.
+func nbdFuse(t *testing.T, dir, uri string) (path string, end func()) {
 	t.Helper()
 	nbdfuse := tool(t, "nbdfuse", "libnbd-bin")
-	dir := filepath.Join(s.dir, "nbd-"+volume)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(nbdfuse, dir, s.uri(volume))
+	cmd := exec.Command(nbdfuse, dir, uri)
 	cmd.Stderr = os.Stderr
 	c, err := child.Start(cmd)
 	if err != nil {
