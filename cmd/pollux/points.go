@@ -82,7 +82,10 @@ func printPoints(w io.Writer, p *twin.Points) {
 		fmt.Fprintln(w, "  no point: the initial sync is not complete in the store")
 		return
 	}
-	fmt.Fprintf(w, "  from %s to %s, %s ago\n", at(p.First), at(p.Newest), text.Duration(time.Since(p.Newest.Time)))
+	for _, k := range p.Kept {
+		fmt.Fprintf(w, "  kept: %s\n", at(k))
+	}
+	fmt.Fprintf(w, "  from %s to %s, %s ago; retention: %s\n", at(p.Window), at(p.Newest), text.Duration(time.Since(p.Newest.Time)), p.Retention)
 	for _, c := range p.Coarse {
 		fmt.Fprintf(w, "  folded: %d points only from %s to %s\n", c.Points, at(c.First), at(c.Last))
 	}

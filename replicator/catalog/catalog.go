@@ -71,16 +71,26 @@ type Stream struct {
 	// Kept are LSNs at which a layer of each of its volumes ends, oldest first: points
 	// that need no frames.
 	Kept    []Kept             `json:"kept"`
+	Coarse  []Coarse           `json:"coarse,omitempty"`
 	Volumes map[uint32]*Volume `json:"volumes"` // by number
 }
 
 // Clone is a copy that can be added to.
 func (s *Stream) Clone() *Stream {
-	out := &Stream{Kept: slices.Clone(s.Kept), Volumes: map[uint32]*Volume{}}
+	out := &Stream{Kept: slices.Clone(s.Kept), Coarse: slices.Clone(s.Coarse), Volumes: map[uint32]*Volume{}}
 	for n, v := range s.Volumes {
 		out.Volumes[n] = &Volume{Layers: slices.Clone(v.Layers)}
 	}
 	return out
+}
+
+// Coarse is a range of LSNs of which only some are points: writes were folded.
+type Coarse struct {
+	FirstLSN  uint64 `json:"first_lsn"`
+	LastLSN   uint64 `json:"last_lsn"` // a point
+	FirstTime int64  `json:"first_time"`
+	LastTime  int64  `json:"last_time"`
+	Points    int    `json:"points"`
 }
 
 // Kept is a point at which layers end.

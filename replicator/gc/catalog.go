@@ -122,6 +122,7 @@ func (w *writer) layers(ctx context.Context, c *catalog.Catalog, mark *catalog.M
 			s = &catalog.Stream{Volumes: map[uint32]*catalog.Volume{}}
 			c.Streams[id] = s
 		}
+		s.Coarse = append(s.Coarse, w.log.Coarse(id)...)
 		from := uint64(0)
 		if n := len(s.Kept); n > 0 {
 			from = s.Kept[n-1].LSN

@@ -44,6 +44,7 @@ func (p *pruner) prune(ctx context.Context) (changed bool, err error) {
 		}
 		kept, base := p.keep(id, s, g)
 		p.needs[id] = base
+		s.Coarse = slices.DeleteFunc(s.Coarse, func(c catalog.Coarse) bool { return c.LastLSN <= base })
 		if len(kept) == len(s.Kept) {
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -37,15 +38,18 @@ type NamedPoint struct {
 	InLog bool `json:"in_log"` // it can be restored
 }
 
-// Points are the recovery points of a volume: every LSN from First to Newest, but for
-// Coarse and Breaks.
+// Points are the recovery points of a volume: single ones (Kept), and every LSN from
+// Window to Newest, but for Coarse and Breaks.
 type Points struct {
 	Volume    string       `json:"volume"`
 	Group     string       `json:"group"`
 	Ready     bool         `json:"ready"` // else there is none: the initial sync is not complete
 	Removed   bool         `json:"removed"`
 	First     At           `json:"first"`
+	Kept      []At         `json:"kept"`   // before Window
+	Window    At           `json:"window"` // from here on every write is one
 	Newest    At           `json:"newest"`
+	Retention string       `json:"retention"`
 	Bookmarks []NamedPoint `json:"bookmarks"`
 	Coarse    []Coarse     `json:"coarse"`
 	Breaks    []Break      `json:"breaks"`
@@ -57,6 +61,20 @@ func (l *Log) PointsOf(ctx context.Context, v *state.Volume) Points {
 	at := func(lsn uint64) At { return At{lsn, l.timeOf(ctx, v, lsn).UTC()} }
 	p := Points{Volume: v.Name, Group: v.Group, Ready: v.Ready && v.FirstLSN <= r.LastLSN, Removed: v.Removed, First: at(l.FirstPoint(ctx, v)), Newest: at(r.LastLSN),
 		Bookmarks: []NamedPoint{}, Coarse: l.coarse(v.Stream, v.FirstLSN), Breaks: []Break{}}
+	p.Kept, p.Window, p.Retention = []At{}, p.First, (*state.Retention)(nil).String()
+	if g := l.State.Groups[v.Group]; g != nil {
+		p.Retention = g.Retention.String()
+	}
+	if l.Catalog != nil {
+		if first, cut := l.first(v.Stream); cut && first.LSN > v.FirstLSN {
+			p.Window = At{first.LSN, time.Unix(0, first.Time).UTC()}
+			for _, k := range l.Catalog.Streams[v.Stream].Kept {
+				if k.LSN < first.LSN && k.LSN >= v.FirstLSN {
+					p.Kept = append(p.Kept, At{k.LSN, time.Unix(0, k.Time).UTC()})
+				}
+			}
+		}
+	}
 	if st := l.State.Streams[v.Stream]; st != nil {
 		for i := range st.Resyncs {
 			g := &st.Resyncs[i]
@@ -86,7 +104,21 @@ func (l *Log) PointsOf(ctx context.Context, v *state.Volume) Points {
 
 // coarse lists the runs of folds of a stream, from an LSN on.
 func (l *Log) coarse(id change.StreamID, from uint64) []Coarse {
+	all := []catalog.Coarse{}
+	if l.Catalog != nil && l.Catalog.Streams[id] != nil {
+		all = append(all, l.Catalog.Streams[id].Coarse...)
+	}
 	out := []Coarse{}
+	for _, c := range append(all, l.Coarse(id)...) {
+		if c.LastLSN >= from {
+			out = append(out, Coarse{At{c.FirstLSN, time.Unix(0, c.FirstTime).UTC()}, At{c.LastLSN, time.Unix(0, c.LastTime).UTC()}, c.Points})
+		}
+	}
+	return out
+}
+
+// Coarse lists the runs of folds of a stream behind the catalog.
+func (l *Log) Coarse(id change.StreamID) (out []catalog.Coarse) {
 	open := false
 	for _, f := range l.Frames[id] {
 		e := f.entry()
@@ -94,15 +126,11 @@ func (l *Log) coarse(id change.StreamID, from uint64) []Coarse {
 			open = false
 			continue
 		}
-		if e.LastLSN < from {
+		if k := len(out) - 1; open && out[k].LastLSN+1 == e.FirstLSN {
+			out[k].LastLSN, out[k].LastTime, out[k].Points = e.LastLSN, e.LastTime, out[k].Points+1
 			continue
 		}
-		last := At{e.LastLSN, time.Unix(0, e.LastTime).UTC()}
-		if k := len(out) - 1; open && out[k].Last.LSN+1 == e.FirstLSN {
-			out[k].Last, out[k].Points = last, out[k].Points+1
-			continue
-		}
-		out, open = append(out, Coarse{At{e.FirstLSN, time.Unix(0, e.FirstTime).UTC()}, last, 1}), true
+		out, open = append(out, catalog.Coarse{FirstLSN: e.FirstLSN, LastLSN: e.LastLSN, FirstTime: e.FirstTime, LastTime: e.LastTime, Points: 1}), true
 	}
 	return out
 }
