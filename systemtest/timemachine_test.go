@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,7 +33,10 @@ func TestPostgresAtAnyPoint(t *testing.T) {
 	}
 	l := startLoad(t, s, pg, dir)
 	pg.run(t, "pgbench", "-h", pg.socket, "-U", "postgres", "-i", "-q", "-s", "2", "postgres")
-	bench, err := child.Start(pg.command("pgbench", "-h", pg.socket, "-U", "postgres", "-c", "2", "-T", "60", "postgres"))
+	load := pg.command("pgbench", "-h", pg.socket, "-U", "postgres", "-n", "-c", "2", "-T", "60", "postgres")
+	said := new(locked)
+	load.Stdout, load.Stderr = said, said
+	bench, err := child.Start(load)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,8 +52,12 @@ func TestPostgresAtAnyPoint(t *testing.T) {
 		}
 	}
 	l.atLeast(t, "postgres", 220)
+	busy := pg.sql(t, "SELECT count(*) FROM pgbench_history")
 	l.stop()
 	bench.Kill()
+	if n, _ := strconv.Atoi(strings.TrimSpace(busy)); n < 100 {
+		t.Errorf("pgbench made %s transactions: %s", busy, said)
+	}
 	pg.stop()
 	endMount()
 	endLoop()
