@@ -190,24 +190,16 @@ func (v *liveVerifier) judge(ctx context.Context, p twin.Point, found []diffSpan
 	defer written.Close()
 	m := &extent.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Recent: written}
 	c := cover.New()
-	for leaf := int64(0); ; leaf++ {
-		next, ok, err := m.Next(ctx, leaf)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			break
-		}
-		leaf = next
-		extents, err := m.Resolve(ctx, leaf, true)
-		if err != nil {
-			return nil, err
-		}
+	err = m.Each(ctx, true, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
 			from := extents[i].Off / 4096 * 4096 // a block that was written to in part may differ all over
 			to := min((extents[i].End()+4095)/4096*4096, p.Volume.SizeBytes)
 			c.Settle(from, to-from, func(int64, int64) {})
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	for _, d := range found {
 		at := d.Offset

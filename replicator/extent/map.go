@@ -159,6 +159,28 @@ func join(in []Extent) []Extent {
 	return out
 }
 
+// Each resolves one leaf after another, past the cache, and calls fn with those that
+// have anything. An error of fn ends it.
+func (m *Map) Each(ctx context.Context, zeros bool, fn func(leaf int64, extents []Extent) error) error {
+	for leaf := int64(0); ; leaf++ {
+		next, ok, err := m.Next(ctx, leaf)
+		if err != nil || !ok {
+			return err
+		}
+		leaf = next
+		extents, err := m.Resolve(ctx, leaf, zeros)
+		if err == nil && len(extents) > 0 {
+			err = fn(leaf, extents)
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // Next returns the first leaf at or after one that may have data.
 func (m *Map) Next(ctx context.Context, from int64) (leaf int64, ok bool, err error) {
 	least := func(l int64, found bool, e error) {

@@ -3,7 +3,6 @@ package gc
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -220,22 +219,9 @@ func (w *writer) parts(ctx context.Context, h extent.LayerHead, m *extent.Map) (
 		w.bytes += int64(len(body))
 		return w.store.Create(ctx, p.Name, body)
 	}}
-	for leaf := int64(0); ; leaf++ {
-		next, ok, err := m.Next(ctx, leaf)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			err = b.Finish(ctx)
-			return b.Parts, err
-		}
-		leaf = next
-		extents, err := m.Resolve(ctx, leaf, !h.Whole)
-		if err != nil {
-			return nil, err
-		}
-		if err := b.Add(ctx, leaf, extents); err != nil {
-			return nil, errors.Join(err)
-		}
+	err := m.Each(ctx, !h.Whole, func(leaf int64, extents []extent.Extent) error { return b.Add(ctx, leaf, extents) })
+	if err == nil {
+		err = b.Finish(ctx)
 	}
+	return b.Parts, err
 }

@@ -3,8 +3,6 @@ package gc
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
@@ -152,28 +150,13 @@ func needs(ctx context.Context, l *twin.Log, p twin.Point, damaged map[string]bo
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, image.Close()) }()
-	for leaf := int64(0); ; leaf++ {
-		next, ok, err := image.Map.Next(ctx, leaf)
-		if err != nil || !ok {
-			return n, err
-		}
-		leaf = next
-		extents, err := image.Map.Resolve(ctx, leaf, false)
-		if err != nil {
-			return n, err
-		}
+	err = image.Map.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
 			if damaged[twin.ObjectName(extents[i].Block.Position)] {
 				n += extents[i].Len
 			}
 		}
-	}
-}
-
-// Names joins objects' names for people.
-func Names(names []string) string {
-	if len(names) > 3 {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:3], ", "), len(names)-3)
-	}
-	return strings.Join(names, ", ")
+		return nil
+	})
+	return n, err
 }

@@ -72,16 +72,7 @@ func (w *writer) findRefs(ctx context.Context, c *catalog.Catalog) (*refs, error
 }
 
 func (r *refs) add(ctx context.Context, m *extent.Map, floor uint64, moved func(context.Context, []extent.Extent) error) error {
-	for leaf := int64(0); ; leaf++ {
-		next, ok, err := m.Next(ctx, leaf)
-		if err != nil || !ok {
-			return err
-		}
-		leaf = next
-		extents, err := m.Resolve(ctx, leaf, false)
-		if err != nil {
-			return err
-		}
+	return m.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
 			r.direct[extents[i].Block.Position] = true
 		}
@@ -96,7 +87,8 @@ func (r *refs) add(ctx context.Context, m *extent.Map, floor uint64, moved func(
 				return err
 			}
 		}
-	}
+		return nil
+	})
 }
 
 // each calls fn for every block that is needed, in the order of places.

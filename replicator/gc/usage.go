@@ -10,6 +10,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/extent"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -129,25 +130,14 @@ func liveBytes(ctx context.Context, l *twin.Log, o Options) (map[string]int64, e
 		if err != nil {
 			return nil, err
 		}
-		for leaf := int64(0); ; leaf++ {
-			next, ok, err := image.Map.Next(ctx, leaf)
-			if err != nil {
-				return nil, errors.Join(err, image.Close())
-			}
-			if !ok {
-				break
-			}
-			leaf = next
-			extents, err := image.Map.Resolve(ctx, leaf, false)
-			if err != nil {
-				return nil, errors.Join(err, image.Close())
-			}
+		err = image.Map.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 			for i := range extents {
 				b := &extents[i].Block
 				out[twin.ObjectName(b.Position)] += float64(extents[i].Len) / float64(b.PlainBytes) * float64(b.StoredBytes)
 			}
-		}
-		if err := image.Close(); err != nil {
+			return nil
+		})
+		if err = errors.Join(err, image.Close()); err != nil {
 			return nil, err
 		}
 	}

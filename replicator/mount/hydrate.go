@@ -39,24 +39,16 @@ func (d *Device) Hydrate(ctx context.Context, run twin.Run) error {
 	if err != nil {
 		return err
 	}
-	m := d.image.Map
-	for k := int64(0); ; k++ { // pages of several parts
-		next, ok, err := m.Next(ctx, k)
-		if err != nil || !ok {
-			if err == nil {
-				d.stats.hydrated.Store(true)
-			}
-			return err
-		}
-		k = next
-		extents, err := m.Resolve(ctx, k, false)
-		if err != nil {
-			return err
-		}
+	err = d.image.Map.Each(ctx, false, func(k int64, extents []extent.Extent) error { // pages of several parts
 		for i := range extents {
 			if err := d.fillRange(ctx, k, extents[i].Off, extents[i].Len); err != nil {
 				return err
 			}
 		}
+		return nil
+	})
+	if err == nil {
+		d.stats.hydrated.Store(true)
 	}
+	return err
 }

@@ -106,24 +106,15 @@ func (pl *Plan) make(ctx context.Context, base *Base, dir string) (err error) {
 
 // all plans for a target of zeros.
 func (pl *Plan) all(ctx context.Context) error {
-	m := pl.image.Map
-	for leaf := int64(0); ; leaf++ {
-		next, ok, err := m.Next(ctx, leaf)
-		if err != nil || !ok {
-			return err
-		}
-		leaf = next
-		extents, err := m.Resolve(ctx, leaf, false)
-		if err != nil {
-			return err
-		}
+	return pl.image.Map.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
 			pl.LiveBytes += extents[i].Len
 			if err := pl.needs.Add(&extents[i]); err != nil {
 				return err
 			}
 		}
-	}
+		return nil
+	})
 }
 
 // difference plans for a target that holds the volume at another LSN, or a part of it:

@@ -29,26 +29,19 @@ func (pl *Plan) Verify(ctx context.Context, r io.ReaderAt, run Run) error {
 	}
 	at := int64(0)
 	m := pl.image.Map
-	for leaf := int64(0); ; leaf++ {
-		next, ok, err := m.Next(ctx, leaf)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			return zeros(ctx, r, at, m.SizeBytes)
-		}
-		leaf = next
-		extents, err := m.Resolve(ctx, leaf, false)
-		if err != nil {
-			return err
-		}
+	err = m.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
 			if err := zeros(ctx, r, at, extents[i].Off); err != nil {
 				return err
 			}
 			at = extents[i].End()
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
+	return zeros(ctx, r, at, m.SizeBytes)
 }
 
 func firstDiffers(a, b []byte) int {
