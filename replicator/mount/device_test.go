@@ -145,7 +145,11 @@ func TestModel(t *testing.T) {
 					}
 				})
 			}
-			for range 400 {
+			ops := 400
+			if testing.Short() { // the race detector makes each ten times as slow
+				ops = 60
+			}
+			for range ops {
 				off, n := m.somewhere()
 				if m.r.IntN(3) == 0 {
 					m.write(t, off, min(n, 1<<20))
