@@ -37,7 +37,7 @@ func (b *osBacking) SetMark(id, text string) error {
 		err = b.control(func(fd int) error { return unix.Fsetxattr(fd, markName, []byte(prefix+text), 0) })
 	}
 	if err == nil {
-		_ = b.control(func(fd int) error { return unix.Fremovexattr(fd, restoredName) }) // from now on it changes
+		_ = b.control(func(fd int) error { return unix.Fremovexattr(fd, RestoredName) }) // from now on it changes
 		err = b.f.Sync()
 	}
 	return fail.Wrap(fail.Unsupported, "mark backing", b.path, err)

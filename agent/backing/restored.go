@@ -10,13 +10,13 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// restoredName is the extended attribute that a restore leaves on a file: which
+// RestoredName is the extended attribute that a restore leaves on a file: which
 // point of which volume it holds, until an agent takes the file.
 //
 //	<stream id> <volume's number> <LSN> <mtime, ns since 1970>
 //
 // Older releases wrote no mtime.
-const restoredName = "user.pollux.restored"
+const RestoredName = "user.pollux.restored"
 
 // Restored is a point of a volume that a file was restored to.
 type Restored struct {
@@ -32,14 +32,14 @@ func SetRestored(f *os.File, r Restored) error {
 	when := time.Now().Truncate(time.Microsecond) // that the file's own is what we wrote, whatever its clock's steps
 	err := unix.Futimes(int(f.Fd()), []unix.Timeval{unix.NsecToTimeval(when.UnixNano()), unix.NsecToTimeval(when.UnixNano())})
 	if err == nil {
-		err = unix.Fsetxattr(int(f.Fd()), restoredName, fmt.Appendf(nil, "%s %d %d %d", r.Stream, r.Volume, r.LSN, when.UnixNano()), 0)
+		err = unix.Fsetxattr(int(f.Fd()), RestoredName, fmt.Appendf(nil, "%s %d %d %d", r.Stream, r.Volume, r.LSN, when.UnixNano()), 0)
 	}
 	return fail.Wrap(fail.Unsupported, "note the point at", f.Name(), err)
 }
 
 // RestoredAt returns what SetRestored wrote; ok is false where it did not.
 func RestoredAt(path string) (r Restored, ok bool) {
-	text := readMark(func(p []byte) (int, error) { return unix.Getxattr(path, restoredName, p) })
+	text := readMark(func(p []byte) (int, error) { return unix.Getxattr(path, RestoredName, p) })
 	var when int64
 	n, _ := fmt.Sscanf(text, "%s %d %d %d", &r.Stream, &r.Volume, &r.LSN, &when)
 	if st, err := os.Stat(path); err == nil && n == 4 {

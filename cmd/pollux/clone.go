@@ -45,7 +45,7 @@ on from by the same command.`,
 		Args: cobra.ExactArgs(2)}
 	f.store.add(c)
 	f.agent.add(c)
-	c.Flags().StringVar(&f.at, "at", "", "recovery point: LSN, time or bookmark (default: the newest)")
+	f.store.addPoint(c, &f.at)
 	c.Flags().StringVar(&f.group, "group", "", "consistency group of the new volume (required)")
 	c.Flags().StringVar(&f.backing, "backing", "", "new file for the volume (required)")
 	c.Flags().Var(&f.limit, "limit", "read no more than this from the store each second, as in 50MiB")
@@ -53,6 +53,12 @@ on from by the same command.`,
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if f.group == "" || f.backing == "" {
 			return fail.New(fail.Invalid, "clone", args[0], "--group and --backing are both needed").WithHint("name the new volume's group, and a file for it that does not exist yet")
+		}
+		if err := checkAt(c, f.at); err != nil {
+			return err
+		}
+		if isURI(args[0]) && (f.at != "" || f.store.url != "") {
+			return fail.New(fail.Invalid, "clone", args[0], "--at and --store are for a volume: a mount is copied as it is").WithHint("mount the point that you want, or name the volume")
 		}
 		var err error
 		if f.backing, err = filepath.Abs(f.backing); err != nil {
@@ -76,7 +82,7 @@ func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 	}
 	rep := cloneReport{Source: source}
 	var err error
-	if strings.HasPrefix(source, "nbd") && strings.Contains(source, "://") {
+	if isURI(source) {
 		err = f.copyMount(c, source, &rep)
 	} else {
 		err = f.restorePoint(c, source, &rep)
@@ -101,6 +107,10 @@ func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 	fmt.Fprintf(c.OutOrStdout(), "copied %s of %s\n", text.Bytes(rep.Copied), source)
 	printVolumes(c, []control.Volume{v})
 	return nil
+}
+
+func isURI(source string) bool {
+	return strings.HasPrefix(source, "nbd") && strings.Contains(source, "://")
 }
 
 // restorePoint writes a point from the store to the backing.
@@ -145,32 +155,28 @@ func (f *cloneFlags) copyMount(c *cobra.Command, uri string, rep *cloneReport) e
 	}
 	defer conn.Close()
 	rep.Copied = conn.Size()
-	if f.dryRun {
-		return nil
+	t, err := inspectTarget(f.backing, conn.Size())
+	if err == nil {
+		err = refused(t)
 	}
-	partial := f.backing + ".partial"
-	out, err := os.OpenFile(partial, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fail.Wrap(fail.Denied, "create", partial, err)
+	if err != nil || f.dryRun {
+		return err
+	}
+	if err := t.open(false, nil); err != nil {
+		return err
 	}
 	bar := newProgress(c.ErrOrStderr(), "copying")
-	rep.Copied, err = copyData(c.Context(), conn, out, bar.update)
+	rep.Copied, err = copyData(c.Context(), conn, t.file, bar.update)
 	bar.end()
-	if err == nil {
-		err = fail.Wrap(fail.Full, "sync", partial, out.Sync())
+	if err != nil {
+		return errors.Join(err, t.file.Close(), os.Remove(t.partial()))
 	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return errors.Join(err, os.Remove(partial))
-	}
-	return fail.Wrap(fail.Denied, "complete", f.backing, os.Rename(partial, f.backing))
+	return t.finish()
 }
 
 // copyData copies all that is not zeros.
 func copyData(ctx context.Context, conn *nbdclient.Conn, out *os.File, progress func(done, total int64)) (copied int64, err error) {
 	size := conn.Size()
-	if err := out.Truncate(size); err != nil {
-		return 0, fail.Wrap(fail.Full, "create", out.Name(), err)
-	}
 	b, none := make([]byte, 1<<20), make([]byte, 1<<20)
 	for off := int64(0); off < size; off += int64(len(b)) {
 		p := b[:min(int64(len(b)), size-off)]

@@ -72,6 +72,7 @@ type storeFlags struct {
 	url     string
 	opts    objstore.Options
 	writes  bool        // the verb creates or deletes objects
+	whole   bool        // catalogs are not used
 	patient atomic.Bool // passing faults are waited out for ever
 }
 

@@ -49,7 +49,7 @@ POINT is as in pollux restore. The command runs until it is interrupted; connect
 with nbd-client, nbdfuse, qemu-img or anything else that speaks NBD.`,
 		Args: cobra.ExactArgs(1)}
 	f.store.add(c)
-	c.Flags().StringVar(&f.at, "at", "", "recovery point: LSN, time or bookmark (default: the newest)")
+	f.store.addPoint(c, &f.at)
 	c.Flags().StringVar(&f.socket, "nbd", "", "unix socket to listen on (default: one in the directory for temporary files)")
 	c.Flags().StringVar(&f.cache, "cache", "", "directory of the local file (default: the one for temporary files)")
 	c.Flags().Var(&f.cacheBytes, "cache-size", "how much of what was read is kept (default 1GiB); --hydrate keeps all")
@@ -75,6 +75,9 @@ type mountReport struct {
 }
 
 func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
+	if err := checkAt(c, f.at); err != nil {
+		return err
+	}
 	start := time.Now()
 	debug.SetMemoryLimit(mountMemoryBytes)
 	ctx := c.Context()

@@ -43,7 +43,7 @@ earlier restore made, and nobody wrote to since, fetches only what differs.`,
 		Args: cobra.ExactArgs(1)}
 	f.store.add(c)
 	c.Flags().StringVarP(&f.out, "output", "o", "", "file or block device to write; for a group a directory (required)")
-	c.Flags().StringVar(&f.at, "at", "", "recovery point: LSN, time or bookmark (default: the newest)")
+	f.store.addPoint(c, &f.at)
 	c.Flags().BoolVar(&f.overwrite, "overwrite", false, "write even where the target is in use or not empty")
 	c.Flags().BoolVar(&f.yes, "yes", false, "with --overwrite: do not ask")
 	c.Flags().BoolVar(&f.resume, "resume", false, "onto a device: go on from an interrupted restore; nobody must have written to it since")
@@ -82,8 +82,8 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 	if f.out == "" {
 		return fail.New(fail.Invalid, "restore", name, "no target").WithHint("name a file or a block device with -o")
 	}
-	if f.at == "-" {
-		return fail.New(fail.Invalid, "restore", name, "--at - is not a point").WithHint("write an LSN, a time (RFC 3339, or -10m for ten minutes ago) or a bookmark's name")
+	if err := checkAt(c, f.at); err != nil {
+		return err
 	}
 	l, closeStore, err := openLog(c.Context(), &f.store, nil)
 	if err != nil {
@@ -151,10 +151,16 @@ func restoreJobs(c *cobra.Command, f *restoreFlags, l *twin.Log, name string) (j
 			return nil, true, err
 		}
 	}
+	var missing error
 	for _, v := range volumes {
 		p, err := l.Resolve(c.Context(), v, f.at, time.Now())
+		if group && (fail.Is(err, fail.Refused) || fail.Is(err, fail.NotFound)) && p.LSN < v.FirstLSN {
+			fmt.Fprintf(c.ErrOrStderr(), "pollux: volume %s is left out: its twin is complete from LSN %d on only\n", v.Name, v.FirstLSN)
+			missing = err
+			continue
+		}
 		if err != nil {
-			return nil, group, err
+			return nil, group, fail.At("restore", "volume "+v.Name, err)
 		}
 		out := f.out
 		if group {
@@ -168,6 +174,9 @@ func restoreJobs(c *cobra.Command, f *restoreFlags, l *twin.Log, name string) (j
 			fmt.Fprintf(c.ErrOrStderr(), "pollux: LSN %d (%s): %s\n", p.LSN, p.Time.UTC().Format(time.RFC3339Nano), p.Note)
 		}
 		jobs = append(jobs, &restoreJob{p, t})
+	}
+	if len(jobs) == 0 {
+		return nil, group, missing
 	}
 	if l.Damage != nil {
 		fmt.Fprintln(c.ErrOrStderr(), "pollux: the log is damaged beyond this point:", l.Damage)
@@ -235,6 +244,10 @@ func (j *restoreJob) run(c *cobra.Command, f *restoreFlags, l *twin.Log) (*resto
 	start, p, t := time.Now(), j.point, j.target
 	base, what := t.base(f, &p)
 	plan, err := l.Plan(c.Context(), p, base, "")
+	if base != nil && fail.Is(err, fail.NotFound) { // what was written in between is not kept any more
+		base, what, t.reuse = nil, "", false
+		plan, err = l.Plan(c.Context(), p, nil, "")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -268,7 +281,9 @@ func writeTarget(c *cobra.Command, f *restoreFlags, l *twin.Log, plan *twin.Plan
 	res, err = plan.Restore(c.Context(), t, run)
 	bar.end()
 	if err == nil && f.verify {
-		err = verifyTarget(c, f, l, p, t)
+		if err = verifyTarget(c, f, l, p, t); fail.Is(err, fail.Damaged) {
+			save.distrust() // all of it is fetched again
+		}
 	}
 	if err != nil {
 		return res, t.interrupted(err, save)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -40,10 +39,7 @@ func (t *restoreTarget) statePath() string {
 }
 
 func (t *restoreTarget) forget() error {
-	if err := os.Remove(t.statePath()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fail.Wrap(fail.Denied, "remove", t.statePath(), err)
-	}
-	return nil
+	return fail.Wrap(fail.Denied, "remove", t.statePath(), durable.Remove(vfs.Default, t.statePath()))
 }
 
 // loadHalfway returns what an interrupted restore of the volume left, nil where there
@@ -81,10 +77,12 @@ func (t *restoreTarget) base(f *restoreFlags, p *twin.Point) (base *twin.Base, w
 // saver writes how far a restore is, every now and then, after what it says is on
 // disk.
 type saver struct {
-	t     *restoreTarget
-	state halfway
-	last  time.Time
-	every time.Duration
+	t      *restoreTarget
+	state  halfway
+	place  extent.Place // reached, and perhaps not synced
+	failed error        // of a sync
+	last   time.Time
+	every  time.Duration
 }
 
 const saveEvery = 3 * time.Second
@@ -95,16 +93,30 @@ func newSaver(t *restoreTarget, v *state.Volume, left twin.Base) *saver {
 
 // reached is a Run's Done.
 func (s *saver) reached(p extent.Place) error {
-	s.state.Reach(p)
-	if time.Since(s.last) < s.every || p == twin.Whole {
+	s.place = p
+	if time.Since(s.last) < s.every && p != twin.Whole {
 		return nil
 	}
-	if err := s.t.file.Sync(); err != nil {
-		return fail.Wrap(fail.Full, "sync", s.t.path, err)
-	}
 	s.last = time.Now()
+	return s.settle()
+}
+
+// settle syncs the target, and only then says how far it is. A failed sync is not tried
+// again: what it lost, the next one would not tell.
+func (s *saver) settle() error {
+	if s.failed != nil {
+		return s.failed
+	}
+	if err := s.t.file.Sync(); err != nil {
+		s.failed = fail.Wrap(fail.Full, "sync", s.t.path, err)
+		return s.failed
+	}
+	s.state.Reach(s.place)
 	return s.save()
 }
+
+// distrust forgets how far it is: what was written is not what the store has.
+func (s *saver) distrust() { s.place, s.state.Done = extent.Place{}, extent.Place{} }
 
 func (s *saver) save() error {
 	b, err := json.Marshal(s.state)

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
+
+	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -35,6 +38,20 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 	return s, func() { _ = s.Close() }, nil
 }
 
+// addPoint adds --at and --no-catalog, of verbs that read a point.
+func (f *storeFlags) addPoint(c *cobra.Command, at *string) {
+	c.Flags().StringVar(at, "at", "", "recovery point: LSN, time or bookmark (default: the newest)")
+	c.Flags().BoolVar(&f.whole, "no-catalog", false, "read the log from its beginning: for when a catalog or a map is damaged or missing")
+}
+
+// checkAt refuses an empty --at, which an unset variable may have left.
+func checkAt(c *cobra.Command, at string) error {
+	if c.Flags().Changed("at") && strings.Trim(at, "- ") == "" {
+		return fail.New(fail.Invalid, c.Name(), "--at "+at, "not a point").WithHint("write an LSN, a time (RFC 3339, or -10m for ten minutes ago) or a bookmark's name; leave it out for the newest point")
+	}
+	return nil
+}
+
 // listed is the error of a list that shows only what lies before the log's damage.
 func listed(l *twin.Log) error {
 	if l.Damage == nil {
@@ -57,7 +74,11 @@ func openLog(ctx context.Context, f *storeFlags, progress twin.Progress) (*twin.
 	if err != nil {
 		return nil, nil, err
 	}
-	l, err := twin.Open(ctx, s, progress)
+	open := twin.Open
+	if f.whole {
+		open = twin.OpenWhole
+	}
+	l, err := open(ctx, s, progress)
 	if err != nil {
 		done()
 		if fail.Is(err, fail.Retry) && fail.HintOf(err) == "" {

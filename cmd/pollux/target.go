@@ -32,6 +32,9 @@ type restoreTarget struct {
 // inspectTarget looks at path without changing anything. A target that can never
 // take the volume is an error; one that would lose something has objections.
 func inspectTarget(path string, size int64) (*restoreTarget, error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real // what a link leads to is meant, not the link
+	}
 	t := &restoreTarget{path: path, size: size, what: "new file"}
 	st, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {

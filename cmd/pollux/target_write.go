@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
+	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -22,39 +23,92 @@ func (t *restoreTarget) open(base bool, save func() error) (err error) {
 		if t.file, err = os.OpenFile(t.path, os.O_RDWR|unix.O_EXCL, 0); err != nil {
 			t.file, err = os.OpenFile(t.path, os.O_RDWR, 0) // in use, and the operator insists
 		}
-		if err == nil && !base {
-			if err = t.zeroDevice(); err == nil {
-				err = save()
+		if err == nil {
+			err = t.lock()
+		}
+		if err == nil && !base { // what the state says is not so while it is zeroed
+			if err = t.forget(); err == nil {
+				err = t.zeroDevice()
 			}
 		}
 		return fail.Wrap(fail.Denied, "open", t.path, err)
 	}
-	mode := os.O_RDWR | os.O_CREATE | os.O_TRUNC
-	if t.reuse { // an old partial file must not be taken for the one that save speaks of
-		if err := durable.Remove(vfs.Default, t.partial()); err != nil {
-			return fail.Wrap(fail.Denied, "remove", t.partial(), err)
-		}
-	}
-	if base {
-		mode = os.O_RDWR
-		if err := save(); err != nil {
-			return fail.Wrap(fail.Full, "write", t.statePath(), err)
-		}
-	} else if err := t.forget(); err != nil { // it does not speak of the file that begins here
+	if err := t.take(); err != nil {
 		return err
 	}
-	if t.reuse {
-		if err := os.Rename(t.path, t.partial()); err != nil {
-			return fail.Wrap(fail.Denied, "rename", t.path, err)
+	fits := func() error { return fail.Wrap(fail.Full, "create", t.partial(), t.file.Truncate(t.size)) }
+	switch {
+	case t.reuse: // the partial file must not be taken for the one that save speaks of
+		if err = t.forget(); err == nil {
+			err = t.swap(save)
+		}
+	case base:
+		if err = fail.Wrap(fail.Full, "write", t.statePath(), save()); err == nil {
+			err = fits()
+		}
+	default: // the state does not speak of the file that begins here
+		if err = t.forget(); err == nil {
+			err = fail.Wrap(fail.Full, "create", t.partial(), t.file.Truncate(0))
+		}
+		if err == nil {
+			err = fits()
 		}
 	}
-	if t.file, err = os.OpenFile(t.partial(), mode, 0o600); err != nil {
-		return fail.Wrap(fail.Denied, "create", t.partial(), err)
-	}
-	if err := t.file.Truncate(t.size); err != nil {
-		return errors.Join(fail.Wrap(fail.Full, "create", t.partial(), err), t.file.Close(), os.Remove(t.partial()))
+	if err != nil {
+		return errors.Join(err, t.file.Close())
 	}
 	return nil
+}
+
+// take opens the partial file, which no other restore must have.
+func (t *restoreTarget) take() (err error) {
+	if t.file, err = os.OpenFile(t.partial(), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return fail.Wrap(fail.Denied, "create", t.partial(), err)
+	}
+	if err = t.lock(); err == nil {
+		var mine, there unix.Stat_t // another may have renamed it before we had the lock
+		if unix.Fstat(int(t.file.Fd()), &mine) != nil || unix.Stat(t.partial(), &there) != nil || mine.Ino != there.Ino {
+			err = t.busy()
+		}
+	}
+	if err != nil {
+		_ = t.file.Close()
+	}
+	return err
+}
+
+func (t *restoreTarget) lock() error {
+	if unix.Flock(int(t.file.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return t.busy()
+	}
+	return nil
+}
+
+func (t *restoreTarget) busy() error {
+	return fail.New(fail.Refused, "restore to", t.path, "another restore is at it").WithHint("wait for it, or choose another target")
+}
+
+// swap goes on with the image that is there, under the partial file's name: while it is
+// changed it is no image.
+func (t *restoreTarget) swap(save func() error) error {
+	image, err := os.OpenFile(t.path, os.O_RDWR, 0)
+	if err != nil {
+		return fail.Wrap(fail.Denied, "open", t.path, err)
+	}
+	empty := t.file
+	defer empty.Close() // with its lock, which the image's replaces
+	t.file = image
+	if err := t.lock(); err != nil {
+		return err
+	}
+	_ = unix.Fremovexattr(int(image.Fd()), backing.RestoredName)
+	if err := os.Rename(t.path, t.partial()); err != nil {
+		return fail.Wrap(fail.Denied, "rename", t.path, err)
+	}
+	if err := errors.Join(image.Sync(), durable.SyncDir(vfs.Default, filepath.Dir(t.path))); err != nil {
+		return fail.Wrap(fail.Full, "sync", t.path, err)
+	}
+	return fail.Wrap(fail.Full, "write", t.statePath(), save())
 }
 
 func (t *restoreTarget) partial() string { return t.path + ".partial" }
@@ -112,7 +166,7 @@ func (t *restoreTarget) zeroRange(off, n int64) error {
 
 // interrupted keeps what there is of a restore that failed, for another to go on from.
 func (t *restoreTarget) interrupted(err error, save *saver) error {
-	kept := t.file.Sync() == nil && save.save() == nil
+	kept := save.settle() == nil
 	_ = t.file.Close()
 	if !kept || fail.HintOf(err) != "" {
 		return err

@@ -183,6 +183,9 @@ func (v *liveVerifier) judge(ctx context.Context, p twin.Point, found []diffSpan
 	if err != nil {
 		return nil, err
 	}
+	if q.LSN < reached {
+		return nil, fail.New(fail.Retry, "verify", "volume "+v.name, fmt.Sprintf("its twin has no point behind LSN %d just now: a resync has not ended", q.LSN)).WithHint("again when pollux status says Replicating")
+	}
 	written, err := l.Changed(ctx, p.Volume.Stream, p.LSN, q.LSN, "")
 	if err != nil {
 		return nil, err

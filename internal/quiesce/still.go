@@ -3,6 +3,7 @@ package quiesce
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -16,15 +17,17 @@ import (
 type Still struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
-	out   *bufio.Reader
 	hooks Hooks
+	said  chan string // lines of the guard, until it is gone
+	died  bool        // without a last word; set before said is closed
+	goOn  error       // of the second hook, run here then
 }
 
 // Begin starts a guard and returns when the first hook has succeeded. program and args
 // run Guard. Errors are fail.Refused, with what the hook said; the application goes on
 // then.
 func Begin(program string, args []string, h Hooks, what string) (*Still, error) {
-	s := &Still{cmd: exec.Command(program, args...), hooks: h}
+	s := &Still{cmd: exec.Command(program, args...), hooks: h, said: make(chan string, 4)}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives us if it must
 	s.cmd.Stderr = os.Stderr
 	in, err := s.cmd.StdinPipe()
@@ -38,29 +41,47 @@ func Begin(program string, args []string, h Hooks, what string) (*Still, error) 
 	if err != nil {
 		return nil, fail.Wrap(fail.Internal, "start guard to quiesce", what, err)
 	}
-	s.in, s.out = in, bufio.NewReader(out)
+	s.in = in
+	go s.listen(out)
 	b, err := json.Marshal(h)
 	if err == nil {
 		_, err = s.in.Write(append(b, '\n'))
 	}
-	if line := s.line(); err != nil || line != saysStill {
+	line, ok := <-s.said
+	if err != nil || !ok || line != saysStill {
 		return nil, s.end(line, what)
 	}
 	return s, nil
 }
 
-func (s *Still) line() string {
-	line, _ := s.out.ReadString('\n')
-	return strings.TrimSuffix(line, "\n")
+// listen hears what the guard says. One that dies without a last word has not run the
+// second hook: then that is run here, at once.
+func (s *Still) listen(out io.Reader) {
+	defer close(s.said)
+	lines, last := bufio.NewScanner(out), ""
+	for lines.Scan() {
+		last = lines.Text()
+		s.said <- last
+	}
+	if last == "" || last == saysStill {
+		s.died = true
+		s.goOn = goOn(s.hooks.Post)
+	}
 }
 
-// end waits for the guard, and makes an error of what it said. A guard that died has
-// not run the second hook: then it is run here.
+// end waits for the guard, and makes an error of what it said.
 func (s *Still) end(line, what string) error {
 	_ = s.in.Close()
+	for more := range s.said { // its last word
+		line = more
+	}
 	_ = s.cmd.Wait()
 	why, failed := strings.CutPrefix(line, saysFailed)
 	switch {
+	case s.died && s.goOn != nil:
+		return fail.New(fail.Internal, "quiesce", what, "the guard died. THE APPLICATION MAY STILL STAND STILL: "+s.goOn.Error())
+	case s.died:
+		return fail.New(fail.Internal, "quiesce", what, "the guard died; the application goes on")
 	case line == saysGoesOn:
 		return nil
 	case line == saysLate:
@@ -69,15 +90,12 @@ func (s *Still) end(line, what string) error {
 	case failed:
 		return fail.New(fail.Refused, "quiesce", what, why).WithHint("see the hooks in the agent's quiesce settings")
 	}
-	if err := goOn(s.hooks.Post); err != nil {
-		return fail.New(fail.Internal, "quiesce", what, "the guard died. THE APPLICATION MAY STILL STAND STILL: "+err.Error())
-	}
-	return fail.New(fail.Internal, "quiesce", what, "the guard died; the application goes on")
+	return fail.New(fail.Internal, "quiesce", what, fmt.Sprintf("the guard said %q", line))
 }
 
 // GoOn has the second hook run. An error says that the application did not stand still
 // all the time.
 func (s *Still) GoOn(what string) error {
 	_, _ = s.in.Write([]byte("done\n"))
-	return s.end(s.line(), what)
+	return s.end("", what)
 }

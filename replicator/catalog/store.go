@@ -106,7 +106,7 @@ func (c *Catalog) check() error {
 			last := uint64(0)
 			for i := range v.Layers {
 				l := &v.Layers[i]
-				if l.To <= last || l.From >= l.To || (i > 0 && l.From < last && !l.Whole) {
+				if l.To <= last || l.From >= l.To {
 					return bad("volume %d: a layer from LSN %d to %d follows %d", number, l.From, l.To, last)
 				}
 				last = l.To

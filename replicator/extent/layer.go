@@ -309,7 +309,7 @@ func (l *Layer) index(ctx context.Context, i int) ([]leafRef, error) {
 	at := func(err error) error { return fail.At("read", l.store.URL()+"/"+p.Name, err) }
 	tail, err := l.store.Read(ctx, p.Name, -layerTailBytes, -1, nil)
 	if err != nil {
-		return nil, err
+		return nil, gone(err)
 	}
 	refs, need, err := parseLayerIndex(tail, p.Bytes)
 	if err == nil && refs == nil && need > 0 {
@@ -325,6 +325,15 @@ func (l *Layer) index(ctx context.Context, i int) ([]leafRef, error) {
 	}
 	l.refs[i] = refs
 	return refs, nil
+}
+
+// gone says what to do about a map that is not there.
+func gone(err error) error {
+	if !fail.Is(err, fail.NotFound) {
+		return err
+	}
+	return &fail.Error{Kind: fail.NotFound, Op: "read", Object: "map", Err: err,
+		Hint: "garbage collection may have replaced it just now: try again; if it stays away, --no-catalog reads the log from its beginning, where that is still there"}
 }
 
 // part is the place of the first part that ends at or after a leaf.
@@ -349,7 +358,7 @@ func (l *Layer) leaf(ctx context.Context, leaf int64) ([]Extent, error) {
 	r := &refs[k]
 	b, err := l.store.Read(ctx, l.Parts[i].Name, r.offset, int64(r.stored), nil)
 	if err != nil {
-		return nil, err
+		return nil, gone(err)
 	}
 	out, err := r.open(b)
 	return out, fail.At("read", l.store.URL()+"/"+l.Parts[i].Name, err)

@@ -31,6 +31,7 @@ type Map struct {
 	cached  map[int64]*list.Element
 	order   list.List // of leaves, the one used last in front
 	extents int
+	age     int // how often the sources were replaced
 	flight  singleflight.Group
 }
 
@@ -46,10 +47,13 @@ func (m *Map) Leaf(ctx context.Context, leaf int64) ([]Extent, error) {
 	if out, ok := m.look(leaf); ok {
 		return out, nil
 	}
-	v, err, _ := m.flight.Do(fmt.Sprint(leaf), func() (any, error) {
+	m.mu.Lock()
+	age := m.age
+	m.mu.Unlock()
+	v, err, _ := m.flight.Do(fmt.Sprint(leaf, " ", age), func() (any, error) {
 		out, err := m.Resolve(ctx, leaf, false)
 		if err == nil {
-			m.keep(leaf, out)
+			m.keep(leaf, age, out)
 		}
 		return out, err
 	})
@@ -70,9 +74,12 @@ func (m *Map) look(leaf int64) ([]Extent, bool) {
 	return e.Value.(*leafOf).extents, true
 }
 
-func (m *Map) keep(leaf int64, extents []Extent) {
+func (m *Map) keep(leaf int64, age int, extents []Extent) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if age != m.age {
+		return // of sources that were replaced meanwhile
+	}
 	if m.cached == nil {
 		m.cached = map[int64]*list.Element{}
 	}
@@ -106,12 +113,13 @@ func (m *Map) Resolve(ctx context.Context, leaf int64, zeros bool) ([]Extent, er
 		})
 		return true
 	}
-	if m.Recent != nil {
-		if err := m.Recent.leaf(m.Volume, leaf, take); err != nil {
+	recent, layers, moved := m.sources()
+	if recent != nil {
+		if err := recent.leaf(m.Volume, leaf, take); err != nil {
 			return nil, err
 		}
 	}
-	for _, l := range m.Layers {
+	for _, l := range layers {
 		extents, err := l.leaf(ctx, leaf)
 		if err != nil {
 			return nil, err
@@ -129,20 +137,28 @@ func (m *Map) Resolve(ctx context.Context, leaf int64, zeros bool) ([]Extent, er
 		return nil, outside
 	}
 	slices.SortFunc(out, func(a, b Extent) int { return cmp.Compare(a.Off, b.Off) })
-	if m.Moved != nil {
-		if err := m.Moved(ctx, out); err != nil {
+	if moved != nil {
+		if err := moved(ctx, out); err != nil {
 			return nil, err
 		}
 	}
 	return join(out), nil
 }
 
-// Forget empties the cache.
-func (m *Map) Forget() {
+// Replace takes another map's sources, of the same volume and point.
+func (m *Map) Replace(other *Map) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.Recent, m.Layers, m.Moved = other.Recent, other.Layers, other.Moved
 	m.cached, m.extents = nil, 0
+	m.age++
 	m.order.Init()
+}
+
+func (m *Map) sources() (*Sorter, []*Layer, func(context.Context, []Extent) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.Recent, m.Layers, m.Moved
 }
 
 // join makes one of neighbours that lie one behind the other in the same block, or
@@ -191,10 +207,11 @@ func (m *Map) Next(ctx context.Context, from int64) (leaf int64, ok bool, err er
 			leaf, ok = l, true
 		}
 	}
-	if m.Recent != nil {
-		least(m.Recent.next(m.Volume, from))
+	recent, layers, _ := m.sources()
+	if recent != nil {
+		least(recent.next(m.Volume, from))
 	}
-	for _, l := range m.Layers {
+	for _, l := range layers {
 		least(l.next(ctx, from))
 		if l.Whole {
 			break

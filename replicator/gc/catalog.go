@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/google/uuid"
@@ -56,8 +58,8 @@ func Catalog(ctx context.Context, s objstore.Store, o Options) (Cataloged, error
 	if err != nil {
 		return Cataloged{}, err
 	}
-	if l.Damage != nil {
-		o.Logger.Warn("the log is damaged; the catalog covers what lies before", "err", l.Damage)
+	if err := fit(s, l); err != nil {
+		return Cataloged{}, err
 	}
 	w := &writer{o: o, store: s, log: l, run: uuid.NewString()[:8]}
 	numbers, err := catalog.List(ctx, s)
@@ -80,6 +82,20 @@ func Catalog(ctx context.Context, s objstore.Store, o Options) (Cataloged, error
 	return Cataloged{Number: c.Number, Position: mark.Position, New: err == nil, Layers: w.made, Bytes: w.bytes}, err
 }
 
+// fit refuses to build on a log that is not whole, or on an older catalog than there
+// is: what only the one that cannot be read refers to would be taken for garbage.
+func fit(s objstore.Store, l *twin.Log) error {
+	err := l.Damage
+	if err == nil && !twin.IsBranch(l.CatalogDamage) {
+		err = l.CatalogDamage
+	}
+	if err == nil {
+		return nil
+	}
+	return (&fail.Error{Kind: fail.KindOf(err), Op: "make a catalog of", Object: s.URL(), Err: err}).
+		WithHint("bring the object back from a version or replica of the bucket (pollux verify names all that is damaged); until then nothing is cataloged and nothing deleted")
+}
+
 // writer makes one catalog.
 type writer struct {
 	o     Options
@@ -97,10 +113,9 @@ func (w *writer) next(mark catalog.Mark, numbers []uint64) *catalog.Catalog {
 		c.Number = numbers[n-1] + 1
 	}
 	if old := w.log.Catalog; old != nil {
-		c.Marks, c.Packs, c.Fences, c.Dead = slices.Clone(old.Marks), slices.Clone(old.Packs), slices.Clone(old.Fences), old.Dead
-		for id, s := range old.Streams {
-			c.Streams[id] = s.Clone()
-		}
+		made := c
+		c = copyOf(old)
+		c.Created, c.Number = made.Created, made.Number
 	} else {
 		c.Marks = []catalog.Mark{{Position: 1}} // behind the identity
 	}
@@ -112,9 +127,23 @@ func (w *writer) next(mark catalog.Mark, numbers []uint64) *catalog.Catalog {
 	return c
 }
 
+// copyOf is a catalog that can be changed.
+func copyOf(old *catalog.Catalog) *catalog.Catalog {
+	c := *old
+	c.Marks, c.Packs, c.Fences, c.Dead = slices.Clone(old.Marks), slices.Clone(old.Packs), slices.Clone(old.Fences), maps.Clone(old.Dead)
+	c.Streams = map[change.StreamID]*catalog.Stream{}
+	for id, s := range old.Streams {
+		c.Streams[id] = s.Clone()
+	}
+	return &c
+}
+
 // layers adds, for each stream that has moved, layers up to the mark, and up to each
 // bookmark on the way.
 func (w *writer) layers(ctx context.Context, c *catalog.Catalog, mark *catalog.Mark) error {
+	if err := w.late(ctx, c); err != nil {
+		return err
+	}
 	for id, end := range mark.Streams {
 		s := c.Streams[id]
 		if s == nil {
@@ -136,12 +165,67 @@ func (w *writer) layers(ctx context.Context, c *catalog.Catalog, mark *catalog.M
 	return nil
 }
 
+// late adds layers up to bookmarks that were set behind the catalog, at points before
+// it: the mark was in the log sooner than its name.
+func (w *writer) late(ctx context.Context, c *catalog.Catalog) error {
+	for id, s := range c.Streams {
+		for _, b := range w.log.State.Bookmarks {
+			lsn, on := b.On(id)
+			n := sort.Search(len(s.Kept), func(i int) bool { return s.Kept[i].LSN >= lsn })
+			if !on || n == len(s.Kept) || s.Kept[n].LSN == lsn || !w.log.Sound(id, lsn) {
+				continue
+			}
+			from := uint64(0)
+			if n > 0 {
+				from = s.Kept[n-1].LSN
+			}
+			k := catalog.Kept{At: catalog.At{Point: change.Point{LSN: lsn}, Time: w.log.EndTime(ctx, id, lsn).UnixNano()}, Bookmark: b.Name}
+			if err := w.insert(ctx, c, id, s, from, k, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// insert makes a kept point of one between two: the layers behind it stay as they are,
+// for they have all that changed since the point before it.
+func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64, to catalog.Kept, place int) error {
+	sorter, err := w.log.Changed(ctx, id, from, to.LSN, w.o.Dir)
+	if err != nil {
+		return err
+	}
+	defer sorter.Close()
+	for _, v := range w.log.State.Volumes {
+		if v.Stream != id {
+			continue
+		}
+		vol := s.Volumes[v.Number]
+		if vol == nil {
+			vol = &catalog.Volume{}
+			s.Volumes[v.Number] = vol
+		}
+		at := sort.Search(len(vol.Layers), func(i int) bool { return vol.Layers[i].To > to.LSN })
+		y := catalog.Layer{Whole: at == 0, From: from, To: to.LSN}
+		m := &extent.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
+		y.Parts, err = w.parts(ctx, extent.LayerHead{Whole: y.Whole, Volume: v.Number, Journal: c.Journal, Stream: id, From: from, To: to.LSN, LastWrite: to.Time}, m)
+		if err != nil {
+			return err
+		}
+		if len(y.Parts) > 0 {
+			vol.Layers = slices.Insert(vol.Layers, at, y)
+		}
+	}
+	s.Kept = slices.Insert(s.Kept, place, to)
+	return nil
+}
+
 // stops are the points at which layers end: bookmarks that are recovery points, and
 // the end.
 func (w *writer) stops(id change.StreamID, from uint64, end catalog.At) (stops []catalog.Kept) {
 	for _, b := range w.log.State.Bookmarks {
 		if lsn, on := b.On(id); on && lsn > from && lsn <= end.LSN && w.log.Sound(id, lsn) {
-			stops = append(stops, catalog.Kept{At: catalog.At{Point: change.Point{LSN: lsn}, Time: w.log.EndTime(id, lsn).UnixNano()}, Bookmark: b.Name})
+			stops = append(stops, catalog.Kept{At: catalog.At{Point: change.Point{LSN: lsn}, Time: w.log.EndTime(context.Background(), id, lsn).UnixNano()}, Bookmark: b.Name})
 		}
 	}
 	if end.LSN > from && w.log.Sound(id, end.LSN) {

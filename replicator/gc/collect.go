@@ -107,7 +107,9 @@ type collection struct {
 
 func (g *collection) run(ctx context.Context) error {
 	old := g.log.Catalog
-	c := g.w.next(*old.End(), []uint64{old.Number})
+	// What the log has gained meanwhile is for the next run: state and mark belong together.
+	c := copyOf(old)
+	c.Number, c.Created = old.Number+1, g.o.Now().UTC()
 	p := &pruner{w: g.w, c: c, state: g.log.State, now: g.o.Now()}
 	changed, err := p.prune(ctx)
 	if err != nil {
@@ -204,7 +206,7 @@ func (g *collection) repack(ctx context.Context, c *catalog.Catalog, r *refs, al
 		if isPack(pos) { // what layers find through its tables cannot be moved again
 			free = !r.through(c, pos)
 		}
-		if there && free && u.stored < g.o.SparseBelow*float64(bytes) {
+		if there && free && u.runs <= maxRuns && u.stored < g.o.SparseBelow*float64(bytes) {
 			sparse[pos] = true
 			g.rep.Moved.add(bytes)
 		}
@@ -218,8 +220,15 @@ func (g *collection) repack(ctx context.Context, c *catalog.Catalog, r *refs, al
 	return true, err
 }
 
-// protected reports whether a fenced writer might try the position.
+// maxRuns bounds the pieces of one object in a pack, whose tables have a line for each.
+const maxRuns = 1 << 20
+
+// protected reports whether a fenced writer might try the position, or the present one
+// looks for it.
 func protected(c *catalog.Catalog, position uint64) bool {
+	if position+1 >= min(c.End().Durable, c.End().Position) {
+		return true
+	}
 	for _, f := range c.Fences {
 		if position >= f.From && position <= f.Position {
 			return true
@@ -282,6 +291,11 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 // grace, and what still is.
 func (g *collection) delete(ctx context.Context, old *catalog.Catalog, still map[string]time.Time, all *listed) error {
 	now := g.o.Now()
+	if last, err := g.log.LastTime(ctx); err != nil {
+		return err
+	} else if last = last.Add(clockSlack); last.Before(now) {
+		now = last // the journal's clock has a say too
+	}
 	for name, bytes := range all.bytes {
 		since, ok := still[name]
 		if !ok {
@@ -310,6 +324,10 @@ func (g *collection) delete(ctx context.Context, old *catalog.Catalog, still map
 	}
 	return nil
 }
+
+// clockSlack is how far gc's clock may be ahead of when the journal last wrote, a
+// heartbeat at least, before it counts as wrong.
+const clockSlack = time.Hour
 
 func whyOf(name string) string {
 	switch {

@@ -78,9 +78,15 @@ func (p *pruner) prune(ctx context.Context) (changed bool, err error) {
 // keep returns the points of a stream that stay, and the LSN behind which its frames
 // are needed.
 func (p *pruner) keep(id change.StreamID, s *catalog.Stream, g *state.Group) (kept []catalog.Kept, base uint64) {
-	horizon := p.now.Add(-g.Retention.EveryWrite()) // both say so, or it stays
+	horizon, now := p.now.Add(-g.Retention.EveryWrite()), p.now // both clocks say so, or it stays
 	if g.Horizon.Before(horizon) {
-		horizon = g.Horizon
+		horizon, now = g.Horizon, g.Horizon.Add(g.Retention.EveryWrite())
+	}
+	named := map[uint64]bool{}
+	for _, b := range p.state.Bookmarks {
+		if lsn, on := b.On(id); on && b.Group == g.Name {
+			named[lsn] = true
+		}
 	}
 	last := map[string]uint64{} // of each bucket
 	for _, k := range s.Kept {
@@ -89,21 +95,15 @@ func (p *pruner) keep(id change.StreamID, s *catalog.Stream, g *state.Group) (ke
 			continue
 		}
 		base = k.LSN
-		if bucket, ok := g.Retention.Bucket(at, p.now); ok {
+		if bucket, ok := g.Retention.Bucket(at, now); ok {
 			last[bucket] = k.LSN
 		}
 	}
 	for _, k := range s.Kept {
 		at := time.Unix(0, k.Time)
-		bucket, _ := g.Retention.Bucket(at, p.now)
-		b := p.state.Bookmarks[g.Name+"/"+k.Bookmark]
-		switch {
-		case at.After(horizon), k.LSN == base, last[bucket] == k.LSN:
+		bucket, _ := g.Retention.Bucket(at, now)
+		if at.After(horizon) || k.LSN == base || last[bucket] == k.LSN || named[k.LSN] {
 			kept = append(kept, k)
-		case b != nil && k.Bookmark != "":
-			if lsn, on := b.On(id); on && lsn == k.LSN {
-				kept = append(kept, k)
-			}
 		}
 	}
 	return kept, base

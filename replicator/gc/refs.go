@@ -22,6 +22,7 @@ type refs struct {
 type usage struct {
 	plain  int64   // bytes
 	stored float64 // their part of the blocks, as those are stored
+	runs   int
 }
 
 // liveBlock is a block, and which of its plain bytes are needed.
@@ -60,6 +61,7 @@ func (w *writer) findRefs(ctx context.Context, c *catalog.Catalog) (*refs, error
 				n += int64(x.end - x.at)
 			}
 			u.plain += n
+			u.runs += len(b.runs)
 			u.stored += float64(n) / float64(b.PlainBytes) * float64(b.StoredBytes)
 			return nil
 		})

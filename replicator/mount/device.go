@@ -50,6 +50,8 @@ type Device struct {
 	keep   atomic.Bool // nothing is dropped: it is being hydrated
 	fills  *semaphore.Weighted
 	ahead  readAhead
+	ctx    context.Context // of what nobody waits for
+	end    context.CancelFunc
 	stats  counters
 }
 
@@ -71,6 +73,9 @@ func New(image *twin.Image, o Options) (*Device, error) {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = defaultCacheBytes
 	}
+	if o.CacheBytes < 0 {
+		return nil, fail.New(fail.Invalid, "mount", o.Description, fmt.Sprintf("a cache of %d bytes", o.CacheBytes))
+	}
 	f, err := os.CreateTemp(o.Dir, "pollux-mount-*")
 	if err != nil {
 		return nil, &fail.Error{Kind: fail.Full, Op: "create cache in", Object: o.Dir, Err: err, Hint: "--cache names another place"}
@@ -84,6 +89,7 @@ func New(image *twin.Image, o Options) (*Device, error) {
 		return nil, errors.Join(fail.Wrap(fail.Full, "create cache in", o.Dir, err), f.Close())
 	}
 	d.ahead.d = d
+	d.ctx, d.end = context.WithCancel(context.Background())
 	return d, nil
 }
 
@@ -91,6 +97,7 @@ var _ block.Device = (*Device)(nil)
 
 // Close ends the device, whose front ends have ended before.
 func (d *Device) Close() error {
+	d.end()
 	d.ahead.wait()
 	return d.file.Close()
 }
@@ -105,6 +112,7 @@ func (d *Device) Info() block.Info {
 	return block.Info{SizeBytes: d.size, MinBlockBytes: 1, PrefBlockBytes: pageBytes, ReadOnly: !d.o.Writable, Description: d.o.Description}
 }
 
+// leaf returns one, pinned: whoever has it gives the pin back.
 func (d *Device) leaf(n int64) *leaf {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -114,6 +122,7 @@ func (d *Device) leaf(n int64) *leaf {
 		d.leaves[n] = l
 	}
 	l.used.Store(d.clock.Add(1))
+	l.pins.Add(1)
 	return l
 }
 
@@ -150,6 +159,8 @@ func (d *Device) ReadAt(ctx context.Context, p []byte, off int64) error {
 // read is ReadAt within a leaf.
 func (d *Device) read(ctx context.Context, k int64, p []byte, off int64) error {
 	l, base := d.leaf(k), k*extent.LeafBytes
+	defer d.drop()
+	defer l.pins.Add(-1)
 	from, to := (off-base)/pageBytes, (off-base+int64(len(p))+pageBytes-1)/pageBytes
 	for {
 		l.mu.RLock()
@@ -205,6 +216,7 @@ func (d *Device) change(ctx context.Context, k, off, n int64, do func() error) e
 		return fail.New(fail.Refused, "write", d.o.Description, "it is mounted read-only").WithHint("mount it with --writable")
 	}
 	l, base := d.leaf(k), k*extent.LeafBytes
+	defer l.pins.Add(-1)
 	from, to := (off-base)/pageBytes, (off-base+n+pageBytes-1)/pageBytes
 	for {
 		l.mu.Lock()
@@ -225,6 +237,11 @@ func (d *Device) change(ctx context.Context, k, off, n int64, do func() error) e
 	}
 	defer l.mu.Unlock()
 	if err := do(); err != nil {
+		for i := from; i < to; i++ { // what it wrote is nothing to anybody
+			if !l.have.has(i) {
+				_ = d.punch((base/pageBytes+i)*pageBytes, pageBytes)
+			}
+		}
 		return &fail.Error{Kind: fail.Full, Op: "write", Object: "scratch file of " + d.o.Description, Err: err, Hint: "make room where the cache lies (--cache)"}
 	}
 	for i := from; i < to; i++ {
@@ -281,6 +298,7 @@ func (d *Device) Extents(ctx context.Context, off, n int64) ([]block.Extent, err
 	k := off / extent.LeafBytes
 	end := min(off+n, (k+1)*extent.LeafBytes) // one leaf at a time
 	l, base := d.leaf(k), k*extent.LeafBytes
+	defer l.pins.Add(-1)
 	var extents []extent.Extent
 	if !d.stats.hydrated.Load() {
 		var err error

@@ -113,7 +113,6 @@ func (d *Device) keepPages(l *leaf, off, first, n int64, buf []byte, data *bitma
 		}
 	}
 	l.mu.Unlock()
-	d.drop()
 	return nil
 }
 
@@ -126,7 +125,7 @@ func (d *Device) drop() {
 		d.mu.Lock()
 		for k, l := range d.leaves {
 			if l.mu.TryRLock() {
-				if l.clean() > 0 && (victim == nil || l.used.Load() < victim.used.Load()) {
+				if l.pins.Load() == 0 && l.clean() > 0 && (victim == nil || l.used.Load() < victim.used.Load()) {
 					victim, number = l, k
 				}
 				l.mu.RUnlock()
@@ -136,13 +135,20 @@ func (d *Device) drop() {
 		if victim == nil {
 			return
 		}
-		d.dropLeaf(number, victim)
+		if !d.dropLeaf(number, victim) {
+			return
+		}
 	}
 }
 
-func (d *Device) dropLeaf(k int64, l *leaf) {
+// dropLeaf reports whether it could: nobody must be at the leaf, and nothing must keep
+// what was read.
+func (d *Device) dropLeaf(k int64, l *leaf) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if d.keep.Load() || l.pins.Load() > 0 {
+		return false
+	}
 	for i := int64(0); i < leafPages; {
 		if !l.data.has(i) {
 			i++
@@ -156,6 +162,7 @@ func (d *Device) dropLeaf(k int64, l *leaf) {
 		}
 		_ = unix.Fallocate(int(d.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, k*extent.LeafBytes+from*pageBytes, (i-from)*pageBytes)
 	}
+	return true
 }
 
 // readAhead notices reads that go on where another ended, and fetches what comes next.
@@ -203,7 +210,7 @@ func (r *readAhead) saw(off, n int64) {
 
 // fetch fills what is missing of a range. Its errors are the reader's to meet.
 func (r *readAhead) fetch(from, to int64) {
-	_ = byLeaf(from, to-from, func(k, off, n int64) error { return r.d.fillRange(context.Background(), k, off, n) })
+	_ = byLeaf(from, to-from, func(k, off, n int64) error { return r.d.fillRange(r.d.ctx, k, off, n) })
 	r.mu.Lock()
 	r.running--
 	r.mu.Unlock()
@@ -219,6 +226,8 @@ func (r *readAhead) wait() {
 // fillRange fills what is missing of a part of a leaf.
 func (d *Device) fillRange(ctx context.Context, k, off, n int64) error {
 	l, base := d.leaf(k), k*extent.LeafBytes
+	defer d.drop()
+	defer l.pins.Add(-1)
 	from, to := (off-base)/pageBytes, (off-base+n+pageBytes-1)/pageBytes
 	for {
 		l.mu.RLock()

@@ -10,8 +10,13 @@ import (
 // Hydrate brings all of the volume here: then the store is not needed any more. It
 // reads each block once, in the order of the log; what else is read meanwhile comes
 // first.
-func (d *Device) Hydrate(ctx context.Context, run twin.Run) error {
+func (d *Device) Hydrate(ctx context.Context, run twin.Run) (err error) {
 	d.keep.Store(true)
+	defer func() {
+		if err != nil {
+			d.keep.Store(false)
+		}
+	}()
 	plan, err := d.image.Plan(ctx, d.o.Dir)
 	if err != nil {
 		return err
@@ -33,7 +38,9 @@ func (d *Device) Hydrate(ctx context.Context, run twin.Run) error {
 			for i := range pages {
 				all.set(first + i)
 			}
-			return d.keepPages(d.leaf(k), at, first, pages, data[at-e.Off:][:n], &all)
+			l := d.leaf(k)
+			defer l.pins.Add(-1)
+			return d.keepPages(l, at, first, pages, data[at-e.Off:][:n], &all)
 		})
 	})
 	if err != nil {

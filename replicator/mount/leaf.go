@@ -28,6 +28,7 @@ type leaf struct {
 	dirty *bitmap // pages that the client wrote; nil: none
 	data  bitmap  // clean pages that take room in the file
 	used  atomic.Int64
+	pins  atomic.Int32 // requests that are at it: nothing is dropped meanwhile
 }
 
 // missing returns the first page of [from, to) that is not here, and how many follow

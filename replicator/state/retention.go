@@ -23,6 +23,8 @@ type Retention struct {
 // MinEveryWrite is the shortest window.
 const MinEveryWrite = time.Minute
 
+const maxSpan = 100 * 365 * 24 * time.Hour
+
 // retentionUnits are those of a retention's text beside time.ParseDuration's.
 var retentionUnits = map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour, "y": 365 * 24 * time.Hour}
 
@@ -44,7 +46,7 @@ func ParseRetention(s string) (r Retention, err error) {
 		switch {
 		case !ok || p == nil:
 			return bad(fmt.Sprintf("%q is not one of %s with a value", part, strings.Join(slices.Sorted(maps.Keys(fields)), ", ")))
-		case derr != nil || d < MinEveryWrite || d > 100*365*24*time.Hour:
+		case derr != nil || d < MinEveryWrite || d > maxSpan:
 			return bad(fmt.Sprintf("%s=%s is not a time from a minute to a hundred years", name, value))
 		case *p != 0:
 			return bad(name + " is there twice")
@@ -63,7 +65,10 @@ func ParseRetention(s string) (r Retention, err error) {
 func parseSpan(s string) (time.Duration, error) {
 	for unit, d := range retentionUnits {
 		if digits, ok := strings.CutSuffix(s, unit); ok {
-			n, err := strconv.ParseInt(digits, 10, 32)
+			n, err := strconv.ParseUint(digits, 10, 16) // 65535 years are too long, and no overflow
+			if err == nil && n > uint64(maxSpan/d) {
+				return maxSpan + 1, nil
+			}
 			return time.Duration(n) * d, err
 		}
 	}

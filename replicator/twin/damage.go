@@ -27,6 +27,9 @@ func (l *Log) branch(ctx context.Context, cur segment.Token, all []*segment.Inde
 	}
 	for _, x := range append(all[:len(all):len(all)], more...) {
 		if x != nil && x.Type != segment.Identity && x.Journal == l.Identity.Journal && x.Token.Compare(cur) > 0 {
+			if l.Catalog != nil && x.FirstIndex <= l.Catalog.Marks[l.mark].Index {
+				return errBranch
+			}
 			cur = x.Token
 			l.cut(x.FirstIndex)
 		}

@@ -2,7 +2,9 @@ package twin
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -17,22 +19,41 @@ type Image struct {
 	Map   *extent.Map
 	Point Point
 	log   *Log
+	dir   string
+
+	mu    sync.Mutex
+	close []*extent.Sorter // of this and earlier maps
 }
 
 // Close forgets the map.
-func (m *Image) Close() error {
-	if m.Map.Recent == nil {
-		return nil
+func (m *Image) Close() (err error) {
+	for _, s := range m.close {
+		err = errors.Join(err, s.Close())
 	}
-	return m.Map.Recent.Close()
+	return err
 }
 
-// Refresh looks for a newer catalog, after an object was not found: garbage collection
-// may have moved what is needed of it.
+// Refresh finds the point anew through the newest catalog, after an object was not
+// found: garbage collection may have moved what is needed of it, or merged the layers.
+// Errors: fail.NotFound where the point is not kept any more.
 func (m *Image) Refresh(ctx context.Context) error {
-	err := m.log.moves.refresh(ctx)
-	m.Map.Forget()
-	return err
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l, err := Open(ctx, m.log.store, nil)
+	if err != nil {
+		return err
+	}
+	if _, _, exact, err := l.exact(ctx, m.Point.Volume.Stream, m.Point.LSN); err != nil || !exact {
+		return errors.Join(err, fail.New(fail.NotFound, "read", fmt.Sprintf("volume %s at LSN %d", m.Point.Volume.Name, m.Point.LSN), "the point is not kept any more").
+			WithHint("the group's retention let go of it; choose another point, or keep one by a bookmark"))
+	}
+	fresh, err := l.Image(ctx, m.Point, m.dir)
+	if err != nil {
+		return err
+	}
+	m.close = append(m.close, fresh.close...)
+	m.Map.Replace(fresh.Map)
+	return nil
 }
 
 // Image makes the map of p, which Resolve returned. dir is for what memory should not
@@ -49,8 +70,11 @@ func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
 		}
 	}
 	s, err := l.Changed(ctx, p.Volume.Stream, after, p.LSN, dir)
+	if err != nil {
+		return nil, err
+	}
 	m.Recent = s
-	return &Image{Point: p, log: l, Map: m}, err
+	return &Image{Point: p, log: l, dir: dir, Map: m, close: []*extent.Sorter{s}}, nil
 }
 
 // Changed sorts what a stream's frames behind `after`, up to an LSN, wrote. Errors:

@@ -46,22 +46,6 @@ func (m *moves) take(c *catalog.Catalog) {
 	}
 }
 
-// refresh reads the newest catalog again.
-func (m *moves) refresh(ctx context.Context) error {
-	numbers, err := catalog.List(ctx, m.store)
-	if err != nil || len(numbers) == 0 {
-		return err
-	}
-	c, err := catalog.Load(ctx, m.store, numbers[len(numbers)-1])
-	if err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.take(c)
-	return nil
-}
-
 // follow puts extents to where their blocks are now.
 func (m *moves) follow(ctx context.Context, extents []extent.Extent) error {
 	for i := range extents {

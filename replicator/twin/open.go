@@ -53,6 +53,12 @@ func Open(ctx context.Context, s objstore.Store, progress Progress) (*Log, error
 	return l, nil
 }
 
+// OpenWhole is Open without catalogs, from the log's beginning on, as long as that is
+// there: for when a catalog or a map is damaged.
+func OpenWhole(ctx context.Context, s objstore.Store, progress Progress) (*Log, error) {
+	return openFrom(ctx, s, nil, progress)
+}
+
 // errBranch is of a catalog of which a part is a dead branch by now.
 var errBranch = fail.New(fail.NotFound, "open", "catalog", "a fence went back behind it")
 
@@ -69,10 +75,13 @@ func openFrom(ctx context.Context, s objstore.Store, c *catalog.Catalog, progres
 			return nil, err
 		}
 		x, err := uploader.ReadIndex(ctx, s, 0)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			err = l.identify(ctx, x)
 		}
-		if err := l.identify(ctx, x); err != nil {
+		if fail.Is(err, fail.NotFound) || fail.Is(err, fail.Damaged) { // the catalog knows it as well
+			l.Identity, err = state.Identity{Journal: c.Journal, Format: state.FormatVersion}, nil
+		}
+		if err != nil {
 			return nil, err
 		}
 		if c.Journal != l.Identity.Journal {

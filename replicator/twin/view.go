@@ -10,6 +10,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // view returns the part of the log between a mark of the catalog and the next one; the
@@ -189,17 +190,26 @@ func (l *Log) Mark(now time.Time) catalog.Mark {
 // Fences are those behind the catalog.
 func (l *Log) Fences() []catalog.Fence { return l.fences }
 
+// LastTime is when the newest object of the log was written, by the journal's clock.
+func (l *Log) LastTime(ctx context.Context) (time.Time, error) {
+	x, err := uploader.ReadIndex(ctx, l.store, l.End-1)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.Unix(0, x.Time), nil
+}
+
 // Sound reports whether an LSN behind the catalog is a recovery point.
 func (l *Log) Sound(id change.StreamID, lsn uint64) bool {
 	_, _, exact, err := l.exact(context.Background(), id, lsn)
 	return err == nil && exact && l.resyncing(id, lsn) == nil
 }
 
-// EndTime is when the frame behind the catalog ended in which an LSN lies.
-func (l *Log) EndTime(id change.StreamID, lsn uint64) time.Time {
-	f := l.Frames[id]
-	if n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn }); n < len(f) {
-		return time.Unix(0, f[n].entry().LastTime)
-	}
-	return time.Time{}
+// EndTime is when the frame ended in which an LSN lies.
+func (l *Log) EndTime(ctx context.Context, id change.StreamID, lsn uint64) time.Time {
+	return l.timeOf(ctx, &state.Volume{Stream: id}, lsn)
 }
+
+// IsBranch reports whether a catalog is not used because a fence went back behind it,
+// rather than for damage.
+func IsBranch(err error) bool { return err == errBranch }
