@@ -100,7 +100,7 @@ func TestTwinUpkeep(t *testing.T) {
 	if sum != c["bytes"].(float64) || c["live_bytes"].(float64) < 8<<20 || c["map_bytes"].(float64) == 0 || c["cost_per_month"].(float64) <= 0 {
 		t.Errorf("%v", c)
 	}
-	if o := s.pollux(append([]string{"cost", "--price-1000-puts", "1000", "--budget", "1"}, s.storeArgs()...)...); o.code != fail.ExitCode(fail.New(fail.Full, "", "", "")) || !strings.Contains(o.stderr, "budget") {
+	if o := s.pollux(append([]string{"cost", "--price-gb-month", "1000", "--budget", "0.001"}, s.storeArgs()...)...); o.code != fail.ExitCode(fail.New(fail.Full, "", "", "")) || !strings.Contains(o.stderr, "budget") {
 		t.Errorf("%s%s", o.stdout, o.stderr)
 	}
 	if v := s.verb(append([]string{"verify"}, s.storeArgs()...)...); len(v["damaged"].([]any)) != 0 || v["twin"].(map[string]any)["catalogs"].(float64) < 2 {

@@ -60,9 +60,11 @@ come to each month; with --budget it fails, with exit status 7, when that is mor
 		const days = 30.44
 		r.Store, r.PutsPerDay = store.URL(), map[string]float64{}
 		puts := 0.0
-		for kind := range r.Created {
-			r.PutsPerDay[kind] = r.PerDay(kind)
-			puts += r.PutsPerDay[kind]
+		if r.Hours >= minHours {
+			for kind := range r.Created {
+				r.PutsPerDay[kind] = r.PerDay(kind)
+				puts += r.PutsPerDay[kind]
+			}
 		}
 		r.StorageMonth, r.RequestsMonth = float64(r.Bytes)/1e9*r.StoragePrice, puts*days/1000*r.PutPrice
 		r.TotalMonth = r.StorageMonth + r.RequestsMonth
@@ -73,12 +75,16 @@ come to each month; with --budget it fails, with exit status 7, when that is mor
 		}
 		if err == nil && r.Budget > 0 && r.TotalMonth > r.Budget {
 			err = fail.New(fail.Full, "count costs of", r.Store, fmt.Sprintf("%.2f a month is more than the budget of %.2f", r.TotalMonth, r.Budget)).
-				WithHint("a shorter retention and pollux gc take bytes away, requests: {rate} of the target requests")
+				WithHint("a shorter retention and pollux gc take bytes away; a lower requests.rate of the target in the configuration takes requests away")
 		}
 		return err
 	}
 	return c
 }
+
+// minHours is how long a log must have been written to before its requests say anything
+// about a day.
+const minHours = 1
 
 func printCost(w io.Writer, r *costReport) {
 	rows := [][]string{{"BYTES", "", "PART"}}
@@ -90,6 +96,9 @@ func printCost(w io.Writer, r *costReport) {
 	}
 	text.Table(w, rows)
 	fmt.Fprintf(w, "%d objects\n", r.Objects)
+	if r.Hours < minHours {
+		fmt.Fprintln(w, "requests: the log is less than an hour old, too short to tell")
+	}
 	for _, kind := range slices.Sorted(maps.Keys(r.PutsPerDay)) {
 		fmt.Fprintf(w, "%s: %.0f PUT requests a day (by the last %.1f hours)\n", kind, r.PutsPerDay[kind], r.Hours)
 	}

@@ -72,7 +72,7 @@ func volumesNamed(l *twin.Log, name string) ([]*state.Volume, error) {
 }
 
 func printPoints(w io.Writer, p *twin.Points) {
-	at := func(a twin.At) string { return fmt.Sprintf("LSN %d (%s)", a.LSN, a.Time.Format(time.RFC3339)) }
+	at := func(a twin.At) string { return fmt.Sprintf("LSN %d (%s)", a.LSN, a.Time.Format(time.RFC3339Nano)) }
 	what := ""
 	if p.Removed {
 		what = ", no longer protected"
@@ -99,7 +99,7 @@ func printPoints(w io.Writer, p *twin.Points) {
 	for _, b := range p.Bookmarks {
 		state := ""
 		if !b.InLog {
-			state = ", not in the store"
+			state = ", which the store does not have, or before this volume's first point"
 		}
 		fmt.Fprintf(w, "  bookmark %s: %s%s\n", b.Name, at(b.At), state)
 	}

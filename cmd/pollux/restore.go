@@ -306,7 +306,7 @@ func verifyTarget(c *cobra.Command, f *restoreFlags, l *twin.Log, p twin.Point, 
 	}
 	bar := newProgress(c.ErrOrStderr(), "verifying")
 	defer bar.end()
-	return errors.Join(fail.At("verify", t.path, plan.Verify(c.Context(), t.file, twin.Run{Progress: bar.update, BytesPerSecond: int64(f.limit)})), plan.Close())
+	return errors.Join(fail.At("verify", t.path, plan.Verify(c.Context(), t, twin.Run{Progress: bar.update, BytesPerSecond: int64(f.limit)})), plan.Close())
 }
 
 func printRestored(w io.Writer, f *restoreFlags, r *restoreReport, t *restoreTarget) {

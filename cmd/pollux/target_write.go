@@ -116,6 +116,21 @@ func (t *restoreTarget) partial() string { return t.path + ".partial" }
 // WriteAt makes a target what twin writes to.
 func (t *restoreTarget) WriteAt(b []byte, off int64) (int, error) { return t.file.WriteAt(b, off) }
 
+// ReadAt reads back what was written.
+func (t *restoreTarget) ReadAt(b []byte, off int64) (int, error) { return t.file.ReadAt(b, off) }
+
+// NextData is where a hole at off ends.
+func (t *restoreTarget) NextData(off int64) int64 {
+	next, err := unix.Seek(int(t.file.Fd()), off, unix.SEEK_DATA)
+	switch {
+	case err == unix.ENXIO:
+		return t.size
+	case err != nil || t.device:
+		return off
+	}
+	return next
+}
+
 // Zero makes a range zeros, and a hole where that can be.
 func (t *restoreTarget) Zero(off, n int64) error {
 	if t.device {

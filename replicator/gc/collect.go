@@ -301,8 +301,10 @@ func (g *collection) delete(ctx context.Context, old *catalog.Catalog, still map
 		if !ok {
 			continue
 		}
-		_, known := old.Dead[name]
-		due := known && now.Sub(since) >= g.o.Grace
+		if _, known := old.Dead[name]; !known {
+			continue // the next run knows since when
+		}
+		due := now.Sub(since) >= g.o.Grace
 		g.rep.Names = append(g.rep.Names, Garbage{name, bytes, whyOf(name), since, due})
 		if !due {
 			g.rep.Waiting.add(bytes)

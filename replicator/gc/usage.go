@@ -120,7 +120,7 @@ func liveBytes(ctx context.Context, l *twin.Log, o Options) (map[string]int64, e
 			continue
 		}
 		p, err := l.Resolve(ctx, v, "", o.Now())
-		if fail.Is(err, fail.Refused) {
+		if fail.Is(err, fail.Refused) || fail.Is(err, fail.NotFound) {
 			continue // nothing of it is complete yet
 		}
 		if err != nil {

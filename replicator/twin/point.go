@@ -86,7 +86,7 @@ func (q *query) refuse(kind fail.Kind, why string) error {
 		return q.l.lost(q.ctx, "--at "+q.at, q.v)
 	}
 	first := q.l.FirstPoint(q.ctx, q.v)
-	hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", first, q.l.timeOf(q.ctx, q.v, first).UTC().Format(time.RFC3339), q.r.LastLSN, q.r.LastTime.UTC().Format(time.RFC3339))
+	hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", first, q.when(first), q.r.LastLSN, q.r.LastTime.UTC().Format(time.RFC3339Nano))
 	if !q.known {
 		hint = "the log holds nothing of the volume's group yet"
 	}

@@ -56,7 +56,13 @@ func firstDiffers(a, b []byte) int {
 // zeros checks that [from, to) reads as zeros.
 func zeros(ctx context.Context, r io.ReaderAt, from, to int64) error {
 	var none, buf [64 << 10]byte
+	sparse, _ := r.(interface{ NextData(off int64) int64 })
 	for from < to && ctx.Err() == nil {
+		if sparse != nil { // a hole need not be read
+			if from = max(from, sparse.NextData(from)); from >= to {
+				break
+			}
+		}
 		b := buf[:min(to-from, int64(len(buf)))]
 		if _, err := r.ReadAt(b, from); err != nil {
 			return fail.Wrap(fail.Damaged, "read back", fmt.Sprintf("the image at byte %d", from), err)
