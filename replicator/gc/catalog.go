@@ -62,15 +62,18 @@ func Catalog(ctx context.Context, s objstore.Store, o Options) (Cataloged, error
 		return Cataloged{}, err
 	}
 	w := &writer{o: o, store: s, log: l, run: uuid.NewString()[:8]}
-	numbers, err := catalog.List(ctx, s)
-	if err != nil {
-		return Cataloged{}, err
-	}
 	mark := l.Mark(o.Now())
 	if old := l.Catalog; old != nil && old.End().Position == mark.Position && l.CatalogDamage == nil {
 		return Cataloged{Number: old.Number, Position: mark.Position}, nil
 	}
-	c := w.next(mark, numbers)
+	c := w.next(mark)
+	if l.CatalogDamage != nil { // newer ones speak of a dead branch
+		numbers, err := catalog.List(ctx, s)
+		if err != nil {
+			return Cataloged{}, err
+		}
+		c.Number = numbers[len(numbers)-1] + 1
+	}
 	if err := w.layers(ctx, c, &mark); err != nil {
 		return Cataloged{}, err
 	}
@@ -106,19 +109,16 @@ type writer struct {
 	bytes int64
 }
 
-// next is a catalog that has what the old one has, and the new mark.
-func (w *writer) next(mark catalog.Mark, numbers []uint64) *catalog.Catalog {
-	c := &catalog.Catalog{Journal: w.log.Identity.Journal, Created: w.o.Now().UTC(), Streams: map[change.StreamID]*catalog.Stream{}}
-	if n := len(numbers); n > 0 {
-		c.Number = numbers[n-1] + 1
-	}
+// next is the catalog behind the one that was read, with the new mark. Its number is
+// the next one, so that of two runs that have read the same one wins.
+func (w *writer) next(mark catalog.Mark) *catalog.Catalog {
+	c := &catalog.Catalog{Journal: w.log.Identity.Journal, Streams: map[change.StreamID]*catalog.Stream{},
+		Marks: []catalog.Mark{{Position: 1}}} // behind the identity
 	if old := w.log.Catalog; old != nil {
-		made := c
 		c = copyOf(old)
-		c.Created, c.Number = made.Created, made.Number
-	} else {
-		c.Marks = []catalog.Mark{{Position: 1}} // behind the identity
+		c.Number++
 	}
+	c.Created = w.o.Now().UTC()
 	if mark.Position > c.End().Position {
 		c.Marks = append(c.Marks, mark)
 	}

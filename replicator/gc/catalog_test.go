@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/extent"
@@ -47,6 +48,7 @@ func newTestLog(t *testing.T, folding bool) *testLog {
 	t.Cleanup(func() { _ = s.Close() })
 	l := &testLog{Log: logtest.New(t, s), t: t, dir: dir, r: rand.New(rand.NewPCG(seed, 0))}
 	l.Folding, l.Keeping = folding, true
+	l.Codec = []change.Codec{change.CodecNone, change.CodecS2}[l.r.IntN(2)]
 	l.Volume("v", 300<<10)
 	l.Volume("w", 100<<10)
 	return l
