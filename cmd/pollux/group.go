@@ -11,6 +11,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 func newGroup() *cobra.Command {
@@ -61,6 +62,11 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 		}
 		if !create && r.Ack == nil && r.OnAckLoss == nil && r.Overflow == nil && r.PITR == nil && r.Retention == nil && r.RPOTargetSeconds == nil && r.Agents == nil {
 			return fail.New(fail.Invalid, "set group", args[0], "nothing to set").WithHint("see pollux group set --help")
+		}
+		if r.Retention != nil {
+			if _, err := state.ParseRetention(retention); err != nil {
+				return err
+			}
 		}
 		if !create && r.Retention != nil && retention != "forever" && !dryRun {
 			if err := confirm(c, "Points of group "+args[0]+" that "+retention+" does not keep will be deleted by pollux gc, all but bookmarks.", args[0], yes); err != nil {

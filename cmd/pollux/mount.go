@@ -78,6 +78,11 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 	if err := checkAt(c, f.at); err != nil {
 		return err
 	}
+	if f.cache != "" {
+		if st, err := os.Stat(f.cache); err != nil || !st.IsDir() {
+			return fail.New(fail.NotFound, "mount", "--cache "+f.cache, "no such directory")
+		}
+	}
 	start := time.Now()
 	debug.SetMemoryLimit(mountMemoryBytes)
 	ctx := c.Context()
@@ -146,6 +151,13 @@ func listenFree(path string) (net.Listener, error) {
 	}
 	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
 		return nil, fail.New(fail.Exists, "listen on", path, "it exists, and is no socket").WithHint("name another path with --nbd")
+	}
+	const most = 107 // of a socket's path, in the kernel
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		return nil, fail.Wrap(fail.NotFound, "listen on", path, err)
+	}
+	if len(path) > most {
+		return nil, fail.New(fail.Invalid, "listen on", path, fmt.Sprintf("the path has %d bytes, a socket's may have %d", len(path), most)).WithHint("name a shorter one with --nbd")
 	}
 	_ = os.Remove(path)
 	l, err := net.Listen("unix", path)

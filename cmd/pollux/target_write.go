@@ -183,6 +183,14 @@ func (t *restoreTarget) zeroRange(off, n int64) error {
 func (t *restoreTarget) interrupted(err error, save *saver) error {
 	kept := save.settle() == nil
 	_ = t.file.Close()
+	if !kept && !t.device { // nobody could go on from it: it is only in the way
+		_ = os.Remove(t.partial())
+		_ = os.Remove(t.statePath() + durable.TempSuffix)
+		_ = os.Remove(t.statePath())
+		if fail.Is(err, fail.Full) && fail.HintOf(err) == "" {
+			return &fail.Error{Kind: fail.Full, Op: "restore to", Object: t.path, Err: err, Hint: "make room, or choose another place; it begins anew then"}
+		}
+	}
 	if !kept || fail.HintOf(err) != "" {
 		return err
 	}
@@ -192,7 +200,7 @@ func (t *restoreTarget) interrupted(err error, save *saver) error {
 	}
 	switch fail.KindOf(err) {
 	case fail.Damaged, fail.NotFound:
-		how = "a point that needs nothing of it can be restored: pollux verify tells which; once the object is back, " + how
+		how = "an older or a newer point may need nothing of it; pollux verify names all that is damaged; once the object is back, " + how
 	}
 	return &fail.Error{Kind: fail.KindOf(err), Op: "restore to", Object: t.path, Err: err, Hint: how}
 }

@@ -60,13 +60,14 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 //	16 8 extents   24 8 bytes of the volume that have data   32 8 reserved
 //	40 4 CRC-32C of bytes 0..39   44 4 magic "PLXN"
 type LayerHead struct {
-	Whole     bool
-	Volume    uint32
-	Part      uint32
-	Journal   uuid.UUID
-	Stream    change.StreamID
-	From, To  uint64
-	LastWrite int64 // ns since 1970
+	Whole     bool            `json:"whole"`
+	Volume    uint32          `json:"volume"`
+	Part      uint32          `json:"part"`
+	Journal   uuid.UUID       `json:"journal"`
+	Stream    change.StreamID `json:"stream"`
+	From      uint64          `json:"from"`
+	To        uint64          `json:"to"`
+	LastWrite int64           `json:"last_write"` // ns since 1970
 }
 
 func (h *LayerHead) put(b []byte) {
