@@ -16,8 +16,12 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type span struct {
 	position uint64
 	lo, hi   int64
+	plain    int64 // bytes of its blocks, decompressed
 	blocks   []extent.Block
 }
+
+// maxSpanPlain bounds what a span decompresses to: data can shrink a hundredfold.
+const maxSpanPlain = 32 << 20
 
 // add takes the next block, and reports whether it lies near enough to be read along.
 func (s *span) add(b extent.Block, maxBytes, maxGap int64) bool {
@@ -27,10 +31,11 @@ func (s *span) add(b extent.Block, maxBytes, maxGap int64) bool {
 		s.position, s.lo, s.hi = b.Position, off, end
 	case s.blocks[len(s.blocks)-1] == b:
 		return true
-	case b.Position != s.position || off < s.hi || off-s.hi > maxGap || end-s.lo > maxBytes:
+	case b.Position != s.position || off < s.hi || off-s.hi > maxGap || end-s.lo > maxBytes || s.plain+int64(b.PlainBytes) > maxSpanPlain:
 		return false
 	}
 	s.hi = end
+	s.plain += int64(b.PlainBytes)
 	s.blocks = append(s.blocks, b)
 	return true
 }

@@ -53,7 +53,6 @@ const (
 type job struct {
 	span
 	extents []extent.Extent
-	plain   int64 // bytes of its blocks
 	seq     int
 }
 
@@ -128,7 +127,6 @@ func (pl *Plan) Each(ctx context.Context, run Run, fn func(e *extent.Extent, dat
 			j.add(e.Block, spanBytes, gapBytes)
 		}
 		j.extents = append(j.extents, *e)
-		j.plain += e.Len
 		return nil
 	})
 	if err == nil {
@@ -170,11 +168,7 @@ func (w *worker) do(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
-	total := int64(0)
-	for i := range j.blocks {
-		total += int64(j.blocks[i].PlainBytes)
-	}
-	plain := buffer(&w.plains, total)
+	plain := buffer(&w.plains, j.plain)
 	starts := make([]int64, len(j.blocks))
 	at := int64(0)
 	for i := range j.blocks {
