@@ -80,8 +80,8 @@ func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, 
 	if err != nil {
 		return nil, err
 	}
-	if l.CatalogDamage != nil {
-		return nil, fail.At("collect garbage", "the newest catalog cannot be read", l.CatalogDamage)
+	if err := fit(s, l); err != nil {
+		return nil, err
 	}
 	if l.Catalog == nil {
 		if o.DryRun {
