@@ -26,7 +26,7 @@ func TestKilledUpkeep(t *testing.T) {
 		}
 		return cmd
 	}
-	for i := range 12 {
+	for i := range 7 {
 		noise(t, conn, img, noisy, 200)
 		name := fmt.Sprint("m", i)
 		s.mark("g", name)

@@ -14,7 +14,7 @@ import (
 )
 
 // TestPostgresAtAnyPoint runs PostgreSQL under pgbench, and restores and mounts the
-// volume at bookmarks and at random points (POLLUX_POINTS of them, 4 by default), with
+// volume at bookmarks and at random points (POLLUX_POINTS of them, 2 by default), with
 // and without catalogs before them: the server starts, recovers, passes amcheck, and
 // holds exactly the commits up to that point.
 func TestPostgresAtAnyPoint(t *testing.T) {
@@ -68,7 +68,7 @@ func TestPostgresAtAnyPoint(t *testing.T) {
 
 	points, _ := strconv.Atoi(os.Getenv("POLLUX_POINTS"))
 	if points == 0 {
-		points = 4
+		points = 2
 	}
 	for range points {
 		ats = append(ats, fmt.Sprint(s.exact("v", first+r.Uint64N(last-first))))
