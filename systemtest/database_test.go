@@ -42,11 +42,7 @@ func TestDatabase(t *testing.T) {
 	s := newSite(t, siteConf{})
 	s.mustStart()
 	s.volume("g", "v", "512MiB")
-	path, endFuse := s.nbdFile("v")
-	dev, endLoop := loop(t, path)
-	run(t, tool(t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", "-E", "nodiscard", dev)
-	dir := filepath.Join(s.dir, "mnt")
-	endMount := mount(t, dev, dir)
+	dir, unmount := s.ext4("v")
 
 	dbs := map[string]database{"sqlite": newSQLite(t, r.IntN(2) == 0)}
 	if pg := newPostgres(t); pg != nil {
@@ -66,9 +62,7 @@ func TestDatabase(t *testing.T) {
 		l.stop()
 		dbs[name].stop()
 	}
-	endMount()
-	endLoop()
-	endFuse()
+	unmount()
 
 	twin, lsn := s.restoreFile("v", "")
 	if lsn < durable {

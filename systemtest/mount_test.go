@@ -67,6 +67,21 @@ func loop(t *testing.T, path string) (dev string, end func()) {
 	return dev, end
 }
 
+// ext4 makes a filesystem on a volume and mounts it; end takes all of it away again.
+func (s *site) ext4(volume string) (dir string, end func()) {
+	s.t.Helper()
+	path, endFuse := s.nbdFile(volume)
+	dev, endLoop := loop(s.t, path)
+	run(s.t, tool(s.t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", "-E", "nodiscard", dev)
+	dir = filepath.Join(s.dir, "mnt")
+	endMount := mount(s.t, dev, dir)
+	return dir, func() {
+		endMount()
+		endLoop()
+		endFuse()
+	}
+}
+
 // mount mounts a device at a new directory that other users may enter.
 func mount(t *testing.T, dev, dir string) (end func()) {
 	t.Helper()

@@ -22,11 +22,7 @@ func TestPostgresAtAnyPoint(t *testing.T) {
 	s := newSite(t, siteConf{})
 	s.mustStart()
 	s.volume("g", "v", "1GiB")
-	path, endFuse := s.nbdFile("v")
-	dev, endLoop := loop(t, path)
-	run(t, tool(t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", "-E", "nodiscard", dev)
-	dir := filepath.Join(s.dir, "mnt")
-	endMount := mount(t, dev, dir)
+	dir, unmount := s.ext4("v")
 	pg := newPostgres(t)
 	if pg == nil {
 		t.Fatal("PostgreSQL is not installed: apt-get install postgresql")
@@ -59,9 +55,7 @@ func TestPostgresAtAnyPoint(t *testing.T) {
 		t.Errorf("pgbench made %s transactions: %s", busy, said)
 	}
 	pg.stop()
-	endMount()
-	endLoop()
-	endFuse()
+	unmount()
 	s.drained("g", time.Minute)
 	last := s.group("g").LastLSN
 	s.agent.Kill()

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -120,15 +119,11 @@ func (f *cloneFlags) restorePoint(c *cobra.Command, source string, rep *cloneRep
 		return err
 	}
 	defer closeStore()
-	v, err := l.Volume(source)
+	p, err := pointOf(c.Context(), l, source, f.at)
 	if err != nil {
 		return err
 	}
-	p, err := l.Resolve(c.Context(), v, f.at, time.Now())
-	if err != nil {
-		return err
-	}
-	t, err := inspectTarget(f.backing, v.SizeBytes)
+	t, err := inspectTarget(f.backing, p.Volume.SizeBytes)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pollux-dr/pollux/agent/nbd"
+	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -91,14 +92,11 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 		return err
 	}
 	defer closeStore()
-	v, err := l.Volume(name)
+	p, err := pointOf(ctx, l, name, f.at)
 	if err != nil {
 		return err
 	}
-	p, err := l.Resolve(c.Context(), v, f.at, time.Now())
-	if err != nil {
-		return err
-	}
+	v := p.Volume
 	image, err := l.Image(ctx, p, f.cache)
 	if err != nil {
 		return err
@@ -159,12 +157,7 @@ func listenFree(path string) (net.Listener, error) {
 	if len(path) > most {
 		return nil, fail.New(fail.Invalid, "listen on", path, fmt.Sprintf("the path has %d bytes, a socket's may have %d", len(path), most)).WithHint("name a shorter one with --nbd")
 	}
-	_ = os.Remove(path)
-	l, err := net.Listen("unix", path)
-	if err == nil {
-		err = os.Chmod(path, 0o600)
-	}
-	return l, fail.Wrap(fail.Denied, "listen on", path, err)
+	return ops.ListenUnix(path)
 }
 
 // oneExport serves a device under its name, and under none.

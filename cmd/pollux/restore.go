@@ -95,7 +95,7 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 		return err
 	}
 	for _, j := range jobs {
-		if err := j.check(c, f, l); err != nil {
+		if err := j.check(c, f); err != nil {
 			return err
 		}
 	}
@@ -220,7 +220,7 @@ func oneInstant(w io.Writer, at string, volumes []*state.Volume, l *twin.Log) er
 }
 
 // check refuses what would destroy something, unless the operator insists.
-func (j *restoreJob) check(c *cobra.Command, f *restoreFlags, l *twin.Log) error {
+func (j *restoreJob) check(c *cobra.Command, f *restoreFlags) error {
 	t := j.target
 	if f.dryRun {
 		return nil

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,6 +51,15 @@ func checkAt(c *cobra.Command, at string) error {
 		return fail.New(fail.Invalid, c.Name(), "--at "+at, "not a point").WithHint("write an LSN, a time (RFC 3339, or -10m for ten minutes ago) or a bookmark's name; leave it out for the newest point")
 	}
 	return nil
+}
+
+// pointOf finds a volume's point.
+func pointOf(ctx context.Context, l *twin.Log, name, at string) (twin.Point, error) {
+	v, err := l.Volume(name)
+	if err != nil {
+		return twin.Point{}, err
+	}
+	return l.Resolve(ctx, v, at, time.Now())
 }
 
 // listed is the error of a list that shows only what lies before the log's damage.

@@ -145,11 +145,7 @@ func verifyPoint(c *cobra.Command, f *verifyFlags, store objstore.Store, name st
 	if err != nil {
 		return err
 	}
-	v, err := l.Volume(name)
-	if err != nil {
-		return err
-	}
-	p, err := l.Resolve(c.Context(), v, f.at, time.Now())
+	p, err := pointOf(c.Context(), l, name, f.at)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/pollux-dr/pollux/replicator/extent"
 	"github.com/pollux-dr/pollux/replicator/mount"
 	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
@@ -226,11 +225,9 @@ func (v *liveVerifier) newest(ctx context.Context) (*twin.Log, twin.Point, error
 	if err != nil {
 		return nil, twin.Point{}, err
 	}
-	var vol *state.Volume
-	if vol, err = l.Volume(v.name); err != nil {
-		return nil, twin.Point{}, err
+	p, err := pointOf(ctx, l, v.name, "")
+	if err == nil {
+		v.group = p.Volume.Group
 	}
-	v.group = vol.Group
-	p, err := l.Resolve(ctx, vol, "", time.Now())
 	return l, p, err
 }
