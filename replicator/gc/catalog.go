@@ -155,7 +155,7 @@ func (w *writer) layers(ctx context.Context, c *catalog.Catalog, mark *catalog.M
 		if n := len(s.Kept); n > 0 {
 			from = s.Kept[n-1].LSN
 		}
-		for _, k := range w.stops(id, from, end) {
+		for _, k := range w.stops(ctx, id, from, end) {
 			if err := w.stop(ctx, c, id, s, from, k); err != nil {
 				return err
 			}
@@ -172,7 +172,7 @@ func (w *writer) late(ctx context.Context, c *catalog.Catalog) error {
 		for _, b := range w.log.State.Bookmarks {
 			lsn, on := b.On(id)
 			n := sort.Search(len(s.Kept), func(i int) bool { return s.Kept[i].LSN >= lsn })
-			if !on || n == len(s.Kept) || s.Kept[n].LSN == lsn || !w.log.Sound(id, lsn) {
+			if !on || n == len(s.Kept) || s.Kept[n].LSN == lsn || !w.log.Sound(ctx, id, lsn) {
 				continue
 			}
 			from := uint64(0)
@@ -222,13 +222,13 @@ func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.Strea
 
 // stops are the points at which layers end: bookmarks that are recovery points, and
 // the end.
-func (w *writer) stops(id change.StreamID, from uint64, end catalog.At) (stops []catalog.Kept) {
+func (w *writer) stops(ctx context.Context, id change.StreamID, from uint64, end catalog.At) (stops []catalog.Kept) {
 	for _, b := range w.log.State.Bookmarks {
-		if lsn, on := b.On(id); on && lsn > from && lsn <= end.LSN && w.log.Sound(id, lsn) {
-			stops = append(stops, catalog.Kept{At: catalog.At{Point: change.Point{LSN: lsn}, Time: w.log.EndTime(context.Background(), id, lsn).UnixNano()}, Bookmark: b.Name})
+		if lsn, on := b.On(id); on && lsn > from && lsn <= end.LSN && w.log.Sound(ctx, id, lsn) {
+			stops = append(stops, catalog.Kept{At: catalog.At{Point: change.Point{LSN: lsn}, Time: w.log.EndTime(ctx, id, lsn).UnixNano()}, Bookmark: b.Name})
 		}
 	}
-	if end.LSN > from && w.log.Sound(id, end.LSN) {
+	if end.LSN > from && w.log.Sound(ctx, id, end.LSN) {
 		stops = append(stops, catalog.Kept{At: end})
 	}
 	slices.SortStableFunc(stops, func(a, b catalog.Kept) int { return cmp.Compare(a.LSN, b.LSN) })

@@ -197,11 +197,7 @@ func positionOf(name string) (uint64, bool) {
 func (g *collection) repack(ctx context.Context, c *catalog.Catalog, r *refs, all *listed) (bool, error) {
 	sparse := map[uint64]bool{}
 	for pos, u := range r.live {
-		name := uploader.ObjectName(pos)
-		if isPack(pos) {
-			name = pack.Name(pos &^ pack.Bit)
-		}
-		bytes, there := all.bytes[name]
+		bytes, there := all.bytes[twin.ObjectName(pos)]
 		free := !protected(c, pos)
 		if isPack(pos) { // what layers find through its tables cannot be moved again
 			free = !r.through(c, pos)

@@ -200,8 +200,8 @@ func (l *Log) LastTime(ctx context.Context) (time.Time, error) {
 }
 
 // Sound reports whether an LSN behind the catalog is a recovery point.
-func (l *Log) Sound(id change.StreamID, lsn uint64) bool {
-	_, _, exact, err := l.exact(context.Background(), id, lsn)
+func (l *Log) Sound(ctx context.Context, id change.StreamID, lsn uint64) bool {
+	_, _, exact, err := l.exact(ctx, id, lsn)
 	return err == nil && exact && l.resyncing(id, lsn) == nil
 }
 
