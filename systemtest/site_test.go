@@ -29,6 +29,7 @@ type siteConf struct {
 	journal                    []string // addresses of one elsewhere, which has the target
 	more                       string   // lines of agent.yaml
 	member                     string   // lines of the embedded journal
+	target                     string   // lines of its target
 }
 
 // site is one host with its agent.
@@ -102,6 +103,7 @@ func (s *site) configure() {
 	if s.conf.endpoint != "" {
 		y += fmt.Sprintf("      endpoint: %s\n      credentials_file: %s\n", s.conf.endpoint, s.conf.credentials)
 	}
+	y += s.conf.target
 	s.writeConfig(y)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -88,6 +89,7 @@ func checkConfig(ctx context.Context, path string, tell func(doctor.Result)) ([]
 	all := doctor.CheckHost(ctx, &h, tell)
 	for _, t := range conf.Journal.Targets {
 		opts := objstore.Options{Endpoint: t.Endpoint, Region: t.Region, CredentialsFile: t.CredentialsFile, CAFile: t.CAFile}
+		opts.Lock = objstore.LockRule{Mode: strings.ToUpper(t.ObjectLock.Mode), For: time.Duration(t.ObjectLock.For)}
 		all = append(all, checkStore(ctx, t.URL, opts, tell)...)
 	}
 	return all, nil
@@ -96,18 +98,36 @@ func checkConfig(ctx context.Context, path string, tell func(doctor.Result)) ([]
 // checkStore checks a store as it is, without retries: they would hide faults
 // and falsify what is measured.
 func checkStore(ctx context.Context, url string, opts objstore.Options, tell func(doctor.Result)) []doctor.Result {
-	s, err := objstore.Open(ctx, url, opts)
+	locking, err := objstore.Open(ctx, url, opts)
+	var s objstore.Store
+	if err == nil {
+		defer func() { _ = locking.Close() }()
+		opts.Lock = objstore.LockRule{} // but one of the test objects can be deleted
+		s, err = objstore.Open(ctx, url, opts)
+	}
 	if err != nil {
 		r := doctor.Result{Level: doctor.Fail, Subject: url, Check: "open the store", Text: err.Error(), Hint: fail.HintOf(err)}
 		tell(r)
 		return []doctor.Result{r}
 	}
 	defer func() { _ = s.Close() }()
-	return doctor.CheckStore(ctx, doctorStore{s}, tell)
+	return doctor.CheckStore(ctx, doctorStore{s, locking}, tell)
 }
 
 // doctorStore gives package doctor, which knows nothing of replicator, a store.
-type doctorStore struct{ objstore.Store }
+type doctorStore struct {
+	objstore.Store
+	locking objstore.Store // with the target's object_lock
+}
+
+func (d doctorStore) Keep(ctx context.Context, name string, body []byte) (string, time.Duration, error) {
+	err := d.locking.Create(ctx, name, body)
+	if err != nil {
+		return "", 0, err
+	}
+	l, err := d.locking.Lock(ctx, name)
+	return l.Mode, l.For(), err
+}
 
 func (d doctorStore) List(ctx context.Context, prefix string, fn func(doctor.Info) error) error {
 	return d.Store.List(ctx, prefix, "", func(i objstore.Info) error {

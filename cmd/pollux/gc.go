@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -59,7 +60,11 @@ log. --dry-run says what would be dropped and deleted, and why.`,
 		}
 		if err == nil && rep.Failed.Objects > 0 {
 			err = fail.New(fail.Denied, "delete", fmt.Sprintf("%d objects", rep.Failed.Objects), rep.FailedWhy).
-				WithHint("do the credentials allow deletion? With Object Lock, objects stay until their date; a later run deletes them")
+				WithHint("allow these credentials s3:DeleteObject, and s3:DeleteObjectVersion in a bucket with versions; a later run tries again")
+		}
+		if l := rep.Locked; err == nil && l != nil && l.Failed > 0 {
+			err = fail.New(fail.Denied, "extend the dates of", fmt.Sprintf("%d objects", l.Failed), l.FailedWhy).
+				WithHint("allow these credentials s3:PutObjectRetention; until a run succeeds, what is needed may become free for deletion at " + l.Until.Format(time.RFC3339))
 		}
 		return err
 	}
@@ -73,6 +78,10 @@ func printCollected(w io.Writer, r *gc.Report) {
 	for _, p := range r.Dropped {
 		fmt.Fprintf(w, "%sdropped: group %s, LSN %d, %s: its retention does not keep it\n", verb, p.Group, p.LSN, p.Time.Format(time.RFC3339))
 	}
+	held := ""
+	if r.Held.Objects > 0 {
+		held = "; held by Object Lock until their dates: " + amount(r.Held)
+	}
 	if r.DryRun {
 		for _, g := range r.Names {
 			when := fmt.Sprintf("once the grace is over (since %s)", g.Since.Format(time.RFC3339))
@@ -82,12 +91,19 @@ func printCollected(w io.Writer, r *gc.Report) {
 			fmt.Fprintf(w, "would be deleted %s: %s, %s: %s\n", when, g.Name, text.Bytes(g.Bytes), g.Why)
 		}
 		fmt.Fprintf(w, "would be moved, for little of them is needed: %s\n", amount(r.Moved))
-		fmt.Fprintf(w, "would be deleted now: %s; later: %s\n", amount(r.Deleted), amount(r.Waiting))
+		fmt.Fprintf(w, "would be deleted now: %s; later: %s%s\n", amount(r.Deleted), amount(r.Waiting), held)
+		if r.Locked != nil && r.Locked.Extended > 0 {
+			fmt.Fprintf(w, "the dates of %d objects would be extended\n", r.Locked.Extended)
+		}
 		return
 	}
 	fmt.Fprintf(w, "points dropped: %d\n", len(r.Dropped))
 	if r.Moved.Objects > 0 {
 		fmt.Fprintf(w, "moved: what was needed of %s, into %s\n", amount(r.Moved), amount(r.Packs))
 	}
-	fmt.Fprintf(w, "deleted: %s; waiting for the grace to end: %s\n", amount(r.Deleted), amount(r.Waiting))
+	fmt.Fprintf(w, "deleted: %s; waiting for the grace to end: %s%s\n", amount(r.Deleted), amount(r.Waiting), held)
+	if l := r.Locked; l != nil {
+		fmt.Fprintf(w, "Object Lock (%s, %v): all that is needed is kept until %s at least; extended: %d objects\n", strings.ToLower(l.Mode),
+			time.Duration(l.ForSeconds)*time.Second, l.Until.Format(time.RFC3339), l.Extended)
+	}
 }

@@ -92,6 +92,13 @@ type Target struct {
 	CAFile          string   `yaml:"ca_file"`
 	Optional        bool     `yaml:"optional"`
 	Requests        Requests `yaml:"requests"`
+	ObjectLock      Lock     `yaml:"object_lock"`
+}
+
+// Lock is for how long the store shall keep each object from deletion.
+type Lock struct {
+	Mode string   `yaml:"mode"` // compliance or governance
+	For  Duration `yaml:"for"`  // a day at least; default none
 }
 
 // Requests is a token bucket over the objects created, because they cost money.
@@ -298,6 +305,21 @@ func (c *Agent) check() (setting string, err error) {
 	return checkTargets(c.Journal.Targets)
 }
 
+func (l *Lock) check(t *Target) (string, error) {
+	const day = Duration(24 * time.Hour)
+	switch {
+	case *l == Lock{}:
+		return "", nil
+	case !oneOf(l.Mode, "compliance", "governance"):
+		return "object_lock", fmt.Errorf("mode %q: compliance (nobody can shorten it) or governance", l.Mode)
+	case l.For < day:
+		return "object_lock", fmt.Errorf("for %v: a day (1d) at least, since gc extends what is needed once half of it is over", l.For)
+	case !strings.HasPrefix(t.URL, "s3://"):
+		return "object_lock", fmt.Errorf("%s has no Object Lock: only s3:// stores do", t.URL)
+	}
+	return "", nil
+}
+
 func checkTargets(targets []Target) (string, error) {
 	if len(targets) == 0 {
 		return "targets", errors.New("name at least one object store")
@@ -318,6 +340,9 @@ func checkTargets(targets []Target) (string, error) {
 			return "rate", fmt.Errorf("%v requests per second is less than one in ten minutes; 0 is unlimited", *t.Requests.Rate)
 		case t.Requests.Burst < 1:
 			return "burst", fmt.Errorf("%d is less than 1", t.Requests.Burst)
+		}
+		if setting, err := t.ObjectLock.check(&t); err != nil {
+			return setting, err
 		}
 		seen[t.Name] = true
 		required = required || !t.Optional

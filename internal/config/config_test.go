@@ -22,11 +22,12 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestValues(t *testing.T) {
-	c, err := ParseAgent("agent.yaml", []byte("name: a\nmemory: \"64MiB\"\nwal: {budget: 1GiB, linger: 5ms}\njournal:\n  heartbeat: 5m\n  targets:\n    - {url: \"s3://b/p\", requests: {rate: 0}}\n"))
+	c, err := ParseAgent("agent.yaml", []byte("name: a\nmemory: \"64MiB\"\nwal: {budget: 1GiB, linger: 5ms}\njournal:\n  heartbeat: 5m\n  targets:\n    - {url: \"s3://b/p\", requests: {rate: 0}, object_lock: {mode: compliance, for: 30d}}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Memory != 64<<20 || c.WAL.Budget != 1<<30 || time.Duration(c.Journal.Heartbeat) != 5*time.Minute || *c.Journal.Targets[0].Requests.Rate != 0 {
+	if c.Memory != 64<<20 || c.WAL.Budget != 1<<30 || time.Duration(c.Journal.Heartbeat) != 5*time.Minute || *c.Journal.Targets[0].Requests.Rate != 0 ||
+		time.Duration(c.Journal.Targets[0].ObjectLock.For) != 30*24*time.Hour {
 		t.Errorf("values: %+v", c)
 	}
 }
@@ -38,6 +39,9 @@ func TestRefused(t *testing.T) {
 		{"unit", "name: a\nmemory: 32parsecs\n" + minimal, "agent.yaml:2"},
 		{"list for a size", "name: a\nmemory: [1, 2]\n" + minimal, "agent.yaml:2"},
 		{"negative rate in flow style", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\", requests: {rate: -1}}\n", "agent.yaml:4"},
+		{"lock of a directory", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\", object_lock: {mode: compliance, for: 30d}}\n", "agent.yaml:4"},
+		{"lock without a mode", "name: a\njournal:\n  targets:\n    - {url: \"s3://b/x\", object_lock: {for: 30d}}\n", "agent.yaml:4"},
+		{"lock for an hour", "name: a\njournal:\n  targets:\n    - url: \"s3://b/x\"\n      object_lock: {mode: governance, for: 1h}\n", "agent.yaml:5"},
 		{"no target", "name: a\n", "targets"},
 		{"two of one name", "name: a\njournal:\n  targets:\n    - {name: x, url: \"file:///x\"}\n    - {name: x, url: \"file:///y\"}\n", "x"},
 		{"scheme", "name: a\njournal:\n  targets:\n    - {url: \"http://x\"}\n", "agent.yaml:4"},

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 // Bytes is a size, written as 4096, 64KiB, 128MiB, 8GiB or 2TiB.
@@ -56,14 +58,14 @@ func (b Bytes) String() string {
 	return strconv.FormatInt(int64(b), 10)
 }
 
-// Duration is a time span, written as 500ms, 10s, 5m or 24h.
+// Duration is a time span, written as 500ms, 10s, 5m, 24h or 30d.
 type Duration time.Duration
 
 // UnmarshalYAML reads a span.
-func (d *Duration) UnmarshalYAML(text []byte) error {
-	v, err := time.ParseDuration(scalar(text))
-	if err != nil || v < 0 {
-		return fmt.Errorf("%q is not a time span; write 500ms, 10s, 5m or 24h", scalar(text))
+func (d *Duration) UnmarshalYAML(b []byte) error {
+	v, err := text.ParseSpan(scalar(b))
+	if err != nil {
+		return fmt.Errorf("%q is not a time span; write 500ms, 10s, 5m, 24h or 30d", scalar(b))
 	}
 	*d = Duration(v)
 	return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,9 @@ type Store interface {
 	Size(ctx context.Context, name string) (int64, error)
 	List(ctx context.Context, prefix string, fn func(Info) error) error
 	Delete(ctx context.Context, name string) error
+	// Keep creates an object as the uploader does, and says in which mode and for how
+	// long the store keeps it from deletion (Object Lock); zero is not at all.
+	Keep(ctx context.Context, name string, body []byte) (mode string, span time.Duration, err error)
 }
 
 // Info is an object in a list.
@@ -37,6 +41,7 @@ const (
 	slowPut      = time.Second
 	maxSkew      = 5 * time.Minute // S3 refuses requests beyond 15 minutes
 	warnSkew     = 2 * time.Second
+	keptObject   = "lock" // the last one that is made
 )
 
 // storeCheck is one run over one store, below a prefix that nobody else uses.
@@ -57,7 +62,7 @@ func CheckStore(ctx context.Context, s Store, tell func(Result)) []Result {
 	if Worst(all) == Fail {
 		return all // the others would say the same
 	}
-	all = append(all, run(limited, s.URL(), tell, []func(context.Context) Result{c.race, c.readBack, c.tail, c.absent, c.list, c.clock, c.putSmall, c.putLarge})...)
+	all = append(all, run(limited, s.URL(), tell, []func(context.Context) Result{c.race, c.readBack, c.tail, c.absent, c.list, c.clock, c.putSmall, c.putLarge, c.objectLock})...)
 	if err := limited.Err(); err != nil && ctx.Err() == nil {
 		all = append(all, run(ctx, s.URL(), tell, []func(context.Context) Result{func(context.Context) Result {
 			return failed("time", "check the network to the store", "the checks were not through after %v", storeTimeout)
@@ -283,6 +288,25 @@ func (c *storeCheck) clock(ctx context.Context) Result {
 	return ok(check, "no difference that could be told").with(v)
 }
 
+// objectLock tells whether whoever may delete could delete the twin.
+func (c *storeCheck) objectLock(ctx context.Context) Result {
+	const check = "Object Lock"
+	c.mu.Lock()
+	c.written = append(c.written, c.prefix+keptObject)
+	c.mu.Unlock()
+	mode, span, err := c.s.Keep(ctx, c.prefix+keptObject, []byte("pollux doctor"))
+	switch {
+	case fail.Is(err, fail.Denied):
+		return warn(check, "allow these credentials s3:PutObjectRetention where object_lock is set, and s3:GetObjectRetention and s3:GetBucketObjectLockConfiguration", "%v", err)
+	case err != nil:
+		return broken(check, err)
+	case mode == "":
+		return ok(check, "none: nothing but the credentials protects the twin from deletion").with(map[string]any{"for_seconds": 0})
+	}
+	return ok(check, "the store keeps new objects from deletion for %v (%s)", span.Round(time.Minute), strings.ToLower(mode)).
+		with(map[string]any{"mode": mode, "for_seconds": int64(span.Round(time.Minute) / time.Second)})
+}
+
 func (c *storeCheck) putSmall(ctx context.Context) Result { return c.put(ctx, 64<<10, samples) }
 func (c *storeCheck) putLarge(ctx context.Context) Result { return c.put(ctx, 1<<20, samples/2) }
 
@@ -320,6 +344,9 @@ func (c *storeCheck) cleanUp(ctx context.Context) Result {
 			left++
 			if first == nil {
 				first = err
+			}
+			if fail.Is(err, fail.Denied) && name == c.prefix+keptObject {
+				return ok(check, "the %d objects that were written are deleted, but %s: it is kept until its date, or these credentials may not delete", len(seen)-left, name)
 			}
 			if fail.Is(err, fail.Denied) {
 				left = len(c.written) // or fewer; the others will not go either

@@ -101,6 +101,10 @@ func (f *fake) Delete(_ context.Context, name string) error {
 	return f.remove
 }
 
+func (f *fake) Keep(ctx context.Context, name string, body []byte) (string, time.Duration, error) {
+	return "", 0, f.Create(ctx, name, body)
+}
+
 func newFake() *fake { return &fake{objects: map[string][]byte{}} }
 
 // byCheck runs all checks and returns them by name.

@@ -50,7 +50,7 @@ func StartVerbose(ctx context.Context, kind, dir string, say func(string)) (*Ser
 	if err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"data", "home"} {
+	for _, sub := range []string{"data", "home", "versions"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
@@ -85,6 +85,50 @@ func (s *Server) Env() []string {
 
 // CreateBucket makes a bucket; one that exists is fine.
 func (s *Server) CreateBucket(ctx context.Context, name string) error {
+	return s.withClient(func(c *minio.Client) error { return create(ctx, c, name, minio.MakeBucketOptions{}) })
+}
+
+// CreateLockedBucket makes a bucket with versions and Object Lock. A time of days that
+// is not 0 is its default retention, in mode GOVERNANCE or COMPLIANCE.
+func (s *Server) CreateLockedBucket(ctx context.Context, name, mode string, days uint) error {
+	return s.withClient(func(c *minio.Client) error {
+		if err := create(ctx, c, name, minio.MakeBucketOptions{ObjectLocking: true}); err != nil || days == 0 {
+			return err
+		}
+		m, unit := minio.RetentionMode(mode), minio.Days
+		return c.SetObjectLockConfig(ctx, name, &m, &days, &unit)
+	})
+}
+
+// DeleteAll deletes every version of every object that the server lets go, as its
+// owner, and returns how many went and how many stayed.
+func (s *Server) DeleteAll(ctx context.Context, bucket string) (gone, stayed int, err error) {
+	err = s.withClient(func(c *minio.Client) error {
+		for o := range c.ListObjectsIter(ctx, bucket, minio.ListObjectsOptions{Recursive: true, WithVersions: true}) {
+			if o.Err != nil {
+				return o.Err
+			}
+			if err := c.RemoveObject(ctx, bucket, o.Key, minio.RemoveObjectOptions{VersionID: o.VersionID}); err != nil {
+				stayed++
+				continue
+			}
+			gone++
+		}
+		return nil
+	})
+	return gone, stayed, err
+}
+
+func create(ctx context.Context, c *minio.Client, name string, o minio.MakeBucketOptions) error {
+	err := c.MakeBucket(ctx, name, o)
+	if minio.ToErrorResponse(err).Code == minio.BucketAlreadyOwnedByYou {
+		return nil
+	}
+	return err
+}
+
+// withClient calls fn with a client for what Pollux itself never does.
+func (s *Server) withClient(fn func(c *minio.Client) error) error {
 	transport := &http.Transport{DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
 	c, err := minio.New(s.port.address(), &minio.Options{
@@ -94,11 +138,7 @@ func (s *Server) CreateBucket(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	err = c.MakeBucket(ctx, name, minio.MakeBucketOptions{})
-	if minio.ToErrorResponse(err).Code == minio.BucketAlreadyOwnedByYou {
-		return nil
-	}
-	return err
+	return fn(c)
 }
 
 // Kill ends the server with SIGKILL and waits until it is gone. Killing what is
@@ -169,7 +209,7 @@ func (s *Server) args() []string {
 		return []string{"server", "--quiet", "--address", s.port.address(), "--certs-dir", filepath.Join(s.dir, "home"), data}
 	}
 	// Without --keep-alive it closes the connection after each request.
-	return []string{"--quiet", "--keep-alive", "--port", s.port.address(), "posix", data}
+	return []string{"--quiet", "--keep-alive", "--port", s.port.address(), "posix", "--versioning-dir", filepath.Join(s.dir, "versions"), data}
 }
 
 // await polls until the server lists its buckets, as it will for a client.

@@ -31,6 +31,16 @@ type Catalog struct {
 	Fences []Fence `json:"fences,omitempty"`
 	// Dead are objects that nothing needs any more, and since when.
 	Dead map[string]time.Time `json:"dead,omitempty"`
+	// Locked are the rounds of extending dates that have not run out, oldest first.
+	Locked []Locked `json:"locked,omitempty"`
+}
+
+// Locked is a round in which everything that was needed was kept from deletion. What
+// was made since carries the date of its own creation, not an earlier one.
+type Locked struct {
+	At    time.Time     `json:"at"`
+	Until time.Time     `json:"until"`
+	For   time.Duration `json:"for"` // ns, the log's rule then
 }
 
 // Pack is an object of package pack.

@@ -61,7 +61,11 @@ func Catalog(ctx context.Context, s objstore.Store, o Options) (Cataloged, error
 	if err := fit(s, l); err != nil {
 		return Cataloged{}, err
 	}
-	w := &writer{o: o, store: s, log: l, run: uuid.NewString()[:8]}
+	k, err := newKeeper(ctx, s, l, &o)
+	if err != nil {
+		return Cataloged{}, err
+	}
+	w := &writer{o: o, store: kept{s, k}, log: l, run: uuid.NewString()[:8]}
 	mark := l.Mark(o.Now())
 	if old := l.Catalog; old != nil && old.End().Position == mark.Position && l.CatalogDamage == nil {
 		return Cataloged{Number: old.Number, Position: mark.Position}, nil
@@ -77,7 +81,7 @@ func Catalog(ctx context.Context, s objstore.Store, o Options) (Cataloged, error
 	if err := w.layers(ctx, c, &mark); err != nil {
 		return Cataloged{}, err
 	}
-	err = catalog.Create(ctx, s, c)
+	err = catalog.Create(ctx, w.store, c)
 	if fail.Is(err, fail.Exists) {
 		o.Logger.Info("another run made the catalog", "number", c.Number)
 		return Cataloged{Number: c.Number}, nil
@@ -130,7 +134,7 @@ func (w *writer) next(mark catalog.Mark) *catalog.Catalog {
 // copyOf is a catalog that can be changed.
 func copyOf(old *catalog.Catalog) *catalog.Catalog {
 	c := *old
-	c.Marks, c.Packs, c.Fences, c.Dead = slices.Clone(old.Marks), slices.Clone(old.Packs), slices.Clone(old.Fences), maps.Clone(old.Dead)
+	c.Marks, c.Packs, c.Fences, c.Dead, c.Locked = slices.Clone(old.Marks), slices.Clone(old.Packs), slices.Clone(old.Fences), maps.Clone(old.Dead), slices.Clone(old.Locked)
 	c.Streams = map[change.StreamID]*catalog.Stream{}
 	for id, s := range old.Streams {
 		c.Streams[id] = s.Clone()

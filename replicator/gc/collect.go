@@ -41,8 +41,10 @@ type Report struct {
 	Packs     Amount    `json:"packs"`          // made of them
 	Waiting   Amount    `json:"waiting"`        // garbage in its time of grace
 	Deleted   Amount    `json:"deleted"`
+	Held      Amount    `json:"held"`   // garbage whose date has not come (Object Lock)
 	Failed    Amount    `json:"failed"` // could not be deleted
 	FailedWhy string    `json:"failed_why,omitempty"`
+	Locked    *Locked   `json:"object_lock,omitempty"`
 	Names     []Garbage `json:"garbage"` // all of it, by name
 	DryRun    bool      `json:"dry_run"`
 }
@@ -89,7 +91,12 @@ func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, 
 		}
 		return nil, fail.New(fail.Internal, "collect garbage", s.URL(), "the catalog that was made is not there")
 	}
-	g := &collection{o: &o, store: s, log: l, rep: rep, w: &writer{o: o.Options, store: s, log: l, run: uuid.NewString()[:8]}}
+	k, err := newKeeper(ctx, s, l, &o.Options)
+	if err != nil {
+		return nil, err
+	}
+	g := &collection{o: &o, store: kept{s, k}, log: l, rep: rep, keeper: k}
+	g.w = &writer{o: o.Options, store: g.store, log: l, run: uuid.NewString()[:8]}
 	if o.DryRun {
 		g.w.store = &pretend{Store: s, made: map[string][]byte{}} // layers that would be made
 	}
@@ -98,11 +105,12 @@ func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, 
 
 // collection is one run.
 type collection struct {
-	o     *CollectOptions
-	store objstore.Store
-	log   *twin.Log
-	w     *writer
-	rep   *Report
+	o      *CollectOptions
+	store  objstore.Store
+	log    *twin.Log
+	w      *writer
+	keeper *keeper
+	rep    *Report
 }
 
 func (g *collection) run(ctx context.Context) error {
@@ -132,6 +140,11 @@ func (g *collection) run(ctx context.Context) error {
 	dead := g.garbage(c, r, all)
 	changed = changed || moved || worthNoting(c.Dead, dead)
 	c.Dead = dead
+	extended, err := g.extend(ctx, c, all)
+	if err != nil {
+		return err
+	}
+	changed = changed || extended
 	g.rep.Catalog = old.Number
 	if changed && !g.o.DryRun {
 		err := catalog.Create(ctx, g.store, c)
@@ -143,7 +156,7 @@ func (g *collection) run(ctx context.Context) error {
 		}
 		g.rep.Catalog = c.Number
 	}
-	return g.delete(ctx, old, dead, all)
+	return g.delete(ctx, old, c, all)
 }
 
 // worthNoting reports whether a catalog should be made for what has become garbage, or
@@ -167,6 +180,7 @@ func worthNoting(was, is map[string]time.Time) bool {
 // listed are the objects of a log that can become garbage.
 type listed struct {
 	bytes map[string]int64
+	stay  []string // what cannot
 }
 
 func (g *collection) list(ctx context.Context) (*listed, error) {
@@ -174,8 +188,11 @@ func (g *collection) list(ctx context.Context) (*listed, error) {
 	for _, prefix := range []string{"log/", "map/", "pack/", "catalog/"} {
 		err := g.store.List(ctx, prefix, "", func(i objstore.Info) error {
 			if prefix == "log/" {
-				if pos, ok := positionOf(i.Name); !ok || pos == 0 || pos >= g.rep.Floor {
-					return nil // it stays, or is not ours
+				if pos, ok := positionOf(i.Name); !ok {
+					return nil // not ours
+				} else if pos == 0 || pos >= g.rep.Floor {
+					all.stay = append(all.stay, i.Name)
+					return nil
 				}
 			}
 			all.bytes[i.Name] = i.Bytes
@@ -285,7 +302,7 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 
 // delete removes what the catalog before this run knew as garbage for the time of
 // grace, and what still is.
-func (g *collection) delete(ctx context.Context, old *catalog.Catalog, still map[string]time.Time, all *listed) error {
+func (g *collection) delete(ctx context.Context, old, c *catalog.Catalog, all *listed) error {
 	now := g.o.Now()
 	if last, err := g.log.LastTime(ctx); err != nil {
 		return err
@@ -293,7 +310,7 @@ func (g *collection) delete(ctx context.Context, old *catalog.Catalog, still map
 		now = last // the journal's clock has a say too
 	}
 	for name, bytes := range all.bytes {
-		since, ok := still[name]
+		since, ok := c.Dead[name]
 		if !ok {
 			continue
 		}
@@ -306,20 +323,37 @@ func (g *collection) delete(ctx context.Context, old *catalog.Catalog, still map
 			g.rep.Waiting.add(bytes)
 			continue
 		}
+		if lockedUntil(c, since).After(g.o.Now()) {
+			g.rep.Held.add(bytes)
+			continue
+		}
 		if g.o.DryRun {
 			g.rep.Deleted.add(bytes)
 			continue
 		}
-		if err := g.store.Delete(ctx, name); err != nil {
-			if ctx.Err() != nil {
-				return err
-			}
-			g.rep.Failed.add(bytes)
-			g.rep.FailedWhy = err.Error()
-			continue
+		if err := g.deleteOne(ctx, name, bytes); err != nil {
+			return err
 		}
-		g.rep.Deleted.add(bytes)
 	}
+	return nil
+}
+
+// deleteOne counts what became of it; an error ends the run.
+func (g *collection) deleteOne(ctx context.Context, name string, bytes int64) error {
+	err := g.store.Delete(ctx, name)
+	if err == nil {
+		g.rep.Deleted.add(bytes)
+		return nil
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	if is, lerr := g.store.Lock(ctx, name); lerr == nil && is.Until.After(g.o.Now()) {
+		g.rep.Held.add(bytes)
+		return nil
+	}
+	g.rep.Failed.add(bytes)
+	g.rep.FailedWhy = err.Error()
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -81,7 +82,7 @@ func (h *Host) openTarget(ctx context.Context, tc config.Target) error {
 	t := &target{conf: tc}
 	open := func(ctx context.Context) (objstore.Store, error) {
 		return objstore.Open(ctx, tc.URL, objstore.Options{FS: h.o.FS, Endpoint: tc.Endpoint, Region: tc.Region,
-			CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Observe: h.o.Observe(tc.Name)})
+			CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Lock: lockRule(tc), Observe: h.o.Observe(tc.Name)})
 	}
 	s, err := open(ctx)
 	if err != nil && !fail.Is(err, fail.Invalid) && (h.o.Journal.Cluster != nil || h.Target(tc.Name).Position > 0) {
@@ -94,6 +95,10 @@ func (h *Host) openTarget(ctx context.Context, tc config.Target) error {
 	t.store = objstore.WithRetry(s, objstore.Policy{Retryable: uploader.Retryable, Notify: t.notify})
 	h.targets = append(h.targets, t)
 	return nil
+}
+
+func lockRule(tc config.Target) objstore.LockRule {
+	return objstore.LockRule{Mode: strings.ToUpper(tc.ObjectLock.Mode), For: time.Duration(tc.ObjectLock.For)}
 }
 
 // Run uploads while this member leads, until ctx ends.

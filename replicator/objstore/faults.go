@@ -170,3 +170,17 @@ func (x *Faulty) List(ctx context.Context, prefix, after string, fn func(Info) e
 func (x *Faulty) Delete(ctx context.Context, name string) error {
 	return x.call(ctx, func() error { return x.Store.Delete(ctx, name) }, nil)
 }
+
+// Lock is Store's, with faults.
+func (x *Faulty) Lock(ctx context.Context, name string) (l Lock, err error) {
+	err = x.call(ctx, func() error {
+		l, err = x.Store.Lock(ctx, name)
+		return err
+	}, nil)
+	return l, err
+}
+
+// Extend is Store's, with faults.
+func (x *Faulty) Extend(ctx context.Context, name string, l Lock) error {
+	return x.call(ctx, func() error { return x.Store.Extend(ctx, name, l) }, nil)
+}

@@ -356,3 +356,15 @@ func fileError(op, object string, err error) error {
 func notDirectory(err error) bool {
 	return errors.Is(err, syscall.ENOTDIR) || strings.HasSuffix(err.Error(), syscall.ENOTDIR.Error())
 }
+
+// Lock is none: a directory has nothing that outlasts its owner's will.
+func (s *fileStore) Lock(ctx context.Context, name string) (Lock, error) {
+	if _, err := s.Size(ctx, name); err != nil {
+		return Lock{}, err
+	}
+	return Lock{}, nil
+}
+
+func (s *fileStore) Extend(_ context.Context, name string, _ Lock) error {
+	return fail.New(fail.Unsupported, "extend retention of object", s.object(name), "a directory has no Object Lock")
+}

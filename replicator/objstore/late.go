@@ -103,6 +103,22 @@ func (l *late) Delete(ctx context.Context, name string) error {
 	return s.Delete(ctx, name)
 }
 
+func (l *late) Lock(ctx context.Context, name string) (Lock, error) {
+	s, err := l.get(ctx)
+	if err != nil {
+		return Lock{}, err
+	}
+	return s.Lock(ctx, name)
+}
+
+func (l *late) Extend(ctx context.Context, name string, lock Lock) error {
+	s, err := l.get(ctx)
+	if err != nil {
+		return err
+	}
+	return s.Extend(ctx, name, lock)
+}
+
 func (l *late) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

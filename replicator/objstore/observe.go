@@ -9,7 +9,7 @@ import (
 
 // Request is one finished attempt, for metrics.
 type Request struct {
-	Op      string  // create, read, size, list or delete; a list is one Request
+	Op      string  // create, read, size, list, delete, lock or extend; a list is one Request
 	Outcome string  // ok, or the name of the error's fail.Kind
 	Bytes   int64   // of objects, sent by a create or received by a read
 	Seconds float64 // from call to return
@@ -64,5 +64,19 @@ func (o *observed) Delete(ctx context.Context, name string) error {
 	begin := time.Now()
 	err := o.Store.Delete(ctx, name)
 	o.report("delete", begin, 0, err)
+	return err
+}
+
+func (o *observed) Lock(ctx context.Context, name string) (Lock, error) {
+	begin := time.Now()
+	l, err := o.Store.Lock(ctx, name)
+	o.report("lock", begin, 0, err)
+	return l, err
+}
+
+func (o *observed) Extend(ctx context.Context, name string, l Lock) error {
+	begin := time.Now()
+	err := o.Store.Extend(ctx, name, l)
+	o.report("extend", begin, 0, err)
 	return err
 }

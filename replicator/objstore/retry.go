@@ -178,3 +178,15 @@ func (r *retrying) List(ctx context.Context, prefix, after string, fn func(Info)
 func (r *retrying) Delete(ctx context.Context, name string) error {
 	return r.do(ctx, "delete object", name, func() error { return r.Store.Delete(ctx, name) })
 }
+
+func (r *retrying) Lock(ctx context.Context, name string) (l Lock, err error) {
+	err = r.do(ctx, "retention of object", name, func() error {
+		l, err = r.Store.Lock(ctx, name)
+		return err
+	})
+	return l, err
+}
+
+func (r *retrying) Extend(ctx context.Context, name string, l Lock) error {
+	return r.do(ctx, "extend retention of object", name, func() error { return r.Store.Extend(ctx, name, l) })
+}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -36,6 +37,8 @@ type s3Store struct {
 	transport      *http.Transport
 	bucket, prefix string // prefix is "" or ends in a slash
 	timeout        time.Duration
+	lock           LockRule
+	unversioned    atomic.Bool // the bucket, as far as was seen
 }
 
 func openS3(u *url.URL, opts Options) (Store, error) {
@@ -62,7 +65,7 @@ func openS3(u *url.URL, opts Options) (Store, error) {
 	}
 	return &s3Store{
 		core: minio.Core{Client: client}, transport: transport,
-		bucket: u.Host, prefix: prefix, timeout: opts.Timeout,
+		bucket: u.Host, prefix: prefix, timeout: opts.Timeout, lock: opts.Lock,
 	}, nil
 }
 
@@ -89,6 +92,9 @@ func (s *s3Store) Create(ctx context.Context, name string, body []byte) error {
 		UserMetadata:         map[string]string{checksumHeader: base64.StdEncoding.EncodeToString(sum)},
 	}
 	opts.SetMatchETagExcept("*")
+	if s.lock.For > 0 {
+		opts.Mode, opts.RetainUntilDate = minio.RetentionMode(s.lock.Mode), time.Now().Add(s.lock.For)
+	}
 	a := s.attempt(ctx, int64(len(body)))
 	defer a.end()
 	_, err := s.core.Client.PutObject(a.ctx, s.bucket, s.prefix+name, bytes.NewReader(body), int64(len(body)), opts)
@@ -156,6 +162,7 @@ func (s *s3Store) Size(ctx context.Context, name string) (int64, error) {
 type reply struct {
 	body               io.ReadCloser
 	first, bytes, size int64
+	version            string
 }
 
 func (s *s3Store) get(a *attempt, name, rng string) (reply, error) {
@@ -167,7 +174,7 @@ func (s *s3Store) get(a *attempt, name, rng string) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	r := reply{body: body, bytes: info.Size, size: info.Size}
+	r := reply{body: body, bytes: info.Size, size: info.Size, version: info.VersionID}
 	if cr := header.Get("Content-Range"); cr != "" {
 		var last int64
 		if _, err = fmt.Sscanf(cr, "bytes %d-%d/%d", &r.first, &last, &r.size); err == nil && last-r.first+1 != r.bytes {
@@ -253,13 +260,10 @@ func (s *s3Store) Delete(ctx context.Context, name string) error {
 	if err := s.check(ctx, op, name); err != nil {
 		return err
 	}
-	a := s.attempt(ctx, 0)
-	defer a.end()
-	err := s.core.Client.RemoveObject(a.ctx, s.bucket, s.prefix+name, minio.RemoveObjectOptions{})
-	if err = s.error(a, op, name, err); fail.Is(err, fail.NotFound) {
-		return nil
+	if err := s.remove(ctx, op, name); !fail.Is(err, fail.NotFound) {
+		return err
 	}
-	return err
+	return nil
 }
 
 func (s *s3Store) check(ctx context.Context, op, name string) error {

@@ -103,6 +103,10 @@ func kindOfBadRequest(r minio.ErrorResponse) (fail.Kind, string) {
 		return fail.Retry, ""
 	case "ExpiredToken", "InvalidToken", "TokenRefreshRequired":
 		return fail.Denied, hintCredentials
+	case "InvalidRequest", "InvalidBucketObjectLockConfiguration":
+		if strings.Contains(r.Message, "ObjectLock") || strings.Contains(r.Message, "Object Lock") {
+			return fail.Invalid, "Object Lock is asked for (object_lock) and the bucket was not created with it: create one that has it, or leave object_lock out"
+		}
 	case "AuthorizationHeaderMalformed", "InvalidRegion", "IllegalLocationConstraintException":
 		return fail.Invalid, "set the region of the bucket"
 	}

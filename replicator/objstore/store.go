@@ -45,9 +45,17 @@ type Store interface {
 	// may be missed or met.
 	List(ctx context.Context, prefix, after string, fn func(Info) error) error
 
-	// Delete removes name; an absent name is no error. Only garbage collection
-	// and tests call it.
+	// Delete removes name, all its versions; an absent name is no error. Only garbage
+	// collection and tests call it.
 	Delete(ctx context.Context, name string) error
+
+	// Lock returns until when name is kept from deletion, or fail.NotFound. A store
+	// that cannot lock returns the zero Lock.
+	Lock(ctx context.Context, name string) (Lock, error)
+
+	// Extend keeps name from deletion until l.Until at least, in l.Mode. A store that
+	// cannot lock is fail.Unsupported.
+	Extend(ctx context.Context, name string, l Lock) error
 
 	// Close gives back connections and files. Calls must have ended before.
 	Close() error
@@ -90,6 +98,9 @@ type Options struct {
 	// MaxConnections bounds connections to the store, idle ones included.
 	// Default 64.
 	MaxConnections int
+
+	// Lock is what Create asks an S3 server for.
+	Lock LockRule
 
 	// Observe, if set, hears of every attempt when it ends; see WithObserver.
 	Observe func(Request)

@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 // Retention is how long a group's recovery points are kept: all of them for
@@ -22,11 +22,6 @@ type Retention struct {
 
 // MinEveryWrite is the shortest window.
 const MinEveryWrite = time.Minute
-
-const maxSpan = 100 * 365 * 24 * time.Hour
-
-// retentionUnits are those of a retention's text beside time.ParseDuration's.
-var retentionUnits = map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour, "y": 365 * 24 * time.Hour}
 
 // ParseRetention reads "every_write=24h,hourly=7d,daily=90d", or "forever". Each must
 // reach further back than the one before.
@@ -42,11 +37,11 @@ func ParseRetention(s string) (r Retention, err error) {
 	for part := range strings.SplitSeq(s, ",") {
 		name, value, ok := strings.Cut(strings.TrimSpace(part), "=")
 		p := fields[name]
-		d, derr := parseSpan(value)
+		d, derr := text.ParseSpan(value)
 		switch {
 		case !ok || p == nil:
 			return bad(fmt.Sprintf("%q is not one of %s with a value", part, strings.Join(slices.Sorted(maps.Keys(fields)), ", ")))
-		case derr != nil || d < MinEveryWrite || d > maxSpan:
+		case derr != nil || d < MinEveryWrite:
 			return bad(fmt.Sprintf("%s=%s is not a time from a minute to a hundred years", name, value))
 		case *p != 0:
 			return bad(name + " is there twice")
@@ -60,19 +55,6 @@ func ParseRetention(s string) (r Retention, err error) {
 		return bad("each must reach further back than the one before")
 	}
 	return r, nil
-}
-
-func parseSpan(s string) (time.Duration, error) {
-	for unit, d := range retentionUnits {
-		if digits, ok := strings.CutSuffix(s, unit); ok {
-			n, err := strconv.ParseUint(digits, 10, 16) // 65535 years are too long, and no overflow
-			if err == nil && n > uint64(maxSpan/d) {
-				return maxSpan + 1, nil
-			}
-			return time.Duration(n) * d, err
-		}
-	}
-	return time.ParseDuration(s)
 }
 
 // Forever reports whether everything is kept.

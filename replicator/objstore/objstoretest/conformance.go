@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -31,6 +32,7 @@ func Run(t *testing.T, open func(t *testing.T) objstore.Store) {
 		{"ListPages", testListPages},
 		{"ListStop", testListStop},
 		{"Delete", testDelete},
+		{"Lock", testLock},
 		{"Cancelled", testCancelled},
 		{"ConcurrentReads", testConcurrentReads},
 	}
@@ -286,5 +288,20 @@ func testConcurrentReads(t *testing.T, s objstore.Store) {
 	}
 	if err := g.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// testLock is for stores, and buckets, without Object Lock.
+func testLock(t *testing.T, s objstore.Store) {
+	if _, err := s.Lock(t.Context(), "absent"); !fail.Is(err, fail.NotFound) {
+		t.Errorf("the lock of nothing: %v", err)
+	}
+	create(t, s, "a", []byte("a"))
+	if l, err := s.Lock(t.Context(), "a"); err != nil || l.Mode != "" || l.For() != 0 {
+		t.Errorf("%+v, %v", l, err)
+	}
+	err := s.Extend(t.Context(), "a", objstore.Lock{Mode: objstore.Governance, Until: time.Now().Add(time.Hour)})
+	if !fail.Is(err, fail.Unsupported) && !fail.Is(err, fail.Invalid) {
+		t.Errorf("extended: %v", err)
 	}
 }
