@@ -109,7 +109,7 @@ func (f *Frame) Plain(buf []byte) ([]byte, error) {
 		e := f.raw[table:][:blockEntryBytes]
 		table += blockEntryBytes
 		stored, plain, sum := int(le.Uint32(e)), int(le.Uint32(e[4:])), le.Uint32(e[8:])
-		if plain != min(BlockBytes, len(buf)-dst) || stored > plain || src+stored > len(f.raw) {
+		if plain != min(int(f.BlockBytes), len(buf)-dst) || stored > plain || src+stored > len(f.raw) {
 			return nil, damaged(table-blockEntryBytes, "block of %d stored and %d plain bytes", stored, plain)
 		}
 		if err := Decompress(f.Codec, buf[dst:dst+plain], f.raw[src:src+stored]); err != nil {

@@ -55,7 +55,8 @@ func (e *Encoder) Encode(h *Header, changes []Change) ([]byte, Hash) {
 	h.Records = uint32(len(changes))
 	h.LastLSN = h.FirstLSN + uint64(len(changes)) - 1
 	h.PlainBytes = uint32(plain)
-	h.Blocks = uint32((plain + BlockBytes - 1) / BlockBytes)
+	h.BlockBytes = blockBytesFor(changes, plain)
+	h.Blocks = (h.PlainBytes + h.BlockBytes - 1) / h.BlockBytes
 	h.TableBytes = h.Records*recordBytes + h.Blocks*blockEntryBytes
 
 	head := HeaderBytes + int(h.TableBytes)
@@ -71,6 +72,29 @@ func (e *Encoder) Encode(h *Header, changes []Change) ([]byte, Hash) {
 	h.Digest = xxh3.Hash128(e.out[HeaderBytes:end]).Bytes()
 	hash := h.put(e.out)
 	return e.out[:end], hash
+}
+
+// blockBytesFor suits the blocks to the runs of the volume that changes write, on
+// average. What is scattered dies bit by bit, and whoever needs one write later should
+// not have to fetch fifteen dead ones; pages from all over a volume compress as well on
+// their own. What is contiguous compresses better together.
+func blockBytesFor(changes []Change, plain int) uint32 {
+	runs, volume, end := 0, uint32(0), int64(-1)
+	for i := range changes {
+		c := &changes[i]
+		if c.Kind != Write {
+			continue
+		}
+		if c.Volume != volume || c.Off != end {
+			runs++
+		}
+		volume, end = c.Volume, c.Off+int64(c.Len)
+	}
+	size := MinBlockBytes
+	for size < BlockBytes && size*runs < plain {
+		size *= 2
+	}
+	return uint32(size)
 }
 
 // putRecords writes the record table: per record
@@ -100,14 +124,14 @@ type lane struct {
 	scratch []byte
 }
 
-// A frame of so many blocks or more is shared out: fewer are done before another
+// A frame of so many bytes or more is shared out: fewer are done before another
 // goroutine has begun.
 const (
-	minLaneBlocks = 4
-	maxLanes      = 4
+	minLaneBytes = 256 << 10
+	maxLanes     = 4
 )
 
-// putBlocks compresses the changes' data in blocks of BlockBytes and writes the
+// putBlocks compresses the changes' data in blocks of h.BlockBytes and writes the
 // block table: per block
 //
 //	0 4 stored bytes   4 4 plain bytes   8 4 CRC-32C of the plain bytes
@@ -116,26 +140,26 @@ func (e *Encoder) putBlocks(h *Header, changes []Change, table, end int) int {
 	for i := range changes {
 		e.parts = append(e.parts, changes[i].Data...)
 	}
-	blocks := int(h.Blocks)
-	lanes := max(1, min(blocks/minLaneBlocks, maxLanes, runtime.GOMAXPROCS(0)))
+	blocks, size := int(h.Blocks), int(h.BlockBytes)
+	lanes := max(1, min(blocks*size/minLaneBytes, maxLanes, runtime.GOMAXPROCS(0)))
 	var wg sync.WaitGroup
 	first := 0
 	for i := range lanes {
 		l := &e.lanes[i]
-		l.parts, l.skip, l.blocks = e.parts, first*BlockBytes, (blocks-first)/(lanes-i)
+		l.parts, l.skip, l.blocks = e.parts, first*size, (blocks-first)/(lanes-i)
 		l.table = e.out[table+first*blockEntryBytes:][:l.blocks*blockEntryBytes]
 		first += l.blocks
 		if i == 0 {
 			l.out = e.out[end:] // the others' are moved behind it
 			continue
 		}
-		if need := l.blocks*BlockBytes + s2.MaxEncodedLen(BlockBytes); cap(l.out) < need {
+		if need := l.blocks*size + s2.MaxEncodedLen(size); cap(l.out) < need {
 			l.out = make([]byte, need)
 		}
 		l.out = l.out[:cap(l.out)]
-		wg.Go(func() { l.run(e.Codec) })
+		wg.Go(func() { l.run(e.Codec, size) })
 	}
-	e.lanes[0].run(e.Codec)
+	e.lanes[0].run(e.Codec, size)
 	wg.Wait()
 	end += e.lanes[0].used
 	for i := 1; i < lanes; i++ {
@@ -144,7 +168,7 @@ func (e *Encoder) putBlocks(h *Header, changes []Change, table, end int) int {
 	return end
 }
 
-func (l *lane) run(codec Codec) {
+func (l *lane) run(codec Codec, size int) {
 	if cap(l.scratch) < BlockBytes {
 		l.scratch = make([]byte, 0, BlockBytes)
 	}
@@ -163,15 +187,15 @@ func (l *lane) run(codec Codec) {
 		}
 		p, skip = p[skip:], 0
 		for len(p) > 0 && left > 0 {
-			if len(fill) == 0 && len(p) >= BlockBytes {
-				flush(p[:BlockBytes]) // whole blocks need no copy
-				p = p[BlockBytes:]
+			if len(fill) == 0 && len(p) >= size {
+				flush(p[:size]) // whole blocks need no copy
+				p = p[size:]
 				continue
 			}
-			n := min(BlockBytes-len(fill), len(p))
+			n := min(size-len(fill), len(p))
 			fill = append(fill, p[:n]...)
 			p = p[n:]
-			if len(fill) == BlockBytes {
+			if len(fill) == size {
 				flush(fill)
 				fill = fill[:0]
 			}

@@ -187,7 +187,7 @@ func TestFrameRefuses(t *testing.T) {
 		text string
 	}{
 		{"magic", func(b []byte) { b[0] = 'Q' }, fail.Damaged, "at byte 0"},
-		{"version", func(b []byte) { b[4] = 2 }, fail.Unsupported, "version 2"},
+		{"version", func(b []byte) { b[4] = 3 }, fail.Unsupported, "version 3"},
 		{"header bytes", func(b []byte) { b[6] = 200 }, fail.Damaged, "at byte 6"},
 		{"codec", func(b []byte) { b[8] = 77 }, fail.Unsupported, "codec 77"},
 		{"cipher", func(b []byte) { b[9], b[12] = 5, 6 }, fail.Unsupported, "cipher 5, key 6"},
@@ -208,6 +208,9 @@ func TestFrameRefuses(t *testing.T) {
 		{"zero with data", func(b []byte) { le.PutUint32(b[HeaderBytes+24+12:], 8) }, fail.Damaged, "at byte 184"},
 		{"mark with length", func(b []byte) { le.PutUint32(b[HeaderBytes+72+8:], 8) }, fail.Damaged, "at byte 232"},
 		{"data beyond", func(b []byte) { le.PutUint32(b[HeaderBytes+72+12:], 20) }, fail.Damaged, "at byte 232"},
+		{"block bytes", func(b []byte) { le.PutUint32(b[116:], 8192-1) }, fail.Damaged, "at byte 116"},
+		{"tiny blocks", func(b []byte) { le.PutUint32(b[116:], 2048) }, fail.Damaged, "at byte 116"},
+		{"other blocks", func(b []byte) { le.PutUint32(b[116:], 8192); le.PutUint32(b[112:], 9000) }, fail.Damaged, "at byte 100"},
 		{"block plain", func(b []byte) { le.PutUint32(b[HeaderBytes+96+4:], 7) }, fail.Damaged, "at byte 256"},
 		{"block stored", func(b []byte) { le.PutUint32(b[HeaderBytes+96:], 1<<30) }, fail.Damaged, "at byte 256"},
 		{"block checksum", func(b []byte) { b[HeaderBytes+96+8]++ }, fail.Damaged, "at byte 268"},

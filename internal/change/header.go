@@ -33,8 +33,9 @@ func (c Codec) String() string {
 
 const (
 	frameMagic = "PLXF"
-	// FrameVersion is the version that this build writes and reads.
-	FrameVersion = 1
+	// FrameVersion is the version that this build writes. It reads version 1 too, whose
+	// blocks are of BlockBytes.
+	FrameVersion = 2
 	// HeaderBytes is the size of an encoded frame header.
 	HeaderBytes = 160
 
@@ -55,7 +56,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 //	 8  1  codec              104  4  bytes of the two tables
 //	 9  1  cipher (0 = none)  108  4  bytes of all blocks, stored
 //	10  2  flags              112  4  bytes of all blocks, plain
-//	12  4  key id             116  4  reserved, 0
+//	12  4  key id             116  4  bytes of a block, plain
 //	16 16  stream id          120 16  XXH3-128 of tables and blocks
 //	32  8  first LSN          136 20  reserved, 0
 //	40  8  last LSN           156  4  CRC-32C of bytes 0..155
@@ -75,6 +76,7 @@ type Header struct {
 	TableBytes          uint32
 	StoredBytes         uint32
 	PlainBytes          uint32
+	BlockBytes          uint32 // of all blocks but the last, plain: a power of two
 	Digest              [16]byte
 }
 
@@ -106,6 +108,7 @@ func (h *Header) put(b []byte) Hash {
 	le.PutUint32(b[104:], h.TableBytes)
 	le.PutUint32(b[108:], h.StoredBytes)
 	le.PutUint32(b[112:], h.PlainBytes)
+	le.PutUint32(b[116:], h.BlockBytes)
 	copy(b[120:136], h.Digest[:])
 	le.PutUint32(b[156:], crc32.Checksum(b[:156], castagnoli))
 	return hashHeader(b)
@@ -132,11 +135,12 @@ func ParseHeader(b []byte) (Header, Hash, error) {
 	if got, want := crc32.Checksum(b[:156], castagnoli), le.Uint32(b[156:]); got != want {
 		return h, Hash{}, damaged(156, "frame header checksum %08x, stored %08x", got, want)
 	}
-	if v := le.Uint16(b[4:]); v != FrameVersion {
-		return h, Hash{}, unsupported("frame version %d; this build reads %d", v, FrameVersion)
+	version := le.Uint16(b[4:])
+	if version < 1 || version > FrameVersion {
+		return h, Hash{}, unsupported("frame version %d; this build reads 1 to %d", version, FrameVersion)
 	}
 	if n := le.Uint16(b[6:]); n != HeaderBytes {
-		return h, Hash{}, damaged(6, "frame header of %d bytes, version %d has %d", n, FrameVersion, HeaderBytes)
+		return h, Hash{}, damaged(6, "frame header of %d bytes, version %d has %d", n, version, HeaderBytes)
 	}
 	if b[9] != 0 {
 		return h, Hash{}, unsupported("frame cipher %d, key %d", b[9], le.Uint32(b[12:]))
@@ -153,6 +157,9 @@ func ParseHeader(b []byte) (Header, Hash, error) {
 	copy(h.Prev[:], b[80:96])
 	h.Records, h.Blocks = le.Uint32(b[96:]), le.Uint32(b[100:])
 	h.TableBytes, h.StoredBytes, h.PlainBytes = le.Uint32(b[104:]), le.Uint32(b[108:]), le.Uint32(b[112:])
+	if h.BlockBytes = BlockBytes; version >= 2 {
+		h.BlockBytes = le.Uint32(b[116:])
+	}
 	copy(h.Digest[:], b[120:136])
 	if err := h.checkShape(); err != nil {
 		return h, Hash{}, err
@@ -170,8 +177,10 @@ func (h *Header) checkShape() error {
 		return damaged(32, "frame of %d records claims LSNs %d to %d", h.Records, h.FirstLSN, h.LastLSN)
 	case h.PlainBytes > MaxPlainBytes || h.StoredBytes > h.PlainBytes:
 		return damaged(108, "frame of %d stored and %d plain bytes", h.StoredBytes, h.PlainBytes)
-	case h.Blocks != (h.PlainBytes+BlockBytes-1)/BlockBytes:
-		return damaged(100, "frame of %d plain bytes in %d blocks", h.PlainBytes, h.Blocks)
+	case h.BlockBytes < MinBlockBytes || h.BlockBytes > BlockBytes || h.BlockBytes&(h.BlockBytes-1) != 0:
+		return damaged(116, "blocks of %d bytes", h.BlockBytes)
+	case h.Blocks != (h.PlainBytes+h.BlockBytes-1)/h.BlockBytes:
+		return damaged(100, "frame of %d plain bytes in %d blocks of %d", h.PlainBytes, h.Blocks, h.BlockBytes)
 	case h.TableBytes != h.Records*recordBytes+h.Blocks*blockEntryBytes:
 		return damaged(104, "frame tables of %d bytes for %d records and %d blocks", h.TableBytes, h.Records, h.Blocks)
 	}

@@ -42,7 +42,8 @@ const (
 	MaxFrameBytes  = 8 << 20  // a whole encoded frame
 	MaxRecords     = 1 << 16  // records of one frame
 	MaxPlainBytes  = 4 << 20  // data of one frame before compression
-	BlockBytes     = 64 << 10 // plain bytes of one compressed block
+	BlockBytes     = 64 << 10 // plain bytes of one compressed block, at most
+	MinBlockBytes  = 4 << 10  // as small as a frame's are made
 	MaxNameBytes   = 200      // names of groups, volumes, bookmarks
 	MaxOffset      = 1 << 62  // end of a record
 )

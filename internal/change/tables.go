@@ -10,9 +10,9 @@ const (
 )
 
 // ParseTables decodes the tables of a frame or fold on their own: so many records,
-// then so many blocks. The records' LSNs are left 0; the blocks' offsets are counted
+// then so many blocks of blockBytes. The records' LSNs are left 0; the blocks' offsets are counted
 // from the first block's bytes. Errors are fail.Damaged.
-func ParseTables(records, blocks int, b []byte) ([]Record, []Block, error) {
+func ParseTables(records, blocks int, blockBytes uint32, b []byte) ([]Record, []Block, error) {
 	if len(b) != records*recordBytes+blocks*blockEntryBytes {
 		return nil, nil, damaged(len(b), "tables of %d bytes for %d records and %d blocks", len(b), records, blocks)
 	}
@@ -32,7 +32,7 @@ func ParseTables(records, blocks int, b []byte) ([]Record, []Block, error) {
 	for i := range bs {
 		at := records*recordBytes + i*blockEntryBytes
 		bs[i] = Block{Offset: stored, StoredBytes: le.Uint32(b[at:]), PlainBytes: le.Uint32(b[at+4:]), CRC: le.Uint32(b[at+8:])}
-		if uint64(bs[i].PlainBytes) != min(left, BlockBytes) || bs[i].StoredBytes > bs[i].PlainBytes || bs[i].StoredBytes == 0 {
+		if uint64(bs[i].PlainBytes) != min(left, uint64(blockBytes)) || bs[i].StoredBytes > bs[i].PlainBytes || bs[i].StoredBytes == 0 {
 			return nil, nil, damaged(at, "block of %d stored and %d plain bytes", bs[i].StoredBytes, bs[i].PlainBytes)
 		}
 		stored += int(bs[i].StoredBytes)

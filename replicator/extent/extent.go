@@ -58,8 +58,8 @@ func Of(x *segment.Index, i int, t *segment.Table, through uint64, fn func(volum
 		case change.Write:
 			off, at, left := r.Off, int64(r.DataOffset()), int64(r.Len)
 			for left > 0 {
-				b := &t.Blocks[at/change.BlockBytes]
-				in := at % change.BlockBytes
+				b := &t.Blocks[at/int64(t.BlockBytes)]
+				in := at % int64(t.BlockBytes)
 				n := min(left, int64(b.PlainBytes)-in)
 				fn(r.Volume, Extent{Off: off, Len: n, At: uint32(in), Block: Block{Position: x.Position, Offset: uint32(b.Offset),
 					StoredBytes: b.StoredBytes, PlainBytes: b.PlainBytes, CRC: b.CRC, Codec: t.Codec}})

@@ -10,10 +10,11 @@ import (
 
 // Table tells where the data of a frame or fold lies, without its bytes.
 type Table struct {
-	Codec   change.Codec
-	Prev    change.Hash     // of the frame before
-	Records []change.Record // their LSNs are 0
-	Blocks  []change.Block  // Offset is from the object's start
+	Codec      change.Codec
+	BlockBytes uint32          // plain, of all blocks but the last
+	Prev       change.Hash     // of the frame before
+	Records    []change.Record // their LSNs are 0
+	Blocks     []change.Block  // Offset is from the object's start
 }
 
 // maxTableBytes bounds the tables of one object: no more than what they repeat.
@@ -46,6 +47,7 @@ type tableHead struct {
 	bytes           int // of the header
 	tables, data    int // where tables and blocks begin
 	records, blocks int // how many
+	blockBytes      uint32
 	codec           change.Codec
 	prev, last      change.Hash
 }
@@ -54,10 +56,10 @@ func tableHeadOf(e *Entry, b []byte) (tableHead, error) {
 	if e.Kind == FoldEntry {
 		h, err := ParseFoldHeader(b)
 		at := FoldHeaderBytes + int(h.ChainBytes)
-		return tableHead{FoldHeaderBytes, at, at + int(h.Records)*foldRecordBytes + int(h.Blocks)*foldBlockBytes, int(h.Records), int(h.Blocks), h.Codec, h.Prev, h.Last}, err
+		return tableHead{FoldHeaderBytes, at, at + int(h.Records)*foldRecordBytes + int(h.Blocks)*foldBlockBytes, int(h.Records), int(h.Blocks), change.BlockBytes, h.Codec, h.Prev, h.Last}, err
 	}
 	h, hash, err := change.ParseHeader(b)
-	return tableHead{change.HeaderBytes, change.HeaderBytes, change.HeaderBytes + int(h.TableBytes), int(h.Records), int(h.Blocks), h.Codec, h.Prev, hash}, err
+	return tableHead{change.HeaderBytes, change.HeaderBytes, change.HeaderBytes + int(h.TableBytes), int(h.Records), int(h.Blocks), h.BlockBytes, h.Codec, h.Prev, hash}, err
 }
 
 // encodeTables appends the tables of an object to dst, as
@@ -141,8 +143,8 @@ func (x *Index) EachTable(fn func(i int, t *Table) error) error {
 		if h.last != e.Hash || h.data > int(e.Bytes) || n > len(b)-h.bytes {
 			return damaged(e.Offset, "the tables of entry %d are not its own", i)
 		}
-		t := Table{Codec: h.codec, Prev: h.prev}
-		if t.Records, t.Blocks, err = change.ParseTables(h.records, h.blocks, b[h.bytes:][:n]); err != nil {
+		t := Table{Codec: h.codec, BlockBytes: h.blockBytes, Prev: h.prev}
+		if t.Records, t.Blocks, err = change.ParseTables(h.records, h.blocks, h.blockBytes, b[h.bytes:][:n]); err != nil {
 			return inEntry(e, err)
 		}
 		end := h.data
