@@ -271,8 +271,7 @@ func (j *restoreJob) run(c *cobra.Command, f *restoreFlags, l *twin.Log) (*resto
 // writeTarget carries a plan out on a target, which is complete when it returns nil.
 func writeTarget(c *cobra.Command, f *restoreFlags, l *twin.Log, plan *twin.Plan, base *twin.Base, t *restoreTarget) (res twin.Result, err error) {
 	v, p := plan.Point.Volume, plan.Point
-	left := base.Toward(p.LSN)
-	save := newSaver(t, v, left)
+	save := newSaver(t, v, plan.Left())
 	if err := t.open(base != nil, save.save); err != nil {
 		return res, err
 	}

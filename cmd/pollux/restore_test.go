@@ -80,8 +80,7 @@ func TestRestoreVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	// writeTarget, with a disk that lies:
-	var none *twin.Base
-	save := newSaver(tg, p.Volume, none.Toward(p.LSN))
+	save := newSaver(tg, p.Volume, pl.Left())
 	if err := tg.open(false, save.save); err != nil {
 		t.Fatal(err)
 	}
@@ -145,8 +144,7 @@ func TestRestoreTwo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var none *twin.Base
-	save := newSaver(a, p.Volume, none.Toward(p.LSN))
+	save := newSaver(a, p.Volume, pl.Left())
 	if err := a.open(false, save.save); err != nil {
 		t.Fatal(err)
 	}

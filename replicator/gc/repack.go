@@ -119,11 +119,16 @@ func (p *packer) move(ctx context.Context, batch []*liveBlock) error {
 	return nil
 }
 
+// packNumber is above those of all packs of earlier catalogs: a restore that goes on
+// behind a place must find behind it what was moved meanwhile. Of two runs that make the
+// same catalog one is in vain, and its packs are garbage.
+func packNumber(c *catalog.Catalog) uint64 { return c.Number<<31 | rand.Uint64N(1<<31) }
+
 // take copies a block's runs. The checksums of its parts must make up the block's: what
 // is copied is what was summed beside the write.
 func (p *packer) take(b *liveBlock, plain []byte) error {
 	if p.b == nil {
-		p.b = &pack.Builder{Number: rand.Uint64N(pack.Bit), Journal: p.c.Journal}
+		p.b = &pack.Builder{Number: packNumber(p.c), Journal: p.c.Journal}
 	}
 	if k := len(p.moved); k == 0 || p.moved[k-1] != b.Position {
 		p.moved = append(p.moved, b.Position)

@@ -11,22 +11,27 @@ import (
 // Base is what a target holds already: but for what was written behind LSN Low up to
 // High, and for what lies behind Done in the order of places, the volume as it was in
 // between.
+//
+// Garbage collection moves blocks, always to later places: what was not done before a
+// move is not done after it. So Done holds under the catalog that it was reached with,
+// and under later ones; under an earlier one, or none, blocks are back where they were.
 type Base struct {
-	Low  uint64       `json:"low"`
-	High uint64       `json:"high"`
-	Done extent.Place `json:"done"`
+	Low     uint64       `json:"low"`
+	High    uint64       `json:"high"`
+	Done    extent.Place `json:"done"`
+	Catalog uint64       `json:"catalog"` // of Done; 0 is none
 }
 
 // Complete is the base that a complete image is.
-func Complete(lsn uint64) *Base { return &Base{lsn, lsn, Whole} }
+func Complete(lsn uint64) *Base { return &Base{Low: lsn, High: lsn, Done: Whole} }
 
-// Toward is what is left of a base when a restore to an LSN over it ends in the middle;
+// toward is what is left of a base when a restore to an LSN over it ends in the middle;
 // none (nil) is a target of zeros.
-func (b *Base) Toward(lsn uint64) Base {
+func (b *Base) toward(lsn uint64) Base {
 	if b == nil {
 		return Base{Low: lsn, High: lsn}
 	}
-	return Base{min(b.Low, lsn), max(b.High, lsn), b.Done}
+	return Base{min(b.Low, lsn), max(b.High, lsn), b.Done, b.Catalog}
 }
 
 // Reach notes that all that the restore writes is there up to a place.
@@ -50,6 +55,14 @@ type Plan struct {
 	image     *Image
 	ours      bool // the image goes with the plan
 	needs     *extent.ByBlock
+	base      *Base
+}
+
+// Left is what the target has if the restore ends at once: what Done tells moves it on.
+func (pl *Plan) Left() Base {
+	b := pl.base.toward(pl.Point.LSN)
+	b.Catalog = pl.image.log.catalogNumber()
+	return b
 }
 
 // Close forgets the plan.
@@ -77,8 +90,21 @@ func (l *Log) Plan(ctx context.Context, p Point, base *Base, dir string) (*Plan,
 	if err != nil {
 		return nil, err
 	}
-	pl := &Plan{Point: p, image: image, ours: true, needs: extent.NewByBlock(dir)}
+	if base != nil && base.Catalog > l.catalogNumber() && base.Done != Whole {
+		older := *base
+		older.Done = extent.Place{}
+		base = &older
+	}
+	pl := &Plan{Point: p, image: image, ours: true, needs: extent.NewByBlock(dir), base: base}
 	return pl, pl.make(ctx, base, dir)
+}
+
+// catalogNumber is that of the catalog through which blocks are found; 0 is none.
+func (l *Log) catalogNumber() uint64 {
+	if l.Catalog == nil {
+		return 0
+	}
+	return l.Catalog.Number
 }
 
 // Plan is that of all that the image holds.

@@ -279,7 +279,7 @@ func TestRestoreOver(t *testing.T) {
 			} else if err != nil || done != Whole {
 				t.Fatal(err, done)
 			}
-			left := base.Toward(lsn)
+			left := base.toward(lsn)
 			if left.Reach(done); done == Whole {
 				left = *Complete(lsn)
 			}

@@ -1,0 +1,130 @@
+package gc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/pack"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin"
+)
+
+// zeroing is a memory that a restore over a base may write to.
+type zeroing struct{ memory }
+
+func (z zeroing) Zero(off, n int64) error {
+	clear(z.memory[off : off+n])
+	return nil
+}
+
+var errEnough = errors.New("enough")
+
+// TestResumeAfterGC ends restores anywhere, collects so that what is needed lies
+// elsewhere, and goes on, at the same point or another one.
+func TestResumeAfterGC(t *testing.T) {
+	for round := range 6 {
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			t.Parallel()
+			l := retained(t, round%2 == 1)
+			l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 3600}})
+			points := map[string]uint64{}
+			whole := round%3 == 0 // the log stays, and is read without catalogs now and then
+			upkeep := func() {
+				l.Random(l.r, 6)
+				if l.r.IntN(3) == 0 {
+					name := fmt.Sprint("b", len(points))
+					l.Bookmark(name)
+					points[name] = l.Point.LSN
+					l.Segment()
+				}
+				l.Command(state.KindHorizon, state.Horizon{Groups: map[string]time.Time{"g": l.Clock.Add(-time.Hour)}})
+				l.Segment()
+				o := l.options()
+				o.SparseBelow = 0.5 + l.r.Float64() // above 1: moved though there is no need
+				if o.Grace = 0; whole {
+					o.Grace = 1000 * time.Hour
+				}
+				for range 2 {
+					if _, err := Collect(t.Context(), l.Store, o); err != nil {
+						t.Fatal(err)
+					}
+					for _, p := range l.open().Catalog.Packs {
+						for _, old := range p.Moved {
+							if isPack(old) && old&^pack.Bit >= p.Number {
+								t.Errorf("pack %d was moved back, to %d", old&^pack.Bit, p.Number)
+							}
+						}
+					}
+				}
+			}
+			for range 4 {
+				upkeep()
+			}
+			var base *twin.Base
+			at := "" // often the same point again: what is between two is soon not kept
+			img := zeroing{make(memory, l.Sizes["v"])}
+			var err error
+			for step := range 60 {
+				if base != nil && base.Done == twin.Whole && l.r.IntN(4) > 0 {
+					clear(img.memory)
+					base = nil
+				}
+				if base == nil || l.r.IntN(4) == 0 {
+					at = ""
+					for name := range points {
+						at = name
+						break
+					}
+				}
+				in := l.open()
+				if whole && l.r.IntN(2) == 0 {
+					if in, err = twin.OpenWhole(t.Context(), l.Store, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+				v, _ := in.Volume("v")
+				p, err := in.Resolve(t.Context(), v, at, l.Clock)
+				if err != nil {
+					t.Fatal(err)
+				}
+				pl, err := in.Plan(t.Context(), p, base, t.TempDir())
+				if base != nil && err != nil { // what was written between is not kept: from the beginning
+					clear(img.memory)
+					base = nil
+					pl, err = in.Plan(t.Context(), p, nil, t.TempDir())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				left, jobs := pl.Left(), 1+l.r.IntN(4)
+				_, err = pl.Restore(t.Context(), img, twin.Run{Done: func(place extent.Place) error {
+					left.Reach(place)
+					if jobs--; jobs == 0 && place != twin.Whole {
+						return errEnough
+					}
+					return nil
+				}})
+				if errors.Is(err, errEnough) {
+					base = &left
+				} else if err != nil {
+					t.Fatal(err)
+				} else {
+					if !bytes.Equal(img.memory, l.History[p.LSN]["v"]) {
+						t.Fatalf("step %d, at LSN %d: the image differs", step, p.LSN)
+					}
+					base = twin.Complete(p.LSN)
+				}
+				if err := pl.Close(); err != nil {
+					t.Fatal(err)
+				}
+				for range l.r.IntN(3) {
+					upkeep()
+				}
+			}
+		})
+	}
+}
