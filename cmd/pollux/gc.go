@@ -33,7 +33,7 @@ log. --dry-run says what would be dropped and deleted, and why.`,
 		Args: cobra.NoArgs}
 	s.add(c)
 	s.writes = true
-	c.Flags().DurationVar(&o.Grace, "grace", 24*time.Hour, "how long what nothing needs stays, for readers by an older catalog; longer than any gc, mount or restore takes")
+	c.Flags().DurationVar(&o.Grace, "grace", 24*time.Hour, "how long what nothing needs stays, for readers by an older catalog; longer than any gc takes")
 	c.Flags().StringVar(&o.Dir, "tmp", "", "directory for what memory should not hold (default: the one for temporary files)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "show, change nothing")
 	c.Flags().BoolVar(&json, "json", false, "print one JSON object and nothing else")

@@ -27,7 +27,7 @@ type halfway struct {
 	twin.Base
 }
 
-const halfwayVersion = 1
+const halfwayVersion = 2
 
 // statePath is where a target's halfway is kept: beside a file, and for a device,
 // which has no beside, where it outlives a reboot.
@@ -79,8 +79,8 @@ func (t *restoreTarget) base(f *restoreFlags, p *twin.Point) (base *twin.Base, w
 type saver struct {
 	t      *restoreTarget
 	state  halfway
-	place  extent.Place // reached, and perhaps not synced
-	failed error        // of a sync
+	there  twin.Base // and perhaps not synced
+	failed error     // of a sync
 	last   time.Time
 	every  time.Duration
 }
@@ -88,13 +88,13 @@ type saver struct {
 const saveEvery = 3 * time.Second
 
 func newSaver(t *restoreTarget, v *state.Volume, left twin.Base) *saver {
-	return &saver{t: t, state: halfway{halfwayVersion, v.Stream.String(), v.Number, v.SizeBytes, t.path, left}, last: time.Now(), every: saveEvery}
+	return &saver{t: t, state: halfway{halfwayVersion, v.Stream.String(), v.Number, v.SizeBytes, t.path, left}, there: left, last: time.Now(), every: saveEvery}
 }
 
 // reached is a Run's Done.
-func (s *saver) reached(p extent.Place) error {
-	s.place = p
-	if time.Since(s.last) < s.every && p != twin.Whole {
+func (s *saver) reached(b twin.Base) error {
+	s.there = b
+	if time.Since(s.last) < s.every && b.Done != twin.Whole {
 		return nil
 	}
 	s.last = time.Now()
@@ -111,12 +111,12 @@ func (s *saver) settle() error {
 		s.failed = fail.Wrap(fail.Full, "sync", s.t.path, err)
 		return s.failed
 	}
-	s.state.Reach(s.place)
+	s.state.Base = s.there
 	return s.save()
 }
 
 // distrust forgets how far it is: what was written is not what the store has.
-func (s *saver) distrust() { s.place, s.state.Done = extent.Place{}, extent.Place{} }
+func (s *saver) distrust() { s.there.Done, s.state.Done = extent.Place{}, extent.Place{} }
 
 func (s *saver) save() error {
 	b, err := json.Marshal(s.state)

@@ -215,7 +215,7 @@ func TestRestoreFsync(t *testing.T) {
 	broken, _ := os.Open(os.DevNull)
 	broken.Close()
 	tg.file, save.every = broken, 0
-	err = save.reached(extent.Place{Position: 5})
+	err = save.reached(twin.Base{Low: p.LSN, High: p.LSN, Done: extent.Place{Position: 5}})
 	t.Log("fsync:", err)
 	tg.file = good // the kernel reports a failed write-back once
 	t.Log(tg.interrupted(err, save))

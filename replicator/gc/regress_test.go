@@ -199,8 +199,8 @@ func TestLongMount(t *testing.T) {
 		l.Random(l.r, 30)
 		l.horizon()
 		l.collect()
-		if _, err := img.Map.Leaf(t.Context(), 0); err != nil && fail.Is(err, fail.NotFound) {
-			if err := img.Refresh(t.Context()); err != nil {
+		if _, err := img.Map.Leaf(t.Context(), 0); fail.Is(err, fail.NotFound) {
+			if err := img.Refresh(t.Context(), img.Catalog(), err); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := img.Map.Leaf(t.Context(), 0); err != nil {

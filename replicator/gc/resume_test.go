@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/replicator/extent"
 	"github.com/pollux-dr/pollux/replicator/pack"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -26,7 +25,7 @@ var errEnough = errors.New("enough")
 // TestResumeAfterGC ends restores anywhere, collects so that what is needed lies
 // elsewhere, and goes on, at the same point or another one.
 func TestResumeAfterGC(t *testing.T) {
-	for round := range 6 {
+	for round := range 4 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			t.Parallel()
 			l := retained(t, round%2 == 1)
@@ -68,7 +67,7 @@ func TestResumeAfterGC(t *testing.T) {
 			at := "" // often the same point again: what is between two is soon not kept
 			img := zeroing{make(memory, l.Sizes["v"])}
 			var err error
-			for step := range 60 {
+			for step := range 40 {
 				if base != nil && base.Done == twin.Whole && l.r.IntN(4) > 0 {
 					clear(img.memory)
 					base = nil
@@ -101,9 +100,9 @@ func TestResumeAfterGC(t *testing.T) {
 					t.Fatal(err)
 				}
 				left, jobs := pl.Left(), 1+l.r.IntN(4)
-				_, err = pl.Restore(t.Context(), img, twin.Run{Done: func(place extent.Place) error {
-					left.Reach(place)
-					if jobs--; jobs == 0 && place != twin.Whole {
+				_, err = pl.Restore(t.Context(), img, twin.Run{Done: func(b twin.Base) error {
+					left = b
+					if jobs--; jobs == 0 && b.Done != twin.Whole {
 						return errEnough
 					}
 					return nil
@@ -127,4 +126,67 @@ func TestResumeAfterGC(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRestoreDuringGC collects, without any grace, while restores run: what a restore
+// needs is deleted before its eyes, and it finds it where it is now.
+func TestRestoreDuringGC(t *testing.T) {
+	l := retained(t, false)
+	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 3600}})
+	upkeep := func() {
+		l.Random(l.r, 25)
+		l.Command(state.KindHorizon, state.Horizon{Groups: map[string]time.Time{"g": l.Clock.Add(-time.Hour)}})
+		l.Segment()
+		o := l.options()
+		o.Grace, o.SparseBelow = 0, 2
+		for range 2 {
+			if _, err := Collect(t.Context(), l.Store, o); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	again := 0
+	for i := range 16 {
+		l.Random(l.r, 40)
+		name := fmt.Sprint("b", i)
+		l.Bookmark(name)
+		lsn := l.Point.LSN
+		l.Segment()
+		in := l.open()
+		v, _ := in.Volume("v")
+		p, err := in.Resolve(t.Context(), v, name, l.Clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pl, err := in.Plan(t.Context(), p, nil, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, when, before := zeroing{make(memory, l.Sizes["v"])}, l.r.IntN(3), pl.Left().Catalog
+		if when == 0 {
+			upkeep()
+		}
+		_, err = pl.Restore(t.Context(), img, twin.Run{Done: func(twin.Base) error {
+			if when--; when == 0 {
+				upkeep()
+			}
+			return nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pl.Left().Catalog > before {
+			again++
+		}
+		if !bytes.Equal(img.memory, l.History[lsn]["v"]) {
+			t.Fatalf("restore %d, at LSN %d: the image differs", i, lsn)
+		}
+		if err := pl.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if again == 0 {
+		t.Error("no restore had to look again")
+	}
+	t.Logf("%d restores had to look again", again)
 }

@@ -20,14 +20,7 @@ func (d *Device) fill(ctx context.Context, k int64, l *leaf, first, n int64) err
 	if d.stats.hydrated.Load() { // what is not here has no data
 		return d.keepPages(l, 0, first, n, nil, nil)
 	}
-	err := d.fillFrom(ctx, k, l, first, n)
-	if fail.Is(err, fail.NotFound) { // garbage collection may have moved it
-		if err := d.image.Refresh(ctx); err != nil {
-			return err
-		}
-		err = d.fillFrom(ctx, k, l, first, n)
-	}
-	return err
+	return d.image.Current(ctx, func() error { return d.fillFrom(ctx, k, l, first, n) })
 }
 
 func (d *Device) fillFrom(ctx context.Context, k int64, l *leaf, first, n int64) error {

@@ -17,7 +17,11 @@ func (d *Device) Hydrate(ctx context.Context, run twin.Run) (err error) {
 			d.keep.Store(false)
 		}
 	}()
-	plan, err := d.image.Plan(ctx, d.o.Dir)
+	var plan *twin.Plan
+	err = d.image.Current(ctx, func() error {
+		plan, err = d.image.Plan(ctx, d.o.Dir)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -46,13 +50,15 @@ func (d *Device) Hydrate(ctx context.Context, run twin.Run) (err error) {
 	if err != nil {
 		return err
 	}
-	err = d.image.Map.Each(ctx, false, func(k int64, extents []extent.Extent) error { // pages of several parts
-		for i := range extents {
-			if err := d.fillRange(ctx, k, extents[i].Off, extents[i].Len); err != nil {
-				return err
+	err = d.image.Current(ctx, func() error {
+		return d.image.Map.Each(ctx, false, func(k int64, extents []extent.Extent) error { // pages of several parts
+			for i := range extents {
+				if err := d.fillRange(ctx, k, extents[i].Off, extents[i].Len); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	if err == nil {
 		d.stats.hydrated.Store(true)

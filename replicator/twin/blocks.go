@@ -72,6 +72,7 @@ const (
 func (m *Image) Blocks(ctx context.Context, blocks []extent.Block, fn func(b *extent.Block, plain []byte) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(mountFetchers)
+	l := m.from()
 	for len(blocks) > 0 {
 		var s span
 		n := 0
@@ -80,14 +81,14 @@ func (m *Image) Blocks(ctx context.Context, blocks []extent.Block, fn func(b *ex
 		}
 		blocks = blocks[n:]
 		g.Go(func() error {
-			raw, err := m.log.fetch(ctx, &s, nil)
+			raw, err := l.fetch(ctx, &s, nil)
 			if err != nil {
 				return err
 			}
 			for i := range s.blocks {
 				b := &s.blocks[i]
 				plain := make([]byte, b.PlainBytes)
-				if err := m.log.open(&s, raw, b, plain); err != nil {
+				if err := l.open(&s, raw, b, plain); err != nil {
 					return err
 				}
 				if err := fn(b, plain); err != nil {

@@ -18,12 +18,21 @@ import (
 type Image struct {
 	Map   *extent.Map
 	Point Point
-	log   *Log
 	dir   string
 
 	mu    sync.Mutex
+	log   *Log
 	close []*extent.Sorter // of this and earlier maps
 }
+
+func (m *Image) from() *Log {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.log
+}
+
+// Catalog is the number of the catalog through which the point was found; 0 is none.
+func (m *Image) Catalog() uint64 { return m.from().catalogNumber() }
 
 // Close forgets the map.
 func (m *Image) Close() (err error) {
@@ -33,15 +42,22 @@ func (m *Image) Close() (err error) {
 	return err
 }
 
-// Refresh finds the point anew through the newest catalog, after an object was not
-// found: garbage collection may have moved what is needed of it, or merged the layers.
-// Errors: fail.NotFound where the point is not kept any more.
-func (m *Image) Refresh(ctx context.Context) error {
+// Refresh finds the point anew through a newer catalog than `seen`, after an object was
+// not found by that: garbage collection may have moved what is needed of it, or merged
+// the layers. Errors: cause where there is no newer one, fail.NotFound where the point
+// is not kept any more.
+func (m *Image) Refresh(ctx context.Context, seen uint64, cause error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.log.catalogNumber() > seen {
+		return nil // somebody else did
+	}
 	l, err := Open(ctx, m.log.store, nil)
 	if err != nil {
 		return err
+	}
+	if l.catalogNumber() <= seen {
+		return cause
 	}
 	if _, _, exact, err := l.exact(ctx, m.Point.Volume.Stream, m.Point.LSN); err != nil || !exact {
 		return errors.Join(err, fail.New(fail.NotFound, "read", fmt.Sprintf("volume %s at LSN %d", m.Point.Volume.Name, m.Point.LSN), "the point is not kept any more").
@@ -53,7 +69,23 @@ func (m *Image) Refresh(ctx context.Context) error {
 	}
 	m.close = append(m.close, fresh.close...)
 	m.Map.Replace(fresh.Map)
+	m.log = l
 	return nil
+}
+
+// Current calls f, and again through a newer catalog as long as f does not find what
+// garbage collection has moved.
+func (m *Image) Current(ctx context.Context, f func() error) error {
+	for {
+		seen := m.Catalog()
+		err := f()
+		if !fail.Is(err, fail.NotFound) || ctx.Err() != nil {
+			return err
+		}
+		if err := m.Refresh(ctx, seen, err); err != nil {
+			return err
+		}
+	}
 }
 
 // Image makes the map of p, which Resolve returned. dir is for what memory should not

@@ -34,13 +34,6 @@ func (b *Base) toward(lsn uint64) Base {
 	return Base{min(b.Low, lsn), max(b.High, lsn), b.Done, b.Catalog}
 }
 
-// Reach notes that all that the restore writes is there up to a place.
-func (b *Base) Reach(p extent.Place) {
-	if b.Done.Before(p) {
-		b.Done = p
-	}
-}
-
 // Whole is the Done of a base that is complete.
 var Whole = extent.Place{Position: ^uint64(0), Offset: ^uint32(0)}
 
@@ -56,13 +49,37 @@ type Plan struct {
 	ours      bool // the image goes with the plan
 	needs     *extent.ByBlock
 	base      *Base
+	dir       string
 }
 
-// Left is what the target has if the restore ends at once: what Done tells moves it on.
+// Left is what the target has if the restore ends at once.
 func (pl *Plan) Left() Base {
 	b := pl.base.toward(pl.Point.LSN)
-	b.Catalog = pl.image.log.catalogNumber()
+	b.Catalog = pl.image.Catalog()
 	return b
+}
+
+// reached is what the target has when all before a place is written.
+func (pl *Plan) reached(p extent.Place) Base {
+	if p == Whole {
+		return *Complete(pl.Point.LSN)
+	}
+	b := pl.Left()
+	if b.Done.Before(p) {
+		b.Done = p
+	}
+	return b
+}
+
+// again makes what is left into the plan, after an object was not found.
+func (pl *Plan) again(ctx context.Context, left *Base, seen uint64, cause error) error {
+	if err := pl.image.Refresh(ctx, seen, cause); err != nil {
+		return err
+	}
+	needs := pl.needs
+	pl.needs, pl.base = extent.NewByBlock(pl.dir), left
+	pl.Objects, pl.Bytes, pl.LiveBytes, pl.NeedBytes, pl.ZeroBytes = 0, 0, 0, 0, 0
+	return errors.Join(needs.Close(), pl.fill(ctx))
 }
 
 // Close forgets the plan.
@@ -95,8 +112,7 @@ func (l *Log) Plan(ctx context.Context, p Point, base *Base, dir string) (*Plan,
 		older.Done = extent.Place{}
 		base = &older
 	}
-	pl := &Plan{Point: p, image: image, ours: true, needs: extent.NewByBlock(dir), base: base}
-	return pl, pl.make(ctx, base, dir)
+	return newPlan(ctx, image, true, base, dir)
 }
 
 // catalogNumber is that of the catalog through which blocks are found; 0 is none.
@@ -109,15 +125,22 @@ func (l *Log) catalogNumber() uint64 {
 
 // Plan is that of all that the image holds.
 func (m *Image) Plan(ctx context.Context, dir string) (*Plan, error) {
-	pl := &Plan{Point: m.Point, image: m, needs: extent.NewByBlock(dir)}
-	return pl, pl.make(ctx, nil, dir)
+	return newPlan(ctx, m, false, nil, dir)
 }
 
-func (pl *Plan) make(ctx context.Context, base *Base, dir string) (err error) {
-	if base == nil {
+func newPlan(ctx context.Context, m *Image, ours bool, base *Base, dir string) (*Plan, error) {
+	pl := &Plan{Point: m.Point, image: m, ours: ours, needs: extent.NewByBlock(dir), base: base, dir: dir}
+	if err := pl.fill(ctx); err != nil {
+		return pl, errors.Join(err, pl.Close())
+	}
+	return pl, nil
+}
+
+func (pl *Plan) fill(ctx context.Context) (err error) {
+	if pl.base == nil {
 		err = pl.all(ctx)
 	} else {
-		err = pl.difference(ctx, base, dir)
+		err = pl.difference(ctx, pl.base)
 	}
 	if err == nil {
 		err = pl.needs.Flush()
@@ -125,10 +148,7 @@ func (pl *Plan) make(ctx context.Context, base *Base, dir string) (err error) {
 	if err == nil {
 		err = pl.measure()
 	}
-	if err != nil {
-		return errors.Join(err, pl.Close())
-	}
-	return nil
+	return err
 }
 
 // all plans for a target of zeros.
@@ -146,9 +166,9 @@ func (pl *Plan) all(ctx context.Context) error {
 
 // difference plans for a target that holds the volume at another LSN, or a part of it:
 // what was written between the two points, and what the base had not got to.
-func (pl *Plan) difference(ctx context.Context, base *Base, dir string) error {
+func (pl *Plan) difference(ctx context.Context, base *Base) error {
 	p, m := pl.Point, pl.image.Map
-	between, err := pl.image.log.Changed(ctx, p.Volume.Stream, min(base.Low, p.LSN), max(base.High, p.LSN), dir)
+	between, err := pl.image.from().Changed(ctx, p.Volume.Stream, min(base.Low, p.LSN), max(base.High, p.LSN), pl.dir)
 	if err != nil {
 		return err
 	}

@@ -30,9 +30,9 @@ type Run struct {
 	Progress Progress // of Bytes
 	// BytesPerSecond bounds what is read from the store; 0 does not.
 	BytesPerSecond int64
-	// Done, if set, is told every now and then up to which place all is written. An
-	// error ends the restore.
-	Done func(extent.Place) error
+	// Done, if set, is told every now and then what the target has by now. An error
+	// ends the restore.
+	Done func(Base) error
 }
 
 // Result is what a restore did.
@@ -83,13 +83,37 @@ func (pl *Plan) Restore(ctx context.Context, t io.WriterAt, run Run) (Result, er
 }
 
 // Each calls fn with each run of the volume that the plan has, and its bytes, from
-// several goroutines.
+// several goroutines. When an object is not found because garbage collection has moved
+// what is needed of it, the plan is made anew for what is left: fn may get some runs twice.
 func (pl *Plan) Each(ctx context.Context, run Run, fn func(e *extent.Extent, data []byte) error) (Result, error) {
+	var all Result
+	for {
+		seen, w := pl.image.Catalog(), pl.worker(run, fn)
+		err := w.each(ctx)
+		all.ReadBytes += w.res.ReadBytes
+		all.WrittenBytes += w.res.WrittenBytes
+		all.ZeroedBytes += w.res.ZeroedBytes
+		if !fail.Is(err, fail.NotFound) || ctx.Err() != nil {
+			return all, err
+		}
+		left := pl.reached(w.done)
+		if err := pl.again(ctx, &left, seen, err); err != nil {
+			return all, err
+		}
+	}
+}
+
+func (pl *Plan) worker(run Run, fn func(e *extent.Extent, data []byte) error) *worker {
 	w := &worker{pl: pl, run: run, fn: fn, memory: semaphore.NewWeighted(fetchBytes)}
 	if run.BytesPerSecond > 0 {
 		w.limit = rate.NewLimiter(rate.Limit(run.BytesPerSecond), spanBytes)
 		w.limit.AllowN(time.Now(), spanBytes) // what is allowed at once is not for free
 	}
+	return w
+}
+
+// each goes through the plan once.
+func (w *worker) each(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
 	var j job
@@ -112,13 +136,13 @@ func (pl *Plan) Each(ctx context.Context, run Run, fn func(e *extent.Extent, dat
 		})
 		return ctx.Err()
 	}
-	err := pl.needs.Each(func(e *extent.Extent) error {
+	err := w.pl.needs.Each(func(e *extent.Extent) error {
 		if e.Zeros() {
 			if err := launch(); err != nil {
 				return err
 			}
 			w.res.ZeroedBytes += e.Len // nobody else touches it
-			return fn(e, nil)
+			return w.fn(e, nil)
 		}
 		if !j.add(e.Block, spanBytes, gapBytes) {
 			if err := launch(); err != nil {
@@ -135,10 +159,10 @@ func (pl *Plan) Each(ctx context.Context, run Run, fn func(e *extent.Extent, dat
 	if werr := g.Wait(); werr != nil {
 		err = werr // what made the context end
 	}
-	if err == nil && run.Done != nil {
-		err = run.Done(Whole)
+	if err == nil && w.run.Done != nil {
+		err = w.run.Done(w.pl.reached(Whole))
 	}
-	return w.res, err
+	return err
 }
 
 // worker carries jobs out.
@@ -163,7 +187,7 @@ func (w *worker) do(ctx context.Context, j *job) error {
 			return err
 		}
 	}
-	l := w.pl.image.log
+	l := w.pl.image.from()
 	raw, err := l.fetch(ctx, &j.span, buffer(&w.raws, j.hi-j.lo))
 	if err != nil {
 		return err
@@ -248,5 +272,5 @@ func (w *worker) finished(j *job) error {
 	if w.run.Done == nil || w.done == (extent.Place{}) {
 		return nil
 	}
-	return w.run.Done(w.done)
+	return w.run.Done(w.pl.reached(w.done))
 }

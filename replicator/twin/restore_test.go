@@ -14,7 +14,6 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/cover"
-	"github.com/pollux-dr/pollux/replicator/extent"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
@@ -263,25 +262,21 @@ func TestRestoreOver(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			stop, told, done := r.IntN(4), 0, extent.Place{}
+			stop, told, left := r.IntN(4), 0, pl.Left()
 			if lsn == lsns[len(lsns)-1] {
 				stop = 1 << 30
 			}
-			_, err = pl.Restore(t.Context(), img, Run{Done: func(p extent.Place) error {
+			_, err = pl.Restore(t.Context(), img, Run{Done: func(b Base) error {
 				if told++; told > stop {
 					return errors.New("interrupted")
 				}
-				done = p
+				left = b
 				return nil
 			}})
 			if stop < 1<<30 && err != nil {
 				interrupted++
-			} else if err != nil || done != Whole {
-				t.Fatal(err, done)
-			}
-			left := base.toward(lsn)
-			if left.Reach(done); done == Whole {
-				left = *Complete(lsn)
+			} else if err != nil || left.Done != Whole {
+				t.Fatal(err, left)
 			}
 			base = &left
 			if err := pl.Close(); err != nil {

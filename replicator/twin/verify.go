@@ -27,21 +27,25 @@ func (pl *Plan) Verify(ctx context.Context, r io.ReaderAt, run Run) error {
 	if err != nil {
 		return err
 	}
-	at := int64(0)
-	m := pl.image.Map
-	err = m.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
-		for i := range extents {
-			if err := zeros(ctx, r, at, extents[i].Off); err != nil {
-				return err
-			}
-			at = extents[i].End()
-		}
-		return nil
-	})
+	m, at := pl.image.Map, int64(0)
+	err = pl.image.Current(ctx, func() error { return betweenZeros(ctx, r, m, &at) })
 	if err != nil {
 		return err
 	}
 	return zeros(ctx, r, at, m.SizeBytes)
+}
+
+// betweenZeros checks what lies between the extents of a map, from at on.
+func betweenZeros(ctx context.Context, r io.ReaderAt, m *extent.Map, at *int64) error {
+	return m.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
+		for i := range extents {
+			if err := zeros(ctx, r, *at, extents[i].Off); err != nil {
+				return err
+			}
+			*at = max(*at, extents[i].End())
+		}
+		return nil
+	})
 }
 
 func firstDiffers(a, b []byte) int {
