@@ -83,7 +83,12 @@ func printCollected(w io.Writer, r *gc.Report) {
 		held = "; held by Object Lock until their dates: " + amount(r.Held)
 	}
 	if r.DryRun {
-		for _, g := range r.Names {
+		const most = 20
+		for i, g := range r.Names {
+			if i == most {
+				fmt.Fprintf(w, "and so on, %d objects more; --json has them all\n", len(r.Names)-most)
+				break
+			}
 			when := fmt.Sprintf("once the grace is over (since %s)", g.Since.Format(time.RFC3339))
 			if g.Due {
 				when = "now"

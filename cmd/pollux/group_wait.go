@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ func newGroupWait() *cobra.Command {
 		if timeout < 0 {
 			return fail.New(fail.Invalid, "parse", "--timeout", "it is negative").WithHint("give a time such as 30s, or 0 for no limit")
 		}
-		p, err := groupWait(c.Context(), f.client(), args[0], timeout)
+		p, err := groupWait(c.Context(), c.ErrOrStderr(), f.client(), args[0], timeout)
 		if err != nil {
 			return err
 		}
@@ -39,9 +40,10 @@ func newGroupWait() *cobra.Command {
 }
 
 // groupWait waits for what the group's newest LSN is at its first answer.
-func groupWait(ctx context.Context, client *control.Client, group string, timeout time.Duration) (control.GroupProgress, error) {
+func groupWait(ctx context.Context, w io.Writer, client *control.Client, group string, timeout time.Duration) (control.GroupProgress, error) {
 	var p control.GroupProgress
-	end := time.Now().Add(timeout)
+	told := time.Now()
+	end := told.Add(timeout)
 	for goal, first := uint64(0), true; ; first = false {
 		r := control.GroupWait{Group: group, AfterLSN: p.DurableLSN, TimeoutSeconds: groupWaitStep.Seconds()}
 		if first {
@@ -57,6 +59,10 @@ func groupWait(ctx context.Context, client *control.Client, group string, timeou
 		}
 		if p.DurableLSN >= goal {
 			return p, nil
+		}
+		if time.Since(told) > 2*time.Second {
+			told = time.Now()
+			fmt.Fprintf(w, "pollux: waiting: LSN %d of %d is durable\n", p.DurableLSN, goal)
 		}
 		if timeout > 0 && time.Now().After(end) {
 			return p, fail.New(fail.Retry, "wait for group", group, fmt.Sprintf("LSN %d of %d is durable after %v", p.DurableLSN, goal, timeout)).

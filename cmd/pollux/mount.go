@@ -180,7 +180,7 @@ func (e oneExport) List(context.Context) []nbd.Export {
 
 // serveMount serves until ctx ends.
 func serveMount(ctx context.Context, w io.Writer, f *mountFlags, name string, dev *mount.Device, lis net.Listener) error {
-	server := nbd.New(nbd.Options{Exports: oneExport{name, dev}, Logger: slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	server := nbd.New(nbd.Options{Exports: oneExport{name, &reporting{Device: dev, w: w}}, Logger: slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Serve(gctx, lis) })
 	if f.hydrate {

@@ -144,7 +144,11 @@ func (g *collection) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	changed = changed || extended
+	now, err := g.clock(ctx)
+	if err != nil {
+		return err
+	}
+	changed = changed || extended || g.anyDue(old, dead, now)
 	g.rep.Catalog = old.Number
 	if changed && !g.o.DryRun {
 		err := catalog.Create(ctx, g.store, c)
@@ -156,7 +160,7 @@ func (g *collection) run(ctx context.Context) error {
 		}
 		g.rep.Catalog = c.Number
 	}
-	return g.delete(ctx, old, c, all)
+	return g.delete(ctx, old, c, all, now)
 }
 
 // worthNoting reports whether a catalog should be made for what has become garbage, or
@@ -300,15 +304,31 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 	return dead
 }
 
+// clock is what time it is for the grace: the journal has a say too.
+func (g *collection) clock(ctx context.Context) (time.Time, error) {
+	now := g.o.Now()
+	last, err := g.log.LastTime(ctx)
+	if last = last.Add(clockSlack); last.Before(now) {
+		now = last
+	}
+	return now, err
+}
+
+// anyDue reports whether there is something to delete that the catalog before the
+// newest may refer to. Then one more is made first: should it be lost, the one before
+// it knows what is gone.
+func (g *collection) anyDue(old *catalog.Catalog, dead map[string]time.Time, now time.Time) bool {
+	for name, since := range dead {
+		if _, known := old.Dead[name]; known && now.Sub(since) >= g.o.Grace && !strings.HasPrefix(name, "catalog/") && !lockedUntil(old, since).After(now) {
+			return true
+		}
+	}
+	return false
+}
+
 // delete removes what the catalog before this run knew as garbage for the time of
 // grace, and what still is.
-func (g *collection) delete(ctx context.Context, old, c *catalog.Catalog, all *listed) error {
-	now := g.o.Now()
-	if last, err := g.log.LastTime(ctx); err != nil {
-		return err
-	} else if last = last.Add(clockSlack); last.Before(now) {
-		now = last // the journal's clock has a say too
-	}
+func (g *collection) delete(ctx context.Context, old, c *catalog.Catalog, all *listed, now time.Time) error {
 	for name, bytes := range all.bytes {
 		since, ok := c.Dead[name]
 		if !ok {

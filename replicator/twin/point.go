@@ -145,6 +145,9 @@ func (q *query) findTime(t time.Time) error {
 		return nil
 	}
 	q.p.LSN = w.lsnAt(v, t)
+	if t.After(q.now.Add(time.Minute)) {
+		q.p.Note = "that time is in the future: this is the newest point so far"
+	}
 	if q.p.LSN == 0 && (!q.known || q.r.FirstTime.IsZero() || t.Before(q.r.FirstTime)) && t.Before(v.Created) {
 		return q.refuse(fail.NotFound, "before the volume was protected")
 	}
