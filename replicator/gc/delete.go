@@ -1,0 +1,98 @@
+package gc
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/pollux-dr/pollux/replicator/catalog"
+)
+
+// clock is what time it is for the grace: the journal has a say too.
+func (g *collection) clock(ctx context.Context) (time.Time, error) {
+	now := g.o.Now()
+	last, err := g.log.LastTime(ctx)
+	if last = last.Add(clockSlack); last.Before(now) {
+		now = last
+	}
+	return now, err
+}
+
+// anyDue reports whether there is something to delete that the catalog before the
+// newest may refer to. Then one more is made first: should it be lost, the one before
+// it knows what is gone.
+func (g *collection) anyDue(old *catalog.Catalog, dead map[string]time.Time, now time.Time) bool {
+	for name, since := range dead {
+		if _, known := old.Dead[name]; known && now.Sub(since) >= g.o.Grace && !strings.HasPrefix(name, "catalog/") && !lockedUntil(old, since).After(now) {
+			return true
+		}
+	}
+	return false
+}
+
+// delete removes what the catalog before this run knew as garbage for the time of
+// grace, and what still is.
+func (g *collection) delete(ctx context.Context, old, c *catalog.Catalog, all *listed, now time.Time) error {
+	for name, bytes := range all.bytes {
+		since, ok := c.Dead[name]
+		if !ok {
+			continue
+		}
+		if _, known := old.Dead[name]; !known {
+			continue // the next run knows since when
+		}
+		due := now.Sub(since) >= g.o.Grace
+		g.rep.Names = append(g.rep.Names, Garbage{name, bytes, whyOf(name), since, due})
+		if !due {
+			g.rep.Waiting.add(bytes)
+			continue
+		}
+		if lockedUntil(c, since).After(g.o.Now()) {
+			g.rep.Held.add(bytes)
+			continue
+		}
+		if g.o.DryRun {
+			g.rep.Deleted.add(bytes)
+			continue
+		}
+		if err := g.deleteOne(ctx, name, bytes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteOne counts what became of it; an error ends the run.
+func (g *collection) deleteOne(ctx context.Context, name string, bytes int64) error {
+	err := g.store.Delete(ctx, name)
+	if err == nil {
+		g.rep.Deleted.add(bytes)
+		return nil
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	if is, lerr := g.store.Lock(ctx, name); lerr == nil && is.Until.After(g.o.Now()) {
+		g.rep.Held.add(bytes)
+		return nil
+	}
+	g.rep.Failed.add(bytes)
+	g.rep.FailedWhy = err.Error()
+	return nil
+}
+
+// clockSlack is how far gc's clock may be ahead of when the journal last wrote, a
+// heartbeat at least, before it counts as wrong.
+const clockSlack = time.Hour
+
+func whyOf(name string) string {
+	switch {
+	case strings.HasPrefix(name, "log/"):
+		return "no point that is kept needs anything of it"
+	case strings.HasPrefix(name, "map/"):
+		return "no catalog refers to it"
+	case strings.HasPrefix(name, "pack/"):
+		return "nothing in it is needed, or it was moved"
+	}
+	return "a newer catalog replaces it"
+}
