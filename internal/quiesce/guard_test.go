@@ -1,8 +1,13 @@
 package quiesce
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -18,30 +23,49 @@ func TestMain(m *testing.M) {
 // The guard is killed (OOM) while the first hook runs: the second runs at once, and the first goes on behind it.
 func TestGuardKilledDuringPre(t *testing.T) {
 	dir := t.TempDir()
-	still := filepath.Join(dir, "still")
-	h := Hooks{Pre: []string{"/bin/sh", "-c", "echo $PPID > " + dir + "/guard; sleep 2; touch " + still}, Post: []string{"rm", "-f", still}, Limit: 5 * time.Second}
-	go func() {
-		for {
-			if b, err := os.ReadFile(dir + "/guard"); err == nil && len(b) > 1 {
-				var pid int
-				for _, c := range b {
-					if c >= '0' && c <= '9' {
-						pid = pid*10 + int(c-'0')
-					}
-				}
-				p, _ := os.FindProcess(pid)
-				_ = p.Kill()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	h := Hooks{Pre: []string{"/bin/sh", "-c", "cd " + dir + "; echo $$ > pre; echo $PPID > guard; sleep 2; touch still"},
+		Post: []string{"/bin/sh", "-c", "cd " + dir + "; rm -f still; touch posted"}, Limit: 5 * time.Second}
+	pid := func(name string) int {
+		b, _ := os.ReadFile(path(name)) // not there yet is none
+		n, err := strconv.Atoi(strings.TrimSuffix(string(b), "\n"))
+		if err != nil || !strings.HasSuffix(string(b), "\n") {
+			return 0
+		}
+		return n
+	}
+	wait := func(what string, done func() bool) {
+		for deadline := time.Now().Add(4 * h.Limit); !done(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Error(what + ": it never came")
 				return
 			}
-			time.Sleep(10 * time.Millisecond)
 		}
-	}()
+	}
+	var killed sync.WaitGroup
+	killed.Go(func() {
+		wait("the guard's number", func() bool { return pid("guard") > 0 })
+		if p := pid("guard"); p > 0 {
+			_ = syscall.Kill(p, syscall.SIGKILL)
+		}
+	})
 	_, err := Begin(os.Args[0], []string{"guard"}, h, "group g")
 	t.Log(err)
-	time.Sleep(10 * time.Second) // twice the limit
-	if _, err := os.Stat(still); err == nil {
+	killed.Wait()
+	wait("the end of both hooks", func() bool {
+		_, err := os.Stat(path("posted"))
+		return err == nil && !running(pid("pre"))
+	})
+	if _, err := os.Stat(path("still")); err == nil {
 		t.Fatal("the application stands still for ever")
 	}
+}
+
+// running reports whether a process is there, and no zombie.
+func running(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, _ := strings.Cut(string(b), ") ")
+	return err == nil && !strings.HasPrefix(state, "Z")
 }
 
 // A first hook that leaves a child with its output.
