@@ -28,7 +28,8 @@ type usage struct {
 // liveBlock is a block, and which of its plain bytes are needed.
 type liveBlock struct {
 	extent.Block
-	runs []run // in order, apart from each other
+	volume uint32 // whose bytes they are, or the first of them
+	runs   []run  // in order, apart from each other
 }
 
 type run struct{ at, end uint32 }
@@ -85,6 +86,7 @@ func (r *refs) add(ctx context.Context, m *extent.Map, floor uint64, moved func(
 			if p := extents[i].Block.Position; p >= floor && !isPack(p) {
 				continue // it stays as it is
 			}
+			extents[i].Off = int64(m.Volume) // where in it does not matter here
 			if err := r.by.Add(&extents[i]); err != nil {
 				return err
 			}
@@ -110,7 +112,7 @@ func (r *refs) each(fn func(b *liveBlock) error) error {
 			if err := done(); err != nil {
 				return err
 			}
-			cur.Block = e.Block
+			cur.Block, cur.volume = e.Block, uint32(e.Off)
 		}
 		raw = append(raw, run{e.At, e.At + uint32(e.Len)})
 		return nil

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 	"slices"
+	"sync"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -76,7 +77,7 @@ func (p *packer) repack(ctx context.Context, r *refs, sparse map[uint64]bool) er
 			}
 		}
 		last = b.Position
-		batch, size = append(batch, &liveBlock{b.Block, slices.Clone(b.runs)}), size+int(b.PlainBytes)
+		batch, size = append(batch, &liveBlock{b.Block, b.volume, slices.Clone(b.runs)}), size+int(b.PlainBytes)
 		return nil
 	})
 	if err == nil {
@@ -95,27 +96,48 @@ func (p *packer) size() int {
 	return p.b.Bytes()
 }
 
-// move takes what is needed of some blocks.
+// move takes what is needed of some blocks, as many at once as memory allows.
 func (p *packer) move(ctx context.Context, batch []*liveBlock) error {
-	for part := range slices.Chunk(batch, 256) {
-		blocks, plains := make([]extent.Block, len(part)), make(map[extent.Place]chan []byte, len(part))
-		for i, b := range part {
-			blocks[i] = b.Block
-			plains[extent.Place{Position: b.Position, Offset: b.Offset}] = make(chan []byte, 1)
+	for len(batch) > 0 {
+		n, size := 0, 0
+		for n < len(batch) && size < fetchTogether {
+			size += int(batch[n].PlainBytes)
+			n++
 		}
-		err := p.w.log.Fetch(ctx, blocks, func(b *extent.Block, plain []byte) error {
-			plains[extent.Place{Position: b.Position, Offset: b.Offset}] <- plain
-			return nil
-		})
-		if err != nil {
+		if err := p.moveTogether(ctx, batch[:n]); err != nil {
 			return err
 		}
-		for _, b := range part {
-			if err := p.take(b, <-plains[extent.Place{Position: b.Position, Offset: b.Offset}]); err != nil {
-				return err
-			}
+		batch = batch[n:]
+	}
+	return nil
+}
+
+// moveTogether goes volume by volume: who reads one finds its bytes together.
+func (p *packer) moveTogether(ctx context.Context, batch []*liveBlock) error {
+	blocks, plains := make([]extent.Block, len(batch)), make(map[extent.Place][]byte, len(batch))
+	for i, b := range batch {
+		blocks[i] = b.Block
+	}
+	var mu sync.Mutex
+	err := p.w.log.Fetch(ctx, blocks, func(b *extent.Block, plain []byte) error {
+		mu.Lock()
+		defer mu.Unlock()
+		plains[extent.Place{Position: b.Position, Offset: b.Offset}] = plain
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(batch, func(a, b *liveBlock) int { return cmp.Compare(a.volume, b.volume) })
+	for i, b := range batch {
+		if i > 0 && b.volume != batch[i-1].volume {
+			p.flush()
+		}
+		if err := p.take(b, plains[extent.Place{Position: b.Position, Offset: b.Offset}]); err != nil {
+			return err
 		}
 	}
+	p.flush()
 	return nil
 }
 
@@ -130,7 +152,7 @@ func (p *packer) take(b *liveBlock, plain []byte) error {
 	if p.b == nil {
 		p.b = &pack.Builder{Number: packNumber(p.c), Journal: p.c.Journal}
 	}
-	if k := len(p.moved); k == 0 || p.moved[k-1] != b.Position {
+	if !slices.Contains(p.moved, b.Position) { // few: a pack's worth
 		p.moved = append(p.moved, b.Position)
 	}
 	sum, pos := uint32(0), uint32(0)
