@@ -139,13 +139,16 @@ func (p *PartBuilder) Add(ctx context.Context, leaf int64, extents []Extent) err
 	if len(extents) == 0 {
 		return nil
 	}
+	if p.scratch = encodeLeaf(p.scratch[:0], leaf, extents); len(extents) > maxLeafExtents || len(p.scratch) > maxLeafBytes {
+		return fail.New(fail.Unsupported, "write map", fmt.Sprintf("volume number %d, the %d MiB at byte %d", p.Head.Volume, LeafBytes>>20, leaf*LeafBytes),
+			fmt.Sprintf("%d separate runs: more than a map can hold", len(extents))).WithHint("write that part of the volume anew in larger pieces")
+	}
 	if len(p.body) == 0 {
 		p.body = append(p.body, make([]byte, LayerHeadBytes)...)
 		p.Head.Part = uint32(len(p.Parts))
 		p.Head.put(p.body)
 		p.index, p.cur = p.index[:0], Part{FirstLeaf: leaf}
 	}
-	p.scratch = encodeLeaf(p.scratch[:0], leaf, extents)
 	at := len(p.body)
 	p.body = change.Zstd(change.Quick, p.body, p.scratch)
 	le := binary.LittleEndian

@@ -104,6 +104,21 @@ func TestLayer(t *testing.T) {
 }
 
 // FuzzLayer: no object makes a reader panic, or believe what no writer writes.
+// TestLeafTooMany: what could not be read back is not written.
+func TestLeafTooMany(t *testing.T) {
+	extents := make([]Extent, maxLeafExtents+1)
+	for i := range extents {
+		extents[i] = Extent{Off: int64(2 * i), Len: 1}
+	}
+	b := &PartBuilder{Put: func(context.Context, *Part, []byte) error { return nil }}
+	if err := b.Add(t.Context(), 0, extents); !fail.Is(err, fail.Unsupported) || fail.HintOf(err) == "" {
+		t.Errorf("%v", err)
+	}
+	if err := b.Add(t.Context(), 0, extents[:100]); err != nil {
+		t.Error(err)
+	}
+}
+
 func FuzzLayer(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 3))
 	_, objects := testLayer(f, r, map[int64][]Extent{0: randomLeaf(r, 0, 20), 3: randomLeaf(r, 3, 5)}, []int64{0, 3})

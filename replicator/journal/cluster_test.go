@@ -161,17 +161,20 @@ func (c *clusterTest) form() {
 	c.group()
 }
 
-// group creates a group with a stream.
+// group creates a group with a stream. On a busy machine the leader may change.
 func (c *clusterTest) group() {
 	c.t.Helper()
-	j := c.leader()
 	for _, cmd := range []struct {
 		kind state.Kind
 		v    any
 	}{{state.KindGroupPut, state.Group{Name: "g", Ack: "local"}}, {state.KindStreamCreate, state.Stream{ID: c.stream, Group: "g", Agent: "a"}}} {
-		if _, err := j.Propose(cmd.kind, cmd.v); err != nil {
-			c.t.Fatal(err)
-		}
+		c.await("the group", func() bool {
+			_, err := c.leader().Propose(cmd.kind, cmd.v)
+			if err != nil && !fail.Is(err, fail.Retry) && !fail.Is(err, fail.Exists) {
+				c.t.Fatal(err)
+			}
+			return !fail.Is(err, fail.Retry)
+		})
 	}
 }
 

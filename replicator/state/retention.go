@@ -153,3 +153,18 @@ func (s *State) removeBookmark(r *BookmarkRemove) (string, error) {
 	delete(s.Bookmarks, key)
 	return "bookmark/" + key, nil
 }
+
+// check refuses what ParseRetention does not return.
+func (r *Retention) check() error {
+	if r == nil || *r == (Retention{}) {
+		return nil
+	}
+	const most = int64(text.MaxSpan / time.Second)
+	switch least := int64(MinEveryWrite / time.Second); {
+	case r.EveryWriteSeconds < least || r.EveryWriteSeconds > most,
+		r.HourlySeconds != 0 && (r.HourlySeconds <= r.EveryWriteSeconds || r.HourlySeconds > most),
+		r.DailySeconds != 0 && (r.DailySeconds <= max(r.EveryWriteSeconds, r.HourlySeconds) || r.DailySeconds > most):
+		return fail.New(fail.Invalid, "set", "retention", fmt.Sprintf("%+v: each must reach further back than the one before, from a minute to a hundred years", *r))
+	}
+	return nil
+}

@@ -115,6 +115,9 @@ func (s *State) putGroup(g *Group) (string, error) {
 	if err := CheckName("group", g.Name); err != nil {
 		return "", err
 	}
+	if err := g.Retention.check(); err != nil {
+		return "", err
+	}
 	if old := s.Groups[g.Name]; old != nil {
 		g.Created, g.Owner, g.Horizon = old.Created, old.Owner, old.Horizon
 	}
