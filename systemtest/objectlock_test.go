@@ -37,7 +37,7 @@ func TestObjectLock(t *testing.T) {
 			for range 12 { // old catalogs are noted as garbage once they are some
 				noise(t, conn, img, r, 60)
 				s.drained("g", time.Minute)
-				rep := s.verb(append([]string{"gc", "--grace", "0s"}, s.storeArgs()...)...)
+				rep := s.verb(append([]string{"gc", "--grace", "0s", "--object-lock", "compliance=2d"}, s.storeArgs()...)...)
 				lock := rep["object_lock"].(map[string]any)
 				if lock["mode"] != "COMPLIANCE" || lock["for_seconds"].(float64) != 2*86400 || lock["failed"].(float64) != 0 {
 					t.Errorf("%v", lock)

@@ -22,7 +22,8 @@ func newDoctor() *cobra.Command {
 		Long: `Proves the store's conditional create under a real race, reads back, measures, and
 checks this host's disk, memory and limits against the configuration. Prints one
 line a check and exits 1 if one failed. Test objects go below doctor/ in the
-store, and are deleted where the credentials allow it.`}
+store, and are deleted where the credentials allow it; with object_lock one of
+them stays until its date, and in a bucket with a rule of its own all do.`}
 	f.addJSON(c)
 	s.add(c)
 	c.Flags().StringVarP(&path, "config", "c", "", "agent's configuration: check the host and every target")
@@ -98,6 +99,7 @@ func checkConfig(ctx context.Context, path string, tell func(doctor.Result)) ([]
 // checkStore checks a store as it is, without retries: they would hide faults
 // and falsify what is measured.
 func checkStore(ctx context.Context, url string, opts objstore.Options, tell func(doctor.Result)) []doctor.Result {
+	asked := opts.Lock.For > 0
 	locking, err := objstore.Open(ctx, url, opts)
 	var s objstore.Store
 	if err == nil {
@@ -111,22 +113,32 @@ func checkStore(ctx context.Context, url string, opts objstore.Options, tell fun
 		return []doctor.Result{r}
 	}
 	defer func() { _ = s.Close() }()
-	return doctor.CheckStore(ctx, doctorStore{s, locking}, tell)
+	return doctor.CheckStore(ctx, doctorStore{s, locking, asked}, tell)
 }
 
 // doctorStore gives package doctor, which knows nothing of replicator, a store.
 type doctorStore struct {
 	objstore.Store
 	locking objstore.Store // with the target's object_lock
+	asked   bool           // it has one
 }
 
 func (d doctorStore) Keep(ctx context.Context, name string, body []byte) (string, time.Duration, error) {
-	err := d.locking.Create(ctx, name, body)
-	if err != nil {
+	if err := d.locking.Create(ctx, name, body); err != nil {
 		return "", 0, err
 	}
 	l, err := d.locking.Lock(ctx, name)
-	return l.Mode, l.For(), err
+	if err == nil && l.Mode != "" {
+		return l.Mode, l.For(), nil
+	}
+	if d.asked { // what the store took, these credentials may not see
+		return "unseen", 0, err
+	}
+	rule, err := d.LockRule(ctx)
+	if fail.Is(err, fail.Denied) {
+		return "unseen", 0, nil
+	}
+	return rule.Mode, rule.For, err
 }
 
 func (d doctorStore) List(ctx context.Context, prefix string, fn func(doctor.Info) error) error {

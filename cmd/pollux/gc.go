@@ -14,12 +14,14 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/gc"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
 func newGC() *cobra.Command {
 	var s storeFlags
 	o := gc.CollectOptions{SparseBelow: gc.DefaultSparseBelow}
 	var json bool
+	var lock string
 	c := &cobra.Command{Use: "gc --store URL", Short: "Make a catalog, and delete what no point that is kept needs",
 		Long: `Makes the next catalog, so that points are found and read without the history
 before them; drops the points that the groups' retention does not keep; moves
@@ -34,6 +36,7 @@ log. --dry-run says what would be dropped and deleted, and why.`,
 	s.add(c)
 	s.writes = true
 	c.Flags().DurationVar(&o.Grace, "grace", 24*time.Hour, "how long what nothing needs stays, for readers by an older catalog; longer than any gc takes")
+	c.Flags().StringVar(&lock, "object-lock", "", "keep what is needed from deletion, as in compliance=30d: what the target's object_lock says (default: the bucket's own rule)")
 	c.Flags().StringVar(&o.Dir, "tmp", "", "directory for what memory should not hold (default: the one for temporary files)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "show, change nothing")
 	c.Flags().BoolVar(&json, "json", false, "print one JSON object and nothing else")
@@ -41,7 +44,11 @@ log. --dry-run says what would be dropped and deleted, and why.`,
 		if o.Grace < 0 {
 			return fail.New(fail.Invalid, "collect garbage", s.url, fmt.Sprintf("--grace %v is below zero", o.Grace)).WithHint("write a time, as in 24h")
 		}
-		s.opts.ReadOnly = o.DryRun
+		var err error
+		if o.Lock, err = parseLock(lock); err != nil {
+			return err
+		}
+		s.opts.ReadOnly, s.opts.Lock = o.DryRun, o.Lock
 		store, done, err := openStore(c.Context(), &s)
 		if err != nil {
 			return err
@@ -64,7 +71,7 @@ log. --dry-run says what would be dropped and deleted, and why.`,
 		}
 		if l := rep.Locked; err == nil && l != nil && l.Failed > 0 {
 			err = fail.New(fail.Denied, "extend the dates of", fmt.Sprintf("%d objects", l.Failed), l.FailedWhy).
-				WithHint("allow these credentials s3:PutObjectRetention; until a run succeeds, what is needed may become free for deletion at " + l.Until.Format(time.RFC3339))
+				WithHint("allow these credentials s3:PutObjectRetention; until a run succeeds, what is needed may become free for deletion" + since(l.Until))
 		}
 		return err
 	}
@@ -108,7 +115,31 @@ func printCollected(w io.Writer, r *gc.Report) {
 	}
 	fmt.Fprintf(w, "deleted: %s; waiting for the grace to end: %s%s\n", amount(r.Deleted), amount(r.Waiting), held)
 	if l := r.Locked; l != nil {
-		fmt.Fprintf(w, "Object Lock (%s, %v): all that is needed is kept until %s at least; extended: %d objects\n", strings.ToLower(l.Mode),
-			time.Duration(l.ForSeconds)*time.Second, l.Until.Format(time.RFC3339), l.Extended)
+		until := "not all that is needed is kept"
+		if !l.Until.IsZero() {
+			until = "all that is needed is kept until " + l.Until.Format(time.RFC3339) + " at least"
+		}
+		fmt.Fprintf(w, "Object Lock (%s, %v): %s; extended: %d objects\n", strings.ToLower(l.Mode), time.Duration(l.ForSeconds)*time.Second, until, l.Extended)
 	}
+}
+
+func since(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return " at " + t.Format(time.RFC3339)
+}
+
+// parseLock reads compliance=30d.
+func parseLock(s string) (objstore.LockRule, error) {
+	if s == "" {
+		return objstore.LockRule{}, nil
+	}
+	mode, span, _ := strings.Cut(s, "=")
+	d, err := text.ParseSpan(span)
+	mode = strings.ToUpper(mode)
+	if err != nil || d < 24*time.Hour || (mode != objstore.Compliance && mode != objstore.Governance) {
+		return objstore.LockRule{}, fail.New(fail.Invalid, "parse", "--object-lock "+s, "neither compliance=TIME nor governance=TIME, of a day at least").WithHint("write what the target's object_lock says, as in compliance=30d")
+	}
+	return objstore.LockRule{Mode: mode, For: d}, nil
 }

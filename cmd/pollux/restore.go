@@ -100,8 +100,15 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 		}
 	}
 	reports := make([]*restoreReport, 0, len(jobs))
+	var failures error
 	for _, j := range jobs {
 		rep, err := j.run(c, f, l)
+		if err != nil && group && c.Context().Err() == nil { // the others are worth having
+			err = fail.At("restore", "volume "+j.point.Volume.Name, err)
+			fmt.Fprintln(c.ErrOrStderr(), "pollux:", err)
+			failures = errors.Join(failures, err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -115,6 +122,10 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 		err = printJSON(c.OutOrStdout(), map[string]any{"group": name, "volumes": reports})
 	case f.json:
 		err = printJSON(c.OutOrStdout(), reports[0])
+	}
+	if failures != nil {
+		first := failures.(interface{ Unwrap() []error }).Unwrap()[0]
+		return (&fail.Error{Kind: fail.KindOf(first), Op: "restore group", Object: name, Err: fmt.Errorf("%d of %d volumes failed; the first: %w", len(jobs)-len(reports), len(jobs), first)}).WithHint(fail.HintOf(first))
 	}
 	if err != nil || !f.dryRun || f.overwrite {
 		return err
@@ -225,8 +236,14 @@ func (j *restoreJob) check(c *cobra.Command, f *restoreFlags) error {
 	if f.dryRun {
 		return nil
 	}
+	if t.live != "" {
+		return fail.New(fail.Refused, "restore to", t.path, t.live).WithHint("end the protection of that volume first (pollux volume rm keeps its history), or restore to another path")
+	}
 	if !f.overwrite || len(t.objections) == 0 {
 		return refused(t)
+	}
+	if f.yes {
+		fmt.Fprintf(c.ErrOrStderr(), "pollux: %s: overwriting in spite of this: %s\n", t.path, strings.Join(t.objections, "; "))
 	}
 	return confirm(c, fmt.Sprintf("%s: %s. Restoring overwrites all of it.", t.path, strings.Join(t.objections, "; ")), t.path, f.yes)
 }
@@ -281,7 +298,7 @@ func writeTarget(c *cobra.Command, f *restoreFlags, l *twin.Log, plan *twin.Plan
 	bar.end()
 	if err == nil && f.verify {
 		if err = verifyTarget(c, f, l, p, t); fail.Is(err, fail.Damaged) {
-			save.distrust() // all of it is fetched again
+			save.distrust(err) // the next one begins anew
 		}
 	}
 	if err != nil {

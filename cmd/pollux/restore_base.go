@@ -11,7 +11,6 @@ import (
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/extent"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -115,8 +114,9 @@ func (s *saver) settle() error {
 	return s.save()
 }
 
-// distrust forgets how far it is: what was written is not what the store has.
-func (s *saver) distrust() { s.there.Done, s.state.Done = extent.Place{}, extent.Place{} }
+// distrust gives up what is there: it is not what was written, nor zeros where nothing
+// was, so that nobody can go on from it.
+func (s *saver) distrust(err error) { s.failed = err }
 
 func (s *saver) save() error {
 	b, err := json.Marshal(s.state)

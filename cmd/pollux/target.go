@@ -26,6 +26,7 @@ type restoreTarget struct {
 	device     bool
 	what       string   // for people: "new file", "ext4 filesystem, 10GiB block device"
 	objections []string // why it should not be overwritten
+	live       string   // why it must not be, whoever insists
 	file       *os.File
 }
 
@@ -40,7 +41,7 @@ func inspectTarget(path string, size int64) (*restoreTarget, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		dir, derr := os.Stat(filepath.Dir(path))
 		if derr != nil || !dir.IsDir() {
-			return nil, fail.New(fail.NotFound, "restore to", path, "its directory does not exist")
+			return nil, fail.New(fail.NotFound, "restore to", path, "its directory does not exist").WithHint("make it, or name another path")
 		}
 		return t, nil
 	}
@@ -53,7 +54,7 @@ func inspectTarget(path string, size int64) (*restoreTarget, error) {
 	case st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0:
 		t.device = true
 	default:
-		return nil, fail.New(fail.Invalid, "restore to", path, "neither a regular file nor a block device")
+		return nil, fail.New(fail.Invalid, "restore to", path, "neither a regular file nor a block device").WithHint("name a file with -o, such as " + filepath.Join(path, "volume.img") + "; a directory takes a group")
 	}
 	return t, t.examine()
 }
@@ -88,10 +89,14 @@ func (t *restoreTarget) examine() error {
 	if where := mountedAt(t.path); where != "" {
 		object("it is in use: %s", where)
 	}
-	if whose := backing.MarkOf(t.path); whose != "" {
+	whose, who := backing.MarkOf(t.path), heldBy(t.path)
+	if whose != "" && who != "" {
+		t.live = fmt.Sprintf("it is the backing of a protected volume (%s), and in use by %s", whose, who)
+	}
+	if whose != "" {
 		object("it bears the mark of a protected volume's backing (%s): end the protection first, or its twin no longer equals it", whose)
 	}
-	if who := heldBy(t.path); who != "" {
+	if who != "" {
 		object("it is held open by %s", who)
 	}
 	return nil

@@ -183,6 +183,9 @@ func (t *restoreTarget) zeroRange(off, n int64) error {
 func (t *restoreTarget) interrupted(err error, save *saver) error {
 	kept := save.settle() == nil
 	_ = t.file.Close()
+	if !kept && t.device {
+		_ = os.Remove(t.statePath())
+	}
 	if !kept && !t.device { // nobody could go on from it: it is only in the way
 		_ = os.Remove(t.partial())
 		_ = os.Remove(t.statePath() + durable.TempSuffix)
@@ -191,7 +194,7 @@ func (t *restoreTarget) interrupted(err error, save *saver) error {
 			return &fail.Error{Kind: fail.Full, Op: "restore to", Object: t.path, Err: err, Hint: "make room, or choose another place; it begins anew then"}
 		}
 	}
-	if !kept || fail.HintOf(err) != "" {
+	if !kept || (fail.HintOf(err) != "" && !fail.Is(err, fail.Damaged)) {
 		return err
 	}
 	how := "the same command goes on from here"
@@ -200,7 +203,7 @@ func (t *restoreTarget) interrupted(err error, save *saver) error {
 	}
 	switch fail.KindOf(err) {
 	case fail.Damaged, fail.NotFound:
-		how = "an older or a newer point may need nothing of it; pollux verify names all that is damaged; once the object is back, " + how
+		how = "an older or a newer point may need nothing of it; pollux verify names all that is damaged; once the object is back (in a bucket with versions: delete the marker or the newer version on top of it), " + how
 	}
 	return &fail.Error{Kind: fail.KindOf(err), Op: "restore to", Object: t.path, Err: err, Hint: how}
 }

@@ -72,6 +72,7 @@ type verifyReport struct {
 	Twin    *gc.Checked  `json:"twin"`
 	Damaged []gc.Damaged `json:"damaged"`
 	Touched []gc.Touched `json:"touched"`
+	Unknown string       `json:"unknown,omitempty"` // why Touched cannot be told
 	Seconds float64      `json:"seconds"`
 }
 
@@ -98,7 +99,12 @@ func verifyLog(c *cobra.Command, f *verifyFlags, store objstore.Store) (err erro
 	}
 	if len(damaged) > 0 {
 		l, err := twin.Open(c.Context(), store, nil)
-		if err == nil {
+		switch {
+		case err != nil:
+			rep.Unknown = err.Error()
+		case l.Damage != nil:
+			rep.Unknown = l.Damage.Error()
+		default:
 			rep.Touched, err = gc.Touches(c.Context(), l, damaged, gc.Options{})
 		}
 		if err != nil && c.Context().Err() != nil {
@@ -129,7 +135,12 @@ func printVerified(w io.Writer, r *verifyReport) {
 		}
 		fmt.Fprintf(w, "volume %s of group %s: %s of its newest point lie in what is damaged\n", t.Volume, t.Group, text.Bytes(t.NewestBytes))
 	}
-	if len(r.Damaged) > 0 && len(r.Touched) == 0 {
+	switch {
+	case r.Unknown != "" && r.Twin.Catalogs == 0:
+		fmt.Fprintln(w, "no point behind the damage can be found:", r.Unknown+"; there is no catalog: if garbage was ever collected here, bring catalog/ back first, and the objects of the log that are missing are no loss")
+	case r.Unknown != "":
+		fmt.Fprintln(w, "no point behind the damage can be found:", r.Unknown)
+	case len(r.Damaged) > 0 && len(r.Touched) == 0:
 		fmt.Fprintln(w, "the newest point of every volume can be read")
 	}
 	fmt.Fprintf(w, "read %d objects of the log (%s), %d catalogs, %d maps and %d packs (%s) in %s\n", r.Log.Objects, text.Bytes(r.Log.Bytes), r.Twin.Catalogs,
@@ -158,7 +169,8 @@ func verifyPoint(c *cobra.Command, f *verifyFlags, store objstore.Store, name st
 	res, err := plan.Each(c.Context(), twin.Run{Progress: bar.update}, func(*extent.Extent, []byte) error { return nil })
 	bar.end()
 	if err != nil {
-		return fail.At("verify", fmt.Sprintf("volume %s at LSN %d", name, p.LSN), err)
+		return (&fail.Error{Kind: fail.KindOf(err), Op: "verify", Object: fmt.Sprintf("volume %s at LSN %d", name, p.LSN), Err: err}).
+			WithHint("bring the object back from a version or replica of the bucket; pollux verify without a volume names all that is damaged")
 	}
 	took := time.Since(start)
 	if f.json {

@@ -36,7 +36,27 @@ func (f *Frame) Reset(b []byte) error {
 		return damaged(HeaderBytes, "frame body digest %x, stored %x", got, h.Digest)
 	}
 	f.Header, f.Hash, f.raw = h, hash, b
-	return f.parseRecords()
+	if err := f.parseRecords(); err != nil {
+		return err
+	}
+	return f.checkBlocks()
+}
+
+// checkBlocks sees to it that BlockTable tells of the frame's bytes and no others.
+func (f *Frame) checkBlocks() error {
+	le := binary.LittleEndian
+	at, left, end := HeaderBytes+int(f.Header.Records)*recordBytes, f.PlainBytes, HeaderBytes+int(f.TableBytes)
+	for range f.Blocks {
+		stored, plain := le.Uint32(f.raw[at:]), le.Uint32(f.raw[at+4:])
+		if plain != min(f.BlockBytes, left) || stored == 0 || stored > plain {
+			return damaged(at, "block of %d stored and %d plain bytes", stored, plain)
+		}
+		left, end, at = left-plain, end+int(stored), at+blockEntryBytes
+	}
+	if end != len(f.raw) {
+		return damaged(end, "blocks end before the frame does")
+	}
+	return nil
 }
 
 func (f *Frame) parseRecords() error {
@@ -109,9 +129,6 @@ func (f *Frame) Plain(buf []byte) ([]byte, error) {
 		e := f.raw[table:][:blockEntryBytes]
 		table += blockEntryBytes
 		stored, plain, sum := int(le.Uint32(e)), int(le.Uint32(e[4:])), le.Uint32(e[8:])
-		if plain != min(int(f.BlockBytes), len(buf)-dst) || stored > plain || src+stored > len(f.raw) {
-			return nil, damaged(table-blockEntryBytes, "block of %d stored and %d plain bytes", stored, plain)
-		}
 		if err := Decompress(f.Codec, buf[dst:dst+plain], f.raw[src:src+stored]); err != nil {
 			return nil, damaged(src, "block does not decompress: %v", err)
 		}
@@ -119,9 +136,6 @@ func (f *Frame) Plain(buf []byte) ([]byte, error) {
 			return nil, damaged(src, "block checksum %08x, stored %08x", got, sum)
 		}
 		src, dst = src+stored, dst+plain
-	}
-	if src != len(f.raw) {
-		return nil, damaged(src, "blocks end before the frame does")
 	}
 	return buf, nil
 }

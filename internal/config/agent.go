@@ -310,6 +310,8 @@ func (l *Lock) check(t *Target) (string, error) {
 	switch {
 	case *l == Lock{}:
 		return "", nil
+	case l.Mode == "" || l.For == 0:
+		return "object_lock", errors.New("mode and for belong together, as in {mode: compliance, for: 30d}")
 	case !oneOf(l.Mode, "compliance", "governance"):
 		return "object_lock", fmt.Errorf("mode %q: compliance (nobody can shorten it) or governance", l.Mode)
 	case l.For < day:

@@ -49,6 +49,8 @@ type storeCheck struct {
 	s      Store
 	prefix string
 
+	kept bool // by Object Lock
+
 	mu      sync.Mutex
 	written []string
 }
@@ -296,13 +298,14 @@ func (c *storeCheck) objectLock(ctx context.Context) Result {
 	c.mu.Unlock()
 	mode, span, err := c.s.Keep(ctx, c.prefix+keptObject, []byte("pollux doctor"))
 	switch {
-	case fail.Is(err, fail.Denied):
-		return warn(check, "allow these credentials s3:PutObjectRetention where object_lock is set, and s3:GetObjectRetention and s3:GetBucketObjectLockConfiguration", "%v", err)
 	case err != nil:
 		return broken(check, err)
+	case mode == "unseen":
+		return warn(check, "allow s3:GetObjectRetention and s3:GetBucketObjectLockConfiguration to see it", "these credentials may not see whether objects are kept from deletion")
 	case mode == "":
 		return ok(check, "none: nothing but the credentials protects the twin from deletion").with(map[string]any{"for_seconds": 0})
 	}
+	c.kept = true
 	return ok(check, "the store keeps new objects from deletion for %v (%s)", span.Round(time.Minute), strings.ToLower(mode)).
 		with(map[string]any{"mode": mode, "for_seconds": int64(span.Round(time.Minute) / time.Second)})
 }
@@ -345,10 +348,7 @@ func (c *storeCheck) cleanUp(ctx context.Context) Result {
 			if first == nil {
 				first = err
 			}
-			if fail.Is(err, fail.Denied) && name == c.prefix+keptObject {
-				return ok(check, "the %d objects that were written are deleted, but %s: it is kept until its date, or these credentials may not delete", len(seen)-left, name)
-			}
-			if fail.Is(err, fail.Denied) {
+			if fail.Is(err, fail.Denied) && !c.kept {
 				left = len(c.written) // or fewer; the others will not go either
 				break
 			}
@@ -357,6 +357,8 @@ func (c *storeCheck) cleanUp(ctx context.Context) Result {
 	switch {
 	case first == nil:
 		return ok(check, "the %d objects that were written are deleted", len(seen))
+	case c.kept:
+		return ok(check, "%d of %d objects that were written stay below %s until their dates (Object Lock)", left, len(seen), c.prefix)
 	case fail.Is(first, fail.Denied):
 		r := ok(check, "these credentials may not delete, which is right for a journal; the test objects stay below %s", c.prefix)
 		r.Hint = "delete " + c.prefix + " with other credentials"

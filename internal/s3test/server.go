@@ -129,16 +129,19 @@ func create(ctx context.Context, c *minio.Client, name string, o minio.MakeBucke
 
 // withClient calls fn with a client for what Pollux itself never does.
 func (s *Server) withClient(fn func(c *minio.Client) error) error {
-	transport := &http.Transport{DisableKeepAlives: true}
-	defer transport.CloseIdleConnections()
-	c, err := minio.New(s.port.address(), &minio.Options{
-		Creds: credentials.NewStaticV4(accessKey, secretKey, ""), Transport: transport,
-		Region: "us-east-1", BucketLookup: minio.BucketLookupPath,
-	})
+	c, err := s.Client()
 	if err != nil {
 		return err
 	}
 	return fn(c)
+}
+
+// Client is the server's owner. It keeps no connections.
+func (s *Server) Client() (*minio.Client, error) {
+	return minio.New(s.port.address(), &minio.Options{
+		Creds: credentials.NewStaticV4(accessKey, secretKey, ""), Transport: &http.Transport{DisableKeepAlives: true},
+		Region: "us-east-1", BucketLookup: minio.BucketLookupPath,
+	})
 }
 
 // Kill ends the server with SIGKILL and waits until it is gone. Killing what is

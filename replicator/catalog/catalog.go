@@ -40,7 +40,8 @@ type Catalog struct {
 type Locked struct {
 	At    time.Time     `json:"at"`
 	Until time.Time     `json:"until"`
-	For   time.Duration `json:"for"` // ns, the log's rule then
+	For   time.Duration `json:"for"` // ns, the rule then
+	Mode  string        `json:"mode"`
 }
 
 // Pack is an object of package pack.

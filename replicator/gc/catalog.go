@@ -61,11 +61,7 @@ func Catalog(ctx context.Context, s objstore.Store, o Options) (Cataloged, error
 	if err := fit(s, l); err != nil {
 		return Cataloged{}, err
 	}
-	k, err := newKeeper(ctx, s, l, &o)
-	if err != nil {
-		return Cataloged{}, err
-	}
-	w := &writer{o: o, store: kept{s, k}, log: l, run: uuid.NewString()[:8]}
+	w := &writer{o: o, store: s, log: l, run: uuid.NewString()[:8]}
 	mark := l.Mark(o.Now())
 	if old := l.Catalog; old != nil && old.End().Position == mark.Position && l.CatalogDamage == nil {
 		return Cataloged{Number: old.Number, Position: mark.Position}, nil
@@ -81,7 +77,7 @@ func Catalog(ctx context.Context, s objstore.Store, o Options) (Cataloged, error
 	if err := w.layers(ctx, c, &mark); err != nil {
 		return Cataloged{}, err
 	}
-	err = catalog.Create(ctx, w.store, c)
+	err = catalog.Create(ctx, s, c)
 	if fail.Is(err, fail.Exists) {
 		o.Logger.Info("another run made the catalog", "number", c.Number)
 		return Cataloged{Number: c.Number}, nil

@@ -35,6 +35,8 @@ type testLog struct {
 	t   *testing.T
 	dir string
 	r   *rand.Rand
+	// lock is what the store is asked for, with each object.
+	lock objstore.LockRule
 }
 
 func newTestLog(t *testing.T, folding bool) *testLog {

@@ -26,6 +26,9 @@ type CollectOptions struct {
 	Grace time.Duration
 	// SparseBelow is the part of an object below which what is needed of it is moved.
 	SparseBelow float64
+	// Lock is for how long the store shall keep what is needed from deletion, and what
+	// the store that is given asks for with each object. Zero is the bucket's own rule.
+	Lock objstore.LockRule
 }
 
 // DefaultSparseBelow bounds what garbage takes to a quarter of what is needed.
@@ -72,6 +75,9 @@ type Garbage struct {
 // fail.Retry.
 func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, error) {
 	o.Options = o.complete()
+	if err := o.findRule(ctx, s); err != nil {
+		return nil, err
+	}
 	rep := &Report{DryRun: o.DryRun, Names: []Garbage{}, Dropped: []Dropped{}}
 	if !o.DryRun {
 		if _, err := Catalog(ctx, s, o.Options); err != nil {
@@ -91,12 +97,7 @@ func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, 
 		}
 		return nil, fail.New(fail.Internal, "collect garbage", s.URL(), "the catalog that was made is not there")
 	}
-	k, err := newKeeper(ctx, s, l, &o.Options)
-	if err != nil {
-		return nil, err
-	}
-	g := &collection{o: &o, store: kept{s, k}, log: l, rep: rep, keeper: k}
-	g.w = &writer{o: o.Options, store: g.store, log: l, run: uuid.NewString()[:8]}
+	g := &collection{o: &o, store: s, log: l, rep: rep, w: &writer{o: o.Options, store: s, log: l, run: uuid.NewString()[:8]}}
 	if o.DryRun {
 		g.w.store = &pretend{Store: s, made: map[string][]byte{}} // layers that would be made
 	}
@@ -105,12 +106,11 @@ func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, 
 
 // collection is one run.
 type collection struct {
-	o      *CollectOptions
-	store  objstore.Store
-	log    *twin.Log
-	w      *writer
-	keeper *keeper
-	rep    *Report
+	o     *CollectOptions
+	store objstore.Store
+	log   *twin.Log
+	w     *writer
+	rep   *Report
 }
 
 func (g *collection) run(ctx context.Context) error {
@@ -133,6 +133,10 @@ func (g *collection) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := g.present(c, r, all); err != nil {
+		return err
+	}
+	g.warnUnextended(ctx, c)
 	moved, err := g.repack(ctx, c, r, all)
 	if err != nil {
 		return err
@@ -148,7 +152,7 @@ func (g *collection) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	changed = changed || extended || g.anyDue(old, dead, now)
+	changed = changed || extended || g.anyDue(old, dead, all, now)
 	g.rep.Catalog = old.Number
 	if changed && !g.o.DryRun {
 		err := catalog.Create(ctx, g.store, c)
@@ -183,12 +187,12 @@ func worthNoting(was, is map[string]time.Time) bool {
 
 // listed are the objects of a log that can become garbage.
 type listed struct {
-	bytes map[string]int64
-	stay  []string // what cannot
+	objects map[string]objstore.Info
+	stay    []string // names of what cannot
 }
 
 func (g *collection) list(ctx context.Context) (*listed, error) {
-	all := &listed{bytes: map[string]int64{}}
+	all := &listed{objects: map[string]objstore.Info{}}
 	for _, prefix := range []string{"log/", "map/", "pack/", "catalog/"} {
 		err := g.store.List(ctx, prefix, "", func(i objstore.Info) error {
 			if prefix == "log/" {
@@ -199,7 +203,7 @@ func (g *collection) list(ctx context.Context) (*listed, error) {
 					return nil
 				}
 			}
-			all.bytes[i.Name] = i.Bytes
+			all.objects[i.Name] = i
 			return nil
 		})
 		if err != nil {
@@ -218,14 +222,14 @@ func positionOf(name string) (uint64, bool) {
 func (g *collection) repack(ctx context.Context, c *catalog.Catalog, r *refs, all *listed) (bool, error) {
 	sparse := map[uint64]bool{}
 	for pos, u := range r.live {
-		bytes, there := all.bytes[twin.ObjectName(pos)]
+		object, there := all.objects[twin.ObjectName(pos)]
 		free := !protected(c, pos)
 		if isPack(pos) { // what layers find through its tables cannot be moved again
 			free = !r.through(c, pos)
 		}
-		if there && free && u.runs <= maxRuns && u.stored < g.o.SparseBelow*float64(bytes) {
+		if there && free && u.runs <= maxRuns && u.stored < g.o.SparseBelow*float64(object.Bytes) {
 			sparse[pos] = true
-			g.rep.Moved.add(bytes)
+			g.rep.Moved.add(object.Bytes)
 		}
 	}
 	if len(sparse) == 0 || g.o.DryRun {
@@ -283,11 +287,11 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 	}
 	old := len(g.log.Catalog.Packs)
 	c.Packs = append(slices.DeleteFunc(slices.Clone(c.Packs[:old]), func(p catalog.Pack) bool { // deleted, and nobody can ask for it
-		_, there := all.bytes[pack.Name(p.Number)]
+		_, there := all.objects[pack.Name(p.Number)]
 		return !there
 	}), c.Packs[old:]...)
 	dead, now := map[string]time.Time{}, g.o.Now().UTC()
-	for name := range all.bytes {
+	for name := range all.objects {
 		if pos, ok := positionOf(name); ok {
 			if protected(c, pos) || (r.live[pos] != nil && !gone[pos]) {
 				continue

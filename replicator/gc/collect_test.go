@@ -38,7 +38,7 @@ func (l *testLog) horizon() {
 }
 
 func (l *testLog) options() CollectOptions {
-	return CollectOptions{Options: Options{Now: func() time.Time { return l.Clock }}, Grace: grace, SparseBelow: DefaultSparseBelow}
+	return CollectOptions{Options: Options{Now: func() time.Time { return l.Clock }}, Grace: grace, SparseBelow: DefaultSparseBelow, Lock: l.lock}
 }
 
 func (l *testLog) collect() *Report {

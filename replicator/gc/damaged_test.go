@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
@@ -54,4 +56,46 @@ func TestNewestCatalogLost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestNeededMissing takes away any object that the newest catalog needs. gc says which,
+// and deletes nothing.
+func TestNeededMissing(t *testing.T) {
+	l := retained(t, false)
+	for range 25 {
+		l.Random(l.r, 12)
+		l.horizon()
+		l.collect()
+	}
+	c := l.open().Catalog
+	tried := 0
+	var names []string
+	if err := l.Store.List(t.Context(), "", "", func(i objstore.Info) error { names = append(names, i.Name); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		pos, isLog := positionOf(name)
+		_, dead := c.Dead[name]
+		if dead || strings.HasPrefix(name, "catalog/") || isLog && (pos < c.Marks[0].Position || pos+1 >= c.End().Position) {
+			continue
+		}
+		tried++
+		path := filepath.Join(l.dir, name)
+		if err := os.Rename(path, path+".away"); err != nil {
+			t.Fatal(err)
+		}
+		o := l.options()
+		o.Grace = 0
+		_, err := Collect(t.Context(), l.Store, o)
+		if !fail.Is(err, fail.Damaged) && !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), name) {
+			t.Errorf("without %s: %v", name, err)
+		}
+		if err := os.Rename(path+".away", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if tried < 10 {
+		t.Errorf("%d objects are needed", tried)
+	}
+	l.check(l.open(), l.promised(nil))
 }

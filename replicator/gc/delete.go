@@ -5,7 +5,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // clock is what time it is for the grace: the journal has a say too.
@@ -21,9 +24,9 @@ func (g *collection) clock(ctx context.Context) (time.Time, error) {
 // anyDue reports whether there is something to delete that the catalog before the
 // newest may refer to. Then one more is made first: should it be lost, the one before
 // it knows what is gone.
-func (g *collection) anyDue(old *catalog.Catalog, dead map[string]time.Time, now time.Time) bool {
+func (g *collection) anyDue(old *catalog.Catalog, dead map[string]time.Time, all *listed, now time.Time) bool {
 	for name, since := range dead {
-		if _, known := old.Dead[name]; known && now.Sub(since) >= g.o.Grace && !strings.HasPrefix(name, "catalog/") && !lockedUntil(old, since).After(now) {
+		if _, known := old.Dead[name]; known && now.Sub(since) >= g.o.Grace && !strings.HasPrefix(name, "catalog/") && !g.held(old, since, all.objects[name].Modified) {
 			return true
 		}
 	}
@@ -33,7 +36,8 @@ func (g *collection) anyDue(old *catalog.Catalog, dead map[string]time.Time, now
 // delete removes what the catalog before this run knew as garbage for the time of
 // grace, and what still is.
 func (g *collection) delete(ctx context.Context, old, c *catalog.Catalog, all *listed, now time.Time) error {
-	for name, bytes := range all.bytes {
+	for name, object := range all.objects {
+		bytes := object.Bytes
 		since, ok := c.Dead[name]
 		if !ok {
 			continue
@@ -42,13 +46,14 @@ func (g *collection) delete(ctx context.Context, old, c *catalog.Catalog, all *l
 			continue // the next run knows since when
 		}
 		due := now.Sub(since) >= g.o.Grace
+		if due && g.held(c, since, object.Modified) {
+			g.rep.Names = append(g.rep.Names, Garbage{name, bytes, whyOf(name) + "; held by Object Lock", since, false})
+			g.rep.Held.add(bytes)
+			continue
+		}
 		g.rep.Names = append(g.rep.Names, Garbage{name, bytes, whyOf(name), since, due})
 		if !due {
 			g.rep.Waiting.add(bytes)
-			continue
-		}
-		if lockedUntil(c, since).After(g.o.Now()) {
-			g.rep.Held.add(bytes)
 			continue
 		}
 		if g.o.DryRun {
@@ -95,4 +100,31 @@ func whyOf(name string) string {
 		return "nothing in it is needed, or it was moved"
 	}
 	return "a newer catalog replaces it"
+}
+
+// present refuses to go on when an object that is needed is not there: what is made of
+// the rest would be taken for all.
+func (g *collection) present(c *catalog.Catalog, r *refs, all *listed) error {
+	there := map[string]bool{}
+	for _, name := range all.stay {
+		there[name] = true
+	}
+	check := func(name string) error {
+		if _, ok := all.objects[name]; ok || there[name] {
+			return nil
+		}
+		return fail.New(fail.Damaged, "collect garbage", g.store.URL()+"/"+name, "the object is needed, and missing").
+			WithHint("bring it back from a version or replica of the bucket (in a bucket with versions, delete the marker that hides it); until then nothing is deleted")
+	}
+	for pos := c.Marks[0].Position; pos < c.End().Position; pos++ {
+		if err := check(uploader.ObjectName(pos)); err != nil {
+			return err
+		}
+	}
+	for pos := range r.live {
+		if err := check(twin.ObjectName(pos)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -16,21 +16,21 @@ import (
 // worm is a store with Object Lock and a clock.
 type worm struct {
 	objstore.Store
-	now func() time.Time
-	// rule is the bucket's; asked is the uploader's, for objects of the log only.
-	rule, asked objstore.LockRule
-	refuse      string // an object whose date cannot be moved
+	now         func() time.Time
+	rule, asked objstore.LockRule // the bucket's, and what a Create asks for
+	refuse      string            // an object whose date cannot be moved
 
 	mu       sync.Mutex
 	locks    map[string]objstore.Lock
 	extended int
+	vain     int // deletions that were refused
 }
 
 func (w *worm) Create(ctx context.Context, name string, body []byte) error {
 	err := w.Store.Create(ctx, name, body)
 	if err == nil {
 		rule := w.rule
-		if strings.HasPrefix(name, "log/") && w.asked.For > 0 {
+		if w.asked.For > 0 {
 			rule = w.asked
 		}
 		w.mu.Lock()
@@ -42,6 +42,17 @@ func (w *worm) Create(ctx context.Context, name string, body []byte) error {
 		w.locks[name] = l
 	}
 	return err
+}
+
+func (w *worm) LockRule(context.Context) (objstore.LockRule, error) { return w.rule, nil }
+
+func (w *worm) List(ctx context.Context, prefix, after string, fn func(objstore.Info) error) error {
+	return w.Store.List(ctx, prefix, after, func(i objstore.Info) error {
+		w.mu.Lock()
+		i.Modified = w.locks[i.Name].Created
+		w.mu.Unlock()
+		return fn(i)
+	})
 }
 
 func (w *worm) Lock(_ context.Context, name string) (objstore.Lock, error) {
@@ -75,14 +86,17 @@ func (w *worm) Delete(ctx context.Context, name string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.locks[name].Until.After(w.now()) {
+		w.vain++
 		return fail.New(fail.Denied, "delete", name, "object protected by object lock")
 	}
 	delete(w.locks, name)
 	return w.Store.Delete(ctx, name)
 }
 
+// locked is a log in a store that locks by the bucket's rule, or because it is asked to.
 func locked(t *testing.T, rule, asked objstore.LockRule) (*testLog, *worm) {
 	l := retained(t, false)
+	l.lock = asked
 	w := &worm{Store: l.Store, now: func() time.Time { return l.Clock }, rule: rule, asked: asked, locks: map[string]objstore.Lock{}}
 	for pos := range l.Position { // made before the store was wrapped
 		w.locks[fmt.Sprintf("log/%020d", pos)] = objstore.Lock{Created: l.Clock}
@@ -116,8 +130,8 @@ func TestLock(t *testing.T) {
 				w.check(t, l, day.For)
 			}
 			l.check(l.open(), l.promised(map[string]uint64{"early": bookmark}))
-			if deleted == 0 || held == 0 || rounds < 4 || rounds > 20 {
-				t.Errorf("%d deleted, %d held, %d rounds", deleted, held, rounds)
+			if deleted == 0 || held == 0 || rounds < 4 || rounds > 20 || w.vain > 0 {
+				t.Errorf("%d deleted, %d in vain, %d held, %d rounds", deleted, w.vain, held, rounds)
 			}
 		})
 	}
@@ -169,7 +183,7 @@ func TestLockRefused(t *testing.T) {
 	l, w := locked(t, objstore.LockRule{Mode: objstore.Governance, For: 24 * time.Hour}, objstore.LockRule{})
 	l.Random(l.r, 20)
 	l.horizon()
-	w.refuse = fmt.Sprintf("log/%020d", l.Position-2)
+	w.refuse = "log/00000000000000000002"
 	for range 3 {
 		rep, err := Collect(t.Context(), w, l.options())
 		if err != nil || rep.Locked.Failed != 1 || rep.Locked.FailedWhy == "" || rep.Locked.Extended < 3 {
@@ -177,6 +191,11 @@ func TestLockRefused(t *testing.T) {
 		}
 		if c := l.open().Catalog; len(c.Locked) > 0 {
 			t.Fatal("the round counts")
+		}
+		for name, is := range w.locks {
+			if left := is.Until.Sub(l.Clock); name != w.refuse && left < 23*time.Hour {
+				t.Errorf("%s is kept for %v", name, left)
+			}
 		}
 		l.Clock = l.Clock.Add(time.Hour)
 	}
@@ -188,15 +207,100 @@ func TestLockRefused(t *testing.T) {
 	w.check(t, l, 24*time.Hour)
 }
 
+// TestLockCrashes: gc dies behind its round and before its catalog, again and again.
+// Nothing is kept longer for that.
+func TestLockCrashes(t *testing.T) {
+	rule := objstore.LockRule{Mode: objstore.Compliance, For: 24 * time.Hour}
+	l, w := locked(t, rule, objstore.LockRule{})
+	l.Random(l.r, 20)
+	l.horizon()
+	l.collect()
+	died := 0
+	for range 6 {
+		l.Clock = l.Clock.Add(11 * time.Hour)
+		if _, err := Collect(t.Context(), &noCatalogs{w}, l.options()); err != nil {
+			died++
+		}
+		for name, is := range w.locks {
+			if left := is.Until.Sub(l.Clock); left > rule.For+time.Minute {
+				t.Fatalf("%s is kept for %v", name, left)
+			}
+		}
+	}
+	if died == 0 {
+		t.Error("it never died")
+	}
+	l.collect()
+	w.check(t, l, rule.For)
+}
+
+// noCatalogs is a store in which no catalog can be made.
+type noCatalogs struct{ *worm }
+
+func (s *noCatalogs) Create(ctx context.Context, name string, b []byte) error {
+	if strings.HasPrefix(name, "catalog/") {
+		return fail.New(fail.Internal, "stop", "here", "killed")
+	}
+	return s.worm.Create(ctx, name, b)
+}
+
+// TestLockShorter: the rule becomes shorter. What was made since goes by its own date.
+func TestLockShorter(t *testing.T) {
+	l, w := locked(t, objstore.LockRule{Mode: objstore.Compliance, For: 30 * 24 * time.Hour}, objstore.LockRule{})
+	for range 10 {
+		l.Random(l.r, 9)
+		l.horizon()
+		l.collect()
+	}
+	w.rule.For = 24 * time.Hour
+	for range 90 {
+		l.Random(l.r, 4)
+		l.horizon()
+		l.collect()
+	}
+	for name, since := range l.open().Catalog.Dead {
+		is, there := w.locks[name]
+		if late := l.Clock.Sub(is.Until); there && l.Clock.Sub(since) > 2*grace && late > 2*time.Hour {
+			t.Errorf("%s is past its grace, and its date for %v, and still there", name, late)
+		}
+	}
+}
+
+// TestLockGrace: what readers by an older catalog may need stays for the grace.
+func TestLockGrace(t *testing.T) {
+	rule := objstore.LockRule{Mode: objstore.Governance, For: 24 * time.Hour}
+	l, w := locked(t, objstore.LockRule{}, rule)
+	o := l.options()
+	o.Grace = 24 * time.Hour
+	for range 60 {
+		l.Random(l.r, 9)
+		l.horizon()
+		o.Now = l.options().Now
+		if _, err := Collect(t.Context(), l.Store, o); err != nil {
+			t.Fatal(err)
+		}
+		for name, since := range l.open().Catalog.Dead {
+			if left := w.locks[name].Until.Sub(l.Clock); l.Clock.Sub(since) < o.Grace-2*time.Hour && left < rule.For/2-2*time.Hour {
+				t.Errorf("%s, garbage since %v, is kept for %v only", name, l.Clock.Sub(since), left)
+			}
+		}
+	}
+}
+
+// noDeletes is a store whose credentials do not allow to delete.
+type noDeletes struct{ *worm }
+
+func (noDeletes) Delete(context.Context, string) error {
+	return fail.New(fail.Denied, "delete", "here", "no")
+}
+
 // TestLockFreed: whoever deletes all that can be deleted harms no point that is kept.
 func TestLockFreed(t *testing.T) {
 	l, w := locked(t, objstore.LockRule{}, objstore.LockRule{Mode: objstore.Compliance, For: 6 * time.Hour})
 	for range 20 {
 		l.Random(l.r, 12)
 		l.horizon()
-		o := l.options()
-		o.Grace = 1000 * time.Hour // nothing is deleted by gc
-		if _, err := Collect(t.Context(), w, o); err != nil {
+		if _, err := Collect(t.Context(), noDeletes{w}, l.options()); err != nil {
 			t.Fatal(err)
 		}
 	}

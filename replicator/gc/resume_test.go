@@ -162,7 +162,7 @@ func TestRestoreDuringGC(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		img, when, before := zeroing{make(memory, l.Sizes["v"])}, l.r.IntN(3), pl.Left().Catalog
+		img, when, before := zeroing{make(memory, l.Sizes["v"])}, l.r.IntN(3), pl.Left().Moves
 		if when == 0 {
 			upkeep()
 		}
@@ -175,7 +175,7 @@ func TestRestoreDuringGC(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if pl.Left().Catalog > before {
+		if pl.Left().Moves != before {
 			again++
 		}
 		if !bytes.Equal(img.memory, l.History[lsn]["v"]) {

@@ -27,6 +27,7 @@ func (d *Device) Hydrate(ctx context.Context, run twin.Run) (err error) {
 	}
 	defer plan.Close()
 	_, err = plan.Each(ctx, run, func(e *extent.Extent, data []byte) error {
+		d.stats.store.Add(int64(len(data)))
 		off := (e.Off + pageBytes - 1) / pageBytes * pageBytes // pages that it has a part of come last
 		end := e.End() / pageBytes * pageBytes
 		if e.End() == d.size {

@@ -171,6 +171,15 @@ func (x *Faulty) Delete(ctx context.Context, name string) error {
 	return x.call(ctx, func() error { return x.Store.Delete(ctx, name) }, nil)
 }
 
+// LockRule is Store's, with faults.
+func (x *Faulty) LockRule(ctx context.Context) (rule LockRule, err error) {
+	err = x.call(ctx, func() error {
+		rule, err = x.Store.LockRule(ctx)
+		return err
+	}, nil)
+	return rule, err
+}
+
 // Lock is Store's, with faults.
 func (x *Faulty) Lock(ctx context.Context, name string) (l Lock, err error) {
 	err = x.call(ctx, func() error {

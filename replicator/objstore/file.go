@@ -357,6 +357,8 @@ func notDirectory(err error) bool {
 	return errors.Is(err, syscall.ENOTDIR) || strings.HasSuffix(err.Error(), syscall.ENOTDIR.Error())
 }
 
+func (s *fileStore) LockRule(context.Context) (LockRule, error) { return LockRule{}, nil }
+
 // Lock is none: a directory has nothing that outlasts its owner's will.
 func (s *fileStore) Lock(ctx context.Context, name string) (Lock, error) {
 	if _, err := s.Size(ctx, name); err != nil {

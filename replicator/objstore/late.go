@@ -103,6 +103,14 @@ func (l *late) Delete(ctx context.Context, name string) error {
 	return s.Delete(ctx, name)
 }
 
+func (l *late) LockRule(ctx context.Context) (LockRule, error) {
+	s, err := l.get(ctx)
+	if err != nil {
+		return LockRule{}, err
+	}
+	return s.LockRule(ctx)
+}
+
 func (l *late) Lock(ctx context.Context, name string) (Lock, error) {
 	s, err := l.get(ctx)
 	if err != nil {

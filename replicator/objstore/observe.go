@@ -9,7 +9,7 @@ import (
 
 // Request is one finished attempt, for metrics.
 type Request struct {
-	Op      string  // create, read, size, list, delete, lock or extend; a list is one Request
+	Op      string  // create, read, size, list, delete, lock_rule, lock or extend; a list is one Request
 	Outcome string  // ok, or the name of the error's fail.Kind
 	Bytes   int64   // of objects, sent by a create or received by a read
 	Seconds float64 // from call to return
@@ -65,6 +65,13 @@ func (o *observed) Delete(ctx context.Context, name string) error {
 	err := o.Store.Delete(ctx, name)
 	o.report("delete", begin, 0, err)
 	return err
+}
+
+func (o *observed) LockRule(ctx context.Context) (LockRule, error) {
+	begin := time.Now()
+	rule, err := o.Store.LockRule(ctx)
+	o.report("lock_rule", begin, 0, err)
+	return rule, err
 }
 
 func (o *observed) Lock(ctx context.Context, name string) (Lock, error) {

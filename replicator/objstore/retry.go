@@ -179,6 +179,14 @@ func (r *retrying) Delete(ctx context.Context, name string) error {
 	return r.do(ctx, "delete object", name, func() error { return r.Store.Delete(ctx, name) })
 }
 
+func (r *retrying) LockRule(ctx context.Context) (rule LockRule, err error) {
+	err = r.do(ctx, "read Object Lock rule", "", func() error {
+		rule, err = r.Store.LockRule(ctx)
+		return err
+	})
+	return rule, err
+}
+
 func (r *retrying) Lock(ctx context.Context, name string) (l Lock, err error) {
 	err = r.do(ctx, "retention of object", name, func() error {
 		l, err = r.Store.Lock(ctx, name)

@@ -12,7 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -28,6 +28,9 @@ const (
 	// checksumHeader goes with each PUT, and is signed: the server refuses a
 	// body that does not match. A trailing one would be refused over plain HTTP.
 	checksumHeader = "x-amz-checksum-crc32c"
+
+	opDelete = "delete object"
+	opExtend = "extend retention of object"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -38,7 +41,11 @@ type s3Store struct {
 	bucket, prefix string // prefix is "" or ends in a slash
 	timeout        time.Duration
 	lock           LockRule
-	unversioned    atomic.Bool // the bucket, as far as was seen
+	versioned      struct {
+		sync.Mutex
+		on    bool
+		asked time.Time
+	}
 }
 
 func openS3(u *url.URL, opts Options) (Store, error) {
@@ -162,7 +169,6 @@ func (s *s3Store) Size(ctx context.Context, name string) (int64, error) {
 type reply struct {
 	body               io.ReadCloser
 	first, bytes, size int64
-	version            string
 }
 
 func (s *s3Store) get(a *attempt, name, rng string) (reply, error) {
@@ -174,7 +180,7 @@ func (s *s3Store) get(a *attempt, name, rng string) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	r := reply{body: body, bytes: info.Size, size: info.Size, version: info.VersionID}
+	r := reply{body: body, bytes: info.Size, size: info.Size}
 	if cr := header.Get("Content-Range"); cr != "" {
 		var last int64
 		if _, err = fmt.Sscanf(cr, "bytes %d-%d/%d", &r.first, &last, &r.size); err == nil && last-r.first+1 != r.bytes {
@@ -256,7 +262,7 @@ func (s *s3Store) listPage(ctx context.Context, op, prefix, after string) ([]Inf
 }
 
 func (s *s3Store) Delete(ctx context.Context, name string) error {
-	const op = "delete object"
+	const op = opDelete
 	if err := s.check(ctx, op, name); err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func kindOfResponse(op string, r minio.ErrorResponse) (fail.Kind, string) {
 	case http.StatusNotFound:
 		return kindOfAbsence(r)
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fail.Denied, hintOfDenial(r.Code)
+		return fail.Denied, hintOfDenial(op, r.Code)
 	case http.StatusConflict:
 		switch r.Code {
 		case "ExistingObjectIsDirectory", "ObjectParentIsFile":
@@ -113,14 +113,20 @@ func kindOfBadRequest(r minio.ErrorResponse) (fail.Kind, string) {
 	return fail.Invalid, ""
 }
 
-func hintOfDenial(code string) string {
+func hintOfDenial(op, code string) string {
 	switch code {
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken":
 		return hintCredentials
 	case "RequestTimeTooSkewed":
 		return "set this host's clock: it is too far from the object store's"
 	}
-	return "allow these credentials PutObject and GetObject on the objects and ListBucket on the bucket"
+	switch op {
+	case opExtend:
+		return "allow these credentials s3:PutObjectRetention"
+	case opDelete:
+		return "allow these credentials s3:DeleteObject, and s3:DeleteObjectVersion in a bucket with versions"
+	}
+	return "allow these credentials PutObject and GetObject on the objects and ListBucket on the bucket (and PutObjectRetention where object_lock is set)"
 }
 
 // outOfRange says that the object exists and the range begins beyond its end.

@@ -49,8 +49,13 @@ type Store interface {
 	// collection and tests call it.
 	Delete(ctx context.Context, name string) error
 
-	// Lock returns until when name is kept from deletion, or fail.NotFound. A store
-	// that cannot lock returns the zero Lock.
+	// LockRule returns for how long the store keeps new objects from deletion without
+	// being asked; the zero rule where it does not.
+	LockRule(ctx context.Context) (LockRule, error)
+
+	// Lock returns until when name is kept from deletion by a date of its own, or
+	// fail.NotFound. A store that cannot lock returns the zero Lock. Of several versions
+	// the first counts, which Create made, here and for Extend.
 	Lock(ctx context.Context, name string) (Lock, error)
 
 	// Extend keeps name from deletion until l.Until at least, in l.Mode. A store that

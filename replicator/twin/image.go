@@ -57,7 +57,7 @@ func (m *Image) Refresh(ctx context.Context, seen uint64, cause error) error {
 		return err
 	}
 	if l.catalogNumber() <= seen {
-		return cause
+		return gone(cause)
 	}
 	if _, _, exact, err := l.exact(ctx, m.Point.Volume.Stream, m.Point.LSN); err != nil || !exact {
 		return errors.Join(err, fail.New(fail.NotFound, "read", fmt.Sprintf("volume %s at LSN %d", m.Point.Volume.Name, m.Point.LSN), "the point is not kept any more").
@@ -71,6 +71,15 @@ func (m *Image) Refresh(ctx context.Context, seen uint64, cause error) error {
 	m.Map.Replace(fresh.Map)
 	m.log = l
 	return nil
+}
+
+// gone says that what a map refers to is not there, which is damage.
+func gone(cause error) error {
+	hint := fail.HintOf(cause)
+	if hint == "" {
+		hint = "an object is missing: bring it back from a version or replica of the bucket (in a bucket with versions, delete the marker that hides it); pollux verify names all that is damaged"
+	}
+	return &fail.Error{Kind: fail.Damaged, Op: "read", Object: "the twin", Err: cause, Hint: hint}
 }
 
 // Current calls f, and again through a newer catalog as long as f does not find what

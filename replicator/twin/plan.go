@@ -2,7 +2,11 @@ package twin
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
+	"slices"
 
 	"github.com/pollux-dr/pollux/replicator/cover"
 	"github.com/pollux-dr/pollux/replicator/extent"
@@ -12,14 +16,53 @@ import (
 // High, and for what lies behind Done in the order of places, the volume as it was in
 // between.
 //
-// Garbage collection moves blocks, always to later places: what was not done before a
-// move is not done after it. So Done holds under the catalog that it was reached with,
-// and under later ones; under an earlier one, or none, blocks are back where they were.
+// Garbage collection moves blocks into packs, always to later places: what was not done
+// before a move is not done after it. So Done holds where all the packs are known that
+// were when it was reached, and no others but later ones. Through another catalog, or
+// none, blocks are back where they were.
 type Base struct {
-	Low     uint64       `json:"low"`
-	High    uint64       `json:"high"`
-	Done    extent.Place `json:"done"`
-	Catalog uint64       `json:"catalog"` // of Done; 0 is none
+	Low   uint64       `json:"low"`
+	High  uint64       `json:"high"`
+	Done  extent.Place `json:"done"`
+	Moves Moves        `json:"moves"` // of Done
+}
+
+// Moves names a set of packs.
+type Moves struct {
+	Last uint64 `json:"last"` // the highest number
+	Sum  string `json:"sum"`  // of all numbers; "" of none
+}
+
+// movesUpTo names the packs of a catalog up to a number.
+func (l *Log) movesUpTo(last uint64) (m Moves) {
+	if l.Catalog == nil {
+		return m
+	}
+	var numbers []uint64
+	for i := range l.Catalog.Packs {
+		if n := l.Catalog.Packs[i].Number; n <= last {
+			numbers = append(numbers, n)
+		}
+	}
+	if len(numbers) == 0 {
+		return m
+	}
+	slices.Sort(numbers)
+	sum := sha256.New()
+	for _, n := range numbers {
+		_ = binary.Write(sum, binary.BigEndian, n) // never fails
+	}
+	return Moves{numbers[len(numbers)-1], hex.EncodeToString(sum.Sum(nil)[:16])}
+}
+
+// under returns the base as it holds through a log's catalog.
+func (b *Base) under(l *Log) *Base {
+	if b == nil || b.Done == Whole || l.movesUpTo(b.Moves.Last) == b.Moves {
+		return b
+	}
+	out := *b
+	out.Done = extent.Place{}
+	return &out
 }
 
 // Complete is the base that a complete image is.
@@ -31,7 +74,7 @@ func (b *Base) toward(lsn uint64) Base {
 	if b == nil {
 		return Base{Low: lsn, High: lsn}
 	}
-	return Base{min(b.Low, lsn), max(b.High, lsn), b.Done, b.Catalog}
+	return Base{min(b.Low, lsn), max(b.High, lsn), b.Done, b.Moves}
 }
 
 // Whole is the Done of a base that is complete.
@@ -50,12 +93,14 @@ type Plan struct {
 	needs     *extent.ByBlock
 	base      *Base
 	dir       string
+	seen      uint64 // the catalog by which needs was made
+	moves     Moves
 }
 
 // Left is what the target has if the restore ends at once.
 func (pl *Plan) Left() Base {
 	b := pl.base.toward(pl.Point.LSN)
-	b.Catalog = pl.image.Catalog()
+	b.Moves = pl.moves
 	return b
 }
 
@@ -72,8 +117,8 @@ func (pl *Plan) reached(p extent.Place) Base {
 }
 
 // again makes what is left into the plan, after an object was not found.
-func (pl *Plan) again(ctx context.Context, left *Base, seen uint64, cause error) error {
-	if err := pl.image.Refresh(ctx, seen, cause); err != nil {
+func (pl *Plan) again(ctx context.Context, left *Base, cause error) error {
+	if err := pl.image.Refresh(ctx, pl.seen, cause); err != nil {
 		return err
 	}
 	needs := pl.needs
@@ -107,11 +152,6 @@ func (l *Log) Plan(ctx context.Context, p Point, base *Base, dir string) (*Plan,
 	if err != nil {
 		return nil, err
 	}
-	if base != nil && base.Catalog > l.catalogNumber() && base.Done != Whole {
-		older := *base
-		older.Done = extent.Place{}
-		base = &older
-	}
 	return newPlan(ctx, image, true, base, dir)
 }
 
@@ -137,6 +177,8 @@ func newPlan(ctx context.Context, m *Image, ours bool, base *Base, dir string) (
 }
 
 func (pl *Plan) fill(ctx context.Context) (err error) {
+	l := pl.image.from()
+	pl.seen, pl.moves, pl.base = l.catalogNumber(), l.movesUpTo(^uint64(0)), pl.base.under(l)
 	if pl.base == nil {
 		err = pl.all(ctx)
 	} else {

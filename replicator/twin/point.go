@@ -34,6 +34,10 @@ func (l *Log) Volume(name string) (*state.Volume, error) {
 	if l.Damage != nil {
 		return nil, l.lost(context.Background(), "volume "+name, nil)
 	}
+	if l.State.Groups[name] != nil {
+		return nil, fail.New(fail.NotFound, "find volume", name, "it is a group, and a volume is asked for").
+			WithHint("pollux volume ls --store " + l.store.URL() + " lists its volumes")
+	}
 	return nil, fail.New(fail.NotFound, "find volume", name, "no such volume in "+l.store.URL()).
 		WithHint("pollux volume ls --store " + l.store.URL() + " lists them")
 }
@@ -115,7 +119,7 @@ func (q *query) find() error {
 	default:
 		b := l.State.Bookmarks[q.v.Group+"/"+at]
 		if b == nil {
-			return q.refuse(fail.NotFound, "no such bookmark in group "+q.v.Group)
+			return q.refuse(fail.NotFound, "no such bookmark in group "+q.v.Group+" (pollux points lists them)")
 		}
 		lsn, on := b.On(q.v.Stream)
 		if !on || lsn > q.r.LastLSN {

@@ -88,7 +88,7 @@ func (pl *Plan) Restore(ctx context.Context, t io.WriterAt, run Run) (Result, er
 func (pl *Plan) Each(ctx context.Context, run Run, fn func(e *extent.Extent, data []byte) error) (Result, error) {
 	var all Result
 	for {
-		seen, w := pl.image.Catalog(), pl.worker(run, fn)
+		w := pl.worker(run, fn)
 		err := w.each(ctx)
 		all.ReadBytes += w.res.ReadBytes
 		all.WrittenBytes += w.res.WrittenBytes
@@ -97,7 +97,7 @@ func (pl *Plan) Each(ctx context.Context, run Run, fn func(e *extent.Extent, dat
 			return all, err
 		}
 		left := pl.reached(w.done)
-		if err := pl.again(ctx, &left, seen, err); err != nil {
+		if err := pl.again(ctx, &left, err); err != nil {
 			return all, err
 		}
 	}

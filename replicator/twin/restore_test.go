@@ -335,7 +335,7 @@ func TestRestoreFails(t *testing.T) {
 	for _, x := range l.Objects {
 		h.remove(x.Position)
 	}
-	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), uploader.ObjectName(0)[:20]) {
+	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), uploader.ObjectName(0)[:20]) {
 		t.Errorf("object gone meanwhile: %v", err)
 	}
 }
