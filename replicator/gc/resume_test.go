@@ -146,7 +146,7 @@ func TestRestoreDuringGC(t *testing.T) {
 		}
 	}
 	again := 0
-	for i := range 16 {
+	for i := 0; i < 15 || again == 0 && i < 100; i++ {
 		l.Random(l.r, 40)
 		name := fmt.Sprint("b", i)
 		l.Bookmark(name)
