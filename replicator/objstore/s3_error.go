@@ -85,7 +85,7 @@ func kindOfAbsence(r minio.ErrorResponse) (fail.Kind, string) {
 		return fail.Retry, "the answer is not an object store's: check the endpoint and what is in between"
 	}
 	switch r.Code {
-	case minio.NoSuchKey:
+	case minio.NoSuchKey, "ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration":
 		return fail.NotFound, ""
 	case minio.NoSuchBucket:
 		return fail.Invalid, "create the bucket, or check its name, the endpoint and the region"

@@ -293,6 +293,9 @@ func testConcurrentReads(t *testing.T, s objstore.Store) {
 
 // testLock is for stores, and buckets, without Object Lock.
 func testLock(t *testing.T, s objstore.Store) {
+	if r, err := s.LockRule(t.Context()); err != nil || r.For != 0 {
+		t.Errorf("a rule: %+v, %v", r, err)
+	}
 	if _, err := s.Lock(t.Context(), "absent"); !fail.Is(err, fail.NotFound) {
 		t.Errorf("the lock of nothing: %v", err)
 	}
