@@ -78,5 +78,22 @@ func TestObjectLock(t *testing.T) {
 			return fail.New(fail.Retry, "", "", s.logText())
 		})
 		t.Log(tail(s.logText(), 3))
+		// Without it, all goes on; and gc works in a bucket without locks and versions.
+		s.agent.Kill()
+		s.conf.target = ""
+		s.configure()
+		s.mustStart()
+		s.volume("g", "v", "16MiB")
+		conn, img, r := s.dial("v"), make([]byte, 16<<20), rand.NewChaCha8([32]byte{9})
+		for range 12 {
+			noise(t, conn, img, r, 60)
+			s.drained("g", time.Minute)
+			rep := s.verb(append([]string{"gc", "--grace", "0s"}, s.storeArgs()...)...)
+			if rep["object_lock"] != nil || rep["failed"].(map[string]any)["objects"].(float64) != 0 {
+				t.Errorf("%v", rep)
+			}
+		}
+		got, _ := s.restore("v", "")
+		sameBytes(t, "from a plain bucket", got, img)
 	})
 }
