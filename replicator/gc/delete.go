@@ -37,7 +37,6 @@ func (g *collection) anyDue(old *catalog.Catalog, dead map[string]time.Time, all
 // grace, and what still is.
 func (g *collection) delete(ctx context.Context, old, c *catalog.Catalog, all *listed, now time.Time) error {
 	for name, object := range all.objects {
-		bytes := object.Bytes
 		since, ok := c.Dead[name]
 		if !ok {
 			continue
@@ -45,23 +44,23 @@ func (g *collection) delete(ctx context.Context, old, c *catalog.Catalog, all *l
 		if _, known := old.Dead[name]; !known {
 			continue // the next run knows since when
 		}
-		due := now.Sub(since) >= g.o.Grace
-		if due && g.held(c, since, object.Modified) {
-			g.rep.Names = append(g.rep.Names, Garbage{name, bytes, whyOf(name) + "; held by Object Lock", since, false})
-			g.rep.Held.add(bytes)
-			continue
+		due, why := now.Sub(since) >= g.o.Grace, whyOf(name)
+		held := due && g.held(c, since, object.Modified)
+		if held {
+			why += "; held by Object Lock"
 		}
-		g.rep.Names = append(g.rep.Names, Garbage{name, bytes, whyOf(name), since, due})
-		if !due {
-			g.rep.Waiting.add(bytes)
-			continue
-		}
-		if g.o.DryRun {
-			g.rep.Deleted.add(bytes)
-			continue
-		}
-		if err := g.deleteOne(ctx, name, bytes); err != nil {
-			return err
+		g.rep.Names = append(g.rep.Names, Garbage{name, object.Bytes, why, since, due && !held})
+		switch {
+		case held:
+			g.rep.Held.add(object.Bytes)
+		case !due:
+			g.rep.Waiting.add(object.Bytes)
+		case g.o.DryRun:
+			g.rep.Deleted.add(object.Bytes)
+		default:
+			if err := g.deleteOne(ctx, name, object.Bytes); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

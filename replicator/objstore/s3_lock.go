@@ -44,7 +44,6 @@ func (s *s3Store) Lock(ctx context.Context, name string) (Lock, error) {
 			return Lock{}, fail.Wrap(fail.Retry, op, s.object(name), err)
 		}
 		l.Mode, l.Until = mode, until
-		return l, nil
 	}
 	return l, nil
 }
