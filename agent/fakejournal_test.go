@@ -27,16 +27,20 @@ type fakeJournal struct {
 	down        bool
 	points      map[change.StreamID]change.Point
 	unsound     map[change.StreamID]bool
+	gaps        map[change.StreamID]change.Point // where the newest gap leads to
 	durable     map[change.StreamID]uint64
 	slowStore   bool          // nothing becomes durable by itself
 	dieOnResync bool          // it takes ResyncBegin, and dies before its answer
 	stall       chan struct{} // appends wait until it is closed; nil: they do not
+	mute        bool          // it takes appends, and its acks are lost
+	refused     int           // ends of a resync that it did not take
 	delay       time.Duration
 	conns       []*transport.Conn
 }
 
 func newFakeJournal() *fakeJournal {
-	return &fakeJournal{points: map[change.StreamID]change.Point{}, unsound: map[change.StreamID]bool{}, durable: map[change.StreamID]uint64{}}
+	return &fakeJournal{points: map[change.StreamID]change.Point{}, unsound: map[change.StreamID]bool{},
+		gaps: map[change.StreamID]change.Point{}, durable: map[change.StreamID]uint64{}}
 }
 
 func (j *fakeJournal) dial(context.Context) (net.Conn, error) {
@@ -78,7 +82,7 @@ func (j *fakeJournal) attached(id change.StreamID) change.Attached {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return change.Attached{Stream: id, Lease: change.Lease{Epoch: 1, Number: uint64(j.dials.Load())}, Committed: j.points[id],
-		Released: j.points[id].LSN, Durable: j.durable[id], Voters: 3, Unsound: j.unsound[id]}
+		Released: j.points[id].LSN, Durable: j.durable[id], Voters: 3, Unsound: j.unsound[id], Gap: j.gaps[id]}
 }
 
 // serve answers in the order of the requests, but never keeps a request waiting for
@@ -125,9 +129,23 @@ func (j *fakeJournal) serve(c *transport.Conn) {
 			if err != nil || !j.append(&a) {
 				return
 			}
-			say(change.MsgAck, j.ack(a.Stream))
+			if !j.isMute() {
+				say(change.MsgAck, j.ack(a.Stream))
+			}
 		}
 	}
+}
+
+func (j *fakeJournal) isMute() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.mute
+}
+
+func (j *fakeJournal) setMute(mute bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.mute = mute
 }
 
 func (j *fakeJournal) ack(id change.StreamID) change.Ack {
@@ -135,17 +153,22 @@ func (j *fakeJournal) ack(id change.StreamID) change.Ack {
 	return change.Ack{Stream: id, Committed: at.Committed, Released: at.Released, Durable: at.Durable, Voters: 3, Unsound: at.Unsound}
 }
 
+// resync refuses what the journal refuses, and hangs up as it does.
 func (j *fakeJournal) resync(r *change.Resync) (alive, begun bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if r.End > 0 {
+		if j.unsound[r.Stream] && (j.gaps[r.Stream] != r.To || r.End > j.points[r.Stream].LSN) {
+			j.refused++
+			return false, false
+		}
 		j.unsound[r.Stream] = false
 		return true, false
 	}
-	if j.points[r.Stream] != r.From {
+	if j.points[r.Stream] != r.From || r.To.LSN <= r.From.LSN {
 		return false, false
 	}
-	j.points[r.Stream], j.unsound[r.Stream] = r.To, true
+	j.points[r.Stream], j.unsound[r.Stream], j.gaps[r.Stream] = r.To, true, r.To
 	j.resyncs.Add(1)
 	if j.dieOnResync {
 		j.dieOnResync, j.down = false, true
@@ -166,7 +189,7 @@ func (j *fakeJournal) append(a *change.Append) bool {
 	defer j.mu.Unlock()
 	for i := range a.Items {
 		h, hash, err := change.ParseHeader(a.Items[i].Header)
-		if err != nil || (h.LastLSN > j.points[a.Stream].LSN && h.Follows(j.points[a.Stream]) != nil) {
+		if err != nil || h.Stream != a.Stream || (h.LastLSN > j.points[a.Stream].LSN && h.Follows(j.points[a.Stream]) != nil) {
 			return false
 		}
 		if h.LastLSN > j.points[a.Stream].LSN {

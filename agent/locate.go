@@ -26,7 +26,7 @@ func (s *stream) attach(at *change.Attached) (uint64, error) {
 	defer s.mu.Unlock()
 	s.ship.lease, s.ship.attached = at.Lease, true
 	s.ship.committed, s.ship.sent, s.ship.sound = at.Committed, at.Committed.LSN, !at.Unsound
-	s.ship.moved = time.Now()
+	s.ship.gap, s.ship.moved = at.Gap, time.Now()
 	s.ship.released = max(s.ship.released, at.Released)
 	s.ship.durable, s.ship.voters = max(s.ship.durable, at.Durable), at.Voters
 	s.gone.drop(s.ship.durable)

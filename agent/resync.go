@@ -313,12 +313,16 @@ func (s *stream) finishResync(ctx context.Context, gen int) error {
 		}
 		s.mu.Lock()
 		heard, next := s.ship.sound, s.shipped.Next()
+		to := o.upto
+		if s.ship.gap != (change.Point{}) { // an older journal does not tell
+			to = s.ship.gap
+		}
 		s.mu.Unlock()
 		if heard {
 			break
 		}
 		if ses := s.a.liveSession(); ses != nil { // one that fails is replaced
-			_ = ses.conn.Send(uint16(change.MsgResync), change.Encode(change.Resync{Stream: s.conf.ID, To: o.upto, End: end}))
+			_ = ses.conn.Send(uint16(change.MsgResync), change.Encode(change.Resync{Stream: s.conf.ID, To: to, End: end}))
 		}
 		select {
 		case <-next:

@@ -28,6 +28,7 @@ type shipState struct {
 	moved     time.Time    // when it last got further
 	copies    bool         // it takes frames with their bodies
 	sound     bool         // it has a point, as far as it said last
+	gap       change.Point // where the newest gap leads to, as it said when the stream was attached
 	fault     error        // why this stream must not be extended from here
 }
 

@@ -102,7 +102,13 @@ func newBookmarkList() *cobra.Command {
 				return err
 			}
 			defer closeStore()
-			damage = listed(l)
+			var volumes []*state.Volume
+			for _, v := range l.State.Volumes {
+				if group == "" || v.Group == group {
+					volumes = append(volumes, v)
+				}
+			}
+			damage = listed(l, volumes...)
 			for _, b := range state.Sorted(l.State.Bookmarks, func(b *state.Bookmark) string { return b.Group + "/" + b.Name }) {
 				if group == "" || b.Group == group {
 					marks = append(marks, bookmarkIn(l, b))

@@ -39,13 +39,13 @@ and where the primary's WAL had overflowed. From the object store alone.`,
 			points = append(points, l.PointsOf(c.Context(), v))
 		}
 		if json {
-			err := printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "epoch": l.Epoch, "volumes": points, "damage": damageText(l)})
-			return errors.Join(err, listed(l))
+			err := printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "epoch": l.Epoch, "volumes": points, "damage": damageText(l, volumes...)})
+			return errors.Join(err, listed(l, volumes...))
 		}
 		for i := range points {
 			printPoints(c.OutOrStdout(), &points[i])
 		}
-		return listed(l)
+		return listed(l, volumes...)
 	}
 	return c
 }

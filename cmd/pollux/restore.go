@@ -189,8 +189,11 @@ func restoreJobs(c *cobra.Command, f *restoreFlags, l *twin.Log, name string) (j
 	if len(jobs) == 0 {
 		return nil, group, missing
 	}
-	if l.Damage != nil {
-		fmt.Fprintln(c.ErrOrStderr(), "pollux: the log is damaged beyond this point:", l.Damage)
+	for _, j := range jobs {
+		if damage := damageText(l, j.point.Volume); damage != "" {
+			fmt.Fprintln(c.ErrOrStderr(), "pollux: the log is damaged beyond this point:", damage)
+			break
+		}
 	}
 	return jobs, group, nil
 }
@@ -270,7 +273,7 @@ func (j *restoreJob) run(c *cobra.Command, f *restoreFlags, l *twin.Log) (*resto
 	}
 	defer plan.Close()
 	rep := &restoreReport{Volume: p.Volume.Name, Output: t.path, Epoch: p.Epoch, LSN: p.LSN, Time: p.Time.UTC(), SizeBytes: p.Volume.SizeBytes,
-		Note: p.Note, LiveBytes: plan.LiveBytes, Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: f.dryRun, Target: t.what, Base: what, LogDamage: damageText(l)}
+		Note: p.Note, LiveBytes: plan.LiveBytes, Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: f.dryRun, Target: t.what, Base: what, LogDamage: damageText(l, p.Volume)}
 	if f.dryRun {
 		rep.Objections = t.objections
 		return rep, nil

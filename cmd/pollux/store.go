@@ -12,6 +12,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
@@ -62,21 +63,22 @@ func pointOf(ctx context.Context, l *twin.Log, name, at string) (twin.Point, err
 	return l.Resolve(ctx, v, at, time.Now())
 }
 
-// listed is the error of a list that shows only what lies before the log's damage.
-func listed(l *twin.Log) error {
-	if l.Damage == nil {
+// listed is the error of a list of volumes that shows only what lies before damage.
+func listed(l *twin.Log, volumes ...*state.Volume) error {
+	damage := l.DamageOf(volumes...)
+	if damage == nil {
 		return nil
 	}
-	e := &fail.Error{Kind: fail.KindOf(l.Damage), Op: "list", Object: "object log", Err: l.Damage}
+	e := &fail.Error{Kind: fail.KindOf(damage), Op: "list", Object: "object log", Err: damage}
 	return e.WithHint("what is shown lies before the damage, and can be restored with --at")
 }
 
 // damageText is for JSON objects.
-func damageText(l *twin.Log) string {
-	if l.Damage == nil {
-		return ""
+func damageText(l *twin.Log, volumes ...*state.Volume) string {
+	if damage := l.DamageOf(volumes...); damage != nil {
+		return damage.Error()
 	}
-	return l.Damage.Error()
+	return ""
 }
 
 func openLog(ctx context.Context, f *storeFlags, progress twin.Progress) (*twin.Log, func(), error) {

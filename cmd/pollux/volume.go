@@ -114,14 +114,14 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 		return err
 	}
 	defer closeStore()
-	vols := []storeVolume{}
-	for _, v := range state.Sorted(l.State.Volumes, func(v *state.Volume) string { return v.Name }) {
+	vols, volumes := []storeVolume{}, state.Sorted(l.State.Volumes, func(v *state.Volume) string { return v.Name })
+	for _, v := range volumes {
 		vols = append(vols, describe(c.Context(), l, v))
 	}
 	if f.json {
 		err := printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "journal": l.Identity.Journal, "objects": l.End, "log_bytes": l.Bytes,
-			"volumes": vols, "damage": damageText(l)})
-		return errors.Join(err, listed(l))
+			"volumes": vols, "damage": damageText(l, volumes...)})
+		return errors.Join(err, listed(l, volumes...))
 	}
 	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "FIRST LSN", "FIRST POINT", "LAST LSN", "LAST POINT", "AGE", "STATE"}}
 	for _, v := range vols {
@@ -135,7 +135,7 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 			fmt.Sprint(v.LastLSN), v.LastTime.Format(time.RFC3339), text.Duration(time.Duration(v.AgeSeconds * 1e9)), st})
 	}
 	text.Table(c.OutOrStdout(), rows)
-	return listed(l)
+	return listed(l, volumes...)
 }
 
 func describe(ctx context.Context, l *twin.Log, v *state.Volume) storeVolume {

@@ -61,6 +61,7 @@ type Attached struct {
 	Durable   uint64   `json:"durable"`
 	Voters    int      `json:"voters"`
 	Unsound   bool     `json:"unsound,omitempty"` // a resync has not ended
+	Gap       Point    `json:"gap,omitzero"`      // where the stream's newest gap leads to
 	Error     *Fault   `json:"error,omitempty"`
 }
 

@@ -94,15 +94,8 @@ func (f *follower) receive(ctx context.Context, g *errgroup.Group) error {
 
 // propose applies a command of somebody else, who must be allowed to.
 func (j *Journal) propose(peer pki.Peer, p *change.Propose) change.Proposed {
-	var r result
-	kind, body, err := state.Open(p.Command) // refuse nonsense before it is in Raft's log
-	if err == nil {
-		err = j.mayPropose(peer, kind, body)
-	}
-	if err == nil {
-		r, err = j.apply(tagCommand, p.Command)
-	}
-	return change.Proposed{ID: p.ID, Index: r.index, Error: change.FaultOf(err)}
+	index, err := j.proposeChecked(p.Command, func(kind state.Kind, body []byte) error { return j.mayPropose(peer, kind, body) })
+	return change.Proposed{ID: p.ID, Index: index, Error: change.FaultOf(err)}
 }
 
 func (j *Journal) serveSubmit(conn *transport.Conn, peer pki.Peer, b []byte) error {

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -57,6 +59,7 @@ type fsm struct {
 	holdLog func() (release func())
 	changed func() // after every batch
 	fatal   func(error)
+	log     *slog.Logger
 }
 
 // result is what Apply returns to the proposer.
@@ -74,17 +77,63 @@ func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 // applied index. The commit is not synced: what a crash loses is in the Raft log,
 // and is applied again.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
-	out := make([]any, len(logs))
 	b := f.db.NewBatch()
 	defer b.Close()
 	f.mu.Lock()
+	out, err := f.applyAll(b, logs)
+	if err == nil {
+		f.putApplied(b)
+		err = b.Commit(pebble.NoSync)
+	}
+	id := f.id.Journal
+	f.mu.Unlock()
+	f.named(id)
+	if err != nil {
+		f.fatal(fail.Wrap(fail.Internal, "commit", "journal state", err))
+	}
+	f.changed()
+	return out
+}
+
+// applyAll applies entries to the mirrors and to b. One that panics may have done a
+// part of what it does, so nothing of the batch counts: the mirrors are read from
+// Pebble again, and the batch begins anew with that entry refused. All members run
+// the same code on the same state, and so all refuse it.
+func (f *fsm) applyAll(b *pebble.Batch, logs []*raft.Log) ([]any, error) {
+	var refused map[uint64]error
+	for {
+		out, at, poison := f.tryAll(b, logs, refused)
+		if poison == nil {
+			return out, nil
+		}
+		if refused == nil {
+			refused = map[uint64]error{}
+		}
+		refused[at] = poison
+		b.Reset()
+		if err := f.load(); err != nil {
+			return out, err
+		}
+	}
+}
+
+// tryAll applies entries in order. It stops at the first one that panics, and
+// returns its Raft index and what is said of it.
+func (f *fsm) tryAll(b *pebble.Batch, logs []*raft.Log, refused map[uint64]error) (out []any, at uint64, poison error) {
+	out = make([]any, len(logs))
 	for i, l := range logs {
 		if l.Index <= f.applied {
 			out[i] = result{err: fail.New(fail.Internal, "apply", "Raft entry", "applied before")}
 			continue
 		}
-		if l.Type == raft.LogCommand && f.stopped == nil {
-			out[i] = f.applyOne(b, l)
+		switch err := refused[l.Index]; {
+		case err != nil:
+			f.record(b, l, err)
+			out[i] = result{err: err}
+		case l.Type == raft.LogCommand && f.stopped == nil:
+			if out[i], poison = f.applySafely(b, l); poison != nil {
+				return out, l.Index, poison
+			}
 		}
 		if f.stopped != nil {
 			out[i] = result{err: f.stopped}
@@ -95,16 +144,32 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			f.firm = l.Index
 		}
 	}
-	f.putApplied(b)
-	err := b.Commit(pebble.NoSync)
-	id := f.id.Journal
-	f.mu.Unlock()
-	f.named(id)
-	if err != nil {
-		f.fatal(fail.Wrap(fail.Internal, "commit", "journal state", err))
+	return out, 0, nil
+}
+
+// applySafely is applyOne; a panic of it becomes poison.
+func (f *fsm) applySafely(b *pebble.Batch, l *raft.Log) (r result, poison error) {
+	defer func() {
+		if p := recover(); p != nil {
+			poison = fail.New(fail.Internal, "apply", fmt.Sprintf("Raft entry %d", l.Index), "it cannot be applied, and is refused").
+				WithHint("this is a fault of pollux: report it, with the journal's log")
+			f.log.Error("applying an entry panicked: it is refused, and the journal goes on", "raft_index", l.Index, "panic", p,
+				"stack", string(debug.Stack()))
+		}
+	}()
+	return f.applyOne(b, l), nil
+}
+
+// record puts a refused entry into the audit, alike on every member.
+func (f *fsm) record(b *pebble.Batch, l *raft.Log, err error) {
+	what := "entry"
+	if len(l.Data) > 0 && l.Data[0] == tagCommand {
+		if kind, _, err := state.Open(l.Data[1:]); err == nil {
+			what = kind.String()
+		}
 	}
-	f.changed()
-	return out
+	e := state.Audit{Time: l.AppendedAt.UTC(), Who: "journal", Host: "every member", Verb: what, Request: json.RawMessage("null"), Outcome: err.Error()}
+	f.applyCommand(b, state.Encode(state.KindAudit, e))
 }
 
 // rewind takes back the applied index to last, the newest entry of Raft's log,
@@ -166,8 +231,12 @@ func (f *fsm) applyCommand(b *pebble.Batch, data []byte) result {
 	kind, body, err := state.Open(data)
 	var changed []string
 	var gap state.ResyncBegin
-	if err == nil && kind == state.KindResyncBegin {
+	switch {
+	case err != nil:
+	case kind == state.KindResyncBegin:
 		err = f.checkGap(body, &gap)
+	case kind == state.KindResyncEnd:
+		err = f.checkResyncEnd(body)
 	}
 	if err == nil {
 		changed, err = f.state.Apply(kind, body)
@@ -199,6 +268,19 @@ func (f *fsm) checkGap(body []byte, r *state.ResyncBegin) error {
 	}
 	if at := f.points[r.Stream]; at != r.From {
 		return fail.New(fail.Fenced, "resync", r.Stream.String(), fmt.Sprintf("the gap begins at %v, the stream ends at %v", r.From, at))
+	}
+	return nil
+}
+
+// checkResyncEnd refuses an end that the stream has not reached: until it has, there
+// would be no point, and nothing says so.
+func (f *fsm) checkResyncEnd(body []byte) error {
+	var r state.ResyncEnd
+	if err := json.Unmarshal(body, &r); err != nil {
+		return fail.Wrap(fail.Damaged, "decode", state.KindResyncEnd.String(), err)
+	}
+	if at := f.points[r.Stream]; r.LSN > at.LSN {
+		return fail.New(fail.Refused, "end resync", r.Stream.String(), fmt.Sprintf("at LSN %d, the stream ends at %v", r.LSN, at))
 	}
 	return nil
 }
@@ -236,8 +318,9 @@ func (f *fsm) applyIdentity(b *pebble.Batch, l *raft.Log) result {
 	return result{}
 }
 
-// applyAppend accepts the frames that continue their stream. A frame that was
-// accepted before succeeds; anything else that does not continue it is refused.
+// applyAppend accepts the frames that continue their stream, all of them or none. A
+// frame that was accepted before succeeds; anything else that does not continue it
+// is refused.
 func (f *fsm) applyAppend(b *pebble.Batch, l *raft.Log) result {
 	a, err := change.ParseAppend(l.Data[1:])
 	if err != nil {
@@ -253,41 +336,55 @@ func (f *fsm) applyAppend(b *pebble.Batch, l *raft.Log) result {
 			fmt.Sprintf("lease %d of epoch %d was superseded by %d of epoch %d", a.Lease.Number, a.Lease.Epoch, st.Lease.Number, st.Lease.Epoch)).
 			WithHint("another agent, or a newer session of this one, has taken the stream over")}
 	}
+	fresh, end, err := follow(&a, at)
+	for i := range fresh {
+		if err == nil && fresh[i].item.Body == nil && f.copied > 0 {
+			err = fail.New(fail.Retry, "append to", "", "frames by reference, which this journal no longer takes")
+		}
+	}
+	if err != nil {
+		return result{point: at, err: fail.At("append to", "group "+st.Group, err)}
+	}
+	for i := range fresh {
+		f.indexFrame(b, l, fresh[i].item)
+		f.backlog.add(f.next-1, int64(fresh[i].bytes))
+	}
+	f.keepPoint(b, a.Stream, end)
+	return result{point: end}
+}
+
+// freshFrame is a frame of an append that its stream does not have yet.
+type freshFrame struct {
+	item  *change.AppendItem
+	bytes int
+}
+
+// follow finds the frames of an append with which its stream, which stands at a
+// point, goes on, and where it stands then. Frames that it has are left out.
+func follow(a *change.Append, at change.Point) (fresh []freshFrame, end change.Point, err error) {
 	for i := range a.Items {
 		it := &a.Items[i]
 		h, hash, err := change.ParseHeader(it.Header)
 		if err != nil {
-			f.keepPoint(b, a.Stream, at)
-			return result{point: at, err: err}
-		}
-		here := change.Point{LSN: h.LastLSN, Hash: hash}
-		if here == at {
-			continue // the last one again
-		}
-		if h.LastLSN < at.LSN && h.Stream == a.Stream {
-			continue // a repeat from before; its successor's chain vouches for it
+			return nil, at, err
 		}
 		if h.Stream != a.Stream {
-			return result{point: at, err: fail.New(fail.Damaged, "append to", "group "+st.Group, "a frame of another stream")}
+			return nil, at, fail.New(fail.Damaged, "check", "append", fmt.Sprintf("frame %d is of stream %s, the append of %s", i, h.Stream, a.Stream))
+		}
+		here := change.Point{LSN: h.LastLSN, Hash: hash}
+		if here == at && len(fresh) == 0 || h.LastLSN < at.LSN && len(fresh) == 0 {
+			continue // a repeat: the last one again, or one from before, for which its successors' chain vouches
 		}
 		if err := h.Follows(at); err != nil {
 			kind := fail.Fenced // another history
 			if h.FirstLSN > at.LSN+1 {
 				kind = fail.Retry // something before it did not arrive
 			}
-			f.keepPoint(b, a.Stream, at)
-			return result{point: at, err: fail.Wrap(kind, "append to", "group "+st.Group, err)}
+			return nil, at, fail.Wrap(kind, "check", "append", err)
 		}
-		if it.Body == nil && f.copied > 0 {
-			f.keepPoint(b, a.Stream, at)
-			return result{point: at, err: fail.New(fail.Retry, "append to", "group "+st.Group, "frames by reference, which this journal no longer takes")}
-		}
-		f.indexFrame(b, l, it)
-		f.backlog.add(f.next-1, int64(h.FrameBytes()))
-		at = here
+		fresh, at = append(fresh, freshFrame{it, h.FrameBytes()}), here
 	}
-	f.keepPoint(b, a.Stream, at)
-	return result{point: at}
+	return fresh, at, nil
 }
 
 func (f *fsm) keepPoint(b *pebble.Batch, id change.StreamID, at change.Point) {

@@ -105,7 +105,7 @@ func (j *Journal) open(ctx context.Context) (err error) {
 		return err
 	}
 	j.logs = &logStore{log: j.wal, retain: j.retain, failed: j.fatal}
-	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal, frame: j.frame, holdLog: j.holdLog, named: j.belong}
+	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal, frame: j.frame, holdLog: j.holdLog, named: j.belong, log: j.opts.Logger}
 	if err = j.fsm.load(); err != nil {
 		return err
 	}
@@ -238,7 +238,23 @@ func (j *Journal) wait(f raft.ApplyFuture) (result, error) {
 
 // Propose applies a control command and returns its journal index.
 func (j *Journal) Propose(kind state.Kind, v any) (uint64, error) {
-	r, err := j.apply(tagCommand, state.Encode(kind, v))
+	return j.proposeChecked(state.Encode(kind, v), nil)
+}
+
+// proposeChecked proposes a command that is in order as such, and that may, if it is
+// asked, does not refuse. Nothing else gets into Raft's log.
+func (j *Journal) proposeChecked(command []byte, may func(state.Kind, []byte) error) (uint64, error) {
+	kind, body, err := state.Open(command)
+	if err == nil {
+		err = state.Check(kind, body)
+	}
+	if err == nil && may != nil {
+		err = may(kind, body)
+	}
+	if err != nil {
+		return 0, err
+	}
+	r, err := j.apply(tagCommand, command)
 	return r.index, err
 }
 

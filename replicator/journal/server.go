@@ -135,7 +135,7 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 			if err != nil {
 				return err
 			}
-			if err := checkBodies(&a); err != nil {
+			if err := checkAppend(&a); err != nil {
 				return err
 			}
 			s.mu.Lock()
@@ -156,11 +156,28 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 	}
 }
 
-// checkBodies refuses a frame whose bytes are not what its header says: once it
-// is in the log, it must be uploadable.
-func checkBodies(a *change.Append) error {
+// checkAppend refuses frames that are not of the append's stream, that do not follow
+// one another, or whose bytes are not what their headers say: once they are in the
+// log, they must be uploadable.
+func checkAppend(a *change.Append) error {
+	var at change.Point
 	for i := range a.Items {
 		it := &a.Items[i]
+		h, hash, err := change.ParseHeader(it.Header)
+		switch {
+		case err != nil:
+			return err
+		case h.Stream != a.Stream:
+			return fail.New(fail.Damaged, "check", "append", fmt.Sprintf("frame %d is of stream %s, the append of %s", i, h.Stream, a.Stream))
+		case h.LastLSN > state.MaxLSN:
+			return fail.New(fail.Invalid, "check", "append", fmt.Sprintf("frame %d ends at LSN %d", i, h.LastLSN))
+		}
+		if i > 0 {
+			if err := h.Follows(at); err != nil {
+				return err
+			}
+		}
+		at = change.Point{LSN: h.LastLSN, Hash: hash}
 		if it.Body == nil {
 			continue
 		}
@@ -214,7 +231,7 @@ func (s *session) resync(r *change.Resync) error {
 		if fail.Is(err, fail.NotFound) {
 			return nil // said twice; an ack tells that it has ended
 		}
-		return err
+		return err // another gap than the newest: the next session learns which that is
 	}
 	_, err := s.j.Propose(state.KindResyncBegin, state.ResyncBegin{Stream: r.Stream, Lease: lease, Gap: state.Gap{From: r.From, To: r.To}})
 	return s.attached(r.Stream, err)
@@ -231,6 +248,7 @@ func (s *session) attached(id change.StreamID, err error) error {
 	defer s.mu.Unlock()
 	s.j.fsm.mu.RLock()
 	resp.Lease = s.j.fsm.state.Streams[id].Lease
+	resp.Gap = s.j.fsm.state.Streams[id].NewestGap()
 	ack := s.j.ackOf(id)
 	s.j.fsm.mu.RUnlock()
 	resp.Committed, resp.Released, resp.Durable, resp.Voters, resp.Unsound = ack.Committed, ack.Released, ack.Durable, ack.Voters, ack.Unsound

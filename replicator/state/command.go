@@ -113,6 +113,14 @@ func (s *Stream) Unsound() bool {
 	return s != nil && len(s.Resyncs) > 0 && s.Resyncs[len(s.Resyncs)-1].Until == 0
 }
 
+// NewestGap is where the newest gap leads to, zero where there is none.
+func (s *Stream) NewestGap() (to change.Point) {
+	if s != nil && len(s.Gaps) > 0 {
+		to = s.Gaps[len(s.Gaps)-1].To
+	}
+	return to
+}
+
 // ResyncBegin leaves out what a stream lost of its history.
 type ResyncBegin struct {
 	Stream change.StreamID `json:"stream"`
@@ -276,9 +284,9 @@ func Decode(b []byte, kind Kind, v any) error {
 	if k != kind {
 		return fail.New(fail.Damaged, "decode command", "at byte 6", fmt.Sprintf("%v in place of %v", k, kind))
 	}
-	return unmarshal(kind, body, v)
+	return fail.At("decode", kind.String(), unmarshal(body, v))
 }
 
-func unmarshal(kind Kind, body []byte, v any) error {
-	return fail.Wrap(fail.Damaged, "decode", kind.String(), json.Unmarshal(body, v))
+func unmarshal(body []byte, v any) error {
+	return fail.Wrap(fail.Damaged, "decode", "command", json.Unmarshal(body, v))
 }

@@ -47,70 +47,6 @@ func CheckName(what, name string) error {
 	return nil
 }
 
-// Apply changes the state by one command and returns the keys of what changed,
-// for Save. A command that the state forbids changes nothing and returns an
-// error, everywhere the same.
-func (s *State) Apply(kind Kind, body []byte) (changed []string, err error) {
-	switch kind {
-	case KindGroupPut:
-		return with(kind, body, s.putGroup)
-	case KindStreamCreate:
-		return with(kind, body, s.createStream)
-	case KindVolumeCreate:
-		return with(kind, body, s.createVolume)
-	case KindVolumeReady:
-		return with(kind, body, s.volumeReady)
-	case KindVolumeRemove:
-		return with(kind, body, s.removeVolume)
-	case KindBookmarkAdd:
-		return with(kind, body, s.addBookmark)
-	case KindLease:
-		return with(kind, body, s.grantLease)
-	case KindHeartbeat:
-		return nil, nil
-	case KindAudit:
-		return with(kind, body, s.addAudit)
-	case KindResyncBegin:
-		return with(kind, body, s.beginResync)
-	case KindResyncEnd:
-		return with(kind, body, s.endResync)
-	case KindMarkBegin:
-		return with(kind, body, s.beginMark)
-	case KindMarkHeld:
-		return with(kind, body, s.holdMark)
-	case KindMarkConfirm:
-		r := new(MarkStep)
-		if err := unmarshal(kind, body, r); err != nil {
-			return nil, err
-		}
-		return s.confirmMark(r)
-	case KindHorizon:
-		h := new(Horizon)
-		if err := unmarshal(kind, body, h); err != nil {
-			return nil, err
-		}
-		return s.moveHorizon(h)
-	case KindBookmarkRemove:
-		return with(kind, body, s.removeBookmark)
-	case KindMarkVoid:
-		return with(kind, body, s.voidMark)
-	}
-	return nil, fail.New(fail.Unsupported, "apply", kind.String(), "unknown command").
-		WithHint("use a pollux version that knows it")
-}
-
-func with[T any](kind Kind, body []byte, do func(*T) (string, error)) ([]string, error) {
-	v := new(T)
-	if err := unmarshal(kind, body, v); err != nil {
-		return nil, err
-	}
-	key, err := do(v)
-	if err != nil {
-		return nil, err
-	}
-	return []string{key}, nil
-}
-
 func (s *State) putGroup(g *Group) (string, error) {
 	if err := CheckName("group", g.Name); err != nil {
 		return "", err
@@ -118,6 +54,7 @@ func (s *State) putGroup(g *Group) (string, error) {
 	if err := g.Retention.check(); err != nil {
 		return "", err
 	}
+	g.Horizon = time.Time{} // the journal's to move
 	if old := s.Groups[g.Name]; old != nil {
 		g.Created, g.Owner, g.Horizon = old.Created, old.Owner, old.Horizon
 	}
@@ -132,8 +69,8 @@ func (s *State) createStream(st *Stream) (string, error) {
 	if s.StreamOf(st.Group, st.Agent) != nil || s.Streams[st.ID] != nil {
 		return "", fail.New(fail.Exists, "create stream", st.Group+" on "+st.Agent, "it exists")
 	}
-	st.Number = s.number()
-	s.Streams[st.ID] = st
+	// Leases, gaps and resyncs are what the journal makes of later commands.
+	s.Streams[st.ID] = &Stream{ID: st.ID, Number: s.number(), Group: st.Group, Agent: st.Agent}
 	return "stream/" + st.ID.String(), nil
 }
 
@@ -172,7 +109,7 @@ func (s *State) createVolume(v *Volume) (string, error) {
 			return "", fail.New(fail.Refused, "create volume", v.Name, "volume "+o.Name+" uses the same backing "+v.Backing)
 		}
 	}
-	v.Number = s.number()
+	v.Number, v.FirstLSN, v.Ready, v.Removed = s.number(), 0, false, false
 	s.Volumes[v.Name] = v
 	return "volume/" + v.Name, nil
 }
@@ -228,9 +165,16 @@ const KeptAudits = 1024
 // MaxAuditBytes bounds the texts of an audit entry.
 const MaxAuditBytes = 8 << 10
 
-func (s *State) addAudit(a *Audit) (string, error) {
+func (a *Audit) checkSize() error {
 	if n := len(a.Who) + len(a.Host) + len(a.Verb) + len(a.Request) + len(a.Outcome); n > MaxAuditBytes {
-		return "", fail.New(fail.Invalid, "add audit entry", a.Verb, fmt.Sprintf("%d bytes exceed %d", n, MaxAuditBytes))
+		return fail.New(fail.Invalid, "add audit entry", a.Verb, fmt.Sprintf("%d bytes exceed %d", n, MaxAuditBytes))
+	}
+	return nil
+}
+
+func (s *State) addAudit(a *Audit) (string, error) {
+	if err := a.checkSize(); err != nil {
+		return "", err
 	}
 	s.audits++
 	a.Number = s.audits
@@ -286,8 +230,11 @@ func (s *State) endResync(r *ResyncEnd) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if !st.Unsound() || st.Gaps[len(st.Gaps)-1].To != r.To {
-		return "", noSuch("resync of", "group "+st.Group)
+	if !st.Unsound() {
+		return "", noSuch("resync of", "group "+st.Group) // said twice
+	}
+	if gap := st.NewestGap(); gap != r.To {
+		return "", fail.New(fail.Refused, "end resync", "group "+st.Group, fmt.Sprintf("of the gap up to %v, its newest is up to %v", r.To, gap))
 	}
 	last := &st.Resyncs[len(st.Resyncs)-1]
 	if r.LSN < last.After {

@@ -145,7 +145,7 @@ func TestResyncs(t *testing.T) {
 	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(30), LSN: 9}); !fail.Is(err, fail.Invalid) {
 		t.Errorf("an end before the beginning: %v", err)
 	}
-	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(20), LSN: 40}); !fail.Is(err, fail.NotFound) {
+	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(20), LSN: 40}); !fail.Is(err, fail.Refused) {
 		t.Errorf("the end of the first gap's resync: %v", err)
 	}
 	must(t, s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(30), LSN: 40})

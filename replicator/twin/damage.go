@@ -40,14 +40,18 @@ func (l *Log) branch(ctx context.Context, cur segment.Token, all []*segment.Inde
 // lost is the error of a point that the damage may have taken, with what is left
 // of the volume's history; v may be nil.
 func (l *Log) lost(ctx context.Context, what string, v *state.Volume) error {
-	e := &fail.Error{Kind: fail.KindOf(l.Damage), Op: "resolve", Object: what, Err: l.Damage}
+	cause := l.Damage
+	if v != nil {
+		cause = l.DamageOf(v)
+	}
+	e := &fail.Error{Kind: fail.KindOf(cause), Op: "resolve", Object: what, Err: cause}
 	left := "no point of this volume lies before the damage"
 	if v == nil {
 		left = "only volumes and bookmarks before the damage are known"
 	} else if r, ok := l.RangeOf(v.Stream); ok && v.Ready && v.FirstLSN <= r.LastLSN {
 		left = fmt.Sprintf("older points can be restored, LSN %d to %d (%s): name one with --at", l.FirstPoint(ctx, v), r.LastLSN, r.LastTime.UTC().Format(time.RFC3339Nano))
 	}
-	if hint := fail.HintOf(l.Damage); hint != "" {
+	if hint := fail.HintOf(cause); hint != "" {
 		left = hint + "; " + left
 	}
 	return e.WithHint(left + "; pollux dump log --store " + l.store.URL() + " shows all damage")

@@ -41,6 +41,9 @@ type Log struct {
 	// Damage is what ends the log before its time, nil for a whole one: an object
 	// that is missing, cannot be read, or does not follow. What lies before stands.
 	Damage error
+	// Broken is why a stream has no later points here, though the log goes on: its
+	// frames do not follow one another. Other streams have all of theirs.
+	Broken map[change.StreamID]error
 	// CatalogDamage is why newer catalogs than the one that is used are not.
 	CatalogDamage error
 
@@ -136,8 +139,8 @@ func (l *Log) cut(index uint64) {
 	}
 }
 
-// index lists the frames by stream, up to the first object in which a stream
-// does not go on.
+// index lists the frames by stream. One that does not go on costs that stream what
+// follows, and no other.
 func (l *Log) index() {
 	last := map[change.StreamID]uint64{}
 	if l.Catalog != nil && l.mark >= 0 {
@@ -145,30 +148,32 @@ func (l *Log) index() {
 			last[id] = l.Catalog.PointAt(l.mark, id).LSN
 		}
 	}
-	for k, x := range l.Objects {
-		for i := range x.Entries {
-			e := &x.Entries[i]
-			if !e.OfStream() {
-				continue
-			}
-			if e.FirstLSN != last[e.Stream]+1 && !l.gap(e.Stream, last[e.Stream], e.FirstLSN) {
-				l.stop(x.Position, l.damaged(x.Position, "stream %s goes from LSN %d to %d", e.Stream, last[e.Stream], e.FirstLSN))
-				l.Objects = l.Objects[:k]
-				break
-			}
-			last[e.Stream] = e.LastLSN
-		}
-		if k == len(l.Objects) {
-			break
-		}
-	}
+	l.Broken = map[change.StreamID]error{}
 	for _, x := range l.Objects {
 		for i := range x.Entries {
-			if e := &x.Entries[i]; e.OfStream() {
-				l.Frames[e.Stream] = append(l.Frames[e.Stream], FrameRef{x, i})
+			e := &x.Entries[i]
+			if !e.OfStream() || l.Broken[e.Stream] != nil {
+				continue
 			}
+			if at := last[e.Stream]; e.FirstLSN != at+1 && !l.gap(e.Stream, at, e.FirstLSN) {
+				l.Broken[e.Stream] = l.damaged(x.Position, "stream %s goes from LSN %d to %d", e.Stream, at, e.FirstLSN)
+				continue
+			}
+			last[e.Stream] = e.LastLSN
+			l.Frames[e.Stream] = append(l.Frames[e.Stream], FrameRef{x, i})
 		}
 	}
+}
+
+// DamageOf is what takes points that the log should have from a volume, of several
+// from the first one hit; nil where nothing does.
+func (l *Log) DamageOf(volumes ...*state.Volume) error {
+	for _, v := range volumes {
+		if l.Damage == nil && l.Broken[v.Stream] != nil {
+			return l.Broken[v.Stream]
+		}
+	}
+	return l.Damage
 }
 
 // gap reports whether a resync closed the gap before an LSN.

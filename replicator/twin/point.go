@@ -86,7 +86,7 @@ func (q *query) when(lsn uint64) string {
 
 // refuse is the error of what cannot be a point, with what could be.
 func (q *query) refuse(kind fail.Kind, why string) error {
-	if q.l.Damage != nil && kind != fail.Invalid {
+	if q.l.DamageOf(q.v) != nil && kind != fail.Invalid {
 		return q.l.lost(q.ctx, "--at "+q.at, q.v)
 	}
 	first := q.l.FirstPoint(q.ctx, q.v)
@@ -101,7 +101,7 @@ func (q *query) refuse(kind fail.Kind, why string) error {
 func (q *query) find() error {
 	at, l := q.at, q.l
 	switch {
-	case at == "" && l.Damage != nil:
+	case at == "" && l.DamageOf(q.v) != nil:
 		return l.lost(q.ctx, "the newest point", q.v)
 	case at == "":
 	case isDigits(at):
@@ -132,7 +132,7 @@ func (q *query) find() error {
 
 func (q *query) findTime(t time.Time) error {
 	l, v := q.l, q.v
-	if l.Damage != nil && t.After(q.r.LastTime) { // what the damage took may end before t as well
+	if l.DamageOf(v) != nil && t.After(q.r.LastTime) { // what the damage took may end before t as well
 		return l.lost(q.ctx, "--at "+q.at, v)
 	}
 	w, err := l.viewAtTime(q.ctx, v.Stream, t)

@@ -133,14 +133,6 @@ func TestBrokenLogs(t *testing.T) {
 			h.segment()
 			return h
 		}, 3, fail.Damaged, "5, 6 must follow"},
-		{"LSN gap", func(h *history) *history {
-			p := h.points[streamA]
-			p.LSN += 4
-			h.points[streamA] = p
-			h.frame(streamA, fill(2, 0, 512, 2))
-			h.segment()
-			return h
-		}, 3, fail.Damaged, "goes from LSN 1 to 6"},
 		{"no fence", func(h *history) *history {
 			h.token = token(1, 7, 7)
 			h.frame(streamA, fill(2, 0, 512, 2))

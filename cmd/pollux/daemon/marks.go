@@ -13,6 +13,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -63,6 +64,9 @@ func (d *Daemon) openMarks() map[change.StreamID]*state.GroupMark {
 	return out
 }
 
+// maxWhy bounds what is told of a mark that failed.
+const maxWhy = 1000
+
 // takePart holds a stream's writers until all others hold theirs, or the mark has
 // failed.
 func (d *Daemon) takePart(ctx context.Context, id change.StreamID, m *state.GroupMark) {
@@ -72,7 +76,7 @@ func (d *Daemon) takePart(ctx context.Context, id change.StreamID, m *state.Grou
 		return
 	}
 	d.log.Error("this host's part in a mark failed", "bookmark", m.Name, "group", m.Group, "err", err)
-	step := state.MarkStep{ID: m.ID, Group: m.Group, Stream: id, Why: "agent " + d.conf.Name + ": " + err.Error()}
+	step := state.MarkStep{ID: m.ID, Group: m.Group, Stream: id, Why: text.Printable("agent "+d.conf.Name+": "+err.Error(), maxWhy)}
 	if _, err := d.journal.Propose(state.KindMarkVoid, step); err != nil && !fail.Is(err, fail.NotFound) {
 		d.log.Warn("the mark could not be called void; its beginner will", "bookmark", m.Name, "group", m.Group, "err", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -25,8 +26,9 @@ type Auditor struct {
 	}
 }
 
-// maxOutcome bounds the text of an error in an entry.
+// What an entry may take: who it was, the text of an error, the request.
 const (
+	maxWho     = 200
 	maxOutcome = 1000
 	maxRequest = 4 << 10
 )
@@ -40,10 +42,10 @@ func (a Auditor) Record(_ context.Context, who pki.Peer, verb string, req json.R
 			By string `json:"by"`
 		}
 		_ = json.Unmarshal(req, &by) // every such request has it, or it stays empty
-		e.Who = "user " + cmp.Or(by.By, "unknown")
+		e.Who = "user " + cmp.Or(text.Printable(by.By, maxWho), "unknown")
 	}
 	if err != nil {
-		e.Outcome = err.Error()[:min(len(err.Error()), maxOutcome)]
+		e.Outcome = text.Printable(err.Error(), maxOutcome)
 	}
 	if len(req) > maxRequest {
 		e.Request = json.RawMessage(fmt.Sprintf(`"%d bytes"`, len(req)))

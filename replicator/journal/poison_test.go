@@ -1,0 +1,155 @@
+package journal
+
+import (
+	"bytes"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/pki"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/transport"
+)
+
+// TestPoison: an entry that panics when it is applied is refused by every member, is
+// in the audit, leaves nothing behind, and the journal goes on.
+func TestPoison(t *testing.T) {
+	c := newClusterTest(t, 3)
+	c.form()
+	c.write(2)
+	for _, j := range c.members { // no command does that: it stands for a fault that nobody has found
+		c.await("the group", func() bool { return j.Point(c.stream) == c.at })
+		j.fsm.mu.Lock()
+		j.fsm.state.Volumes["broken"] = nil
+		j.fsm.mu.Unlock()
+	}
+	v := state.Volume{Name: "v", Group: "g", Stream: c.stream, Agent: "a", SizeBytes: 4096, Backing: "/v"}
+	if _, err := c.leader().Propose(state.KindVolumeCreate, v); !fail.Is(err, fail.Internal) {
+		t.Fatalf("the poisoned command: %v", err)
+	}
+	c.write(3)
+	if _, err := c.leader().Propose(state.KindVolumeCreate, v); err != nil {
+		t.Errorf("the same command in a state that takes it: %v", err)
+	}
+	c.equal()
+	for i, j := range c.members {
+		j.View(func(s *state.State) {
+			if a := s.Audits[1]; len(s.Audits) != 1 || a.Verb != "volume-create" || a.Who != "journal" || a.Time.IsZero() {
+				t.Errorf("member %d has audits %+v", i, s.Audits)
+			}
+			if _, there := s.Volumes["broken"]; there || s.Volumes["v"] == nil {
+				t.Errorf("member %d has volumes %v", i, s.Volumes)
+			}
+		})
+	}
+	i := c.index(c.leader())
+	c.stop(i)
+	c.start(i)
+	c.write(1)
+	c.equal()
+}
+
+// frameOf is a frame of one write that follows a point.
+func (c *clusterTest) frameOf(id change.StreamID, at change.Point) (change.AppendItem, change.Point) {
+	h := change.Header{Stream: id, FirstLSN: at.LSN + 1, Prev: at.Hash, FirstTime: 1, LastTime: 1}
+	b, hash := c.enc.Encode(&h, []change.Change{{Kind: change.Write, Volume: 1, Len: 4096, Data: [][]byte{make([]byte, 4096)}}})
+	b = bytes.Clone(b)
+	return change.AppendItem{Header: b[:change.HeaderBytes], Body: b[change.HeaderBytes:]}, change.Point{LSN: h.LastLSN, Hash: hash}
+}
+
+// TestAppendAsOne: an append of which one frame is wrong leaves nothing of it, whether
+// it comes from an agent or is in Raft's log already.
+func TestAppendAsOne(t *testing.T) {
+	c := newClusterTest(t, 1)
+	c.form()
+	c.write(2)
+	j := c.leader()
+	good, next := c.frameOf(c.stream, c.at)
+	foreign, _ := c.frameOf(uuid.New(), change.Point{})
+	early, _ := c.frameOf(c.stream, change.Point{LSN: next.LSN + 1})
+	for name, last := range map[string]change.AppendItem{
+		"of another stream": foreign, "that leaves some out": early, "of another history": func() change.AppendItem {
+			it, _ := c.frameOf(c.stream, change.Point{LSN: next.LSN})
+			return it
+		}(),
+	} {
+		lease := func() (l change.Lease) {
+			j.View(func(s *state.State) { l = s.Streams[c.stream].Lease })
+			return l
+		}
+		a := change.Append{Stream: c.stream, Lease: lease(), Items: []change.AppendItem{good, last}}
+		index := j.LastIndex()
+		if _, err := j.apply(tagAppend, bytes.Join(a.Parts(), nil)); err == nil {
+			t.Errorf("a frame %s is taken", name)
+		}
+		if j.LastIndex() != index || j.Point(c.stream) != c.at {
+			t.Errorf("a frame %s leaves entries %d to %d, point %v", name, index+1, j.LastIndex(), j.Point(c.stream))
+		}
+		c.sendAppend(a.Items)
+		if j.Point(c.stream) != c.at {
+			t.Errorf("a frame %s, sent by an agent, leaves point %v", name, j.Point(c.stream))
+		}
+	}
+	c.write(2) // it goes on
+}
+
+// sendAppend sends frames as agent a does and waits until it is hung up on.
+func (c *clusterTest) sendAppend(items []change.AppendItem) {
+	c.t.Helper()
+	raw, err := net.Dial("tcp", c.addrs[0])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	conn := transport.NewConn(raw, time.Second)
+	defer conn.Close()
+	_ = conn.Send(uint16(change.MsgHello), change.Encode(change.Hello{Agent: "a"}))
+	if _, _, err := conn.Recv(); err != nil {
+		c.t.Fatal(err)
+	}
+	var at change.Attached
+	if err := ask(conn, change.MsgAttach, change.Attach{Stream: c.stream}, change.MsgAttached, &at); err != nil {
+		c.t.Fatal(err)
+	}
+	a := change.Append{Stream: c.stream, Lease: at.Lease, Items: items}
+	_ = conn.Send(uint16(change.MsgAppend), a.Parts()...)
+	for err == nil {
+		_, _, err = conn.Recv()
+	}
+}
+
+// TestHostileProposals: what only the journal gives is not taken from a peer, and an
+// unknown kind stops nobody.
+func TestHostileProposals(t *testing.T) {
+	c := newClusterTest(t, 1)
+	c.form()
+	j := c.leader()
+	peer := pki.Peer{Role: pki.Agent, Name: "b"}
+	id := uuid.New()
+	for _, p := range []struct {
+		kind state.Kind
+		v    any
+		want fail.Kind
+	}{
+		{state.KindGroupPut, state.Group{Name: "e", Owner: "b", Ack: "never"}, fail.Invalid},
+		{state.KindStreamCreate, state.Stream{ID: id, Group: "g", Agent: "b", Resyncs: []state.Resync{{}}}, fail.Invalid},
+		{state.Kind(999), struct{}{}, fail.Unsupported},
+		{state.KindFence, state.Fence{}, fail.Unsupported},
+		{state.KindLease, state.LeaseGrant{Stream: c.stream, Agent: "a", Epoch: 1}, fail.Denied},
+		{state.KindHorizon, state.Horizon{}, fail.Denied},
+	} {
+		for _, who := range []pki.Peer{peer, pki.Local} {
+			err := j.propose(who, &change.Propose{Command: state.Encode(p.kind, p.v)}).Error.Err("", "")
+			if want := p.want; who == peer && !fail.Is(err, want) || who == pki.Local && want != fail.Denied && !fail.Is(err, want) {
+				t.Errorf("%v by %v: %v", p.kind, who, err)
+			}
+		}
+	}
+	if err := j.Err(); err != nil {
+		t.Errorf("the journal ended: %v", err)
+	}
+	c.write(1)
+}
