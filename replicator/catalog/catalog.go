@@ -74,7 +74,18 @@ type Mark struct {
 // At is the end of a stream's frame.
 type At struct {
 	change.Point
-	Time int64 `json:"time"` // ns since 1970
+	Time int64 `json:"time"` // ns since 1970, by the agent's clock
+	// Written is when the journal wrote the object that holds it, by the journal's clock;
+	// 0 in catalogs of earlier releases.
+	Written int64 `json:"written,omitempty"`
+}
+
+// Taken is when the journal had it, as far as is known.
+func (a *At) Taken() time.Time {
+	if a.Written != 0 {
+		return time.Unix(0, a.Written)
+	}
+	return time.Unix(0, a.Time)
 }
 
 // Stream is what is kept of a stream.

@@ -17,7 +17,7 @@ import (
 
 var streamA = uuid.MustParse("20000000-0000-0000-0000-00000000000a")
 
-func at(lsn uint64, second int64) At { return At{change.Point{LSN: lsn}, second * 1e9} }
+func at(lsn uint64, second int64) At { return At{Point: change.Point{LSN: lsn}, Time: second * 1e9} }
 
 // sample has marks at positions 1, 10, 20 with stream A at LSN 0, 5, 9.
 func sample() *Catalog {

@@ -179,7 +179,7 @@ func (w *writer) late(ctx context.Context, c *catalog.Catalog) error {
 			if n > 0 {
 				from = s.Kept[n-1].LSN
 			}
-			k := catalog.Kept{At: catalog.At{Point: change.Point{LSN: lsn}, Time: w.log.EndTime(ctx, id, lsn).UnixNano()}, Bookmark: b.Name}
+			k := catalog.Kept{At: w.log.When(ctx, id, lsn), Bookmark: b.Name}
 			if err := w.insert(ctx, c, id, s, from, k, n); err != nil {
 				return err
 			}
@@ -225,7 +225,7 @@ func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.Strea
 func (w *writer) stops(ctx context.Context, id change.StreamID, from uint64, end catalog.At) (stops []catalog.Kept) {
 	for _, b := range w.log.State.Bookmarks {
 		if lsn, on := b.On(id); on && lsn > from && lsn <= end.LSN && w.log.Sound(ctx, id, lsn) {
-			stops = append(stops, catalog.Kept{At: catalog.At{Point: change.Point{LSN: lsn}, Time: w.log.EndTime(ctx, id, lsn).UnixNano()}, Bookmark: b.Name})
+			stops = append(stops, catalog.Kept{At: w.log.When(ctx, id, lsn), Bookmark: b.Name})
 		}
 	}
 	if end.LSN > from && w.log.Sound(ctx, id, end.LSN) {

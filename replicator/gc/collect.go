@@ -111,14 +111,19 @@ type collection struct {
 	log   *twin.Log
 	w     *writer
 	rep   *Report
+	last  time.Time // when the journal wrote last, by its clock
 }
 
 func (g *collection) run(ctx context.Context) error {
+	var err error
+	if g.last, err = g.log.LastTime(ctx); err != nil {
+		return err
+	}
 	old := g.log.Catalog
 	// What the log has gained meanwhile is for the next run: state and mark belong together.
 	c := copyOf(old)
 	c.Number, c.Created = old.Number+1, g.o.Now().UTC()
-	p := &pruner{w: g.w, c: c, state: g.log.State, now: g.o.Now()}
+	p := &pruner{w: g.w, c: c, state: g.log.State, now: earlier(g.o.Now(), g.last)}
 	changed, err := p.prune(ctx)
 	if err != nil {
 		return err
@@ -148,10 +153,7 @@ func (g *collection) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now, err := g.clock(ctx)
-	if err != nil {
-		return err
-	}
+	now := earlier(g.o.Now(), g.last.Add(clockSlack))
 	changed = changed || extended || g.anyDue(old, dead, all, now)
 	g.rep.Catalog = old.Number
 	if changed && !g.o.DryRun {
@@ -290,7 +292,7 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 		_, there := all.objects[pack.Name(p.Number)]
 		return !there
 	}), c.Packs[old:]...)
-	dead, now := map[string]time.Time{}, g.o.Now().UTC()
+	dead, now := map[string]time.Time{}, later(g.o.Now(), g.last).UTC() // a clock that is behind takes nothing of the grace
 	for name := range all.objects {
 		if pos, ok := positionOf(name); ok {
 			if protected(c, pos) || (r.live[pos] != nil && !gone[pos]) {

@@ -32,8 +32,18 @@ func retained(t *testing.T, folding bool) *testLog {
 	return l
 }
 
-func (l *testLog) horizon() {
-	l.Command(state.KindHorizon, state.Horizon{Groups: map[string]time.Time{"g": l.Clock.Add(-keepTest.EveryWrite())}})
+func (l *testLog) horizon() { l.moveHorizon(keepTest.EveryWrite()) }
+
+// moveHorizon says what the journal says: what the stream had a window ago.
+func (l *testLog) moveHorizon(window time.Duration) {
+	t := l.Clock.Add(-window)
+	h := state.StreamHorizon{Groups: map[string]time.Time{"g": t}, Streams: map[change.StreamID]uint64{}}
+	for lsn, at := range l.Times {
+		if !at.After(t) && lsn > h.Streams[l.Stream] {
+			h.Streams[l.Stream] = lsn
+		}
+	}
+	l.Command(state.KindStreamHorizon, h)
 	l.Segment()
 }
 
@@ -198,8 +208,7 @@ func TestCollectSpace(t *testing.T) {
 			l.Segment()
 		}
 		if i%100 == 99 {
-			l.Command(state.KindHorizon, state.Horizon{Groups: map[string]time.Time{"g": l.Clock.Add(-time.Hour)}})
-			l.Segment()
+			l.moveHorizon(time.Hour)
 			l.collect()
 		}
 	}

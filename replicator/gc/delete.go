@@ -11,14 +11,18 @@ import (
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
-// clock is what time it is for the grace: the journal has a say too.
-func (g *collection) clock(ctx context.Context) (time.Time, error) {
-	now := g.o.Now()
-	last, err := g.log.LastTime(ctx)
-	if last = last.Add(clockSlack); last.Before(now) {
-		now = last
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
 	}
-	return now, err
+	return b
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // anyDue reports whether there is something to delete that the catalog before the

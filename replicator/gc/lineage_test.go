@@ -22,8 +22,7 @@ func hourOnly(t *testing.T) (*testLog, func()) {
 	l := retained(t, false)
 	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 3600}})
 	return l, func() {
-		l.Command(state.KindHorizon, state.Horizon{Groups: map[string]time.Time{"g": l.Clock.Add(-time.Hour)}})
-		l.Segment()
+		l.moveHorizon(time.Hour)
 	}
 }
 

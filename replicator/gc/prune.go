@@ -16,7 +16,7 @@ type pruner struct {
 	w       *writer
 	c       *catalog.Catalog
 	state   *state.State
-	now     time.Time
+	now     time.Time // by gc's clock or the journal's, whichever is behind
 	dropped []Dropped
 	needs   map[change.StreamID]uint64
 }
@@ -76,12 +76,10 @@ func (p *pruner) prune(ctx context.Context) (changed bool, err error) {
 }
 
 // keep returns the points of a stream that stay, and the LSN behind which its frames
-// are needed.
+// are needed. The journal's horizon and the window must both say that a point may go;
+// ages are by the journal's clock, of which the present is what it wrote last.
 func (p *pruner) keep(id change.StreamID, s *catalog.Stream, g *state.Group) (kept []catalog.Kept, base uint64) {
-	horizon, now := p.now.Add(-g.Retention.EveryWrite()), p.now // both clocks say so, or it stays
-	if g.Horizon.Before(horizon) {
-		horizon, now = g.Horizon, g.Horizon.Add(g.Retention.EveryWrite())
-	}
+	window, taken := p.now.Add(-g.Retention.EveryWrite()), p.taken(s.Kept)
 	named := map[uint64]bool{}
 	for _, b := range p.state.Bookmarks {
 		if lsn, on := b.On(id); on && b.Group == g.Name {
@@ -89,24 +87,33 @@ func (p *pruner) keep(id change.StreamID, s *catalog.Stream, g *state.Group) (ke
 		}
 	}
 	last := map[string]uint64{} // of each bucket
-	for _, k := range s.Kept {
-		at := time.Unix(0, k.Time)
-		if at.After(horizon) {
-			continue
+	for i, k := range s.Kept {
+		if k.LSN > p.state.Streams[id].Horizon || taken[i].After(window) {
+			break
 		}
 		base = k.LSN
-		if bucket, ok := g.Retention.Bucket(at, now); ok {
+		if bucket, ok := g.Retention.Bucket(taken[i], p.now); ok {
 			last[bucket] = k.LSN
 		}
 	}
-	for _, k := range s.Kept {
-		at := time.Unix(0, k.Time)
-		bucket, _ := g.Retention.Bucket(at, now)
-		if at.After(horizon) || k.LSN == base || last[bucket] == k.LSN || named[k.LSN] {
+	for i, k := range s.Kept {
+		bucket, _ := g.Retention.Bucket(taken[i], p.now)
+		if k.LSN >= base || last[bucket] == k.LSN || named[k.LSN] {
 			kept = append(kept, k)
 		}
 	}
 	return kept, base
+}
+
+// taken is when the journal had each of a stream's points: none later than those behind
+// it, so that a clock that was ahead for a while makes nothing young.
+func (p *pruner) taken(points []catalog.Kept) []time.Time {
+	out, next := make([]time.Time, len(points)), p.now
+	for i := len(points) - 1; i >= 0; i-- {
+		next = earlier(points[i].Taken(), next)
+		out[i] = next
+	}
+	return out
 }
 
 // floor is the last mark from which on all frames are there that any point needs.

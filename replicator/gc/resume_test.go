@@ -40,8 +40,7 @@ func TestResumeAfterGC(t *testing.T) {
 					points[name] = l.Point.LSN
 					l.Segment()
 				}
-				l.Command(state.KindHorizon, state.Horizon{Groups: map[string]time.Time{"g": l.Clock.Add(-time.Hour)}})
-				l.Segment()
+				l.moveHorizon(time.Hour)
 				o := l.options()
 				o.SparseBelow = 0.5 + l.r.Float64() // above 1: moved though there is no need
 				if o.Grace = 0; whole {
@@ -135,8 +134,7 @@ func TestRestoreDuringGC(t *testing.T) {
 	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 3600}})
 	upkeep := func() {
 		l.Random(l.r, 25)
-		l.Command(state.KindHorizon, state.Horizon{Groups: map[string]time.Time{"g": l.Clock.Add(-time.Hour)}})
-		l.Segment()
+		l.moveHorizon(time.Hour)
 		o := l.options()
 		o.Grace, o.SparseBelow = 0, 2
 		for range 2 {

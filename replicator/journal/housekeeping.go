@@ -6,7 +6,6 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/wal"
@@ -42,9 +41,11 @@ func (j *Journal) housekeeping() {
 					j.opts.Logger.Warn("heartbeat failed", "err", err)
 				}
 			}
-			if st.Leader && now.Sub(moved) >= horizonEvery {
+			if now.Sub(moved) >= horizonEvery {
 				moved = now
-				j.moveHorizon()
+				if j.noteAges(); st.Leader {
+					j.moveHorizon()
+				}
 			}
 			if st.LogBytes > j.opts.SnapshotBytes {
 				j.shrink(&st)
@@ -59,23 +60,9 @@ func (j *Journal) housekeeping() {
 	}
 }
 
-// horizonEvery is how often a leader looks whether points have grown older than the
+// horizonEvery is how often a member looks whether points have grown older than the
 // retention keeps all of them.
 const horizonEvery = time.Second
-
-// moveHorizon puts the horizons of the groups into the log: garbage collection deletes
-// only what lies before them.
-func (j *Journal) moveHorizon() {
-	j.fsm.mu.RLock()
-	h := j.fsm.state.DueHorizon(clock.Now())
-	j.fsm.mu.RUnlock()
-	if h == nil {
-		return
-	}
-	if _, err := j.Propose(state.KindHorizon, h); err != nil {
-		j.opts.Logger.Warn("the horizon was not moved", "err", err)
-	}
-}
 
 // shrink makes Raft's log smaller, if it can.
 func (j *Journal) shrink(st *Status) {

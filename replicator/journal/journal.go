@@ -44,6 +44,7 @@ type Journal struct {
 	layer  *streamLayer // nil where the journal is alone
 	source FrameSource
 	logged loggedFrames
+	ages   ages // housekeeping's
 
 	changed    notify.Notifier // after every applied batch
 	turned     notify.Notifier // after every change of leadership
@@ -107,6 +108,9 @@ func (j *Journal) open(ctx context.Context) (err error) {
 	j.logs = &logStore{log: j.wal, retain: j.retain, failed: j.fatal}
 	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal, frame: j.frame, holdLog: j.holdLog, named: j.belong, log: j.opts.Logger}
 	if err = j.fsm.load(); err != nil {
+		return err
+	}
+	if err = j.loadAges(); err != nil {
 		return err
 	}
 	j.belong(j.fsm.id.Journal)

@@ -31,6 +31,7 @@ import (
 //	d/<target>/<stream> stream -> point durable in that target
 //	z/stable/<name>     Raft's term and vote
 //	zmember             this member's id and journal (JSON)
+//	zage/<group>        where its streams stood, and how long ago (JSON)
 var (
 	keyApplied  = []byte("a")
 	keyIdentity = []byte("i")

@@ -30,6 +30,7 @@ type Log struct {
 	Stream  change.StreamID
 	Clock   time.Time // of the next frame
 	Step    time.Duration
+	Skew    time.Duration // how far the agent's clock is ahead
 	Codec   change.Codec
 	Folding bool // what may be folded is
 	Keeping bool // Random keeps what the volumes hold at each frame
@@ -114,7 +115,8 @@ func (l *Log) Zero(volume string, off, n int64) change.Change {
 // Frame adds a frame of changes.
 func (l *Log) Frame(changes ...change.Change) {
 	l.Clock = l.Clock.Add(l.Step)
-	h := change.Header{Stream: l.Stream, FirstLSN: l.Point.LSN + 1, FirstTime: l.Clock.UnixNano(), LastTime: l.Clock.UnixNano(), Epoch: 1, Lease: 1, Prev: l.Point.Hash}
+	now := l.Clock.Add(l.Skew).UnixNano()
+	h := change.Header{Stream: l.Stream, FirstLSN: l.Point.LSN + 1, FirstTime: now, LastTime: now, Epoch: 1, Lease: 1, Prev: l.Point.Hash}
 	e := change.Encoder{Codec: l.Codec}
 	b, hash := e.Encode(&h, changes)
 	l.Point = change.Point{LSN: h.LastLSN, Hash: hash}

@@ -35,6 +35,7 @@ var commands = map[Kind]command{
 	KindMarkConfirm:    many((*MarkStep).check, (*State).confirmMark),
 	KindMarkVoid:       one((*MarkStep).check, (*State).voidMark),
 	KindHorizon:        many((*Horizon).check, (*State).moveHorizon),
+	KindStreamHorizon:  many((*StreamHorizon).check, (*State).moveStreamHorizon),
 }
 
 // many makes the command of type T from its check and from what changes the state by

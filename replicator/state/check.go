@@ -115,8 +115,8 @@ func (g *Group) check() error {
 }
 
 func (st *Stream) check() error {
-	if st.Number != 0 || st.Lease != (change.Lease{}) || len(st.Gaps) > 0 || len(st.Resyncs) > 0 {
-		return invalid("a new stream has no number, lease, gaps or resyncs: the journal gives them")
+	if st.Number != 0 || st.Lease != (change.Lease{}) || len(st.Gaps) > 0 || len(st.Resyncs) > 0 || st.Horizon != 0 {
+		return invalid("a new stream has no number, lease, gaps, resyncs or horizon: the journal gives them")
 	}
 	return first(checkStream(st.ID), CheckName("group", st.Group), checkAgent(st.Agent))
 }
@@ -133,7 +133,10 @@ func (v *Volume) check() error {
 }
 
 func (r *VolumeReady) check() error {
-	return first(CheckName("volume", r.Name), checkLSN("first", r.FirstLSN))
+	if r.FirstLSN > MaxLSN { // 0 is of a volume of zeros
+		return invalid("first LSN %d", r.FirstLSN)
+	}
+	return CheckName("volume", r.Name)
 }
 
 func (r *VolumeRemove) check() error { return CheckName("volume", r.Name) }
@@ -185,8 +188,19 @@ func (r *MarkStep) check() error {
 	return first(CheckName("group", r.Group), checkSeconds("hold", r.HeldSeconds), checkText("reason", r.Why))
 }
 
-func (h *Horizon) check() error {
-	for name, t := range h.Groups {
+func (h *Horizon) check() error { return checkHorizons(h.Groups) }
+
+func (h *StreamHorizon) check() error {
+	for id, lsn := range h.Streams {
+		if err := checkLSN("horizon of stream "+id.String()+" at", lsn); err != nil {
+			return err
+		}
+	}
+	return checkHorizons(h.Groups)
+}
+
+func checkHorizons(groups map[string]time.Time) error {
+	for name, t := range groups {
 		if err := CheckName("group", name); err != nil {
 			return err
 		}

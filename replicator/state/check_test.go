@@ -37,7 +37,7 @@ func TestCheck(t *testing.T) {
 		"volume that is too large":   {KindVolumeCreate, Volume{Name: "v", Group: "g", Stream: id, Agent: "a", SizeBytes: 1 << 62}},
 		"volume whose path forges":   {KindVolumeCreate, Volume{Name: "v", Group: "g", Stream: id, Agent: "a", SizeBytes: 1, Backing: text}},
 		"volume outside":             {KindVolumeCreate, Volume{Name: "../v", Group: "g", Stream: id, Agent: "a", SizeBytes: 1}},
-		"ready at LSN 0":             {KindVolumeReady, VolumeReady{Name: "v"}},
+		"ready beyond all LSNs":      {KindVolumeReady, VolumeReady{Name: "v", FirstLSN: 1 << 63}},
 		"bookmark at LSN 0":          {KindBookmarkAdd, Bookmark{Name: "b", Group: "g", Stream: id}},
 		"bookmark beyond all":        {KindBookmarkAdd, Bookmark{Name: "b", Group: "g", Stream: id, LSN: 1 << 63}},
 		"bookmark of a mark":         {KindBookmarkAdd, Bookmark{Name: "b", Group: "g", Stream: id, LSN: 1, Points: map[change.StreamID]uint64{id: 1}}},

@@ -35,6 +35,7 @@ const (
 	KindHorizon      Kind = 16
 
 	KindBookmarkRemove Kind = 17
+	KindStreamHorizon  Kind = 18
 
 	KindIdentity Kind = 100 // the object log's first object
 	KindFence    Kind = 101
@@ -51,7 +52,8 @@ var kindNames = map[Kind]string{
 	KindGroupPut: "group-put", KindStreamCreate: "stream-create", KindVolumeCreate: "volume-create",
 	KindVolumeReady: "volume-ready", KindVolumeRemove: "volume-remove", KindBookmarkAdd: "bookmark-add",
 	KindLease: "lease", KindHeartbeat: "heartbeat", KindAudit: "audit", KindResyncBegin: "resync-begin", KindResyncEnd: "resync-end",
-	KindMarkBegin: "mark-begin", KindMarkHeld: "mark-held", KindMarkConfirm: "mark-confirm", KindMarkVoid: "mark-void", KindHorizon: "horizon", KindBookmarkRemove: "bookmark-remove", KindIdentity: "identity", KindFence: "fence",
+	KindMarkBegin: "mark-begin", KindMarkHeld: "mark-held", KindMarkConfirm: "mark-confirm", KindMarkVoid: "mark-void", KindHorizon: "horizon", KindBookmarkRemove: "bookmark-remove",
+	KindStreamHorizon: "stream-horizon", KindIdentity: "identity", KindFence: "fence",
 }
 
 // Group is a consistency group and its policy.
@@ -63,7 +65,8 @@ type Group struct {
 	PITR             string  `json:"pitr"`
 	RPOTargetSeconds float64 `json:"rpo_target_seconds"`
 	Paused           bool    `json:"paused,omitempty"`
-	// Retention is how long points are kept; nil keeps all. Before Horizon not all are.
+	// Retention is how long points are kept; nil keeps all. Horizon is of what time the
+	// horizons of its streams are, by the journal's clock.
 	Retention *Retention `json:"retention,omitempty"`
 	Horizon   time.Time  `json:"horizon,omitzero"`
 	Owner     string     `json:"owner,omitempty"` // the agent that created it
@@ -89,6 +92,8 @@ type Stream struct {
 	// because of them; both oldest first.
 	Gaps    []Gap    `json:"gaps,omitempty"`
 	Resyncs []Resync `json:"resyncs,omitempty"`
+	// Horizon is the LSN up to which not all points are kept; 0: all are.
+	Horizon uint64 `json:"horizon,omitempty"`
 }
 
 // Gap is what a stream left out: it goes on behind To as if it were at From.

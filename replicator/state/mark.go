@@ -140,6 +140,9 @@ func (s *State) holdMark(r *MarkStep) (string, error) {
 	if p == nil || p.LSN > 0 || r.LSN == 0 {
 		return "", fail.New(fail.Refused, "mark", "group "+r.Group, fmt.Sprintf("stream %s is no part of it, or holds already", r.Stream))
 	}
+	if err := s.beforeHorizon("mark "+m.Name, r.Stream, r.LSN); err != nil {
+		return "", err
+	}
 	p.LSN = r.LSN
 	s.Marks[r.Group] = m
 	return "mark/" + r.Group, nil

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 )
@@ -103,8 +104,8 @@ func (r *Retention) Bucket(at, now time.Time) (bucket string, ok bool) {
 	return "", false
 }
 
-// Horizon says, for groups, before which time not all points are kept any more. It is
-// in the log before anything is deleted because of it.
+// Horizon is what earlier releases say of groups: before which time not all points are
+// kept any more. It depends on clocks, and nothing is deleted because of it any more.
 type Horizon struct {
 	Groups map[string]time.Time `json:"groups"`
 }
@@ -120,23 +121,38 @@ func (s *State) moveHorizon(h *Horizon) (changed []string, err error) {
 	return changed, nil
 }
 
-// DueHorizon returns the horizons that should be moved: those that have fallen behind
-// what the retention says by a part of the window. Nil: none.
-func (s *State) DueHorizon(now time.Time) *Horizon {
-	var h *Horizon
-	for name, g := range s.Groups {
-		if g.Retention.Forever() {
-			continue
-		}
-		window := g.Retention.EveryWrite()
-		if t := now.Add(-window).UTC(); t.After(g.Created) && t.Sub(g.Horizon) >= max(window/48, time.Second) {
-			if h == nil {
-				h = &Horizon{Groups: map[string]time.Time{}}
-			}
-			h.Groups[name] = t
+// StreamHorizon says, for streams, up to which LSN not all points are kept any more, and
+// for their groups of what time that is, for people. It is in the log before anything is
+// deleted because of it. The journal finds it by the time that has passed since it took
+// those LSNs, not by anybody's clock.
+type StreamHorizon struct {
+	Streams map[change.StreamID]uint64 `json:"streams"`
+	Groups  map[string]time.Time       `json:"groups"`
+}
+
+func (s *State) moveStreamHorizon(h *StreamHorizon) (changed []string, err error) {
+	for id, lsn := range h.Streams {
+		if st := s.Streams[id]; st != nil && lsn > st.Horizon {
+			st.Horizon = lsn
+			changed = append(changed, "stream/"+id.String())
 		}
 	}
-	return h
+	for name, t := range h.Groups {
+		if g := s.Groups[name]; g != nil {
+			g.Horizon = t
+			changed = append(changed, "group/"+name)
+		}
+	}
+	slices.Sort(changed)
+	return changed, nil
+}
+
+// beforeHorizon refuses what is to be kept at an LSN that may not be kept any more.
+func (s *State) beforeHorizon(what string, id change.StreamID, lsn uint64) error {
+	if st := s.Streams[id]; st != nil && lsn <= st.Horizon {
+		return fail.New(fail.Refused, "add", what, fmt.Sprintf("its point, LSN %d, is older than all points that are kept for sure: those behind LSN %d", lsn, st.Horizon))
+	}
+	return nil
 }
 
 // BookmarkRemove ends a bookmark; its point is kept as long as any other.

@@ -145,12 +145,11 @@ func (s *State) addBookmark(b *Bookmark) (string, error) {
 		return "", err
 	}
 	key := b.Group + "/" + b.Name
-	g := s.Groups[b.Group]
-	if g == nil {
+	if s.Groups[b.Group] == nil {
 		return "", noSuch("group", b.Group)
 	}
-	if b.Time.Before(g.Horizon) {
-		return "", fail.New(fail.Refused, "add bookmark", key, fmt.Sprintf("its point, of %s, is older than all points that are kept for sure (%s)", b.Time.UTC().Format(time.RFC3339), g.Horizon.UTC().Format(time.RFC3339)))
+	if err := s.beforeHorizon("bookmark "+key, b.Stream, b.LSN); err != nil {
+		return "", err
 	}
 	if s.Bookmarks[key] != nil {
 		return "", fail.New(fail.Exists, "add bookmark", key, "it exists").WithHint("choose another name")

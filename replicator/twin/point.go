@@ -149,6 +149,9 @@ func (q *query) findTime(t time.Time) error {
 		return nil
 	}
 	q.p.LSN = w.lsnAt(v, t)
+	if err := q.clocks(t); err != nil {
+		return err
+	}
 	if t.After(q.now.Add(time.Minute)) {
 		q.p.Note = "that time is in the future: this is the newest point so far"
 	}

@@ -154,25 +154,35 @@ func (l *Log) frames(ctx context.Context, id change.StreamID, after, through uin
 
 // timeOf is when the frame ended in which an LSN lies.
 func (l *Log) timeOf(ctx context.Context, v *state.Volume, lsn uint64) time.Time {
+	if at := l.When(ctx, v.Stream, lsn); at.Time != 0 {
+		return time.Unix(0, at.Time)
+	}
+	return v.Created
+}
+
+// When is an LSN with the times of the frame in which it lies, 0 where it is not known.
+func (l *Log) When(ctx context.Context, id change.StreamID, lsn uint64) catalog.At {
+	at := catalog.At{Point: change.Point{LSN: lsn}}
 	if lsn == 0 {
-		return v.Created
+		return at
 	}
-	if k, ok := l.keptAt(v.Stream, lsn); ok {
-		return time.Unix(0, k.Time)
+	if k, ok := l.keptAt(id, lsn); ok {
+		return k.At
 	}
-	w, err := l.viewAt(ctx, v.Stream, lsn)
+	w, err := l.viewAt(ctx, id, lsn)
 	if err == nil && w != nil {
-		f := w.Frames[v.Stream]
+		f := w.Frames[id]
 		if n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn }); n < len(f) {
-			return time.Unix(0, f[n].entry().LastTime)
+			at.Time, at.Written = f[n].entry().LastTime, f[n].Object.Time
+			return at
 		}
 	}
 	if l.Catalog != nil {
-		if k, ok := l.Catalog.KeptAt(v.Stream, lsn); ok {
-			return time.Unix(0, k.Time)
+		if k, ok := l.Catalog.KeptAt(id, lsn); ok {
+			at.Time, at.Written = k.Time, k.Written
 		}
 	}
-	return v.Created
+	return at
 }
 
 // Mark is where the log ends, to be read on from there.
@@ -181,7 +191,7 @@ func (l *Log) Mark(now time.Time) catalog.Mark {
 	for id, f := range l.Frames {
 		if n := len(f); n > 0 {
 			e := f[n-1].entry()
-			m.Streams[id] = catalog.At{Point: change.Point{LSN: e.LastLSN, Hash: e.Hash}, Time: e.LastTime}
+			m.Streams[id] = catalog.At{Point: change.Point{LSN: e.LastLSN, Hash: e.Hash}, Time: e.LastTime, Written: f[n-1].Object.Time}
 		}
 	}
 	return m
@@ -203,11 +213,6 @@ func (l *Log) LastTime(ctx context.Context) (time.Time, error) {
 func (l *Log) Sound(ctx context.Context, id change.StreamID, lsn uint64) bool {
 	_, _, exact, err := l.exact(ctx, id, lsn)
 	return err == nil && exact && l.resyncing(id, lsn) == nil
-}
-
-// EndTime is when the frame ended in which an LSN lies.
-func (l *Log) EndTime(ctx context.Context, id change.StreamID, lsn uint64) time.Time {
-	return l.timeOf(ctx, &state.Volume{Stream: id}, lsn)
 }
 
 // IsBranch reports whether a catalog is not used because a fence went back behind it,
