@@ -85,7 +85,7 @@ type stream struct {
 
 	appending uint64 // no lower WAL index is about to be used by this stream; 0: none is
 
-	lastLarge uint64   // newest LSN of a zero that the overlay does not index
+	lastLarge uint64   // 0: the overlay has every zero, so a resync waits for none
 	guarded   *guarded // what a resync is copying
 	resyncs   bool     // a resync's goroutine runs
 	dropping  uint64   // frames up to here are being dropped: they must not be sent
@@ -164,10 +164,8 @@ func (s *stream) enqueue(r *rec) {
 	}
 	s.open = append(s.open, *r)
 	s.openBytes += r.Buf.Len
-	if r.vol != nil && (r.Kind == change.Write || int64(r.Len) <= overlayZeroBytes) {
+	if r.vol != nil {
 		r.vol.over.Insert(r.LSN, r.Off, int64(r.Len), r.Buf)
-	} else if r.vol != nil {
-		s.lastLarge = r.LSN
 	}
 }
 

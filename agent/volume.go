@@ -185,9 +185,9 @@ func (v *Volume) submit(ctx context.Context, recs []rec, fua bool, done func()) 
 		done()
 		return err
 	}
-	large := int64(recs[len(recs)-1].Len) > overlayZeroBytes
+	large := int64(recs[len(recs)-1].Len) > overlay.WideBytes
 	done()
-	if large { // not in the overlay: reads see it once the backing has it
+	if large { // it takes no memory, which is what holds others back, and the backing long
 		if err := v.s.flushTo(ctx, lsn); err != nil {
 			return err
 		}
