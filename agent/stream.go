@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pollux-dr/pollux/agent/arena"
@@ -72,6 +73,7 @@ type stream struct {
 	shipped                             notify.Notifier // after the journal's word
 	err                                 error           // the log is poisoned or the agent closed
 	backErr                             error           // a backing was cut under us
+	syncErr                             error           // a sync of a backing failed: see mend
 	applyErr                            error           // why applying is delayed, nil while it goes well
 	fullErr                             error           // why the WAL takes no more, nil while it does
 
@@ -93,6 +95,9 @@ type stream struct {
 	over      *overflow
 	charted   *chart
 	spillMu   sync.Mutex // drops of frames, and sessions' beginnings, one at a time
+
+	unsynced atomic.Bool  // syncErr is set
+	backMu   sync.RWMutex // held for reading by reads of the backings
 
 	ship   shipState
 	ack    ackState
