@@ -95,7 +95,11 @@ func (a *Agent) AttachVolume(ctx context.Context, vc VolumeConf) error {
 	if err != nil {
 		return fail.At("open volume", vc.Name, err)
 	}
-	vc.Mark = a.mark(b, &vc) // may take as long as an fsync of all that is in the file
+	vc.Mark, err = a.mark(b, &vc) // may take as long as an fsync of all that is in the file
+	if err != nil {
+		_ = b.Close()
+		return fail.At("open volume", vc.Name, err)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: b}
@@ -310,7 +314,9 @@ func (v *Volume) settle(ctx context.Context) error {
 	if err := v.s.await(ctx, func() bool { return v.s.appliedLSN >= v.s.durableLSN }); err != nil {
 		return err
 	}
-	return v.back.Sync()
+	v.s.ckptMu.Lock()
+	defer v.s.ckptMu.Unlock()
+	return v.s.syncBackings()
 }
 
 // Mark puts a bookmark's name into the stream's order, makes it durable, and

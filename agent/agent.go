@@ -112,7 +112,7 @@ func (a *Agent) open() error {
 	if err := a.recoverStreams(found); err != nil {
 		return err
 	}
-	return a.settleBackings()
+	return a.settleBackings(m.Volumes)
 }
 
 func (a *Agent) spawn(loop func(context.Context)) {

@@ -22,12 +22,15 @@ func (s *stream) applyLoop(ctx context.Context) {
 		s.gather(ctx)
 		for ctx.Err() == nil {
 			batch := s.takeBatch()
-			if len(batch) == 0 {
+			if len(batch) == 0 && !s.unsynced.Load() {
 				break
 			}
 			if s.suspended == nil {
 				s.retryApply(ctx, func() error {
 					if err := s.checkBackings(); err != nil { // a write would make a cut file long again
+						return err
+					}
+					if err := s.mend(ctx); err != nil {
 						return err
 					}
 					return ap.apply(batch)
@@ -36,7 +39,9 @@ func (s *stream) applyLoop(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			s.applied(batch)
+			if len(batch) > 0 {
+				s.applied(batch)
+			}
 		}
 	}
 }

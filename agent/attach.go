@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -27,6 +28,11 @@ func (a *Agent) attachVolume(vc VolumeConf) error {
 			WithHint("put the right file back and restart the agent; if this is it, moved by a copy, or the restored newest point, say `pollux volume accept " +
 				vc.Name + "` and restart")
 	}
+	if err == nil && vc.Mark == "" { // of an older release
+		if vc.Mark, err = a.mark(b, &vc); err != nil {
+			_ = b.Close()
+		}
+	}
 	if err == nil {
 		a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: b}
 		return nil
@@ -40,37 +46,44 @@ func (a *Agent) attachVolume(vc VolumeConf) error {
 	return nil
 }
 
-// mark gives a backing a new id; "" where it has no place for one, and a swap
-// would go unnoticed.
-func (a *Agent) mark(b backing.Backing, vc *VolumeConf) string {
+// mark gives a backing that was not written to yet a new id; "" where it has no
+// place for one, and a swap would go unnoticed.
+func (a *Agent) mark(b backing.Backing, vc *VolumeConf) (string, error) {
 	id := uuid.NewString()
-	if err := b.SetMark(id, "volume "+vc.Name+" of group "+vc.Group+", agent "+a.opts.Name); err != nil {
+	err := b.SetMark(id, "volume "+vc.Name+" of group "+vc.Group+", agent "+a.opts.Name)
+	if fail.Is(err, fail.Unsupported) {
 		a.opts.Logger.Info("the backing bears no mark: never change it behind the agent's back", "volume", vc.Name, "err", err)
-		return ""
+		return "", nil
 	}
-	return id
+	return id, err
 }
 
 // settleBackings ends what a start does for backings: one that was accepted has
-// all of the WAL now, and one of an older release gets its mark.
-func (a *Agent) settleBackings() error {
-	changed := false
+// all of the WAL now. One that cannot be synced stays accepted, so that the next
+// start applies all of the WAL to it again; until then its group is suspended.
+func (a *Agent) settleBackings(before []VolumeConf) error {
 	for _, v := range a.volumes {
-		if v.conf.Accepted && v.s.suspended == nil {
-			if err := v.back.Sync(); err != nil {
-				return err
-			}
-			v.conf.Accepted, changed = false, true
+		if !v.conf.Accepted || v.s.suspended != nil {
+			continue
 		}
-		if v.conf.Mark == "" && !v.absent {
-			v.conf.Mark = a.mark(v.back, &v.conf)
-			changed = changed || v.conf.Mark != ""
+		if err := v.back.Sync(); err != nil {
+			v.s.suspend(fail.At("accept backing of", v.conf.Name, err))
+			continue
 		}
+		v.conf.Accepted = false
 	}
-	if !changed {
+	if !slices.ContainsFunc(before, func(vc VolumeConf) bool { return a.volumes[vc.Name].conf != vc }) {
 		return nil
 	}
 	return a.saveManifest()
+}
+
+// suspend keeps a stream whose WAL was applied from being served in this run, as one
+// that lacks a backing: what was applied counts for nothing.
+func (s *stream) suspend(err error) {
+	s.suspended = err
+	s.appliedLSN, s.appliedPoint = s.ckpt.Applied.LSN, s.ckpt.Applied
+	s.a.opts.Logger.Error("the group is suspended: its volumes are not served", "group", s.conf.Group, "err", err, "hint", fail.HintOf(err))
 }
 
 // checkRestored refuses an image that was restored to a point from which the WAL
@@ -125,7 +138,10 @@ func (a *Agent) AcceptBacking(name string, dryRun bool) error {
 	if err := v.checkRestored(); err != nil || dryRun {
 		return err
 	}
-	id := a.mark(b, &v.conf)
+	id, err := a.mark(b, &v.conf)
+	if err != nil {
+		return err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	was := v.conf

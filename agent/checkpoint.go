@@ -66,10 +66,8 @@ func (s *stream) checkpoint() error {
 		return nil
 	}
 	if applied != s.ckpt.Applied {
-		for _, v := range s.a.volumesOf(s) {
-			if err := v.back.Sync(); err != nil {
-				return err
-			}
+		if err := s.syncBackings(); err != nil {
+			return err
 		}
 	}
 	next := checkpoint{Version: metaVersion, Applied: applied, Committed: committed, Lease: lease, Time: now, Gone: gone}
@@ -97,9 +95,12 @@ func (s *stream) checkBackings() error {
 			break
 		}
 	}
-	s.mu.Lock()
-	s.backErr = err
-	s.mu.Unlock()
+	if err != nil {
+		s.mu.Lock()
+		s.backErr = err
+		s.broadcast()
+		s.mu.Unlock()
+	}
 	return err
 }
 

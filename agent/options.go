@@ -86,9 +86,6 @@ const (
 	sealRecords = 4096
 	// applyBatchBytes is how much one round of the applier coalesces.
 	applyBatchBytes = 8 << 20
-	// overlayZeroBytes is the largest zero or trim that the overlay indexes; a
-	// larger one is acknowledged when the backing has it.
-	overlayZeroBytes = 1 << 20
 	// maxZeroBytes bounds the length of one zero or trim record.
 	maxZeroBytes = 1 << 30
 )

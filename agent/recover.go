@@ -84,8 +84,10 @@ func (s *stream) recoverFrame(f *change.Frame, index uint64, plain *[]byte) erro
 	}
 	s.tail = change.Point{LSN: f.LastLSN, Hash: f.Hash}
 	s.lastTime = max(s.lastTime, f.LastTime)
-	return s.reapply(f, index, plain, func(*Volume) bool { return true })
+	return s.reapply(f, index, plain, anyVolume)
 }
+
+func anyVolume(*Volume) bool { return true }
 
 // reapply writes a frame's records to the backings of the volumes that want it.
 func (s *stream) reapply(f *change.Frame, index uint64, plain *[]byte, wants func(*Volume) bool) (err error) {
@@ -97,7 +99,7 @@ func (s *stream) reapply(f *change.Frame, index uint64, plain *[]byte, wants fun
 	}
 	for i := range f.Records {
 		r := &f.Records[i]
-		v := s.a.volumeNumber(r.Volume)
+		v := s.a.numbered(r.Volume)
 		if v == nil || r.Kind == change.Mark || !wants(v) {
 			continue
 		}

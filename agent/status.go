@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/pollux-dr/pollux/agent/arena"
@@ -23,7 +24,7 @@ type StreamStatus struct {
 	Fault      error // the stream must not be extended from here
 	FullErr    error // the WAL takes no more
 	Suspended  error // a backing was missing at the start: nothing of the group is served
-	BackErr    error // a backing was cut under us
+	BackErr    error // a backing was cut under us, or could not be synced
 	ApplyErr   error // applying to the backing is delayed
 	Overflow   *Overflow
 }
@@ -62,7 +63,7 @@ func (s *stream) status() StreamStatus {
 	return StreamStatus{
 		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
 		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.remote(), Overflow: s.overflowStatus(),
-		Kept: s.keptNow(), Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, BackErr: s.backErr, FullErr: s.fullErr,
+		Kept: s.keptNow(), Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, BackErr: cmp.Or(s.backErr, s.syncErr), FullErr: s.fullErr,
 	}
 }
 

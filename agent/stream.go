@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pollux-dr/pollux/agent/arena"
@@ -72,6 +73,7 @@ type stream struct {
 	shipped                             notify.Notifier // after the journal's word
 	err                                 error           // the log is poisoned or the agent closed
 	backErr                             error           // a backing was cut under us
+	syncErr                             error           // a sync of a backing failed: see mend
 	applyErr                            error           // why applying is delayed, nil while it goes well
 	fullErr                             error           // why the WAL takes no more, nil while it does
 
@@ -85,7 +87,7 @@ type stream struct {
 
 	appending uint64 // no lower WAL index is about to be used by this stream; 0: none is
 
-	lastLarge uint64   // newest LSN of a zero that the overlay does not index
+	lastLarge uint64   // 0: the overlay has every zero, so a resync waits for none
 	guarded   *guarded // what a resync is copying
 	resyncs   bool     // a resync's goroutine runs
 	dropping  uint64   // frames up to here are being dropped: they must not be sent
@@ -93,6 +95,9 @@ type stream struct {
 	over      *overflow
 	charted   *chart
 	spillMu   sync.Mutex // drops of frames, and sessions' beginnings, one at a time
+
+	unsynced atomic.Bool  // syncErr is set
+	backMu   sync.RWMutex // held for reading by reads of the backings
 
 	ship   shipState
 	ack    ackState
@@ -164,10 +169,8 @@ func (s *stream) enqueue(r *rec) {
 	}
 	s.open = append(s.open, *r)
 	s.openBytes += r.Buf.Len
-	if r.vol != nil && (r.Kind == change.Write || int64(r.Len) <= overlayZeroBytes) {
+	if r.vol != nil {
 		r.vol.over.Insert(r.LSN, r.Off, int64(r.Len), r.Buf)
-	} else if r.vol != nil {
-		s.lastLarge = r.LSN
 	}
 }
 

@@ -43,12 +43,20 @@ func (v *Volume) check(op string, off, n int64) error {
 }
 
 // ReadAt fills p from the overlay and, where that holds nothing, the backing.
-func (v *Volume) ReadAt(_ context.Context, p []byte, off int64) error {
+func (v *Volume) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := v.check("read", off, int64(len(p))); err != nil {
 		return err
 	}
 	var few [8]overlay.Range
-	for _, r := range v.over.Read(p, off, few[:0]) {
+	missing := v.over.Read(p, off, few[:0])
+	if len(missing) == 0 {
+		return nil
+	}
+	if err := v.s.rlockBackings(ctx); err != nil {
+		return err
+	}
+	defer v.s.backMu.RUnlock()
+	for _, r := range missing {
 		if err := v.back.ReadAt(p[r.Off-off:r.Off-off+r.Len], r.Off); err != nil {
 			return err
 		}
@@ -185,9 +193,9 @@ func (v *Volume) submit(ctx context.Context, recs []rec, fua bool, done func()) 
 		done()
 		return err
 	}
-	large := int64(recs[len(recs)-1].Len) > overlayZeroBytes
+	large := int64(recs[len(recs)-1].Len) > overlay.WideBytes
 	done()
-	if large { // not in the overlay: reads see it once the backing has it
+	if large { // it takes no memory, which is what holds others back, and the backing long
 		if err := v.s.flushTo(ctx, lsn); err != nil {
 			return err
 		}
@@ -237,12 +245,16 @@ func (v *Volume) blank(ctx context.Context, op string, kind change.Kind, off, n 
 func (v *Volume) Flush(ctx context.Context) error { return v.s.keep(ctx, v.s.lastLSN()) }
 
 // Extents merges what the overlay holds with the backing's allocation.
-func (v *Volume) Extents(_ context.Context, off, n int64) ([]block.Extent, error) {
+func (v *Volume) Extents(ctx context.Context, off, n int64) ([]block.Extent, error) {
 	if err := v.check("describe", off, n); err != nil {
 		return nil, err
 	}
 	n = min(n, 256<<20)
 	data := v.over.Blocks(off, n) // before the backing, as with reads
+	if err := v.s.rlockBackings(ctx); err != nil {
+		return nil, err
+	}
+	defer v.s.backMu.RUnlock()
 	for pos := off; pos < off+n; {
 		start, k, err := v.back.Data(pos)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/private"
 )
 
 const (
@@ -68,84 +69,100 @@ type Options struct {
 }
 
 // Open maps the arena at o.Path. Recovered writes are returned when the file was
-// left by the same owner, during the same boot, with the same size; otherwise
-// the arena is new, and kept reports false. Only one process may hold it.
+// left by the same owner, during the same boot; otherwise the arena is new, and kept
+// reports false. One of another size (a setting was changed) is used as it is while
+// there are acknowledged writes in it. Only one process may hold it, and no other
+// user may be able to touch it.
 func Open(o Options) (a *Arena, found []Recovered, kept bool, err error) {
-	chunks := int(o.Bytes / ChunkBytes)
-	if a, found, ok, err := openOld(o, chunks); err != nil || ok {
-		return a, found, ok, err
-	}
-	if o.Bytes < MinBytes {
-		return nil, nil, false, fail.New(fail.Invalid, "open arena", o.Path,
-			fmt.Sprintf("memory of %d bytes is less than the minimum of %d", o.Bytes, MinBytes)).WithHint("raise memory in the configuration")
-	}
-	a = &Arena{path: o.Path, room: make(chan struct{}), cur: noChunk, pressure: o.Pressure}
-	slots := chunks * slotsPerChunk
-	chainOff := headBytes + slots*slotBytes
-	dataOff := (chainOff + chunks*4 + 4095) &^ 4095
-	total := int64(dataOff + chunks*ChunkBytes)
-
 	file, err := openLocked(o.Path)
 	if err != nil {
 		return nil, nil, false, err
 	}
-	a.file = file
-	defer func() {
-		if err != nil {
-			_ = file.Close()
-		}
-	}()
-	head := makeHead(chunks, o.Owner, bootID())
-	kept = a.matches(head, total)
-	if !kept {
-		// A fresh file, so that nothing of another life can be taken for ours.
-		if err := reserve(a.file, total); err != nil {
-			return nil, nil, false, err
-		}
+	a = &Arena{path: o.Path, file: file, room: make(chan struct{}), cur: noChunk, pressure: o.Pressure}
+	if found, kept, err = a.open(&o); err != nil {
+		_ = a.Close()
+		return nil, nil, false, err
 	}
-	a.mem, err = unix.Mmap(int(a.file.Fd()), 0, int(total), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, nil, false, fail.Wrap(fail.Full, "map arena", o.Path, err)
-	}
-	a.slots = a.mem[headBytes:chainOff]
-	a.chain = a.mem[chainOff : chainOff+chunks*4]
-	a.data = a.mem[dataOff:]
-	a.refs = make([]int32, chunks)
-	if !kept {
-		copy(a.mem, head)
-	}
-	found = a.recover()
 	return a, found, kept, nil
 }
 
-// openOld looks for an arena of the same owner and boot that has another size: a
-// setting was changed, but acknowledged writes may still be in it. Such a one is
-// used as it is until a start finds it empty.
-func openOld(o Options, chunks int) (*Arena, []Recovered, bool, error) {
-	b := make([]byte, 512)
-	f, err := os.Open(o.Path)
+func (a *Arena) open(o *Options) (found []Recovered, kept bool, err error) {
+	chunks := int(o.Bytes / ChunkBytes)
+	if old, ok := a.chunks(o.Owner); ok {
+		if err := a.mapFile(old); err != nil {
+			return nil, false, err
+		}
+		if found = a.recover(); old == chunks || len(found) > 0 {
+			return found, true, nil
+		}
+		a.unmap()
+	}
+	if o.Bytes < MinBytes {
+		return nil, false, fail.New(fail.Invalid, "open arena", o.Path,
+			fmt.Sprintf("memory of %d bytes is less than the minimum of %d", o.Bytes, MinBytes)).
+			WithHint("raise memory in the configuration")
+	}
+	// A fresh file, so that nothing of another life can be taken for ours.
+	if err := reserve(a.file, placeOf(chunks).total); err != nil {
+		return nil, false, err
+	}
+	if err := a.mapFile(chunks); err != nil {
+		return nil, false, err
+	}
+	copy(a.mem, makeHead(chunks, o.Owner, bootID()))
+	return a.recover(), false, nil
+}
+
+// place is where the parts of an arena lie in its file.
+type place struct {
+	chain, data int
+	total       int64
+}
+
+func placeOf(chunks int) (p place) {
+	p.chain = headBytes + chunks*slotsPerChunk*slotBytes
+	p.data = (p.chain + chunks*4 + 4095) &^ 4095
+	p.total = int64(p.data + chunks*ChunkBytes)
+	return p
+}
+
+// mapFile maps the file as one of so many chunks.
+func (a *Arena) mapFile(chunks int) error {
+	p := placeOf(chunks)
+	mem, err := unix.Mmap(int(a.file.Fd()), 0, int(p.total), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return nil, nil, false, nil // there is none: Open says what is wrong with the path
+		return fail.Wrap(fail.Full, "map arena", a.path, err)
 	}
-	_, err = f.ReadAt(b, 0)
-	_ = f.Close()
-	old := int(binary.LittleEndian.Uint32(b[8:]))
-	if err != nil || old == chunks || old < MinBytes/ChunkBytes || string(b) != string(makeHead(old, o.Owner, bootID())) {
-		return nil, nil, false, nil
+	a.mem, a.slots, a.chain, a.data = mem, mem[headBytes:p.chain], mem[p.chain:p.chain+chunks*4], mem[p.data:]
+	a.refs, a.freeSlots, a.freeChunk = make([]int32, chunks), nil, nil
+	return nil
+}
+
+func (a *Arena) unmap() {
+	if a.mem != nil {
+		_ = unix.Munmap(a.mem)
 	}
-	prev := o
-	prev.Bytes = int64(old) * ChunkBytes
-	a, found, kept, err := Open(prev)
-	if err != nil || (kept && len(found) > 0) {
-		return a, found, kept, err
+	a.mem, a.slots, a.chain, a.data = nil, nil, nil, nil
+}
+
+// chunks is how many the file has, if owner left it during this boot.
+func (a *Arena) chunks(owner string) (n int, ok bool) {
+	got := make([]byte, 512)
+	if _, err := a.file.ReadAt(got, 0); err != nil {
+		return 0, false
 	}
-	return nil, nil, false, a.Close()
+	n = int(binary.LittleEndian.Uint32(got[8:]))
+	if n < MinBytes/ChunkBytes || string(got) != string(makeHead(n, owner, bootID())) {
+		return 0, false
+	}
+	st, err := a.file.Stat()
+	return n, err == nil && st.Size() == placeOf(n).total
 }
 
 func openLocked(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := private.OpenFile(path)
 	if err != nil {
-		return nil, fail.Wrap(fail.Denied, "open arena", path, err)
+		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
@@ -180,16 +197,6 @@ func makeHead(chunks int, owner, boot string) []byte {
 	return b
 }
 
-func (a *Arena) matches(head []byte, total int64) bool {
-	st, err := a.file.Stat()
-	if err != nil || st.Size() != total {
-		return false
-	}
-	got := make([]byte, len(head))
-	_, err = a.file.ReadAt(got, 0)
-	return err == nil && string(got) == string(head)
-}
-
 func bootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -202,14 +209,12 @@ func bootID() string {
 func (a *Arena) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.mem == nil {
+	if a.file == nil {
 		return nil
 	}
-	err := unix.Munmap(a.mem)
-	a.mem, a.slots, a.chain, a.data = nil, nil, nil, nil
-	if cerr := a.file.Close(); err == nil {
-		err = cerr
-	}
+	a.unmap()
+	err := a.file.Close()
+	a.file = nil
 	return err
 }
 

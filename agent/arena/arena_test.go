@@ -172,3 +172,82 @@ func TestDamagedSlotDoesNotCount(t *testing.T) {
 		t.Errorf("kept %v, %d writes; a slot that fails its checksum is none", kept, len(found))
 	}
 }
+
+// TestForeignFileIsRefused: what another user could have made or can change is neither
+// read, nor written to, nor taken for acknowledged writes.
+func TestForeignFileIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	path, precious := filepath.Join(dir, "arena"), filepath.Join(dir, "precious")
+	if err := os.WriteFile(precious, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(precious, path); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(what string) {
+		t.Helper()
+		a, found, _, err := Open(Options{Path: path, Bytes: MinBytes, Owner: "me"})
+		if err == nil {
+			_ = a.Close()
+		}
+		if !fail.Is(err, fail.Refused) || fail.HintOf(err) == "" || len(found) != 0 {
+			t.Errorf("%s: %d writes, %v", what, len(found), err)
+		}
+	}
+	refused("a symbolic link")
+	if b, err := os.ReadFile(precious); err != nil || string(b) != "precious" {
+		t.Errorf("the link's target has %d bytes, %v", len(b), err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	a, _, _ := openTest(t, path, "me")
+	slot, _ := a.AllocSlot(context.Background())
+	a.Commit(slot, &Entry{LSN: 1, Kind: change.Trim, Len: 512})
+	_ = a.Close()
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	refused("a file that others can write to")
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, found, kept := openTest(t, path, "me")
+	defer a.Close()
+	if !kept || len(found) != 1 {
+		t.Errorf("a refused file was touched: kept %v, %d writes", kept, len(found))
+	}
+}
+
+func TestTooSmall(t *testing.T) {
+	if _, _, _, err := Open(Options{Path: filepath.Join(t.TempDir(), "arena"), Bytes: MinBytes - 1, Owner: "me"}); !fail.Is(err, fail.Invalid) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestAnotherSize: a start with another memory setting uses the arena as it is while
+// there are writes in it, and makes a new one once it is empty.
+func TestAnotherSize(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "arena")
+	a, _, _ := openTest(t, path, "me")
+	slot, _ := a.AllocSlot(context.Background())
+	a.Commit(slot, &Entry{LSN: 1, Kind: change.Trim, Len: 512})
+	_ = a.Close()
+	for _, want := range []struct {
+		found int
+		total int64
+		kept  bool
+	}{{1, MinBytes, true}, {0, 2 * MinBytes, false}, {0, 2 * MinBytes, true}} {
+		a, found, kept, err := Open(Options{Path: path, Bytes: 2 * MinBytes, Owner: "me"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u := a.Usage(); len(found) != want.found || kept != want.kept || u.TotalBytes != want.total || u.UsedBytes != 0 {
+			t.Errorf("%d writes, kept %v, %+v; want %+v", len(found), kept, u, want)
+		}
+		for _, f := range found {
+			a.Free([]Item{{f.Slot, f.Buf}})
+		}
+		_ = a.Close()
+	}
+}

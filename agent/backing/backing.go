@@ -14,8 +14,8 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// Backing is where a volume's applied blocks lie. ReadAt may run beside
-// WriteAt; WriteAt, Zero and Sync come from one goroutine at a time.
+// Backing is where a volume's applied blocks lie. WriteAt and Zero come from one
+// goroutine at a time, and so does Sync; ReadAt and Sync may run beside WriteAt.
 type Backing interface {
 	// ReadAt fills p; what was never written reads as zeros.
 	ReadAt(p []byte, off int64) error
@@ -25,15 +25,21 @@ type Backing interface {
 	// StartSync begins to write out what is dirty in the range, so that a later
 	// Sync has less to do. It promises nothing, and may run beside all others.
 	StartSync(off, n int64)
-	// Sync makes all of it durable.
+	// Sync makes all of it durable. One that failed must not be asked again for the
+	// same bytes: the kernel says once that it could not write them, and takes them
+	// for clean from then on. They are to be written anew.
 	Sync() error
+	// Forget drops what memory caches of a range that was synced, so that the next
+	// read comes from the medium. It promises nothing.
+	Forget(off, n int64)
 	SizeBytes() int64
 	// Whole is fail.Damaged for a file that was cut behind our back: what is missing
 	// would read as zeros. It costs a stat.
 	Whole() error
 	// SetMark durably writes beside the blocks whose backing this is, in place of
 	// an older mark. A device, and a file on a filesystem without extended
-	// attributes, has no place for it: fail.Unsupported.
+	// attributes, has no place for it: fail.Unsupported. It syncs the file, so it
+	// comes before the first write: else it could hear of a failure that is Sync's.
 	SetMark(id, text string) error
 	// HasMark reports whether SetMark wrote id here last.
 	HasMark(id string) bool
@@ -230,6 +236,10 @@ func (b *osBacking) StartSync(off, n int64) {
 	_ = b.control(func(fd int) error { return unix.SyncFileRange(fd, off, n, unix.SYNC_FILE_RANGE_WRITE) }) // Sync reports what is wrong
 }
 
+func (b *osBacking) Forget(off, n int64) {
+	_ = b.control(func(fd int) error { return unix.Fadvise(fd, off, n, unix.FADV_DONTNEED) })
+}
+
 func (b *osBacking) Sync() error {
 	if err := b.Whole(); err != nil {
 		return err
@@ -321,6 +331,8 @@ func (b *vfsBacking) WriteAt(p []byte, off int64) error {
 func (b *vfsBacking) Zero(off, n int64, _ bool) error { return writeZeros(b, off, n) }
 
 func (b *vfsBacking) StartSync(int64, int64) {}
+
+func (b *vfsBacking) Forget(int64, int64) {}
 
 func (b *vfsBacking) Sync() error {
 	return fail.Wrap(fail.Internal, "sync backing", b.path, b.f.SyncData())

@@ -3,6 +3,7 @@
 //
 // It guarantees that zeroed and trimmed ranges read as zeros at once, whatever
 // the device's discard does, and that Sync returns only when everything written
-// before is on stable storage. package agent is its only caller; it writes here
+// before is on stable storage; what a failed Sync should have written has to be
+// written again. package agent is its only caller; it writes here
 // only what the WAL holds durably.
 package backing

@@ -36,11 +36,11 @@ func (b *osBacking) SetMark(id, text string) error {
 	if err == nil {
 		err = b.control(func(fd int) error { return unix.Fsetxattr(fd, markName, []byte(prefix+text), 0) })
 	}
-	if err == nil {
-		_ = b.control(func(fd int) error { return unix.Fremovexattr(fd, RestoredName) }) // from now on it changes
-		err = b.f.Sync()
+	if err != nil {
+		return fail.Wrap(fail.Unsupported, "mark backing", b.path, err)
 	}
-	return fail.Wrap(fail.Unsupported, "mark backing", b.path, err)
+	_ = b.control(func(fd int) error { return unix.Fremovexattr(fd, RestoredName) }) // from now on it changes
+	return ioError("sync backing", b.path, b.f.Sync())
 }
 
 func (b *osBacking) HasMark(id string) bool {

@@ -23,6 +23,9 @@ const (
 	// buffer before any memory of the device is taken. Buffer sizes leave room
 	// for several such requests.
 	smallPayloadBytes = 64 << 10
+	// progressBytes is what a client has to send of a payload within StallLimit: it
+	// holds the device's memory meanwhile, so a byte now and then is too little.
+	progressBytes = 64 << 10
 	// readBudgetBytes bounds what the reads of one connection hold at a time.
 	readBudgetBytes = 4 << 20
 )
@@ -41,7 +44,8 @@ type conn struct {
 	gone     atomic.Bool // the device was detached
 
 	// Set by the negotiation.
-	nc         net.Conn // raw, or TLS over it
+	nc         net.Conn // snd, or TLS over it
+	snd        *sender  // over raw
 	in         *bufio.Reader
 	structured bool
 	allocation bool // base:allocation was selected
@@ -63,10 +67,9 @@ type conn struct {
 
 func newConn(s *Server, nc net.Conn) *conn {
 	ctx, cancel := context.WithCancel(s.ctx)
-	return &conn{
+	c := &conn{
 		srv:        s,
 		raw:        nc,
-		nc:         nc,
 		log:        s.opts.Logger.With("remote", remoteOf(nc)),
 		ctx:        ctx,
 		cancel:     cancel,
@@ -74,6 +77,9 @@ func newConn(s *Server, nc net.Conn) *conn {
 		jobs:       make(chan *job),
 		readBudget: semaphore.NewWeighted(readBudgetBytes),
 	}
+	c.snd = &sender{Conn: nc, draining: &c.draining, drainFor: s.opts.drainLimit}
+	c.nc = c.snd
+	return c
 }
 
 // run serves the connection until it ends, and frees all that it used.
@@ -92,7 +98,8 @@ func (c *conn) run() {
 	// drain has set it.
 	_ = c.raw.SetWriteDeadline(time.Time{})
 	c.armed = true
-	c.out = newOutput(c.nc, c.srv.opts.PayloadTimeout, c.kill)
+	c.snd.limit = c.srv.opts.StallLimit
+	c.out = newOutput(c.nc, c.kill)
 
 	err := c.transmit()
 	if err != nil && !c.draining.Load() {
@@ -116,7 +123,7 @@ func (c *conn) logEnd(err error) {
 	case c.draining.Load(), errors.Is(err, net.ErrClosed):
 		c.log.Info("nbd: connection closed")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.log.Warn("nbd: client stalled, connection closed", "limit", c.srv.opts.PayloadTimeout)
+		c.log.Warn("nbd: client stalled, connection closed", "limit", c.srv.opts.StallLimit)
 	default:
 		c.log.Warn("nbd: connection failed", "err", err)
 	}
@@ -133,6 +140,7 @@ func (c *conn) kill() {
 func (c *conn) drain() {
 	c.draining.Store(true)
 	_ = c.raw.SetReadDeadline(time.Unix(1, 0))
+	c.snd.drain()
 }
 
 func (c *conn) attach(name string, dev block.Device, info block.Info) {
@@ -214,17 +222,17 @@ func (c *conn) await(n int) error {
 	return unexpected(err)
 }
 
-// arm starts the time that the client has for the message, or part of a
-// message, that it has begun.
+// arm starts the time that the client has for the next progressBytes of the message
+// that it has begun, or for what is left of it.
 func (c *conn) arm() {
 	c.armed = true
-	_ = c.raw.SetReadDeadline(time.Now().Add(c.srv.opts.PayloadTimeout))
+	_ = c.raw.SetReadDeadline(time.Now().Add(c.srv.opts.StallLimit))
 }
 
 // discard drops n bytes of a payload that nobody wants.
 func (c *conn) discard(n int64) error {
 	for n > 0 {
-		part := min(n, block.MaxWriteBytes)
+		part := min(n, progressBytes)
 		if int64(c.in.Buffered()) < part {
 			c.out.flush()
 			c.arm()

@@ -29,7 +29,7 @@ func FuzzServer(f *testing.F) {
 	f.Add(slices.Concat(enter, requestMessage(0, cmdWrite, 1, 1<<40, 100), make([]byte, 100), make([]byte, 28)))
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		mem := blocktest.NewMem(128 << 10)
-		s := New(Options{Exports: exports{"": mem}, PayloadTimeout: 2 * time.Second, HandshakeTimeout: 2 * time.Second})
+		s := New(Options{Exports: exports{"": mem}, StallLimit: 2 * time.Second, HandshakeTimeout: 2 * time.Second})
 		here, there := net.Pipe()
 		done := make(chan struct{})
 		go func() {

@@ -167,7 +167,7 @@ func (n *negotiation) startTLS(ctx context.Context, data []byte) error {
 	if err := n.send(); err != nil {
 		return err
 	}
-	tc := tls.Server(n.c.raw, conf)
+	tc := tls.Server(n.c.snd, conf)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("TLS handshake: %w", err)
 	}

@@ -53,7 +53,7 @@ func TestHostileClients(t *testing.T) {
 			mem := blocktest.NewMem(testSize)
 			s, socket := serve(t, Options{
 				Exports:          exports{"": mem},
-				PayloadTimeout:   100 * time.Millisecond,
+				StallLimit:       100 * time.Millisecond,
 				HandshakeTimeout: 100 * time.Millisecond,
 			})
 			good := goWire(t, socket, "", false)
@@ -86,7 +86,7 @@ func TestClientThatNeverReads(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			mem := blocktest.NewMem(testSize)
-			s, socket := serve(t, Options{Exports: exports{"": mem}, PayloadTimeout: 300 * time.Millisecond})
+			s, socket := serve(t, Options{Exports: exports{"": mem}, StallLimit: 300 * time.Millisecond})
 			if err := dial(t, socket, "").WriteAt(context.Background(), pattern(testSize, 1), 0, 0); err != nil {
 				t.Fatal(err)
 			}

@@ -21,17 +21,15 @@ const (
 
 // output sends replies. Short ones gather until somebody flushes; a payload
 // leaves in the same system call as what was gathered before it. When the client does
-// not read, senders block, and after a time limit the connection is closed.
+// not read, senders block, until the write fails; then the connection is closed.
 type output struct {
 	nc      net.Conn
-	timeout time.Duration
 	onError func()      // ends the connection
 	failed  atomic.Bool // nothing can be sent any more
 
-	sendMu   sync.Mutex // held while writing to nc; taken before mu
-	deadline time.Time  // of writes to nc
-	spare    []byte
-	vec      net.Buffers
+	sendMu sync.Mutex // held while writing to nc; taken before mu
+	spare  []byte
+	vec    net.Buffers
 
 	mu       sync.Mutex
 	buf      []byte
@@ -42,8 +40,8 @@ type output struct {
 	timerWG  sync.WaitGroup
 }
 
-func newOutput(nc net.Conn, timeout time.Duration, onError func()) *output {
-	o := &output{nc: nc, timeout: timeout, onError: onError}
+func newOutput(nc net.Conn, onError func()) *output {
+	o := &output{nc: nc, onError: onError}
 	o.timer = time.AfterFunc(time.Hour, o.onTimer)
 	o.timer.Stop()
 	return o
@@ -173,14 +171,6 @@ func (o *output) sent(err error) {
 }
 
 func (o *output) write(buf, data []byte) error {
-	// Moving a deadline for every system call would cost more than it is worth:
-	// it is moved only when a quarter of the time is over.
-	if now := time.Now(); o.deadline.Sub(now) < o.timeout {
-		o.deadline = now.Add(o.timeout + o.timeout/4)
-		if err := o.nc.SetWriteDeadline(o.deadline); err != nil {
-			return err
-		}
-	}
 	switch {
 	case len(data) == 0:
 		_, err := o.nc.Write(buf)
@@ -190,8 +180,13 @@ func (o *output) write(buf, data []byte) error {
 		return err
 	}
 	o.vec = append(o.vec[:0], buf, data)
-	vec := o.vec // WriteTo consumes it
-	_, err := vec.WriteTo(o.nc)
+	vec := o.vec // what follows consumes it
+	var err error
+	if s, ok := o.nc.(*sender); ok {
+		err = s.writev(&vec)
+	} else {
+		_, err = vec.WriteTo(o.nc)
+	}
 	clear(o.vec)
 	return err
 }

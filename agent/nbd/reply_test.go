@@ -7,14 +7,13 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"time"
 )
 
 // TestRepliesStayWhole sends short and long replies at once, from many
 // goroutines: none may get between another's header and its payload.
 func TestRepliesStayWhole(t *testing.T) {
 	client, server := net.Pipe()
-	o := newOutput(server, time.Minute, func() {})
+	o := newOutput(server, func() {})
 	const each, long = 2000, inlineReplyBytes + 1
 	var wg sync.WaitGroup
 	for g := range 4 {

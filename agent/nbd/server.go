@@ -53,10 +53,11 @@ type Options struct {
 	MaxPayloadBytes    int   // 32 MiB in one READ or WRITE
 	ReceiveBudgetBytes int64 // MaxConnections MiB of payloads in reception, over all connections
 
-	// PayloadTimeout is how long a client may take for a message or 1 MiB of it,
-	// in either direction, before it is disconnected: 30 s. Between requests it may idle
-	// without limit.
-	PayloadTimeout time.Duration
+	// StallLimit is for how long a client may take nothing of a reply, or not send
+	// the next 64 KiB of a message that it has begun, before it is disconnected:
+	// 10 min. How long the whole takes does not count, and between requests it may
+	// idle without limit.
+	StallLimit time.Duration
 	// HandshakeTimeout bounds the whole negotiation: 10 s.
 	HandshakeTimeout time.Duration
 
@@ -66,6 +67,8 @@ type Options struct {
 
 	Logger  *slog.Logger // nil discards
 	Metrics Metrics      // nil counts nothing
+
+	drainLimit time.Duration // StallLimit of replies during Shutdown: 10 s
 }
 
 func (o Options) withDefaults() Options {
@@ -83,8 +86,11 @@ func (o Options) withDefaults() Options {
 		o.ReceiveBudgetBytes = int64(o.MaxConnections) * block.MaxWriteBytes
 	}
 	o.ReceiveBudgetBytes = max(o.ReceiveBudgetBytes, block.MaxWriteBytes)
-	if o.PayloadTimeout <= 0 {
-		o.PayloadTimeout = 30 * time.Second
+	if o.StallLimit <= 0 {
+		o.StallLimit = 10 * time.Minute
+	}
+	if o.drainLimit <= 0 {
+		o.drainLimit = 10 * time.Second
 	}
 	if o.HandshakeTimeout <= 0 {
 		o.HandshakeTimeout = 10 * time.Second

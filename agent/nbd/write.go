@@ -113,11 +113,17 @@ func (c *conn) receive(n int) (received, error) {
 	if err != nil {
 		return received{err: err}, nil
 	}
-	c.arm()
 	for _, piece := range buf.Pieces() {
-		if err := c.readFull(piece); err != nil {
-			buf.Release()
-			return received{}, unexpected(err)
+		for len(piece) > 0 {
+			k := min(len(piece), progressBytes)
+			if c.in.Buffered() < k {
+				c.arm()
+			}
+			if err := c.readFull(piece[:k]); err != nil {
+				buf.Release()
+				return received{}, unexpected(err)
+			}
+			piece = piece[k:]
 		}
 	}
 	return received{Buffer: buf}, nil

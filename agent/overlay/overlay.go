@@ -2,14 +2,20 @@ package overlay
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"sync"
 
 	"github.com/pollux-dr/pollux/agent/arena"
 )
 
-// BlockBytes is the granularity of the index; writes may be smaller.
-const BlockBytes = 4096
+const (
+	// BlockBytes is the granularity of the index; writes may be smaller.
+	BlockBytes = 4096
+	// WideBytes is the length above which zeros are kept as one range: they may span
+	// the whole volume, and an entry per block would take memory without bound.
+	WideBytes = 1 << 20
+)
 
 // Range is a run of bytes of the volume.
 type Range struct{ Off, Len int64 }
@@ -27,6 +33,12 @@ type piece struct {
 
 const none = int32(-1)
 
+// wide is a range of whole blocks that reads as zeros. Every piece in it is newer.
+type wide struct {
+	lsn      uint64
+	off, end int64
+}
+
 // Overlay is the index of one volume. It is safe for concurrent use.
 type Overlay struct {
 	mem    *arena.Arena
@@ -34,6 +46,7 @@ type Overlay struct {
 	blocks map[int64]int32
 	pieces []piece
 	free   int32
+	wide   []wide // few: whoever sends one waits until the backing has it
 }
 
 // New returns an empty index over payloads in mem.
@@ -46,6 +59,19 @@ func New(mem *arena.Arena) *Overlay {
 func (o *Overlay) Insert(lsn uint64, off, n int64, buf arena.Buf) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if buf.Len == 0 && n > WideBytes {
+		start, end := (off+BlockBytes-1)/BlockBytes*BlockBytes, (off+n)/BlockBytes*BlockBytes
+		o.removeBlocks(math.MaxUint64, start, end-start) // wholly hidden
+		o.wide = append(o.wide, wide{lsn, start, end})
+		o.insert(lsn, off, start-off, buf)
+		o.insert(lsn, end, off+n-end, buf)
+		return
+	}
+	o.insert(lsn, off, n, buf)
+}
+
+// insert puts the pieces of a write on top of their blocks.
+func (o *Overlay) insert(lsn uint64, off, n int64, buf arena.Buf) {
 	zero := buf.Len == 0
 	for pos := off; pos < off+n; {
 		block := pos / BlockBytes
@@ -87,9 +113,15 @@ func (o *Overlay) drop(i int32) {
 }
 
 // Remove forgets, in [off, off+n), every write up to lsn: the backing holds them.
+// Zeros above WideBytes are forgotten where all of them lies in that range.
 func (o *Overlay) Remove(lsn uint64, off, n int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.wide = slices.DeleteFunc(o.wide, func(w wide) bool { return w.lsn <= lsn && w.off >= off && w.end <= off+n })
+	o.removeBlocks(lsn, off, n)
+}
+
+func (o *Overlay) removeBlocks(lsn uint64, off, n int64) {
 	if len(o.blocks) == 0 {
 		return
 	}
@@ -134,9 +166,37 @@ func (o *Overlay) removeBlock(block int64, lsn uint64) {
 func (o *Overlay) Read(p []byte, off int64, missing []Range) []Range {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
+	from := len(missing)
 	if len(o.blocks) == 0 {
-		return append(missing, Range{off, int64(len(p))})
+		missing = append(missing, Range{off, int64(len(p))})
+	} else {
+		missing = o.readBlocks(p, off, missing)
 	}
+	for _, w := range o.wide {
+		missing = w.read(p, off, missing, from)
+	}
+	return missing
+}
+
+// read clears what w covers of the ranges missing[from:], which lie in p, the bytes of
+// the volume from off on. It leaves in missing what it does not cover.
+func (w wide) read(p []byte, off int64, missing []Range, from int) []Range {
+	for i, n := from, len(missing); i < n; i++ {
+		r := missing[i]
+		start, end := max(r.Off, w.off), min(r.Off+r.Len, w.end)
+		if start >= end {
+			continue
+		}
+		clear(p[start-off : end-off])
+		missing[i].Len = start - r.Off
+		if rest := r.Off + r.Len - end; rest > 0 {
+			missing = append(missing, Range{end, rest})
+		}
+	}
+	return slices.DeleteFunc(missing, func(r Range) bool { return r.Len == 0 })
+}
+
+func (o *Overlay) readBlocks(p []byte, off int64, missing []Range) []Range {
 	end := off + int64(len(p))
 	for pos := off; pos < end; {
 		block := pos / BlockBytes

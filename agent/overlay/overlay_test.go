@@ -13,7 +13,7 @@ import (
 // TestAgainstModel inserts writes and zeros of any alignment, removes prefixes
 // of them as the applier would, and compares every read with a plain image.
 func TestAgainstModel(t *testing.T) {
-	const size = 64 << 10
+	const size = 3 << 20
 	for seed := range uint64(20) {
 		mem, _, _, err := arena.Open(arena.Options{Path: filepath.Join(t.TempDir(), "arena"), Bytes: 16 << 20, Owner: "t"})
 		if err != nil {
@@ -31,7 +31,10 @@ func TestAgainstModel(t *testing.T) {
 		applied := 0
 		for lsn := uint64(1); lsn < 400; lsn++ {
 			n := int64(1 + rnd.IntN(9000))
-			off := rnd.Int64N(size - n)
+			off := rnd.Int64N(96<<10 - n)
+			if rnd.IntN(8) == 0 {
+				off = rnd.Int64N(size - n)
+			}
 			if rnd.IntN(2) == 0 {
 				off, n = off&^4095, min((n+4095)&^4095, size-off&^4095)
 			}
@@ -48,9 +51,13 @@ func TestAgainstModel(t *testing.T) {
 				for _, p := range mem.Pieces(nil, buf) {
 					rest = rest[copy(p, rest):]
 				}
+			} else if rnd.IntN(8) == 0 {
+				w.n = WideBytes + 1 + rnd.Int64N(size-WideBytes)
+				w.off = rnd.Int64N(size - w.n + 1)
+				w.data = make([]byte, w.n)
 			}
-			o.Insert(lsn, off, n, buf)
-			copy(image[off:], w.data)
+			o.Insert(lsn, w.off, w.n, buf)
+			copy(image[w.off:], w.data)
 			log = append(log, w)
 			for rnd.IntN(3) == 0 && applied < len(log) {
 				a := log[applied]
@@ -59,7 +66,10 @@ func TestAgainstModel(t *testing.T) {
 				applied++
 			}
 			got := make([]byte, 1+rnd.IntN(20000))
-			at := rnd.Int64N(size - int64(len(got)))
+			at := rnd.Int64N(96 << 10)
+			if rnd.IntN(4) == 0 {
+				at = rnd.Int64N(size - int64(len(got)))
+			}
 			for _, r := range o.Read(got, at, nil) {
 				copy(got[r.Off-at:r.Off-at+r.Len], backing[r.Off:])
 			}
@@ -70,8 +80,8 @@ func TestAgainstModel(t *testing.T) {
 		for _, a := range log[applied:] {
 			o.Remove(a.lsn, a.off, a.n)
 		}
-		if o.Len() != 0 {
-			t.Errorf("seed %d: %d blocks stay after everything was removed", seed, o.Len())
+		if o.Len() != 0 || len(o.wide) != 0 {
+			t.Errorf("seed %d: %d blocks and %d wide zeros stay after everything was removed", seed, o.Len(), len(o.wide))
 		}
 		_ = mem.Close()
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -11,6 +12,7 @@ import (
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/private"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -32,10 +34,14 @@ const halfwayVersion = 2
 // which has no beside, where it outlives a reboot.
 func (t *restoreTarget) statePath() string {
 	if t.device {
-		return fmt.Sprintf("/var/tmp/pollux-restore-%s.json", rdev(t.path))
+		return filepath.Join(deviceStates(), rdev(t.path)+".json")
 	}
 	return t.partial() + ".json"
 }
+
+// deviceStates is a directory of this user's alone: what lies there says which blocks
+// of a device are not written.
+func deviceStates() string { return fmt.Sprintf("/var/tmp/pollux-restore-%d", os.Geteuid()) }
 
 func (t *restoreTarget) forget() error {
 	return fail.Wrap(fail.Denied, "remove", t.statePath(), durable.Remove(vfs.Default, t.statePath()))
@@ -44,6 +50,9 @@ func (t *restoreTarget) forget() error {
 // loadHalfway returns what an interrupted restore of the volume left, nil where there
 // is nothing to go on from.
 func (t *restoreTarget) loadHalfway(v *state.Volume) *twin.Base {
+	if t.device && private.CheckDir(deviceStates()) != nil {
+		return nil
+	}
 	b, err := os.ReadFile(t.statePath())
 	var h halfway
 	if err != nil || json.Unmarshal(b, &h) != nil || h.Version != halfwayVersion || h.Stream != v.Stream.String() || h.Volume != v.Number || h.Size != v.SizeBytes || h.Target != t.path {
@@ -122,6 +131,11 @@ func (s *saver) save() error {
 	b, err := json.Marshal(s.state)
 	if err != nil {
 		return fail.Wrap(fail.Internal, "encode", s.t.statePath(), err)
+	}
+	if s.t.device {
+		if err := private.Dir(deviceStates()); err != nil {
+			return err
+		}
 	}
 	return durable.WriteFile(vfs.Default, s.t.statePath(), append(b, '\n'))
 }

@@ -60,6 +60,9 @@ type NBD struct {
 	TCP            string `yaml:"tcp"`  // host:port; default none
 	TLS            TLS    `yaml:"tls"`  // for TCP
 	MaxConnections int    `yaml:"max_connections"`
+	// StallLimit is for how long a client may make no progress in the middle of a
+	// message; default 10m.
+	StallLimit Duration `yaml:"stall_limit"`
 }
 
 // TLS names PEM files.
@@ -208,6 +211,9 @@ func (c *Agent) setDefaults() {
 	if c.NBD.MaxConnections == 0 {
 		c.NBD.MaxConnections = 64
 	}
+	if c.NBD.StallLimit == 0 {
+		c.NBD.StallLimit = Duration(10 * time.Minute)
+	}
 	for i := range c.Quiesce {
 		if c.Quiesce[i].Limit == 0 {
 			c.Quiesce[i].Limit = Duration(10 * time.Second)
@@ -255,6 +261,8 @@ func (c *Agent) check() (setting string, err error) {
 		return "log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.Journal.LogBudget)
 	case c.NBD.MaxConnections < 1 || c.NBD.MaxConnections > 4096:
 		return "max_connections", fmt.Errorf("%d: 1 to 4096", c.NBD.MaxConnections)
+	case time.Duration(c.NBD.StallLimit) < time.Second:
+		return "stall_limit", fmt.Errorf("%v is less than the minimum of 1s", c.NBD.StallLimit)
 	case (c.NBD.TLS.Cert == "") != (c.NBD.TLS.Key == ""):
 		return "tls", errors.New("cert and key belong together")
 	case !oneOf(c.Log.Level, "debug", "info", "warn", "error"):

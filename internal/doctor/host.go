@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/private"
 )
 
 // Host are the settings that the host's checks judge.
@@ -160,9 +163,15 @@ func (h *Host) arena(context.Context) Result {
 	}
 	need := h.MemoryBytes + h.MemoryBytes/16 // payload and its index
 	v := map[string]any{"free_bytes": free, "needed_bytes": need}
+	var foreign error
+	if dir == h.RuntimeDir { // else the agent makes it
+		foreign = private.CheckDir(dir)
+	}
 	switch {
 	case st.Type != unix.TMPFS_MAGIC:
-		return failed(check, "put runtime: on a tmpfs, as /dev/shm or /run is", "%s is not on a tmpfs", dir).with(v)
+		return failed(check, "put runtime: on a tmpfs, as below /dev/shm or /run", "%s is not on a tmpfs", dir).with(v)
+	case foreign != nil:
+		return failed(check, fail.HintOf(foreign), "%v", foreign).with(v)
 	case free < need:
 		return failed(check, "lower memory:, or enlarge this tmpfs", "%s free in %s, %s needed", size(free), dir, size(need)).with(v)
 	}

@@ -44,6 +44,10 @@ func TestArena(t *testing.T) {
 	if r := h.arena(t.Context()); r.Level != Fail || !strings.Contains(r.Text, "not on a tmpfs") {
 		t.Errorf("%v", r)
 	}
+	h = Host{RuntimeDir: "/dev/shm", MemoryBytes: 1 << 20} // everybody's
+	if r := h.arena(t.Context()); r.Level != Fail || !strings.Contains(r.Text, "written to by others") || r.Hint == "" {
+		t.Errorf("%v", r)
+	}
 	h = Host{RuntimeDir: "/dev/shm/of-nobody", MemoryBytes: 1 << 60}
 	if r := h.arena(t.Context()); r.Level != Fail || r.Hint == "" {
 		t.Errorf("%v", r)

@@ -24,6 +24,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/private"
 	"github.com/pollux-dr/pollux/replicator/host"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/remote"
@@ -106,7 +107,10 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	if err := d.seams.fs.MkdirAll(c.State, 0o700); err != nil {
 		return fail.Wrap(fail.Denied, "create", c.State, err)
 	}
-	for _, dir := range []string{c.Runtime, filepath.Dir(c.Socket), filepath.Dir(c.NBD.Unix)} {
+	if err := private.Dir(c.Runtime); err != nil {
+		return err
+	}
+	for _, dir := range []string{filepath.Dir(c.Socket), filepath.Dir(c.NBD.Unix)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fail.Wrap(fail.Denied, "create", dir, err)
 		}

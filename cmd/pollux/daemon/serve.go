@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"os"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -67,7 +68,7 @@ func (e exports) List(context.Context) []nbd.Export {
 
 func (d *Daemon) serveNBD(ctx context.Context) error {
 	c := d.conf.NBD
-	o := nbd.Options{Exports: exports{d.agent}, MaxConnections: c.MaxConnections, Logger: d.log, Metrics: d.metrics,
+	o := nbd.Options{Exports: exports{d.agent}, MaxConnections: c.MaxConnections, StallLimit: time.Duration(c.StallLimit), Logger: d.log, Metrics: d.metrics,
 		ReceiveBudgetBytes: int64(d.conf.Memory) / 2}
 	if c.TLS.Cert != "" {
 		var err error
