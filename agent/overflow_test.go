@@ -148,14 +148,14 @@ func TestGuard(t *testing.T) {
 		"one of two": {append(one(v, 0, 1, nil), one(v, 120, 1, nil)...), true},
 	} {
 		s := &stream{}
-		g, _ := s.guard(v, 100, 100)
+		g := s.guard(v, 100, 100)
 		if err := s.watch(tt.write); err != nil {
 			t.Errorf("%s: a client's write: %v", name, err)
 		}
 		if err := s.watch(one(v, 100, 100, g)); (err == errWritten) != tt.hit {
 			t.Errorf("%s: %v", name, err)
 		}
-		other, _ := s.guard(v, 300, 100)
+		other := s.guard(v, 300, 100)
 		s.unguard(g)
 		if err := s.watch(one(v, 100, 100, g)); err != errWritten {
 			t.Errorf("%s: a copy that another one has replaced: %v", name, err)

@@ -211,12 +211,8 @@ func (v *Volume) copyOnce(ctx context.Context, off int64, n int) error {
 		return err
 	}
 	b := bb.(*buffer)
-	guard, large := v.s.guard(v, off, int64(n))
+	guard := v.s.guard(v, off, int64(n))
 	defer v.s.unguard(guard)
-	if err := v.s.applyTo(ctx, large); err != nil { // a large zero is not in the overlay
-		b.Release()
-		return err
-	}
 	pos, zero := off, true
 	for _, p := range b.pieces {
 		if err := v.ReadAt(ctx, p, pos); err != nil {
@@ -244,14 +240,13 @@ func (v *Volume) submitCopy(ctx context.Context, guard *guarded, recs []rec) err
 	return v.submit(ctx, recs, false, func() {})
 }
 
-// guard watches a range for writes until unguard, and returns the newest LSN of a
-// large zero before.
-func (s *stream) guard(v *Volume, off, n int64) (*guarded, uint64) {
+// guard watches a range for writes until unguard.
+func (s *stream) guard(v *Volume, off, n int64) *guarded {
 	g := &guarded{vol: v, off: off, end: off + n}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.guarded = g
-	return g, s.lastLarge
+	return g
 }
 
 func (s *stream) unguard(g *guarded) {
@@ -287,14 +282,6 @@ func (s *stream) watch(recs []rec) error {
 		}
 	}
 	return nil
-}
-
-// applyTo waits until the backings hold everything up to lsn.
-func (s *stream) applyTo(ctx context.Context, lsn uint64) error {
-	if err := s.flushTo(ctx, lsn); err != nil {
-		return err
-	}
-	return s.await(ctx, func() bool { return s.appliedLSN >= lsn })
 }
 
 // finishResync waits until the journal has the copies, ends the resync there, and

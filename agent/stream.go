@@ -87,14 +87,13 @@ type stream struct {
 
 	appending uint64 // no lower WAL index is about to be used by this stream; 0: none is
 
-	lastLarge uint64   // 0: the overlay has every zero, so a resync waits for none
-	guarded   *guarded // what a resync is copying
-	resyncs   bool     // a resync's goroutine runs
-	dropping  uint64   // frames up to here are being dropped: they must not be sent
-	hold      *Hold    // writers wait; nil: they do not
-	over      *overflow
-	charted   *chart
-	spillMu   sync.Mutex // drops of frames, and sessions' beginnings, one at a time
+	guarded  *guarded // what a resync is copying
+	resyncs  bool     // a resync's goroutine runs
+	dropping uint64   // frames up to here are being dropped: they must not be sent
+	hold     *Hold    // writers wait; nil: they do not
+	over     *overflow
+	charted  *chart
+	spillMu  sync.Mutex // drops of frames, and sessions' beginnings, one at a time
 
 	unsynced atomic.Bool  // syncErr is set
 	backMu   sync.RWMutex // held for reading by reads of the backings
