@@ -208,10 +208,13 @@ func (f *follower) update() (reset bool, err error) {
 	} else {
 		keys = st.Keys()
 	}
-	bytes := updateBytes
-	for i, k := range keys {
-		v := st.Save(k)
-		if i%updateKeys == 0 || bytes+len(v) > updateBytes {
+	bytes, n := updateBytes, 0
+	for _, k := range keys {
+		v, ok := st.SaveFor(f.agent, k)
+		if !ok {
+			continue
+		}
+		if n++; n%updateKeys == 1 || bytes+len(v) > updateBytes {
 			updates, bytes = append(updates, change.StateUpdate{}), 0
 		}
 		u := &updates[len(updates)-1]

@@ -295,12 +295,24 @@ func (s *State) Save(key string) []byte {
 	case "mark":
 		v = s.Marks[name]
 	case "audit":
-		slot, _ := strconv.ParseUint(name, 10, 64)
-		v = s.Audits[slot]
+		v = s.audit(name)
 	}
+	return encode(v)
+}
+
+// audit is the entry in a slot, nil where there is none.
+func (s *State) audit(slot string) *Audit {
+	n, err := strconv.ParseUint(slot, 10, 64)
+	if err != nil {
+		return nil
+	}
+	return s.Audits[n]
+}
+
+func encode(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err)
+		panic(err) // our own plain structs
 	}
 	return b
 }
