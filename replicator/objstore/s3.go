@@ -29,6 +29,8 @@ const (
 	// body that does not match. A trailing one would be refused over plain HTTP.
 	checksumHeader = "x-amz-checksum-crc32c"
 
+	opCreate = "create object"
+	opList   = "list objects"
 	opDelete = "delete object"
 	opExtend = "extend retention of object"
 )
@@ -86,17 +88,17 @@ func (s *s3Store) Close() error {
 }
 
 func (s *s3Store) Create(ctx context.Context, name string, body []byte) error {
-	const op = "create object"
+	const op = opCreate
 	if err := s.check(ctx, op, name); err != nil {
 		return err
 	}
-	sum := binary.BigEndian.AppendUint32(nil, crc32.Checksum(body, castagnoli))
+	sum := base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, crc32.Checksum(body, castagnoli)))
 	opts := minio.PutObjectOptions{
 		// The checksum covers the body; hashing it once more for the signature
 		// would cost a core several times as much.
 		DisableContentSha256: true,
 		DisableMultipart:     true, // a conditional create is one request
-		UserMetadata:         map[string]string{checksumHeader: base64.StdEncoding.EncodeToString(sum)},
+		UserMetadata:         map[string]string{checksumHeader: sum},
 	}
 	opts.SetMatchETagExcept("*")
 	if s.lock.For > 0 {
@@ -104,8 +106,11 @@ func (s *s3Store) Create(ctx context.Context, name string, body []byte) error {
 	}
 	a := s.attempt(ctx, int64(len(body)))
 	defer a.end()
-	_, err := s.core.Client.PutObject(a.ctx, s.bucket, s.prefix+name, bytes.NewReader(body), int64(len(body)), opts)
-	return s.error(a, op, name, err)
+	info, err := s.core.Client.PutObject(a.ctx, s.bucket, s.prefix+name, bytes.NewReader(body), int64(len(body)), opts)
+	if err != nil {
+		return s.error(a, op, name, err)
+	}
+	return s.prove(ctx, op, name, info, sum, body)
 }
 
 func (s *s3Store) Read(ctx context.Context, name string, off, n int64, buf []byte) ([]byte, error) {
@@ -134,8 +139,8 @@ func (s *s3Store) Read(ctx context.Context, name string, off, n int64, buf []byt
 			return nil, s.error(a, op, name, err)
 		}
 	} else if r.first != start || r.bytes != end-start {
-		return nil, fail.New(fail.Damaged, op, s.object(name),
-			fmt.Sprintf("the store sent %d bytes from %d where %d from %d were asked for", r.bytes, r.first, end-start, start))
+		return nil, fail.New(fail.Retry, op, s.object(name),
+			fmt.Sprintf("the store sent %d bytes from %d where %d from %d were asked for", r.bytes, r.first, end-start, start)).WithHint(hintAnswer)
 	}
 	a.allow(end - start)
 	buf = grow(buf, end-start)
@@ -210,7 +215,7 @@ func byteRange(off, n int64) string {
 }
 
 func (s *s3Store) List(ctx context.Context, prefix, after string, fn func(Info) error) error {
-	const op = "list objects"
+	const op = opList
 	if possible, err := checkList(op, prefix, after); err != nil || !possible {
 		return errors.Join(err, fail.Wrap(fail.Retry, op, s.object(prefix), ctx.Err()))
 	}
