@@ -142,10 +142,7 @@ func (s *s3Store) Read(ctx context.Context, name string, off, n int64, buf []byt
 		return nil, fail.New(fail.Retry, op, s.object(name),
 			fmt.Sprintf("the store sent %d bytes from %d where %d from %d were asked for", r.bytes, r.first, end-start, start)).WithHint(hintAnswer)
 	}
-	a.allow(end - start)
-	buf = grow(buf, end-start)
-	_, err = io.ReadFull(r.body, buf)
-	if err != nil {
+	if buf, err = a.readBody(r.body, end-start, buf); err != nil {
 		return nil, s.error(a, op, name, err)
 	}
 	return buf, nil
@@ -188,7 +185,12 @@ func (s *s3Store) get(a *attempt, name, rng string) (reply, error) {
 	r := reply{body: body, bytes: info.Size, size: info.Size}
 	if cr := header.Get("Content-Range"); cr != "" {
 		var last int64
-		if _, err = fmt.Sscanf(cr, "bytes %d-%d/%d", &r.first, &last, &r.size); err == nil && last-r.first+1 != r.bytes {
+		_, err = fmt.Sscanf(cr, "bytes %d-%d/%d", &r.first, &last, &r.size)
+		switch n := last - r.first + 1; {
+		case err != nil:
+		case r.bytes < 0: // something on the way sends it in chunks
+			r.bytes = n
+		case n != r.bytes:
 			err = fmt.Errorf("range %q has a body of %d bytes", cr, r.bytes)
 		}
 	} else if r.bytes < 0 {

@@ -213,3 +213,16 @@ func TestS3OneRequest(t *testing.T) {
 		})
 	}
 }
+
+// TestS3ClaimedLength: an answer that claims more than memory has costs what it sends.
+func TestS3ClaimedLength(t *testing.T) {
+	const size = int64(1) << 55
+	s := openFake(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes 0-%d/%d", size-1, size))
+		w.Header().Set("Content-Length", fmt.Sprint(size))
+		answer(w, 206, "application/octet-stream", `"0123"`, "a few bytes")
+	}, objstore.Options{})
+	if _, err := s.Read(t.Context(), "a", 0, -1, nil); !fail.Is(err, fail.Retry) {
+		t.Errorf("read: %v", err)
+	}
+}

@@ -3,6 +3,8 @@ package objstore
 import (
 	"context"
 	"fmt"
+	"io"
+	"slices"
 	"time"
 )
 
@@ -56,4 +58,21 @@ func (a *attempt) cause() error {
 		return context.Cause(a.ctx)
 	}
 	return nil
+}
+
+// readBody reads n bytes of the reply. An answer may claim any length: beyond the first few,
+// there is memory and time only for as many bytes again as have come.
+func (a *attempt) readBody(r io.Reader, n int64, buf []byte) ([]byte, error) {
+	const first = 32 << 20
+	for have := int64(0); ; {
+		to := min(n, max(first, 2*have))
+		a.allow(to - have)
+		buf = slices.Grow(buf[:have], int(to-have))[:to]
+		if _, err := io.ReadFull(r, buf[have:]); err != nil {
+			return nil, err
+		}
+		if have = to; have == n {
+			return buf, nil
+		}
+	}
 }

@@ -162,6 +162,8 @@ func TestS3Replies(t *testing.T) {
 		{"other range", http.Header{"Content-Range": {"bytes 3-5/10"}}, 206, "def", "", fail.Retry},
 		{"less than there is", http.Header{"Content-Range": {"bytes 2-3/10"}}, 206, "cd", "", fail.Retry},
 		{"range and length differ", http.Header{"Content-Range": {"bytes 2-4/10"}}, 206, "cdef", "", fail.Retry},
+		{"in chunks", http.Header{"Content-Range": {"bytes 2-4/10"}, "Transfer-Encoding": {"chunked"}}, 206, "cde", "cde", 0},
+		{"cut in chunks", http.Header{"Content-Range": {"bytes 2-4/10"}, "Transfer-Encoding": {"chunked"}}, 206, "cd", "", fail.Retry},
 		{"cut", http.Header{"Content-Range": {"bytes 2-4/10"}, "Content-Length": {"3"}}, 206, "c", "", fail.Retry},
 		{"no range", http.Header{"Content-Range": {"lines 2-4/10"}}, 206, "cde", "", fail.Retry},
 	} {
