@@ -23,8 +23,6 @@ import (
 const (
 	defaultTimeout        = 15 * time.Second
 	defaultMaxConnections = 64
-	// slowestBytes a second are what a body's part of the timeout allows for.
-	slowestBytes = 256 << 10
 	// checksumHeader goes with each PUT, and is signed: the server refuses a
 	// body that does not match. A trailing one would be refused over plain HTTP.
 	checksumHeader = "x-amz-checksum-crc32c"
@@ -104,9 +102,10 @@ func (s *s3Store) Create(ctx context.Context, name string, body []byte) error {
 	if s.lock.For > 0 {
 		opts.Mode, opts.RetainUntilDate = minio.RetentionMode(s.lock.Mode), time.Now().Add(s.lock.For)
 	}
-	a := s.attempt(ctx, int64(len(body)))
+	a := s.attempt(ctx)
 	defer a.end()
-	info, err := s.core.Client.PutObject(a.ctx, s.bucket, s.prefix+name, bytes.NewReader(body), int64(len(body)), opts)
+	info, err := s.core.Client.PutObject(a.ctx, s.bucket, s.prefix+name, &sending{a, bytes.NewReader(body)},
+		int64(len(body)), opts)
 	if err != nil {
 		return s.error(a, op, name, err)
 	}
@@ -122,7 +121,7 @@ func (s *s3Store) Read(ctx context.Context, name string, off, n int64, buf []byt
 	if err := s.check(ctx, op, name); err != nil {
 		return nil, err
 	}
-	a := s.attempt(ctx, 0)
+	a := s.attempt(ctx)
 	defer a.end()
 	r, err := s.get(a, name, byteRange(off, n))
 	if err != nil {
@@ -155,7 +154,7 @@ func (s *s3Store) Size(ctx context.Context, name string) (int64, error) {
 	if err := s.check(ctx, op, name); err != nil {
 		return 0, err
 	}
-	a := s.attempt(ctx, 0)
+	a := s.attempt(ctx)
 	defer a.end()
 	r, err := s.get(a, name, byteRange(0, 1))
 	if outOfRange(err) {
@@ -246,7 +245,7 @@ func (s *s3Store) listPage(ctx context.Context, op, prefix, after string) ([]Inf
 	if after != "" {
 		opts.StartAfter = s.prefix + after
 	}
-	a := s.attempt(ctx, 0)
+	a := s.attempt(ctx)
 	defer a.end()
 	var page []Info
 	for obj := range s.core.Client.ListObjectsIter(a.ctx, s.bucket, opts) {

@@ -9,9 +9,11 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/minio/minio-go/v7"
+	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -74,6 +76,18 @@ func needsPathStyle(host string) bool {
 	return !strings.Contains(host, ".")
 }
 
+// unsentBytes are what a connection takes beyond what the network has room for.
+const unsentBytes = 128 << 10
+
+// sendPromptly keeps the kernel from swallowing a body of megabytes at once: what a
+// connection has taken shall say how far the request has come.
+func sendPromptly(_, _ string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) {
+		// Without it only timeouts are worse.
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentBytes)
+	})
+}
+
 // newTransport keeps connections warm: over a WAN a cold one costs several
 // round trips before a segment is through. HTTP/1.1 on purpose, since one
 // HTTP/2 connection would carry everything through a single TCP window.
@@ -83,6 +97,7 @@ func newTransport(op string, opts Options) (*http.Transport, error) {
 		DialContext: (&net.Dialer{
 			Timeout:   10 * time.Second,
 			KeepAlive: 15 * time.Second,
+			Control:   sendPromptly,
 		}).DialContext,
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxIdleConns:           opts.MaxConnections,
