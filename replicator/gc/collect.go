@@ -95,7 +95,8 @@ func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, 
 		if o.DryRun {
 			return nil, fail.New(fail.NotFound, "collect garbage", s.URL(), "there is no catalog yet").WithHint("pollux gc without --dry-run makes one first")
 		}
-		return nil, fail.New(fail.Internal, "collect garbage", s.URL(), "the catalog that was made is not there")
+		return nil, fail.New(fail.Retry, "collect garbage", s.URL(), "the catalog that was made is not there").
+			WithHint("the store has listed what it held earlier: try again")
 	}
 	g := &collection{o: &o, store: s, log: l, rep: rep, w: &writer{o: o.Options, store: s, log: l, run: uuid.NewString()[:8]}}
 	if o.DryRun {

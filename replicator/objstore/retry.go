@@ -38,8 +38,8 @@ type Clock interface {
 
 // WithRetry repeats what fails with a passing fault until it works or the
 // context ends; the last error is then part of the error, of kind fail.Retry.
-// A Create that fails and then meets its own object, because only the reply had
-// been lost, succeeds: all bytes of the object are compared.
+// A Create that meets its own object succeeds: only the reply had been lost, or
+// something on the way sent the request twice. All bytes of the object are compared.
 func WithRetry(s Store, p Policy) Store {
 	if p.MinBackoff <= 0 {
 		p.MinBackoff = 100 * time.Millisecond
@@ -109,13 +109,11 @@ func (r *retrying) do(ctx context.Context, op, name string, f func() error) erro
 }
 
 func (r *retrying) Create(ctx context.Context, name string, body []byte) error {
-	uncertain := false // an earlier attempt may have created the object
-	var exists error   // what is left is to compare, without sending body again
+	var exists error // what is left is to compare, without sending body again
 	return r.do(ctx, "create object", name, func() error {
 		if exists == nil {
 			err := r.Store.Create(ctx, name, body)
-			if !uncertain || !fail.Is(err, fail.Exists) {
-				uncertain = true
+			if !fail.Is(err, fail.Exists) {
 				return err
 			}
 			exists = err

@@ -110,6 +110,8 @@ func TestRetryAfterLostReply(t *testing.T) {
 		return errors.Join(fail.New(fail.Retry, "", "", "lost"), create())
 	}
 	never := func(func() error) error { return fail.New(fail.Retry, "", "", "never arrived") }
+	// A balancer sent the request twice, and passes on what became of the second.
+	repeated := func(create func() error) error { return errors.Join(create(), fail.New(fail.Exists, "", "", "exists")) }
 	for _, tt := range []struct {
 		name  string
 		there string // by another writer; "-" is nothing
@@ -125,7 +127,9 @@ func TestRetryAfterLostReply(t *testing.T) {
 		{"another's, longer", "body and more", []func(func() error) error{lost}, fail.Exists},
 		{"another's, shorter", "bod", []func(func() error) error{never, lost}, fail.Exists},
 		{"another's, empty", "", []func(func() error) error{lost}, fail.Exists},
-		{"same bytes, first attempt", "body", nil, fail.Exists},
+		{"repeated on the way", "-", []func(func() error) error{repeated}, 255},
+		{"repeated on the way, another's", "other", []func(func() error) error{repeated}, fail.Exists},
+		{"same bytes, first attempt", "body", nil, 255},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			mem := openMem(t)

@@ -9,9 +9,11 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/minio/minio-go/v7"
+	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -54,7 +56,7 @@ func newClient(op string, opts Options) (*minio.Client, *http.Transport, error) 
 		lookup = minio.BucketLookupPath
 	}
 	client, err := minio.New(u.Host, &minio.Options{
-		Creds: creds, Secure: u.Scheme == "https", Transport: transport, Region: opts.Region, BucketLookup: lookup,
+		Creds: creds, Secure: u.Scheme == "https", Transport: answers{transport}, Region: opts.Region, BucketLookup: lookup,
 		TrailingHeaders: true, // which the client wants for any checksum, trailing or not
 		MaxRetries:      1,    // WithRetry does it, and knows what a lost reply means
 	})
@@ -74,6 +76,18 @@ func needsPathStyle(host string) bool {
 	return !strings.Contains(host, ".")
 }
 
+// unsentBytes are what a connection takes beyond what the network has room for.
+const unsentBytes = 128 << 10
+
+// sendPromptly keeps the kernel from swallowing a body of megabytes at once: what a
+// connection has taken shall say how far the request has come.
+func sendPromptly(_, _ string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) {
+		// Without it only timeouts are worse.
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentBytes)
+	})
+}
+
 // newTransport keeps connections warm: over a WAN a cold one costs several
 // round trips before a segment is through. HTTP/1.1 on purpose, since one
 // HTTP/2 connection would carry everything through a single TCP window.
@@ -83,6 +97,7 @@ func newTransport(op string, opts Options) (*http.Transport, error) {
 		DialContext: (&net.Dialer{
 			Timeout:   10 * time.Second,
 			KeepAlive: 15 * time.Second,
+			Control:   sendPromptly,
 		}).DialContext,
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxIdleConns:           opts.MaxConnections,

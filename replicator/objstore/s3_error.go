@@ -21,6 +21,7 @@ func (s *s3Store) error(a *attempt, op, name string, err error) error {
 	}
 	e := &fail.Error{Kind: fail.Retry, Op: op, Object: s.object(name), Err: err}
 	var resp minio.ErrorResponse
+	var strange *answerError
 	var creds *credentialsError
 	var cert *tls.CertificateVerificationError
 	var unknown x509.UnknownAuthorityError
@@ -30,6 +31,8 @@ func (s *s3Store) error(a *attempt, op, name string, err error) error {
 		e.Err = responseText(resp)
 	case cause != nil:
 		e.Err = cause
+	case errors.As(err, &strange):
+		e.Err, e.Hint = strange, hintAnswer
 	case errors.As(err, &creds):
 		e.Kind, e.Hint = fail.Denied, hintCredentials
 	case errors.As(err, &cert), errors.As(err, &unknown):
@@ -52,9 +55,12 @@ func responseText(r minio.ErrorResponse) error {
 func kindOfResponse(op string, r minio.ErrorResponse) (fail.Kind, string) {
 	switch r.StatusCode {
 	case http.StatusPreconditionFailed:
+		if op != opCreate { // which alone has a condition
+			return fail.Retry, hintAnswer
+		}
 		return fail.Exists, ""
 	case http.StatusNotFound:
-		return kindOfAbsence(r)
+		return kindOfAbsence(op, r)
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return fail.Denied, hintOfDenial(op, r.Code)
 	case http.StatusConflict:
@@ -64,6 +70,9 @@ func kindOfResponse(op string, r minio.ErrorResponse) (fail.Kind, string) {
 		}
 		return fail.Retry, "" // ConditionalRequestConflict: another writer is at it
 	case http.StatusMovedPermanently, http.StatusTemporaryRedirect:
+		if !ofStore(r) {
+			return fail.Retry, hintAnswer
+		}
 		return fail.Invalid, "the bucket is in another region: set region and endpoint to it"
 	case http.StatusNotImplemented:
 		return fail.Unsupported, "the store must support conditional create (If-None-Match: *)"
@@ -72,20 +81,28 @@ func kindOfResponse(op string, r minio.ErrorResponse) (fail.Kind, string) {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, 499:
 		return fail.Retry, ""
 	}
-	if r.StatusCode >= 400 && r.StatusCode < 500 {
+	if r.StatusCode >= 400 && r.StatusCode < 500 && ofStore(r) {
 		return kindOfBadRequest(r)
 	}
 	return fail.Retry, ""
 }
 
-// kindOfAbsence believes only the store itself: a 404 of a proxy or of some
-// other server at the address has no S3 error in it.
-func kindOfAbsence(r minio.ErrorResponse) (fail.Kind, string) {
-	if r.XMLName.Local != "Error" {
-		return fail.Retry, "the answer is not an object store's: check the endpoint and what is in between"
+// ofStore reports whether the store itself has answered: what a proxy or some other server
+// at the address says has no S3 error in it.
+func ofStore(r minio.ErrorResponse) bool { return r.XMLName.Local == "Error" }
+
+// kindOfAbsence believes only the store itself, and of what can be absent.
+func kindOfAbsence(op string, r minio.ErrorResponse) (fail.Kind, string) {
+	if !ofStore(r) {
+		return fail.Retry, hintAnswer
 	}
 	switch r.Code {
-	case minio.NoSuchKey, "ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration":
+	case minio.NoSuchKey:
+		if op == opCreate || op == opList {
+			return fail.Retry, hintAnswer
+		}
+		return fail.NotFound, ""
+	case "ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration":
 		return fail.NotFound, ""
 	case minio.NoSuchBucket:
 		return fail.Invalid, "create the bucket, or check its name, the endpoint and the region"
@@ -132,5 +149,5 @@ func hintOfDenial(op, code string) string {
 // outOfRange says that the object exists and the range begins beyond its end.
 func outOfRange(err error) bool {
 	var resp minio.ErrorResponse
-	return errors.As(err, &resp) && resp.StatusCode == http.StatusRequestedRangeNotSatisfiable
+	return errors.As(err, &resp) && resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ofStore(resp)
 }

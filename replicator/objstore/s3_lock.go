@@ -27,7 +27,7 @@ func (s *s3Store) Lock(ctx context.Context, name string) (Lock, error) {
 	if err != nil {
 		return Lock{}, err
 	}
-	a := s.attempt(ctx, 0)
+	a := s.attempt(ctx)
 	defer a.end()
 	info, err := s.core.StatObject(a.ctx, s.bucket, s.prefix+name, minio.StatObjectOptions{VersionID: version})
 	if err != nil {
@@ -52,7 +52,7 @@ func (s *s3Store) Lock(ctx context.Context, name string) (Lock, error) {
 // has none.
 func (s *s3Store) LockRule(ctx context.Context) (LockRule, error) {
 	const op = "read Object Lock rule"
-	a := s.attempt(ctx, 0)
+	a := s.attempt(ctx)
 	defer a.end()
 	_, mode, validity, unit, err := s.core.Client.GetObjectLockConfig(a.ctx, s.bucket)
 	if err = s.error(a, op, "", err); err != nil {
@@ -99,7 +99,7 @@ func (s *s3Store) extend(ctx context.Context, op, name string, l Lock) error {
 	if err != nil {
 		return err
 	}
-	a := s.attempt(ctx, 0)
+	a := s.attempt(ctx)
 	defer a.end()
 	mode, until := minio.RetentionMode(l.Mode), l.Until.UTC().Truncate(time.Second)
 	err = s.core.Client.PutObjectRetention(a.ctx, s.bucket, s.prefix+name, minio.PutObjectRetentionOptions{Mode: &mode, RetainUntilDate: &until, VersionID: version})
@@ -115,7 +115,7 @@ func (s *s3Store) remove(ctx context.Context, op, name string) error {
 		return err
 	}
 	for _, v := range versions {
-		a := s.attempt(ctx, 0)
+		a := s.attempt(ctx)
 		err := s.core.Client.RemoveObject(a.ctx, s.bucket, s.prefix+name, minio.RemoveObjectOptions{VersionID: v.id})
 		err = s.error(a, op, name, err)
 		a.end()
@@ -151,7 +151,7 @@ func (s *s3Store) versions(ctx context.Context, op, name string) (out []version,
 		return []version{{}}, err
 	}
 	const most = 1000 // Pollux makes one
-	a := s.attempt(ctx, 0)
+	a := s.attempt(ctx)
 	defer a.end()
 	for o := range s.core.Client.ListObjectsIter(a.ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix + name, Recursive: true, WithVersions: true, MaxKeys: most}) {
 		if o.Err != nil {
@@ -183,7 +183,7 @@ func (s *s3Store) hasVersions(ctx context.Context, op string) (bool, error) {
 	if time.Since(s.versioned.asked) < time.Minute {
 		return s.versioned.on, nil
 	}
-	a := s.attempt(ctx, 0)
+	a := s.attempt(ctx)
 	defer a.end()
 	c, err := s.core.Client.GetBucketVersioning(a.ctx, s.bucket)
 	if err = s.error(a, op, "", err); fail.Is(err, fail.Retry) {

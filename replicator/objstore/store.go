@@ -97,8 +97,9 @@ type Options struct {
 	CredentialsFile string
 	// CAFile holds PEM certificates trusted for Endpoint, besides the system's.
 	CAFile string
-	// Timeout bounds one attempt without its bytes: each 256 KiB of a body
-	// adds a second. Default 15 s. Expiry is a fail.Retry.
+	// Timeout bounds how long an attempt makes no progress: 16 KiB of a reply,
+	// a piece of a body that the connection takes, or the reply to it, for which
+	// each 256 KiB of the body add a second. Default 15 s. Expiry is a fail.Retry.
 	Timeout time.Duration
 	// MaxConnections bounds connections to the store, idle ones included.
 	// Default 64.

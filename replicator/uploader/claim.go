@@ -26,11 +26,16 @@ func (u *Uploader) claim(ctx context.Context) error {
 	}
 	u.pos, u.next = max(1, t.Position), t.Index+1
 	cur := t.Token
+	var taken error // of this very position
 	for {
 		x, err := ReadIndex(ctx, u.o.Store, u.pos)
 		if fail.Is(err, fail.NotFound) {
+			if taken != nil {
+				return taken // the store contradicts itself
+			}
 			err = u.fence(ctx)
 			if fail.Is(err, fail.Exists) {
+				taken = err
 				continue // somebody was faster: look at it
 			}
 			return err
@@ -42,6 +47,7 @@ func (u *Uploader) claim(ctx context.Context) error {
 			return err
 		}
 		u.pos++
+		taken = nil
 	}
 }
 

@@ -4,8 +4,10 @@
 // It guarantees that the log holds the entries without gap or repeat, that only
 // the contiguous prefix counts (Uploaded goes through Raft before anyone is
 // told), and that two writers never both extend one log: each begins with a
-// fence, and stops when it meets a higher one. A fault of the store delays it and
-// shows in Status; it never gives up before its context ends.
+// fence, and stops when it meets a higher one: one that it has read, since a refused
+// create alone proves nothing. Any other fault, of the store, the log or the journal,
+// delays it and shows in Status; it never gives up before its context ends.
 //
-// log.go claims the log, upload.go feeds it. cmd runs one per target.
+// claim.go claims the log, feed.go feeds it, catchup.go folds while it is behind.
+// Package host runs one per target.
 package uploader

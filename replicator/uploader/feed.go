@@ -2,6 +2,7 @@ package uploader
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"time"
 
@@ -40,7 +41,7 @@ func (u *Uploader) feed(ctx context.Context) error {
 func (u *Uploader) launch(ctx context.Context, g *errgroup.Group) error {
 	for {
 		changed := u.o.Journal.Changed()
-		if err := u.collect(); err != nil {
+		if err := u.until(ctx, u.collect); err != nil {
 			return err
 		}
 		if len(u.batch) == 0 || !u.mayLaunch() {
@@ -55,10 +56,13 @@ func (u *Uploader) launch(ctx context.Context, g *errgroup.Group) error {
 		if err := u.store.Reserve(ctx); err != nil {
 			return err
 		}
-		if err := u.collect(); err != nil { // what came while we waited
+		var ob *object
+		err := u.until(ctx, func() (err error) {
+			if err = u.collect(); err == nil { // what came while we waited
+				ob, err = u.build(ctx)
+			}
 			return err
-		}
-		ob, err := u.build(ctx)
+		})
 		if err != nil {
 			return err
 		}
@@ -153,12 +157,7 @@ func (u *Uploader) create(ctx context.Context, ob *object) {
 	beside := u.flying // they share the link
 	u.mu.Unlock()
 	began := time.Now()
-	ob.err = u.timed(ob.pos, func() error { return u.store.Create(ctx, ObjectName(ob.pos), ob.body) })
-	for fail.Is(ob.err, fail.Exists) && u.alone() {
-		if ob.err = u.stepOver(ctx, ob); ob.err == nil {
-			ob.err = u.timed(ob.pos, func() error { return u.store.Create(ctx, ObjectName(ob.pos), ob.body) })
-		}
-	}
+	ob.err = u.until(ctx, func() error { return u.land(ctx, ob) })
 	u.mu.Lock()
 	if ob.err == nil {
 		u.pace.landed(len(ob.body)*beside, time.Since(began))
@@ -183,15 +182,36 @@ func (u *Uploader) alone() bool {
 	return u.careful > 0
 }
 
-// stepOver moves an object past one that a fenced writer left at its position.
-// Nothing else is on its way then.
-func (u *Uploader) stepOver(ctx context.Context, ob *object) error {
+// land creates an object. It is never given up while the lead lasts: those behind it may be
+// there already, and only its very bytes fit before them.
+func (u *Uploader) land(ctx context.Context, ob *object) error {
+	for {
+		err := u.timed(ob.pos, func() error { return u.store.Create(ctx, ObjectName(ob.pos), ob.body) })
+		if !fail.Is(err, fail.Exists) {
+			return err
+		}
+		if err := u.stepOver(ctx, ob, err); err != nil {
+			return err
+		}
+	}
+}
+
+// stepOver moves an object past one that a fenced writer left at its position; nothing else
+// is on its way then. Only an object that is really there, and a newer writer's, is a fence.
+func (u *Uploader) stepOver(ctx context.Context, ob *object, exists error) error {
 	x, err := ReadIndex(ctx, u.o.Store, ob.pos)
 	if err != nil {
-		return err
+		return fail.At("look at", "what is there already", err)
 	}
-	if x.Token.Compare(u.token) >= 0 {
-		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+ObjectName(ob.pos), "another writer has taken the log over: "+x.Token.String())
+	id, _, _ := u.o.Journal.ID()
+	c := x.Token.Compare(u.token)
+	switch {
+	case x.Journal == id && x.Token == u.token:
+		return exists // ours, which another answer will say
+	case x.Journal != id || c >= 0 || !u.alone():
+		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+ObjectName(ob.pos),
+			fmt.Sprintf("another writer has taken the log over: journal %s, %v; ours is %s, %v",
+				x.Journal, x.Token, id, u.token))
 	}
 	ob.pos++
 	u.pos = ob.pos + 1
@@ -210,7 +230,7 @@ func (u *Uploader) confirm(ctx context.Context) error {
 				return ctx.Err()
 			}
 			if ob.err != nil {
-				return u.lost(ob)
+				return ob.err
 			}
 			up.Position, up.Index = ob.pos+1, ob.last
 			maps.Copy(up.Streams, ob.streams)
@@ -252,12 +272,4 @@ func (u *Uploader) landedObject(ob *object) {
 	body := ob.body[:0]
 	ob.body = nil
 	u.pool.Put(&body)
-}
-
-// lost turns a position that somebody else has taken into a fence.
-func (u *Uploader) lost(ob *object) error {
-	if fail.Is(ob.err, fail.Exists) {
-		return fail.Wrap(fail.Fenced, "extend", u.o.Store.URL()+"/"+ObjectName(ob.pos), ob.err)
-	}
-	return ob.err
 }

@@ -88,7 +88,7 @@ type Status struct {
 	LastSuccess time.Time
 	Err         error // why it does not go on just now
 	Fenced      bool  // for good: another writer owns the log
-	Stopped     bool  // for good: the log needs an operator
+	Stopped     bool  // for good, as Err says
 	// OldestRequest is when the oldest object under way was sent; zero: none is.
 	OldestRequest time.Time
 	Objects       int64 // created by this process
@@ -139,18 +139,10 @@ func (u *Uploader) Status() Status {
 // Token is the fence token that this uploader writes under.
 func (u *Uploader) Token() segment.Token { return u.token }
 
-// Run claims the log and feeds it until ctx ends, or until another writer has
-// taken it over: then the error is fail.Fenced.
+// Run claims the log and feeds it until ctx ends, or until that is over for good:
+// another writer has taken the log over (fail.Fenced), or this build cannot write it.
 func (u *Uploader) Run(ctx context.Context) error {
-	err := u.claim(ctx)
-	for fail.Is(err, fail.NotFound) && ctx.Err() == nil { // the log is not there now; a mount may be missing
-		u.note(err)
-		select {
-		case <-time.After(lostLogWait):
-		case <-ctx.Done():
-		}
-		err = u.claim(ctx)
-	}
+	err := u.until(ctx, func() error { return u.claim(ctx) })
 	if err == nil {
 		err = u.feed(ctx)
 	}
@@ -164,27 +156,43 @@ func (u *Uploader) Run(ctx context.Context) error {
 	return err
 }
 
-// lostLogWait is how long a claim waits for a log that is not there.
-const lostLogWait = 2 * time.Second
+// Waits between attempts: the first, doubled each time up to the longest.
+const (
+	firstWait   = 10 * time.Millisecond
+	longestWait = 2 * time.Second
+)
 
-// commit has the journal record progress. A journal that cannot just now (its
-// disk is full) will later; a repeat changes nothing.
-func (u *Uploader) commit(ctx context.Context, up journal.Uploaded) error {
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, maxCommitWait) {
-		err := u.o.Journal.Uploaded(up)
-		if err == nil || fail.Is(err, fail.Refused) || ctx.Err() != nil {
+// until has f try until it succeeds, ctx ends or trying is no use. A log that is not there
+// (a mount may be missing), an object that cannot be read, a journal whose disk is full:
+// whatever may pass is waited out, and Status says what it is.
+func (u *Uploader) until(ctx context.Context, f func() error) error {
+	for wait := firstWait; ; wait = min(2*wait, longestWait) {
+		err := f()
+		if err == nil || final(err) || ctx.Err() != nil {
 			return err
 		}
 		u.note(err)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return ctx.Err()
+			return err
 		}
 	}
 }
 
-const maxCommitWait = 2 * time.Second
+// final reports whether an error stays, under this lead at least.
+func final(err error) bool {
+	switch fail.KindOf(err) {
+	case fail.Fenced, fail.Unsupported, fail.Refused:
+		return true
+	}
+	return false
+}
+
+// commit has the journal record progress. A repeat changes nothing.
+func (u *Uploader) commit(ctx context.Context, up journal.Uploaded) error {
+	return u.until(ctx, func() error { return u.o.Journal.Uploaded(up) })
+}
 
 // timed runs one Create and lets Status know since when.
 func (u *Uploader) timed(pos uint64, create func() error) error {
