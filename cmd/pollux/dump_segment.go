@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
@@ -188,5 +189,5 @@ func (e *segmentEntry) String() string {
 	case e.Fold != nil:
 		return where + e.Fold.String()
 	}
-	return fmt.Sprintf("%s%s %s", where, e.Command, e.Body)
+	return fmt.Sprintf("%s%s %s", where, e.Command, text.Line(string(e.Body)))
 }

@@ -91,6 +91,17 @@ func TestCheck(t *testing.T) {
 		"kept go back":  func(c *Catalog) { c.Streams[streamA].Kept[1].LSN = 5 },
 		"layers":        func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[1].To = 4 },
 		"empty stream":  func(c *Catalog) { c.Streams[streamA] = nil },
+		"no streams":    func(c *Catalog) { c.Streams = nil },
+		"stream back":   func(c *Catalog) { c.Marks[2].Streams[streamA] = at(4, 90) },
+		"mark at 0":     func(c *Catalog) { c.Marks[0].Position = 0 },
+		"a map's path":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Parts[0].Name = "map/../log/1" },
+		"a map's size":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Parts[0].Bytes = 1 << 40 },
+		"a pack's size": func(c *Catalog) { c.Packs = []Pack{{Number: 1, Bytes: 1 << 40}} },
+		"a fence":       func(c *Catalog) { c.Fences = []Fence{{Position: 3, From: 4}} },
+		"a bookmark":    func(c *Catalog) { c.Streams[streamA].Kept[1].Bookmark = "b\x1b[2J" },
+		"a volume's name": func(c *Catalog) {
+			c.State["volume/../../x"] = []byte(`{"name":"../../x","group":"g","size_bytes":1}`)
+		},
 	} {
 		c := sample()
 		spoil(c)

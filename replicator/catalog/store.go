@@ -74,46 +74,13 @@ func Decode(b []byte) (*Catalog, error) {
 	if err := json.Unmarshal(js, c); err != nil {
 		return bad(headBytes, "%v", err)
 	}
-	return c, c.check()
-}
-
-// check refuses what readers rely on and is not so.
-func (c *Catalog) check() error {
-	bad := func(format string, args ...any) error {
-		return fail.New(fail.Damaged, "decode catalog", fmt.Sprint(c.Number), fmt.Sprintf(format, args...))
+	if err := c.check(); err != nil {
+		return nil, err
 	}
-	if len(c.Marks) == 0 {
-		return bad("no marks")
+	if _, err := c.LoadState(); err != nil {
+		return nil, fail.Wrap(fail.Damaged, "decode catalog", fmt.Sprint(c.Number), err)
 	}
-	for i := 1; i < len(c.Marks); i++ {
-		if a, b := &c.Marks[i-1], &c.Marks[i]; b.Position <= a.Position || b.Index < a.Index {
-			return bad("mark %d at position %d, index %d follows one at %d, %d", i, b.Position, b.Index, a.Position, a.Index)
-		}
-	}
-	for id, s := range c.Streams {
-		if s == nil {
-			return bad("stream %s is empty", id)
-		}
-		for i := 1; i < len(s.Kept); i++ {
-			if s.Kept[i].LSN <= s.Kept[i-1].LSN {
-				return bad("stream %s: kept LSN %d follows %d", id, s.Kept[i].LSN, s.Kept[i-1].LSN)
-			}
-		}
-		for number, v := range s.Volumes {
-			if v == nil {
-				return bad("volume %d is empty", number)
-			}
-			last := uint64(0)
-			for i := range v.Layers {
-				l := &v.Layers[i]
-				if l.To <= last || l.From >= l.To {
-					return bad("volume %d: a layer from LSN %d to %d follows %d", number, l.From, l.To, last)
-				}
-				last = l.To
-			}
-		}
-	}
-	return nil
+	return c, nil
 }
 
 // Name is the object of a catalog's number.
