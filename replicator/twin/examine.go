@@ -141,11 +141,7 @@ func newest(ctx context.Context, s objstore.Store) (*catalog.Catalog, error) {
 // Examine goes on with the next; only errors that are not of one object, and
 // fn's, end it.
 func Examine(ctx context.Context, s objstore.Store, fn func(*Object) error) (*Totals, error) {
-	all, err := positions(ctx, s, 0, everything)
-	if err != nil {
-		return nil, err
-	}
-	c, err := newest(ctx, s)
+	c, err := newest(ctx, s) // before the log: what it says may be gone is not missing
 	if err != nil {
 		return nil, err
 	}
@@ -153,6 +149,10 @@ func Examine(ctx context.Context, s objstore.Store, fn func(*Object) error) (*To
 	x.totals.Standings, x.totals.Types = map[string]int{}, map[string]int{}
 	if c != nil && c.Marks[0].Position > 1 {
 		x.begin(c)
+	}
+	all, err := x.positions(ctx)
+	if err != nil {
+		return nil, err
 	}
 	objects, err := x.footers(ctx, all)
 	if err != nil {

@@ -66,6 +66,24 @@ func (o *Object) note(err error) {
 	}
 }
 
+// positions lists the log's objects, those that a list lacks as well; below the floor
+// it does not matter.
+func (x *examiner) positions(ctx context.Context) ([]located, error) {
+	all, err := positions(ctx, x.store, 0, everything)
+	if err == nil && all[0].position > 0 {
+		var n int64
+		if n, err = x.store.Size(ctx, uploader.ObjectName(0)); err == nil {
+			all = slices.Insert(all, 0, located{0, n})
+		} else if fail.Is(err, fail.NotFound) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return whole(ctx, x.store, all, x.floor, everything)
+}
+
 // footers reads all objects' footers, and notes the positions that are missing.
 func (x *examiner) footers(ctx context.Context, all []located) ([]*Object, error) {
 	objects := make([]*Object, len(all))
