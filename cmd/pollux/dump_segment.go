@@ -12,6 +12,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
@@ -128,7 +129,7 @@ func readObject(c *cobra.Command, s *storeFlags, arg string) (name string, b []b
 	}
 	defer done()
 	name = uploader.ObjectName(pos)
-	b, err = store.Read(c.Context(), name, 0, -1, nil)
+	b, err = objstore.ReadWhole(c.Context(), store, name, segment.MaxObjectBytes)
 	return store.URL() + "/" + name, b, err
 }
 

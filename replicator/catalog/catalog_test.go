@@ -2,7 +2,11 @@ package catalog
 
 import (
 	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"math/rand/v2"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,6 +115,35 @@ func TestCheck(t *testing.T) {
 		}
 		if _, err := Decode(b); !fail.Is(err, fail.Damaged) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestBombs: a small object that would fill memory is refused before it does.
+func TestBombs(t *testing.T) {
+	seal := func(js []byte, n uint32) []byte {
+		le, b := binary.LittleEndian, make([]byte, headBytes)
+		copy(b, magic)
+		le.PutUint16(b[4:], Version)
+		le.PutUint32(b[8:], n)
+		le.PutUint32(b[12:], crc32.Update(crc32.Checksum(b[:12], castagnoli), castagnoli, js))
+		return change.Zstd(change.Thorough, b, js)
+	}
+	marks := []byte(`{"number":1,"marks":[` + strings.Repeat("{},", 20<<20) + `{}]}`)
+	nulls := []byte(`{"number":1,"streams":{` +
+		strings.Repeat(`"20000000-0000-0000-0000-00000000000a":null,`, 1000) + `"x":[` + strings.Repeat("null,", 10<<20) + `null]}}`)
+	for name, b := range map[string][]byte{
+		"3 GiB are claimed":  seal(nil, 3<<30),
+		"250 MiB of nothing": seal(nil, 250<<20),
+		"20 M empty marks":   seal(marks, uint32(len(marks))),
+		"10 M nulls":         seal(nulls, uint32(len(nulls))),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := Decode(b)
+		runtime.ReadMemStats(&after)
+		if !fail.Is(err, fail.Damaged) || after.TotalAlloc-before.TotalAlloc > 300<<20 {
+			t.Errorf("%s: %v, %d MiB allocated", name, err, (after.TotalAlloc-before.TotalAlloc)>>20)
 		}
 	}
 }

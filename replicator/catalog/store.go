@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -23,8 +24,12 @@ const (
 	// Version is the version that this build writes and reads.
 	Version   = 1
 	headBytes = 16
-	// MaxBytes bounds a catalog's JSON.
-	MaxBytes = 1 << 30
+	// MaxBytes bounds a catalog's JSON. What it takes in memory is a few times as much.
+	MaxBytes = 256 << 20
+	// maxRatio bounds what the JSON can shrink to, minValueBytes the shortest object in
+	// it on the average: what is beyond was made to fill memory.
+	maxRatio      = 250
+	minValueBytes = 16
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -57,7 +62,7 @@ func Decode(b []byte) (*Catalog, error) {
 	}
 	le := binary.LittleEndian
 	n := le.Uint32(b[8:])
-	if n > MaxBytes || (n > 0 && int64(n) > 1000*int64(len(b))) { // zstd does not do better with ours
+	if n > MaxBytes || int64(n) > maxRatio*int64(len(b)) {
 		return bad(8, "%d bytes", n)
 	}
 	js := make([]byte, n)
@@ -69,6 +74,9 @@ func Decode(b []byte) (*Catalog, error) {
 	}
 	if v := le.Uint16(b[4:]); v != Version {
 		return nil, fail.New(fail.Unsupported, "decode catalog", "", fmt.Sprintf("version %d; this build reads %d", v, Version)).WithHint("use a pollux version that knows this format")
+	}
+	if most := len(js)/minValueBytes + 64; bytes.Count(js, []byte("{")) > most || bytes.Count(js, []byte("null")) > most {
+		return bad(headBytes, "%d bytes for more than %d values", n, most)
 	}
 	c := &Catalog{}
 	if err := json.Unmarshal(js, c); err != nil {
@@ -101,7 +109,7 @@ func List(ctx context.Context, s objstore.Store) (numbers []uint64, err error) {
 // Load reads a catalog. Errors: fail.NotFound, fail.Damaged and fail.Unsupported with
 // the object's name.
 func Load(ctx context.Context, s objstore.Store, number uint64) (*Catalog, error) {
-	b, err := s.Read(ctx, Name(number), 0, -1, nil)
+	b, err := objstore.ReadWhole(ctx, s, Name(number), MaxBytes)
 	if err != nil {
 		return nil, err
 	}

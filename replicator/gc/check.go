@@ -60,7 +60,7 @@ func (k *checker) note(ctx context.Context, name string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case ctx.Err() != nil || (!fail.Is(err, fail.Damaged) && !fail.Is(err, fail.NotFound) && !fail.Is(err, fail.Unsupported)):
+	case ctx.Err() != nil, !fail.Is(err, fail.Damaged) && !fail.Is(err, fail.NotFound) && !fail.Is(err, fail.Unsupported):
 		return err
 	}
 	k.out.Damaged = append(k.out.Damaged, Damaged{name, fail.KindOf(err).String(), err.Error()})
@@ -97,12 +97,12 @@ func (k *checker) catalogs(ctx context.Context) (newest *catalog.Catalog, err er
 // twin checks what a catalog refers to. again is true where an object was not found and
 // there is a newer catalog by now.
 func (k *checker) twin(ctx context.Context, c *catalog.Catalog) (again bool, err error) {
-	one := func(name string, count *int, check func(b []byte) error) bool {
+	one := func(name string, limit int64, count *int, check func(b []byte) error) bool {
 		if k.seen[name] {
 			return true
 		}
 		var b []byte
-		if b, err = k.store.Read(ctx, name, 0, -1, nil); err == nil {
+		if b, err = objstore.ReadWhole(ctx, k.store, name, limit); err == nil {
 			err = fail.At("read", k.store.URL()+"/"+name, check(b))
 		}
 		if fail.Is(err, fail.NotFound) && ctx.Err() == nil {
@@ -128,7 +128,7 @@ func (k *checker) twin(ctx context.Context, c *catalog.Catalog) (again bool, err
 				}
 				for j := range y.Parts {
 					part := &y.Parts[j]
-					if !one(part.Name, &k.out.Layers, func(b []byte) error { return checkPart(b, part, same) }) {
+					if !one(part.Name, extent.MaxPartBytes, &k.out.Layers, func(b []byte) error { return checkPart(b, part, same) }) {
 						return again, err
 					}
 				}
@@ -140,7 +140,8 @@ func (k *checker) twin(ctx context.Context, c *catalog.Catalog) (again bool, err
 		if _, dead := c.Dead[pack.Name(number)]; dead {
 			continue
 		}
-		if !one(pack.Name(number), &k.out.Packs, func(b []byte) error { _, err := pack.Check(b, number); return err }) {
+		check := func(b []byte) error { _, err := pack.Check(b, number); return err }
+		if !one(pack.Name(number), pack.MaxBytes, &k.out.Packs, check) {
 			return again, err
 		}
 	}

@@ -190,7 +190,7 @@ func (x *examiner) read(ctx context.Context, o *Object) error {
 	if o.Index == nil {
 		return nil
 	}
-	b, err := x.store.Read(ctx, o.Name, 0, -1, nil)
+	b, err := objstore.ReadWhole(ctx, x.store, o.Name, segment.MaxObjectBytes)
 	if err != nil {
 		if ofObject(err) {
 			o.note(err)
