@@ -61,9 +61,9 @@ func newLogger(c config.Log) *slog.Logger {
 	_ = level.UnmarshalText([]byte(c.Level)) // checked by config
 	o := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+		return slog.New(slog.NewJSONHandler(stderr, o))
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, o))
+	return slog.New(slog.NewTextHandler(stderr, o))
 }
 
 // notify tells systemd about the service's state: sd_notify(3).
@@ -77,7 +77,7 @@ func notify(state string) {
 	}
 	conn, err := net.Dial("unixgram", path)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "pollux:", fail.Wrap(fail.Internal, "notify", "systemd", err))
+		fmt.Fprintln(stderr, "pollux:", fail.Wrap(fail.Internal, "notify", "systemd", err))
 		return
 	}
 	defer conn.Close()

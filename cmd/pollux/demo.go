@@ -138,7 +138,7 @@ func removeObjects(ctx context.Context, f *demoFlags) {
 		}
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "pollux: the demo's objects stay in %s: %v\n", f.store.url, err)
+		fmt.Fprintf(stderr, "pollux: the demo's objects stay in %s: %v\n", f.store.url, err)
 	}
 }
 

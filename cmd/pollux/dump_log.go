@@ -97,7 +97,7 @@ func (o *logObject) print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "%s %s%s\n", o.Name, o.Standing, what)
 	if o.Error != nil {
-		fmt.Fprintf(w, "  error: %s\n", o.Error.Text)
+		fmt.Fprintf(w, "  error: %s\n", text.Line(o.Error.Text))
 	}
 	if o.DeadFrom > 0 {
 		fmt.Fprintf(w, "  a dead branch from journal index %d on: a later fence goes on before it\n", o.DeadFrom)
@@ -108,7 +108,7 @@ func (o *logObject) print(w io.Writer) {
 		} else {
 			fmt.Fprint(w, "  ")
 		}
-		fmt.Fprintf(w, "%s %s\n", c.Kind, c.Body)
+		fmt.Fprintf(w, "%s %s\n", c.Kind, text.Line(string(c.Body)))
 	}
 	for i := range o.Streams {
 		fmt.Fprintf(w, "  %s\n", streamText(&o.Streams[i]))

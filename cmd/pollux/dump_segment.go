@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
@@ -127,7 +129,7 @@ func readObject(c *cobra.Command, s *storeFlags, arg string) (name string, b []b
 	}
 	defer done()
 	name = uploader.ObjectName(pos)
-	b, err = store.Read(c.Context(), name, 0, -1, nil)
+	b, err = objstore.ReadWhole(c.Context(), store, name, segment.MaxObjectBytes)
 	return store.URL() + "/" + name, b, err
 }
 
@@ -188,5 +190,5 @@ func (e *segmentEntry) String() string {
 	case e.Fold != nil:
 		return where + e.Fold.String()
 	}
-	return fmt.Sprintf("%s%s %s", where, e.Command, e.Body)
+	return fmt.Sprintf("%s%s %s", where, e.Command, text.Line(string(e.Body)))
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/pack"
 )
 
@@ -62,7 +63,7 @@ func readNamed(c *cobra.Command, s *storeFlags, kind, arg string) (name string, 
 		}
 		arg = kind + "/" + arg
 	}
-	b, err = store.Read(c.Context(), arg, 0, -1, nil)
+	b, err = objstore.ReadWhole(c.Context(), store, arg, catalog.MaxBytes)
 	return store.URL() + "/" + arg, b, err
 }
 

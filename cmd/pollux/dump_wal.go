@@ -11,6 +11,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/wal"
 )
@@ -136,22 +137,22 @@ func (d *walDump) frame(w *walEntry, e *wal.DumpedEntry) (string, error) {
 }
 
 func raftText(r *journal.RaftEntry) string {
-	text := fmt.Sprintf("raft %s, term %d", r.Type, r.Term)
+	out := fmt.Sprintf("raft %s, term %d", r.Type, r.Term)
 	switch r.Tag {
 	case "":
-		return text
+		return out
 	case "append":
-		text += fmt.Sprintf(", append to stream %s under lease %d of epoch %d", r.Stream, r.Lease.Number, r.Lease.Epoch)
+		out += fmt.Sprintf(", append to stream %s under lease %d of epoch %d", r.Stream, r.Lease.Number, r.Lease.Epoch)
 		for _, f := range r.Frames {
 			where := "held here"
 			if !f.Held {
 				where = fmt.Sprintf("in the agent's WAL as entry %d", f.Ref)
 			}
-			text += fmt.Sprintf("; LSN %d to %d, hash %s, %s", f.First, f.Last, f.Hash, where)
+			out += fmt.Sprintf("; LSN %d to %d, hash %s, %s", f.First, f.Last, f.Hash, where)
 		}
-		return text
+		return out
 	case "command":
-		return fmt.Sprintf("%s, command %s %s", text, r.Command, r.Body)
+		return fmt.Sprintf("%s, command %s %s", out, r.Command, text.Line(string(r.Body)))
 	}
-	return fmt.Sprintf("%s, %s %s", text, r.Tag, r.Body)
+	return fmt.Sprintf("%s, %s %s", out, r.Tag, text.Line(string(r.Body)))
 }

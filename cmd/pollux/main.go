@@ -26,6 +26,8 @@ func run(args []string) int {
 	defer stop()
 	root := newRoot()
 	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	var code exitCode
 	switch {
@@ -34,19 +36,12 @@ func run(args []string) int {
 	case errors.As(err, &code):
 		return int(code)
 	case errors.Is(err, context.Canceled):
-		fmt.Fprintln(os.Stderr, "pollux: interrupted")
-		printHint(err)
+		fmt.Fprintln(stderr, "pollux: interrupted")
+		printHint(stderr, err)
 		return 130
 	}
-	fmt.Fprintln(os.Stderr, "pollux:", err)
-	printHint(err)
+	printError(stderr, err)
 	return fail.ExitCode(err)
-}
-
-func printHint(err error) {
-	if hint := fail.HintOf(err); hint != "" {
-		fmt.Fprintln(os.Stderr, "  hint:", hint)
-	}
 }
 
 // exitCode ends the process with a status and no message: the verb has said all.

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/text"
@@ -20,8 +19,8 @@ type progress struct {
 
 func newProgress(w io.Writer, what string) *progress {
 	p := &progress{what: what, start: time.Now()}
-	if f, ok := w.(*os.File); ok && isTerminal(f) {
-		p.w = w
+	if t, ok := w.(*terminal); ok && isTerminal(t.file) {
+		p.w = t.file // the bar is all our own text, and begins with a return
 	}
 	return p
 }

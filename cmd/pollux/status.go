@@ -45,7 +45,7 @@ one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer.`
 				err = printJSON(c.OutOrStdout(), st)
 			} else {
 				if watch {
-					fmt.Fprint(c.OutOrStdout(), "\x1b[H\x1b[2J")
+					sendControl(c.OutOrStdout(), "\x1b[H\x1b[2J")
 				}
 				printStatus(c.OutOrStdout(), &st)
 			}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -35,7 +34,7 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 		Retryable: func(err error) bool {
 			return fail.Is(err, fail.Retry) && (f.patient.Load() || tries.Add(1) <= retryLimit)
 		},
-		Notify: func(err error) { fmt.Fprintln(os.Stderr, "pollux: trying again:", err) },
+		Notify: func(err error) { fmt.Fprintln(stderr, "pollux: trying again:", indented(err.Error())) },
 	})
 	return s, func() { _ = s.Close() }, nil
 }

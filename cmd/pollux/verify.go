@@ -126,7 +126,7 @@ func verifyLog(c *cobra.Command, f *verifyFlags, store objstore.Store) (err erro
 
 func printVerified(w io.Writer, r *verifyReport) {
 	for _, d := range r.Damaged {
-		fmt.Fprintf(w, "%s: %s\n", d.Name, d.Text)
+		fmt.Fprintf(w, "%s: %s\n", d.Name, text.Line(d.Text))
 	}
 	for _, t := range r.Touched {
 		if t.Error != "" {

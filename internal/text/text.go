@@ -3,7 +3,6 @@ package text
 import (
 	"fmt"
 	"io"
-	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -33,11 +32,18 @@ func Duration(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// Table writes rows in columns. Errors of w are for its owner to find.
+// Table writes rows in columns, each cell on one line. Errors of w are for its owner to
+// find.
 func Table(w io.Writer, rows [][]string) {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	for _, r := range rows {
-		fmt.Fprintln(t, strings.Join(r, "\t"))
+		for i, cell := range r {
+			if i > 0 {
+				fmt.Fprint(t, "\t")
+			}
+			fmt.Fprint(t, Line(cell))
+		}
+		fmt.Fprintln(t)
 	}
 	_ = t.Flush()
 }

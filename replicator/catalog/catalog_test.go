@@ -2,7 +2,11 @@ package catalog
 
 import (
 	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"math/rand/v2"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,6 +95,17 @@ func TestCheck(t *testing.T) {
 		"kept go back":  func(c *Catalog) { c.Streams[streamA].Kept[1].LSN = 5 },
 		"layers":        func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[1].To = 4 },
 		"empty stream":  func(c *Catalog) { c.Streams[streamA] = nil },
+		"no streams":    func(c *Catalog) { c.Streams = nil },
+		"stream back":   func(c *Catalog) { c.Marks[2].Streams[streamA] = at(4, 90) },
+		"mark at 0":     func(c *Catalog) { c.Marks[0].Position = 0 },
+		"a map's path":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Parts[0].Name = "map/../log/1" },
+		"a map's size":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Parts[0].Bytes = 1 << 40 },
+		"a pack's size": func(c *Catalog) { c.Packs = []Pack{{Number: 1, Bytes: 1 << 40}} },
+		"a fence":       func(c *Catalog) { c.Fences = []Fence{{Position: 3, From: 4}} },
+		"a bookmark":    func(c *Catalog) { c.Streams[streamA].Kept[1].Bookmark = "b\x1b[2J" },
+		"a volume's name": func(c *Catalog) {
+			c.State["volume/../../x"] = []byte(`{"name":"../../x","group":"g","size_bytes":1}`)
+		},
 	} {
 		c := sample()
 		spoil(c)
@@ -100,6 +115,35 @@ func TestCheck(t *testing.T) {
 		}
 		if _, err := Decode(b); !fail.Is(err, fail.Damaged) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestBombs: a small object that would fill memory is refused before it does.
+func TestBombs(t *testing.T) {
+	seal := func(js []byte, n uint32) []byte {
+		le, b := binary.LittleEndian, make([]byte, headBytes)
+		copy(b, magic)
+		le.PutUint16(b[4:], Version)
+		le.PutUint32(b[8:], n)
+		le.PutUint32(b[12:], crc32.Update(crc32.Checksum(b[:12], castagnoli), castagnoli, js))
+		return change.Zstd(change.Thorough, b, js)
+	}
+	marks := []byte(`{"number":1,"marks":[` + strings.Repeat("{},", 20<<20) + `{}]}`)
+	nulls := []byte(`{"number":1,"streams":{` +
+		strings.Repeat(`"20000000-0000-0000-0000-00000000000a":null,`, 1000) + `"x":[` + strings.Repeat("null,", 10<<20) + `null]}}`)
+	for name, b := range map[string][]byte{
+		"3 GiB are claimed":  seal(nil, 3<<30),
+		"250 MiB of nothing": seal(nil, 250<<20),
+		"20 M empty marks":   seal(marks, uint32(len(marks))),
+		"10 M nulls":         seal(nulls, uint32(len(nulls))),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := Decode(b)
+		runtime.ReadMemStats(&after)
+		if !fail.Is(err, fail.Damaged) || after.TotalAlloc-before.TotalAlloc > 300<<20 {
+			t.Errorf("%s: %v, %d MiB allocated", name, err, (after.TotalAlloc-before.TotalAlloc)>>20)
 		}
 	}
 }

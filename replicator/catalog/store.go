@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -23,8 +24,12 @@ const (
 	// Version is the version that this build writes and reads.
 	Version   = 1
 	headBytes = 16
-	// MaxBytes bounds a catalog's JSON.
-	MaxBytes = 1 << 30
+	// MaxBytes bounds a catalog's JSON. What it takes in memory is a few times as much.
+	MaxBytes = 256 << 20
+	// maxRatio bounds what the JSON can shrink to, minValueBytes the shortest object in
+	// it on the average: what is beyond was made to fill memory.
+	maxRatio      = 250
+	minValueBytes = 16
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -57,7 +62,7 @@ func Decode(b []byte) (*Catalog, error) {
 	}
 	le := binary.LittleEndian
 	n := le.Uint32(b[8:])
-	if n > MaxBytes || (n > 0 && int64(n) > 1000*int64(len(b))) { // zstd does not do better with ours
+	if n > MaxBytes || int64(n) > maxRatio*int64(len(b)) {
 		return bad(8, "%d bytes", n)
 	}
 	js := make([]byte, n)
@@ -70,50 +75,20 @@ func Decode(b []byte) (*Catalog, error) {
 	if v := le.Uint16(b[4:]); v != Version {
 		return nil, fail.New(fail.Unsupported, "decode catalog", "", fmt.Sprintf("version %d; this build reads %d", v, Version)).WithHint("use a pollux version that knows this format")
 	}
+	if most := len(js)/minValueBytes + 64; bytes.Count(js, []byte("{")) > most || bytes.Count(js, []byte("null")) > most {
+		return bad(headBytes, "%d bytes for more than %d values", n, most)
+	}
 	c := &Catalog{}
 	if err := json.Unmarshal(js, c); err != nil {
 		return bad(headBytes, "%v", err)
 	}
-	return c, c.check()
-}
-
-// check refuses what readers rely on and is not so.
-func (c *Catalog) check() error {
-	bad := func(format string, args ...any) error {
-		return fail.New(fail.Damaged, "decode catalog", fmt.Sprint(c.Number), fmt.Sprintf(format, args...))
+	if err := c.check(); err != nil {
+		return nil, err
 	}
-	if len(c.Marks) == 0 {
-		return bad("no marks")
+	if _, err := c.LoadState(); err != nil {
+		return nil, fail.Wrap(fail.Damaged, "decode catalog", fmt.Sprint(c.Number), err)
 	}
-	for i := 1; i < len(c.Marks); i++ {
-		if a, b := &c.Marks[i-1], &c.Marks[i]; b.Position <= a.Position || b.Index < a.Index {
-			return bad("mark %d at position %d, index %d follows one at %d, %d", i, b.Position, b.Index, a.Position, a.Index)
-		}
-	}
-	for id, s := range c.Streams {
-		if s == nil {
-			return bad("stream %s is empty", id)
-		}
-		for i := 1; i < len(s.Kept); i++ {
-			if s.Kept[i].LSN <= s.Kept[i-1].LSN {
-				return bad("stream %s: kept LSN %d follows %d", id, s.Kept[i].LSN, s.Kept[i-1].LSN)
-			}
-		}
-		for number, v := range s.Volumes {
-			if v == nil {
-				return bad("volume %d is empty", number)
-			}
-			last := uint64(0)
-			for i := range v.Layers {
-				l := &v.Layers[i]
-				if l.To <= last || l.From >= l.To {
-					return bad("volume %d: a layer from LSN %d to %d follows %d", number, l.From, l.To, last)
-				}
-				last = l.To
-			}
-		}
-	}
-	return nil
+	return c, nil
 }
 
 // Name is the object of a catalog's number.
@@ -134,7 +109,7 @@ func List(ctx context.Context, s objstore.Store) (numbers []uint64, err error) {
 // Load reads a catalog. Errors: fail.NotFound, fail.Damaged and fail.Unsupported with
 // the object's name.
 func Load(ctx context.Context, s objstore.Store, number uint64) (*Catalog, error) {
-	b, err := s.Read(ctx, Name(number), 0, -1, nil)
+	b, err := objstore.ReadWhole(ctx, s, Name(number), MaxBytes)
 	if err != nil {
 		return nil, err
 	}

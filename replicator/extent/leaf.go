@@ -109,7 +109,7 @@ func decodeLeaf(b []byte, leaf int64) ([]Extent, error) {
 		return nil, fail.New(fail.Damaged, "decode", fmt.Sprintf("leaf %d", leaf), fmt.Sprintf(format, args...))
 	}
 	n := numbers{b: b}
-	count := n.below(min(maxLeafExtents, uint64(len(b))))
+	count := n.below(min(maxLeafExtents, uint64(len(b)/9))) // a block takes so many bytes
 	blocks := make([]Block, 0, count)
 	at := uint64(0)
 	for range count {
@@ -122,7 +122,7 @@ func decodeLeaf(b []byte, leaf int64) ([]Extent, error) {
 		}
 		at, blocks = x.Position, append(blocks, x)
 	}
-	count = n.below(min(maxLeafExtents, uint64(len(n.b))))
+	count = n.below(min(maxLeafExtents, uint64(len(n.b)/4)))
 	out := make([]Extent, 0, count)
 	end := leaf * LeafBytes
 	for range count {

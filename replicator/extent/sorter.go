@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/cover"
 	"github.com/pollux-dr/pollux/replicator/segment"
 )
 
@@ -18,6 +19,10 @@ import (
 // Keys are volume (4), leaf (8), and the complement of a running number (8), all big
 // endian; a value is a run of extents, newest first.
 type Sorter struct {
+	// Sizes are those of the volumes, by number, that may be asked for: what lies outside
+	// of them is not kept, but for a byte that tells of it. Nil: all is kept.
+	Sizes map[uint32]int64
+
 	s          scratch
 	seq        uint64
 	run        []placed
@@ -52,14 +57,93 @@ func (s *Sorter) Object(x *segment.Index, want func(e *segment.Entry, t *segment
 			return err
 		}
 		s.run = s.run[:0]
-		Of(x, i, t, through, func(volume uint32, e Extent) {
+		take := func(volume uint32, e Extent) {
 			s.Count++
 			e.byLeaf(func(leaf int64, part Extent) {
 				s.run = append(s.run, placed{volume, leaf, len(s.run), part})
 			})
+		}
+		if s.leaves(t) > manyLeaves {
+			return s.newest(x, i, t, through)
+		}
+		Of(x, i, t, through, func(volume uint32, e Extent) {
+			if s.clip(volume, &e) {
+				take(volume, e)
+			}
 		})
 		return s.add()
 	})
+}
+
+// manyLeaves is how many leaves one frame may touch, some of them again and again, until
+// only what is left of its records at its end is looked at. A record of a few bytes can
+// stand for 4 GiB of zeros.
+const manyLeaves = 1 << 15
+
+// leaves is about how many the records of a table touch.
+func (s *Sorter) leaves(t *segment.Table) (n int64) {
+	for k := range t.Records {
+		r := &t.Records[k]
+		e := Extent{Off: r.Off, Len: int64(r.Len)}
+		if s.clip(r.Volume, &e) {
+			n += e.Len/LeafBytes + 1
+		}
+	}
+	return n
+}
+
+// clip cuts off what lies outside of the volume, and reports whether anything is left.
+// Of a record that reaches beyond the end one byte stays there, so that whoever reads
+// that part of the volume learns of it.
+func (s *Sorter) clip(volume uint32, e *Extent) bool {
+	if s.Sizes == nil {
+		return true
+	}
+	size, ok := s.Sizes[volume]
+	if ok && e.End() > size {
+		e.Off = min(e.Off, size)
+		e.Len = size + 1 - e.Off
+	}
+	return ok
+}
+
+// newest adds an entry's records, but what later ones of it hide: their parts do not
+// overlap then, and together are no more than the volumes.
+func (s *Sorter) newest(x *segment.Index, i int, t *segment.Table, through uint64) error {
+	type record struct {
+		volume uint32
+		Extent
+	}
+	var all []record
+	Of(x, i, t, through, func(volume uint32, e Extent) {
+		if s.clip(volume, &e) {
+			all = append(all, record{volume, e})
+		}
+	})
+	hidden := map[uint32]*cover.Cover{}
+	var err error
+	for k := len(all) - 1; k >= 0 && err == nil; k-- {
+		r := &all[k]
+		c := hidden[r.volume]
+		if c == nil {
+			c = cover.New()
+			hidden[r.volume] = c
+		}
+		c.Settle(r.Off, r.Len, func(off, n int64) {
+			s.Count++
+			e := r.Cut(off, n)
+			e.byLeaf(func(leaf int64, part Extent) {
+				if s.run = append(s.run, placed{r.volume, leaf, len(s.run), part}); len(s.run) >= manyLeaves && err == nil {
+					err = s.add()
+					s.run = s.run[:0]
+				}
+			})
+		})
+	}
+	if err == nil {
+		err = s.add()
+	}
+	return err
 }
 
 // add stores the present run.

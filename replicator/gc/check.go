@@ -3,6 +3,7 @@ package gc
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
@@ -30,73 +31,127 @@ type Damaged struct {
 }
 
 // Check reads every catalog, and every layer and pack of the newest one, and checks
-// all of each.
+// all of each. What garbage collection replaces meanwhile is looked up through the
+// catalog that replaced it.
 func Check(ctx context.Context, s objstore.Store) (*Checked, error) {
-	out := &Checked{Damaged: []Damaged{}}
-	numbers, err := catalog.List(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	note := func(name string, err error) error {
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil || (!fail.Is(err, fail.Damaged) && !fail.Is(err, fail.NotFound) && !fail.Is(err, fail.Unsupported)):
-			return err
+	k := &checker{store: s, out: &Checked{Damaged: []Damaged{}}, seen: map[string]bool{}}
+	for again := true; again; {
+		c, err := k.catalogs(ctx)
+		if err != nil || c == nil {
+			return k.out, err
 		}
-		out.Damaged = append(out.Damaged, Damaged{name, fail.KindOf(err).String(), err.Error()})
-		return nil
-	}
-	var c *catalog.Catalog
-	for _, n := range numbers {
-		one, err := catalog.Load(ctx, s, n)
-		if err == nil {
-			c = one
-		}
-		if err := note(catalog.Name(n), err); err != nil {
+		again, err = k.twin(ctx, c)
+		if err != nil {
 			return nil, err
 		}
-		out.Catalogs++
 	}
-	if c == nil {
-		return out, nil
+	return k.out, nil
+}
+
+// checker is one Check.
+type checker struct {
+	store objstore.Store
+	out   *Checked
+	seen  map[string]bool // objects
+}
+
+// note takes down what is wrong with an object; any other error is returned.
+func (k *checker) note(ctx context.Context, name string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil, !fail.Is(err, fail.Damaged) && !fail.Is(err, fail.NotFound) && !fail.Is(err, fail.Unsupported):
+		return err
+	}
+	k.out.Damaged = append(k.out.Damaged, Damaged{name, fail.KindOf(err).String(), err.Error()})
+	return nil
+}
+
+// catalogs checks those that were not yet, and returns the newest one that is whole.
+func (k *checker) catalogs(ctx context.Context) (newest *catalog.Catalog, err error) {
+	numbers, err := catalog.List(ctx, k.store)
+	for _, n := range slices.Backward(numbers) {
+		name := catalog.Name(n)
+		if k.seen[name] && newest != nil {
+			continue
+		}
+		c, err := catalog.Load(ctx, k.store, n)
+		if fail.Is(err, fail.NotFound) {
+			continue // garbage, deleted since it was listed
+		}
+		if err == nil && newest == nil {
+			newest = c
+		}
+		if k.seen[name] {
+			continue
+		}
+		k.seen[name] = true
+		k.out.Catalogs++
+		if err := k.note(ctx, name, err); err != nil {
+			return nil, err
+		}
+	}
+	return newest, err
+}
+
+// twin checks what a catalog refers to. again is true where an object was not found and
+// there is a newer catalog by now.
+func (k *checker) twin(ctx context.Context, c *catalog.Catalog) (again bool, err error) {
+	one := func(name string, limit int64, count *int, check func(b []byte) error) bool {
+		if k.seen[name] {
+			return true
+		}
+		var b []byte
+		if b, err = objstore.ReadWhole(ctx, k.store, name, limit); err == nil {
+			err = fail.At("read", k.store.URL()+"/"+name, check(b))
+		}
+		if fail.Is(err, fail.NotFound) && ctx.Err() == nil {
+			var lerr error
+			if again, lerr = k.replaced(ctx, c); lerr != nil || again {
+				err = lerr
+				return false
+			}
+		}
+		if err = k.note(ctx, name, err); err != nil {
+			return false
+		}
+		k.seen[name] = true
+		*count, k.out.Bytes = *count+1, k.out.Bytes+int64(len(b))
+		return true
 	}
 	for id, st := range c.Streams {
 		for number, v := range st.Volumes {
 			for i := range v.Layers {
-				for k := range v.Layers[i].Parts {
-					y, part := &v.Layers[i], &v.Layers[i].Parts[k]
-					b, err := s.Read(ctx, part.Name, 0, -1, nil)
-					if err == nil {
-						err = checkPart(b, part, func(h *extent.LayerHead) bool {
-							return h.Volume == number && h.Stream == id && h.To == y.To && h.Whole == y.Whole && h.Journal == c.Journal
-						})
-						err = fail.At("read", s.URL()+"/"+part.Name, err)
+				y := &v.Layers[i]
+				same := func(h *extent.LayerHead) bool {
+					return h.Volume == number && h.Stream == id && h.To == y.To && h.Whole == y.Whole && h.Journal == c.Journal
+				}
+				for j := range y.Parts {
+					part := &y.Parts[j]
+					if !one(part.Name, extent.MaxPartBytes, &k.out.Layers, func(b []byte) error { return checkPart(b, part, same) }) {
+						return again, err
 					}
-					if err := note(part.Name, err); err != nil {
-						return nil, err
-					}
-					out.Layers, out.Bytes = out.Layers+1, out.Bytes+int64(len(b))
 				}
 			}
 		}
 	}
 	for i := range c.Packs {
-		name := pack.Name(c.Packs[i].Number)
-		if _, dead := c.Dead[name]; dead {
+		number := c.Packs[i].Number
+		if _, dead := c.Dead[pack.Name(number)]; dead {
 			continue
 		}
-		b, err := s.Read(ctx, name, 0, -1, nil)
-		if err == nil {
-			_, err = pack.Check(b, c.Packs[i].Number)
-			err = fail.At("read", s.URL()+"/"+name, err)
+		check := func(b []byte) error { _, err := pack.Check(b, number); return err }
+		if !one(pack.Name(number), pack.MaxBytes, &k.out.Packs, check) {
+			return again, err
 		}
-		if err := note(name, err); err != nil {
-			return nil, err
-		}
-		out.Packs, out.Bytes = out.Packs+1, out.Bytes+int64(len(b))
 	}
-	return out, nil
+	return false, nil
+}
+
+// replaced reports whether there is a newer catalog.
+func (k *checker) replaced(ctx context.Context, c *catalog.Catalog) (bool, error) {
+	numbers, err := catalog.List(ctx, k.store)
+	return len(numbers) > 0 && numbers[len(numbers)-1] > c.Number, err
 }
 
 func checkPart(b []byte, part *extent.Part, same func(*extent.LayerHead) bool) error {

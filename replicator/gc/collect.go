@@ -139,7 +139,7 @@ func (g *collection) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := g.present(c, r, all); err != nil {
+	if err := g.present(ctx, c, r, all); err != nil {
 		return err
 	}
 	g.warnUnextended(ctx, c)

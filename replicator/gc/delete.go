@@ -5,10 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
-	"github.com/pollux-dr/pollux/replicator/twin"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 func earlier(a, b time.Time) time.Time {
@@ -103,31 +100,4 @@ func whyOf(name string) string {
 		return "nothing in it is needed, or it was moved"
 	}
 	return "a newer catalog replaces it"
-}
-
-// present refuses to go on when an object that is needed is not there: what is made of
-// the rest would be taken for all.
-func (g *collection) present(c *catalog.Catalog, r *refs, all *listed) error {
-	there := map[string]bool{}
-	for _, name := range all.stay {
-		there[name] = true
-	}
-	check := func(name string) error {
-		if _, ok := all.objects[name]; ok || there[name] {
-			return nil
-		}
-		return fail.New(fail.Damaged, "collect garbage", g.store.URL()+"/"+name, "the object is needed, and missing").
-			WithHint("bring it back from a version or replica of the bucket (in a bucket with versions, delete the marker that hides it); until then nothing is deleted")
-	}
-	for pos := c.Marks[0].Position; pos < c.End().Position; pos++ {
-		if err := check(uploader.ObjectName(pos)); err != nil {
-			return err
-		}
-	}
-	for pos := range r.live {
-		if err := check(twin.ObjectName(pos)); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -58,7 +58,11 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 		return nil, fail.New(fail.Invalid, op, u.String(), "the root directory cannot be a store")
 	}
 	if opts.ReadOnly {
-		if _, err := s.fs.Stat(s.root); err != nil {
+		st, err := s.fs.Stat(s.root)
+		if err == nil && !st.IsDir() {
+			err = syscall.ENOTDIR
+		}
+		if err != nil {
 			return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err, Hint: "check the URL, and that its filesystem is mounted"}
 		}
 		return s, nil
@@ -82,6 +86,9 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 // removeLeftovers is best effort: what stays costs only space.
 func (s *fileStore) removeLeftovers() {
 	dir := s.fs.PathJoin(s.root, tempDir)
+	if st, err := s.fs.Stat(dir); err != nil || !st.IsDir() {
+		return
+	}
 	names, err := s.fs.List(dir)
 	if err != nil {
 		return
@@ -260,6 +267,10 @@ func (s *fileStore) Size(ctx context.Context, name string) (int64, error) {
 // first, since it must not be gone again after a power cut once it was seen.
 func (s *fileStore) open(op, name string) (vfs.File, int64, error) {
 	path := s.path(name)
+	// A pipe or a device may hold up whoever opens it, for ever.
+	if st, err := s.fs.Stat(path); err == nil && !st.IsDir() && !st.Mode().IsRegular() {
+		return nil, 0, fail.New(fail.Damaged, op, s.object(name), "it is no regular file: "+st.Mode().String())
+	}
 	f, err := s.fs.Open(path)
 	if err != nil {
 		return nil, 0, fileError(op, s.object(name), err)

@@ -139,7 +139,7 @@ func ParseHead(b []byte, at int64) (Head, error) {
 	if h.Type < Identity || h.Type > Fence {
 		return h, fail.New(fail.Unsupported, "decode object", "", fmt.Sprintf("object type %d", b[6]))
 	}
-	if n := h.LastIndex - h.FirstIndex + 1; n > MaxEntries {
+	if n := h.LastIndex - h.FirstIndex + 1; n > MaxEntries || h.FirstIndex == 0 {
 		return h, damaged(at+64, "journal index %d to %d", h.FirstIndex, h.LastIndex)
 	}
 	return h, nil

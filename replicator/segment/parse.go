@@ -209,6 +209,8 @@ func (e *Entry) parse(b []byte, streams []change.StreamID, footerOff int64) erro
 		return damaged(footerOff, "entry at %d with %d bytes lies outside the object's body", e.Offset, e.Bytes)
 	case e.Kind == CommandEntry:
 		e.Command = state.Kind(ord)
+	case e.OfStream() && (e.FirstLSN == 0 || e.LastLSN < e.FirstLSN):
+		return damaged(footerOff, "entry of LSN %d to %d", e.FirstLSN, e.LastLSN)
 	case e.OfStream() && int(ord) < len(streams):
 		e.Stream = streams[ord]
 	default:

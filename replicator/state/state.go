@@ -317,59 +317,6 @@ func encode(v any) []byte {
 	return b
 }
 
-// Load puts back what Save returned; nothing takes away.
-func (s *State) Load(key string, b []byte) error {
-	what, name, _ := strings.Cut(key, "/")
-	if (len(b) == 0 || string(b) == "null") && what == "bookmark" {
-		delete(s.Bookmarks, name)
-		return nil
-	}
-	switch what {
-	case "group":
-		return load(b, s.Groups, name)
-	case "stream":
-		id, err := uuid.Parse(name)
-		if err != nil {
-			return fail.Wrap(fail.Damaged, "load", key, err)
-		}
-		if err := load(b, s.Streams, id); err != nil {
-			return err
-		}
-		s.next = max(s.next, s.Streams[id].Number+1)
-		return nil
-	case "mark":
-		return load(b, s.Marks, name)
-	case "volume":
-		if err := load(b, s.Volumes, name); err != nil {
-			return err
-		}
-		s.next = max(s.next, s.Volumes[name].Number+1)
-		return nil
-	case "bookmark":
-		return load(b, s.Bookmarks, name)
-	case "audit":
-		slot, err := strconv.ParseUint(name, 10, 64)
-		if err != nil {
-			return fail.Wrap(fail.Damaged, "load", key, err)
-		}
-		if err := load(b, s.Audits, slot); err != nil {
-			return err
-		}
-		s.audits = max(s.audits, s.Audits[slot].Number)
-		return nil
-	}
-	return fail.New(fail.Damaged, "load", key, "unknown key")
-}
-
-func load[K comparable, T any](b []byte, into map[K]*T, key K) error {
-	v := new(T)
-	if err := json.Unmarshal(b, v); err != nil {
-		return fail.Wrap(fail.Damaged, "load", fmt.Sprint(key), err)
-	}
-	into[key] = v
-	return nil
-}
-
 // Sorted returns a map's values in the order of less.
 func Sorted[K comparable, T any](m map[K]*T, name func(*T) string) []*T {
 	return slices.SortedFunc(maps.Values(m), func(a, b *T) int { return cmp.Compare(name(a), name(b)) })

@@ -11,7 +11,6 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -45,6 +44,7 @@ type Object struct {
 	Err      error
 
 	frames []frameLink // live ones
+	absent bool        // it was listed, and is not there
 }
 
 // Command is a command, or the document of an identity or a fence (Index 0).
@@ -123,38 +123,13 @@ func (t *Totals) Err() error {
 		fmt.Errorf("%d objects are damaged or missing; the first: %w", t.Damaged, t.firstDamage))
 }
 
-// newest is the newest catalog that can be read, nil where there is none.
-func newest(ctx context.Context, s objstore.Store) (*catalog.Catalog, error) {
-	numbers, err := catalog.List(ctx, s)
-	for i := len(numbers) - 1; i >= 0 && err == nil; i-- {
-		c, err := catalog.Load(ctx, s, numbers[i])
-		if err == nil || !ofObject(err) {
-			return c, err
-		}
-	}
-	return nil, err
-}
-
 // Examine reads every byte of a log and checks every checksum, the rules of
 // fences, the journal index, the chains of hashes, and that the commands apply.
 // fn is called for each position in order. Damage is in the object's Err, and
 // Examine goes on with the next; only errors that are not of one object, and
-// fn's, end it.
+// fn's, end it. What garbage collection lets go of meanwhile is left out.
 func Examine(ctx context.Context, s objstore.Store, fn func(*Object) error) (*Totals, error) {
-	all, err := positions(ctx, s, 0, everything)
-	if err != nil {
-		return nil, err
-	}
-	c, err := newest(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	x := &examiner{store: s, floor: 1, state: state.New(), points: map[change.StreamID]change.Point{}, parts: map[change.StreamID]*StreamPart{}}
-	x.totals.Standings, x.totals.Types = map[string]int{}, map[string]int{}
-	if c != nil && c.Marks[0].Position > 1 {
-		x.begin(c)
-	}
-	objects, err := x.footers(ctx, all)
+	x, objects, err := survey(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +140,12 @@ func Examine(ctx context.Context, s objstore.Store, fn func(*Object) error) (*To
 			return nil, err
 		}
 		for _, o := range group {
+			if gone, err := x.gone(ctx, o); gone || err != nil {
+				if err != nil {
+					return nil, err
+				}
+				continue
+			}
 			x.chain(o)
 			x.count(o)
 			if err := fn(o); err != nil {

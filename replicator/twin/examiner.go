@@ -25,11 +25,13 @@ type examiner struct {
 	points map[change.StreamID]change.Point
 	lost   bool          // something was damaged: state and chains have a gap
 	floor  uint64        // positions below may be gone
-	blind  bool          // the commands before the floor are not known
 	from   *catalog.Mark // the floor, nil where all is there
 	state  *state.State
+	blind  uint64 // the position from which on commands apply to it
 	totals Totals
 	parts  map[change.StreamID]*StreamPart
+
+	catalog uint64 // the number of the one that says so
 }
 
 // ofObject reports whether err says something about the object, rather than
@@ -42,20 +44,6 @@ func ofObject(err error) bool {
 	return false
 }
 
-// begin starts at a catalog's floor.
-func (x *examiner) begin(c *catalog.Catalog) {
-	m := &c.Marks[0]
-	x.floor, x.blind, x.from = m.Position, true, m
-	for id := range c.Streams {
-		if at := c.PointAt(0, id); at.LSN > 0 {
-			x.points[id] = at.Point
-		}
-	}
-	if s, err := c.LoadState(); err == nil {
-		x.state = s // for the gaps of streams
-	}
-}
-
 // note records the first thing that is wrong with an object.
 func (o *Object) note(err error) {
 	if err != nil && o.Err == nil {
@@ -66,6 +54,24 @@ func (o *Object) note(err error) {
 	}
 }
 
+// positions lists the log's objects, those that a list lacks as well; below the floor
+// it does not matter.
+func (x *examiner) positions(ctx context.Context) ([]located, error) {
+	all, err := positions(ctx, x.store, 0, everything)
+	if err == nil && all[0].position > 0 {
+		var n int64
+		if n, err = x.store.Size(ctx, uploader.ObjectName(0)); err == nil {
+			all = slices.Insert(all, 0, located{0, n})
+		} else if fail.Is(err, fail.NotFound) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return whole(ctx, x.store, all, x.floor, everything)
+}
+
 // footers reads all objects' footers, and notes the positions that are missing.
 func (x *examiner) footers(ctx context.Context, all []located) ([]*Object, error) {
 	objects := make([]*Object, len(all))
@@ -74,6 +80,7 @@ func (x *examiner) footers(ctx context.Context, all []located) ([]*Object, error
 		objects[i] = o
 		var err error
 		if o.Index, err = uploader.ReadIndex(ctx, x.store, o.Position); ofObject(err) {
+			o.absent = fail.Is(err, fail.NotFound) && o.Position > 0 && o.Position < x.floor
 			o.note(err)
 			err = nil
 		}
@@ -82,7 +89,7 @@ func (x *examiner) footers(ctx context.Context, all []located) ([]*Object, error
 	if err != nil {
 		return nil, err
 	}
-	return x.gaps(objects), nil
+	return x.gaps(slices.DeleteFunc(objects, func(o *Object) bool { return o.absent })), nil
 }
 
 // gaps puts an Object in for each run of positions that must have been there.
@@ -183,10 +190,11 @@ func (x *examiner) read(ctx context.Context, o *Object) error {
 	if o.Index == nil {
 		return nil
 	}
-	b, err := x.store.Read(ctx, o.Name, 0, -1, nil)
+	b, err := objstore.ReadWhole(ctx, x.store, o.Name, segment.MaxObjectBytes)
 	if err != nil {
 		if ofObject(err) {
 			o.note(err)
+			o.absent = fail.Is(err, fail.NotFound)
 			return nil
 		}
 		return err
@@ -250,6 +258,9 @@ func (o *Object) live(index uint64) bool { return o.DeadFrom == 0 || index < o.D
 
 // chain checks what an object says against what came before it.
 func (x *examiner) chain(o *Object) {
+	if o.Standing == Valid && o.Position > 0 && o.Position < x.floor {
+		o.Standing = Old // since the floor has moved
+	}
 	if o.Standing == Void || o.Standing == Beyond || o.Standing == Old {
 		return
 	}
@@ -278,10 +289,11 @@ func (x *examiner) follow(o *Object) error {
 		return x.fence(o, &f)
 	}
 	for _, c := range o.Commands {
-		if !o.live(c.Index) || x.lost || x.blind {
+		if !o.live(c.Index) || o.Position < x.blind {
 			continue
 		}
-		if err := apply(x.state, c.kind, c.Body); err != nil {
+		// Behind damage they may not apply, and those that do tell of gaps.
+		if err := apply(x.state, c.kind, c.Body); err != nil && !x.lost {
 			return fail.At("apply", fmt.Sprintf("journal index %d", c.Index), err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
@@ -122,6 +123,7 @@ func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
 // fail.NotFound where that is not kept any more.
 func (l *Log) Changed(ctx context.Context, id change.StreamID, after, through uint64, dir string) (*extent.Sorter, error) {
 	s := extent.NewSorter(dir)
+	s.Sizes = l.sizes()
 	if after >= through {
 		return s, nil
 	}
@@ -164,13 +166,22 @@ func (l *Log) Changed(ctx context.Context, id change.StreamID, after, through ui
 	return s, nil
 }
 
+// sizes are those of the volumes, by number.
+func (l *Log) sizes() map[uint32]int64 {
+	out := make(map[uint32]int64, len(l.State.Volumes))
+	for _, v := range l.State.Volumes {
+		out[v.Number] = v.SizeBytes
+	}
+	return out
+}
+
 // tables sees to it that an object's tables are known: those of an older release are
 // in the body only.
 func (l *Log) tables(ctx context.Context, x *segment.Index) error {
 	if x.HasTables() {
 		return nil
 	}
-	b, err := l.store.Read(ctx, uploader.ObjectName(x.Position), 0, -1, nil)
+	b, err := objstore.ReadWhole(ctx, l.store, uploader.ObjectName(x.Position), segment.MaxObjectBytes)
 	if err != nil {
 		return err
 	}

@@ -22,9 +22,33 @@ import (
 // Log.Damage.
 func Open(ctx context.Context, s objstore.Store, progress Progress) (*Log, error) {
 	numbers, err := catalog.List(ctx, s)
-	if err != nil {
-		return nil, err
+	for err == nil {
+		var l *Log
+		l, err = openAt(ctx, s, numbers, progress)
+		if err != nil && !ofObject(err) || err == nil && l.Damage == nil {
+			return l, err
+		}
+		// What is damaged or missing may be what garbage collection let go of meanwhile:
+		// then there is a newer catalog.
+		newer, lerr := catalog.List(ctx, s)
+		if lerr != nil {
+			return nil, lerr
+		}
+		if !later(newer, numbers) {
+			return l, err
+		}
+		numbers, err = newer, nil
 	}
+	return nil, err
+}
+
+// later reports whether one list of catalogs has a newer one than another.
+func later(numbers, than []uint64) bool {
+	return len(numbers) > 0 && (len(than) == 0 || numbers[len(numbers)-1] > than[len(than)-1])
+}
+
+// openAt opens the log by the newest of some catalogs that can be used.
+func openAt(ctx context.Context, s objstore.Store, numbers []uint64, progress Progress) (*Log, error) {
 	var skipped error
 	for i := len(numbers) - 1; i >= 0; i-- {
 		c, err := catalog.Load(ctx, s, numbers[i])
@@ -152,6 +176,9 @@ func parallel(parent context.Context, n int, fn func(ctx context.Context, i int)
 // unless one of them proves that the missing one was there.
 func (l *Log) list(ctx context.Context, first uint64) (there, rest []located, err error) {
 	all, err := positions(ctx, l.store, first, everything)
+	if err == nil {
+		all, err = whole(ctx, l.store, all, first, everything)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

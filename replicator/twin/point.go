@@ -9,6 +9,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -281,7 +282,10 @@ func (l *Log) exact(ctx context.Context, id change.StreamID, lsn uint64) (before
 		return 0, 0, false, err
 	}
 	if w == nil {
-		kept := l.Catalog.Streams[id].Kept
+		var kept []catalog.Kept
+		if s := l.Catalog.Streams[id]; s != nil {
+			kept = s.Kept
+		}
 		n := sort.Search(len(kept), func(i int) bool { return kept[i].LSN >= lsn })
 		if n > 0 {
 			before = kept[n-1].LSN

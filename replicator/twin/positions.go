@@ -52,6 +52,41 @@ func positions(ctx context.Context, s objstore.Store, first, end uint64) ([]loca
 	return all, err
 }
 
+// asked bounds the names that are asked for in vain in one go. Where that many are not
+// there, objects are missing, and it does not matter which.
+const asked = 256
+
+// whole asks by name for what a list lacks from one position up to another, or to the
+// last object that it has: a list is no snapshot, and what was created while it ran may
+// be in it without what was created before.
+func whole(ctx context.Context, s objstore.Store, all []located, first, end uint64) ([]located, error) {
+	out, next, absent := make([]located, 0, len(all)), first, 0
+	ask := func(to uint64) error {
+		for ; next < to && absent < asked; next++ {
+			n, err := s.Size(ctx, uploader.ObjectName(next))
+			switch {
+			case err == nil:
+				out = append(out, located{next, n})
+			case fail.Is(err, fail.NotFound):
+				absent++
+			default:
+				return err
+			}
+		}
+		return nil
+	}
+	for _, o := range all {
+		if err := ask(o.position); err != nil {
+			return nil, err
+		}
+		out, next = append(out, o), max(next, o.position+1)
+	}
+	if end == everything {
+		return out, nil
+	}
+	return out, ask(end)
+}
+
 // contiguous returns how many of all lie without a gap from the first position on.
 func contiguous(all []located, first uint64) int {
 	for i := range all {

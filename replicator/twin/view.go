@@ -28,6 +28,9 @@ func (l *Log) view(ctx context.Context, mark int) (*Log, error) {
 	w := &Log{store: l.store, Identity: l.Identity, State: l.State, Catalog: l.Catalog, Frames: map[change.StreamID][]FrameRef{},
 		moves: l.moves, mark: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch, End: to.Position}
 	there, err := positions(ctx, l.store, from.Position, to.Position)
+	if err == nil {
+		there, err = whole(ctx, l.store, there, from.Position, to.Position)
+	}
 	if err != nil {
 		return nil, err
 	}

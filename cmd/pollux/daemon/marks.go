@@ -76,7 +76,7 @@ func (d *Daemon) takePart(ctx context.Context, id change.StreamID, m *state.Grou
 		return
 	}
 	d.log.Error("this host's part in a mark failed", "bookmark", m.Name, "group", m.Group, "err", err)
-	step := state.MarkStep{ID: m.ID, Group: m.Group, Stream: id, Why: text.Printable("agent "+d.conf.Name+": "+err.Error(), maxWhy)}
+	step := state.MarkStep{ID: m.ID, Group: m.Group, Stream: id, Why: text.ShortLine("agent "+d.conf.Name+": "+err.Error(), maxWhy)}
 	if _, err := d.journal.Propose(state.KindMarkVoid, step); err != nil && !fail.Is(err, fail.NotFound) {
 		d.log.Warn("the mark could not be called void; its beginner will", "bookmark", m.Name, "group", m.Group, "err", err)
 	}

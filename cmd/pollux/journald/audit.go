@@ -42,10 +42,10 @@ func (a Auditor) Record(_ context.Context, who pki.Peer, verb string, req json.R
 			By string `json:"by"`
 		}
 		_ = json.Unmarshal(req, &by) // every such request has it, or it stays empty
-		e.Who = "user " + cmp.Or(text.Printable(by.By, maxWho), "unknown")
+		e.Who = "user " + cmp.Or(text.ShortLine(by.By, maxWho), "unknown")
 	}
 	if err != nil {
-		e.Outcome = text.Printable(err.Error(), maxOutcome)
+		e.Outcome = text.ShortLine(err.Error(), maxOutcome)
 	}
 	if len(req) > maxRequest {
 		e.Request = json.RawMessage(fmt.Sprintf(`"%d bytes"`, len(req)))
