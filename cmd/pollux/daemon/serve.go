@@ -69,6 +69,9 @@ func (d *Daemon) serveNBD(ctx context.Context) error {
 	c := d.conf.NBD
 	o := nbd.Options{Exports: exports{d.agent}, MaxConnections: c.MaxConnections, Logger: d.log, Metrics: d.metrics,
 		ReceiveBudgetBytes: int64(d.conf.Memory) / 2}
+	if c.TCP != "" {
+		o.ReceiveBudgetBytes /= 2 // a half for each listener
+	}
 	if c.TLS.Cert != "" {
 		var err error
 		if o.TLS, err = loadTLS(c.TLS); err != nil {
