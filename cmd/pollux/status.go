@@ -20,14 +20,19 @@ func newStatus() *cobra.Command {
 		Long: `With --check it prints one line and exits 0 when all groups replicate within their
 RPO target, 1 when one is Lagging, Throttled, Paused, Resyncing or Initializing, or a target has
 failed for half a minute, and 2 when
-one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer.`}
+one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer. It takes five seconds at most.`}
 	f.add(c)
 	c.Flags().BoolVar(&watch, "watch", false, "repeat every second until interrupted")
 	c.Flags().BoolVar(&check, "check", false, "for monitoring: one line and exit status 0, 1 or 2")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		for seen := false; ; seen = true {
 			var st control.Status
-			err := f.call(c.Context(), control.VerbStatus, struct{}{}, &st)
+			ctx, cancel := c.Context(), context.CancelFunc(func() {})
+			if check {
+				ctx, cancel = context.WithTimeout(ctx, checkTimeout)
+			}
+			err := f.call(ctx, control.VerbStatus, struct{}{}, &st)
+			cancel()
 			if check {
 				return checkStatus(c.OutOrStdout(), &f, &st, err)
 			}
@@ -69,6 +74,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 		return true
 	}
 }
+
+// checkTimeout leaves --check, which must answer within five seconds, one to do so.
+const checkTimeout = 4 * time.Second
 
 // severity is a group state's exit status under --check.
 func severity(state string) int {

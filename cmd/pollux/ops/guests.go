@@ -125,8 +125,18 @@ func refuse(w http.ResponseWriter, status int, err error) {
 type paced struct{ http.ResponseWriter }
 
 func (p paced) Write(b []byte) (int, error) {
-	_ = http.NewResponseController(p.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
+	p.goOn()
 	return p.ResponseWriter.Write(b)
+}
+
+// WriteHeader may send at once: a word that the answer is to come.
+func (p paced) WriteHeader(status int) {
+	p.goOn()
+	p.ResponseWriter.WriteHeader(status)
+}
+
+func (p paced) goOn() {
+	_ = http.NewResponseController(p.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
 }
 
 // Unwrap lets http.ResponseController find the connection.
