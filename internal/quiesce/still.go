@@ -2,13 +2,16 @@ package quiesce
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -23,10 +26,13 @@ type Still struct {
 	goOn  error       // of the second hook, run here then
 }
 
+// guardPatience is how much longer than its hooks' limits a guard may take.
+const guardPatience = 10 * time.Second
+
 // Begin starts a guard and returns when the first hook has succeeded. program and args
 // run Guard. Errors are fail.Refused, with what the hook said; the application goes on
-// then.
-func Begin(program string, args []string, h Hooks, what string) (*Still, error) {
+// then. When ctx ends before, the hook is ended too, and the second one run.
+func Begin(ctx context.Context, program string, args []string, h Hooks, what string) (*Still, error) {
 	s := &Still{cmd: exec.Command(program, args...), hooks: h, said: make(chan string, 4)}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives us if it must
 	s.cmd.Stderr = os.Stderr
@@ -47,11 +53,25 @@ func Begin(program string, args []string, h Hooks, what string) (*Still, error) 
 	if err == nil {
 		_, err = s.in.Write(append(b, '\n'))
 	}
-	line, ok := <-s.said
-	if err != nil || !ok || line != saysStill {
+	line := ""
+	killed := s.killAfter(h.Limit + guardPatience)
+	select {
+	case line = <-s.said:
+	case <-ctx.Done():
+	}
+	killed.Stop()
+	if left := ctx.Err(); left != nil { // whoever wanted it is gone
+		return nil, fail.Wrap(fail.Retry, "quiesce", what, errors.Join(left, s.end(line, what)))
+	}
+	if err != nil || line != saysStill {
 		return nil, s.end(line, what)
 	}
 	return s, nil
+}
+
+// killAfter ends a guard that itself stands still; see listen for what happens then.
+func (s *Still) killAfter(d time.Duration) *time.Timer {
+	return time.AfterFunc(d, func() { _ = s.cmd.Process.Kill() })
 }
 
 // listen hears what the guard says. One that dies without a last word has not run the
@@ -72,10 +92,11 @@ func (s *Still) listen(out io.Reader) {
 // end waits for the guard, and makes an error of what it said.
 func (s *Still) end(line, what string) error {
 	_ = s.in.Close()
+	defer s.killAfter(postTries * (postLimit + guardPatience)).Stop()
 	for more := range s.said { // its last word
 		line = more
 	}
-	_ = s.cmd.Wait()
+	go func() { _ = s.cmd.Wait() }() // it may stay for a hook that cannot be killed
 	why, failed := strings.CutPrefix(line, saysFailed)
 	switch {
 	case s.died && s.goOn != nil:

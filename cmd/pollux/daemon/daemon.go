@@ -49,6 +49,8 @@ type Daemon struct {
 	metrics *metrics
 	http    ops.HTTP
 
+	quiescing quiescing
+
 	verbs  chan struct{} // holds one while a state-changing verb runs; see takeTurn
 	ctx    context.Context
 	cancel context.CancelFunc
