@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
@@ -62,11 +63,19 @@ func (f *daemonFlags) client() *control.Client {
 // call is client().Call, once the flags are known to go together.
 func (f *daemonFlags) call(ctx context.Context, verb string, req, resp any) error {
 	if f.address != "" {
+		warnExposed(f.files.Key)
 		if _, err := f.files.Check(); err != nil {
 			return fail.At("use --cert, --key and --ca for", f.address, err)
 		}
 	}
 	return f.client().Call(ctx, verb, req, resp)
+}
+
+// warnExposed says that any user of this host can read a secret file.
+func warnExposed(path string) {
+	if err := config.Exposed(path); err != nil {
+		fmt.Fprintln(os.Stderr, "pollux: warning:", fail.Explain(err))
+	}
 }
 
 // storeFlags name an object store.

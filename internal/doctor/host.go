@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/fail"
 )
 
 // Host are the settings that the host's checks judge.
@@ -20,18 +23,30 @@ type Host struct {
 	WALBudget      int64
 	JournalBudget  int64
 	MaxConnections int
-	Remote         bool // some target is reached over the network
+	Remote         bool     // some target is reached over the network
+	Secrets        []string // files of keys and credentials
 }
 
 // CheckHost makes all checks of a host.
 func CheckHost(ctx context.Context, h *Host, tell func(Result)) []Result {
-	checks := []func(context.Context) Result{h.fsync, h.space, h.arena}
+	checks := []func(context.Context) Result{h.fsync, h.space, h.arena, h.secrets}
 	return append(run(ctx, "host", tell, checks), CheckLimits(ctx, h, tell)...)
 }
 
 // CheckLimits makes the checks of a host that need no configuration.
 func CheckLimits(ctx context.Context, h *Host, tell func(Result)) []Result {
 	return run(ctx, "host", tell, []func(context.Context) Result{h.files, h.memlock, h.slowStart})
+}
+
+// secrets looks who may read keys and credentials.
+func (h *Host) secrets(context.Context) Result {
+	const check = "keys and credentials"
+	for _, path := range h.Secrets {
+		if err := config.Exposed(path); err != nil {
+			return warn(check, fail.HintOf(err), "%v", err)
+		}
+	}
+	return ok(check, "%d files, closed to other users", len(h.Secrets))
 }
 
 const (

@@ -174,3 +174,27 @@ func TestGuardStandsStill(t *testing.T) {
 		t.Errorf("the second hook: %v", err)
 	}
 }
+
+// TestHooksGetNoSecrets: what the agent has in its environment is its own.
+func TestHooksGetNoSecrets(t *testing.T) {
+	seen := filepath.Join(t.TempDir(), "seen")
+	for _, name := range []string{"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "MY_PASSWORD"} {
+		t.Setenv(name, "secret")
+	}
+	t.Setenv("LC_ALL", "C")
+	h := Hooks{Pre: []string{"/bin/sh", "-c", "env > " + seen}, Post: []string{"/bin/true"}, Limit: 5 * time.Second}
+	s, err := Begin(t.Context(), os.Args[0], []string{"guard"}, h, "group g")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.GoOn("group g"); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(seen)
+	if err != nil || strings.Contains(string(b), "secret") {
+		t.Errorf("%v: %s", err, b)
+	}
+	if !strings.Contains(string(b), "PATH=") || !strings.Contains(string(b), "LC_ALL=C") {
+		t.Errorf("too little: %s", b)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,6 +27,20 @@ type Still struct {
 	goOn  error       // of the second hook, run here then
 }
 
+// handedOn are the variables of the agent that its hooks get, and those that begin with
+// LC_. The others may be secrets: credentials of the object store, for one.
+var handedOn = []string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE"}
+
+func hookEnv(all []string) []string {
+	out := []string{} // nil would be all of them
+	for _, v := range all {
+		if name, _, _ := strings.Cut(v, "="); slices.Contains(handedOn, name) || strings.HasPrefix(name, "LC_") {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
 // guardPatience is how much longer than its hooks' limits a guard may take.
 const guardPatience = 10 * time.Second
 
@@ -36,6 +51,7 @@ func Begin(ctx context.Context, program string, args []string, h Hooks, what str
 	s := &Still{cmd: exec.Command(program, args...), hooks: h, said: make(chan string, 4)}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives us if it must
 	s.cmd.Stderr = os.Stderr
+	s.cmd.Env = hookEnv(os.Environ())
 	in, err := s.cmd.StdinPipe()
 	if err != nil {
 		return nil, fail.Wrap(fail.Internal, "quiesce", what, err)

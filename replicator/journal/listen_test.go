@@ -119,7 +119,7 @@ func TestSessionsOfACertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := func(p pki.Peer) pki.Files {
-		cert, _, err := pki.Issue(dir, dir, p, now)
+		cert, _, err := pki.Issue(dir, dir, p, true, now)
 		if err != nil {
 			t.Fatal(err)
 		}

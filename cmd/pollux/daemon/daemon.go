@@ -116,6 +116,7 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	if err := d.lockState(); err != nil {
 		return err
 	}
+	ops.WarnExposed(d.log, c.Secrets())
 	d.metrics = newMetrics(d)
 	var err error
 	if err = d.openJournal(ctx); err != nil {

@@ -19,6 +19,15 @@ type HTTP struct {
 	servers []*http.Server
 }
 
+// WarnExposed says which files of secrets any user of this host can read.
+func WarnExposed(log *slog.Logger, secrets []string) {
+	for _, path := range secrets {
+		if err := config.Exposed(path); err != nil {
+			log.Warn("a secret is not kept", "err", err, "hint", fail.HintOf(err))
+		}
+	}
+}
+
 // ListenUnix listens on a socket for its owner only. What is at path is ours: the
 // state directory is locked.
 func ListenUnix(path string) (net.Listener, error) {
