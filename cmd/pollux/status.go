@@ -117,6 +117,15 @@ func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) err
 			code, line = 1, fmt.Sprintf("target %s takes no objects: %s", t.Name, t.Error)
 		}
 	}
+	for _, c := range st.Certificates {
+		s := 1
+		if c.Urgent {
+			s = 2
+		}
+		if c.Warning != "" && s > code {
+			code, line = s, fmt.Sprintf("certificate %s: %s", c.File, c.Warning)
+		}
+	}
 	if code == 0 && st.Journal.Error != "" {
 		code, line = 1, "the journal cannot be reached or does not go on: "+st.Journal.Error
 	}
@@ -166,6 +175,11 @@ func printStatus(w io.Writer, st *control.Status) {
 			folded, last, t.Error})
 	}
 	text.Table(w, rows)
+	for _, c := range st.Certificates {
+		if c.Warning != "" {
+			fmt.Fprintf(w, "\ncertificate %s: %s\n", c.File, c.Warning)
+		}
+	}
 	role := "led from here"
 	switch {
 	case st.Journal.Leader:

@@ -16,18 +16,11 @@ func (c *Agent) Secrets() []string {
 // Secrets is as for an agent.
 func (c *JournalHost) Secrets() []string { return secrets(c.Targets, c.Identity.Key) }
 
-func secrets(targets []Target, keys ...string) (out []string) {
-	seen := map[string]bool{"": true}
+func secrets(targets []Target, keys ...string) []string {
 	for _, t := range targets {
 		keys = append(keys, t.CredentialsFile)
 	}
-	for _, path := range keys {
-		if !seen[path] {
-			seen[path] = true
-			out = append(out, path)
-		}
-	}
-	return out
+	return distinct(keys)
 }
 
 // Exposed is an error that names a secret file which any user of this host can read or

@@ -28,6 +28,7 @@ type Client struct {
 	scheme string
 	http   http.Client
 	limit  time.Duration // how long it may say nothing
+	cert   string        // the file of the one that is shown
 }
 
 const (
@@ -41,7 +42,7 @@ const (
 // DialTLS returns a client of the daemon at host:port, which knows the caller by a
 // certificate.
 func DialTLS(address string, files pki.Files) *Client {
-	c := &Client{socket: address, scheme: "https", limit: silenceLimit}
+	c := &Client{socket: address, scheme: "https", limit: silenceLimit, cert: files.Cert}
 	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: connectLimit}, Config: files.Client(pki.Journal, pki.Agent)}
 	c.http.Transport = &http.Transport{DisableKeepAlives: true,
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }}
@@ -113,8 +114,14 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case errors.Is(err, os.ErrPermission):
 		e.Kind = fail.Denied
 		return e.WithHint("run as root or as the agent's user")
-	case c.scheme == "https" && (errors.As(err, new(*tls.CertificateVerificationError)) || strings.Contains(err.Error(), "tls: ")):
+	case c.scheme == "https" && (fail.Is(err, fail.Denied) || errors.As(err, new(*tls.CertificateVerificationError)) || strings.Contains(err.Error(), "tls: ")):
 		e.Kind = fail.Denied
+		if hint := fail.HintOf(err); hint != "" {
+			return e.WithHint(hint)
+		}
+		if until, err := pki.Until(c.cert); err == nil && time.Now().After(until) {
+			return e.WithHint("the certificate that is shown, " + c.cert + ", has expired on " + until.UTC().Format(time.DateOnly))
+		}
 		return e.WithHint("are both certificates of the same authority, and is the address that of `control: {listen: …}`?")
 	case c.scheme == "https":
 		return e.WithHint("is the address that of the daemon's `control: {listen: …}`?")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/pki"
 )
 
 // Host are the settings that the host's checks judge.
@@ -25,11 +26,12 @@ type Host struct {
 	MaxConnections int
 	Remote         bool     // some target is reached over the network
 	Secrets        []string // files of keys and credentials
+	Certificates   []string // files of them
 }
 
 // CheckHost makes all checks of a host.
 func CheckHost(ctx context.Context, h *Host, tell func(Result)) []Result {
-	checks := []func(context.Context) Result{h.fsync, h.space, h.arena, h.secrets}
+	checks := []func(context.Context) Result{h.fsync, h.space, h.arena, h.secrets, h.certificates}
 	return append(run(ctx, "host", tell, checks), CheckLimits(ctx, h, tell)...)
 }
 
@@ -47,6 +49,26 @@ func (h *Host) secrets(context.Context) Result {
 		}
 	}
 	return ok(check, "%d files, closed to other users", len(h.Secrets))
+}
+
+// certificates looks how long they hold.
+func (h *Host) certificates(context.Context) Result {
+	const check = "certificates"
+	const hint = "renew it: files are read anew for each connection"
+	worst := ok(check, "%d files, none expires within %d days", len(h.Certificates), int(pki.WarnBefore.Hours()/24))
+	for _, path := range h.Certificates {
+		until, err := pki.Until(path)
+		if err != nil {
+			return failed(check, "", "%v", err)
+		}
+		switch says, urgent := pki.Expiry(until, time.Now()); {
+		case urgent:
+			return failed(check, hint, "%s: %s", path, says)
+		case says != "":
+			worst = warn(check, hint, "%s: %s", path, says)
+		}
+	}
+	return worst
 }
 
 const (

@@ -96,7 +96,16 @@ func (d *Daemon) serveNBD(ctx context.Context) error {
 	return nil
 }
 
+// loadTLS reads the files once, for an error at the start, and again for each connection.
 func loadTLS(c config.TLS) (*tls.Config, error) {
+	if _, err := readTLS(c); err != nil {
+		return nil, err
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return readTLS(c) }}, nil
+}
+
+func readTLS(c config.TLS) (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(c.Cert, c.Key)
 	if err != nil {
 		return nil, fail.Wrap(fail.Invalid, "load certificate", c.Cert, err)
