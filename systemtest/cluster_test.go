@@ -88,7 +88,7 @@ func (c *cluster) tls(role, name string) string {
 
 func (c *cluster) files(role, name string) pki.Files {
 	c.t.Helper()
-	c.pollux("tls", "issue", "--ca", filepath.Join(c.dir, "ca"), "--role", role, "--name", name, "--out", c.certs)
+	c.pollux("tls", "issue", "--ca", filepath.Join(c.dir, "ca"), "--role", role, "--name", name, "--out", c.certs, "--replace")
 	base := filepath.Join(c.certs, role+"-"+name)
 	return pki.Files{Cert: base + ".pem", Key: base + ".key", CA: filepath.Join(c.certs, "ca.pem")}
 }

@@ -16,7 +16,9 @@ import (
 
 // hooked is a site whose group has hooks: the first makes a file `still` and says so in
 // `log`, the second removes it.
-func hooked(t *testing.T, pre string) *site {
+func hooked(t *testing.T, pre string) *site { return hookedFor(t, "2s", pre) }
+
+func hookedFor(t *testing.T, limit, pre string) *site {
 	t.Helper()
 	s := newSite(t, siteConf{})
 	for name, text := range map[string]string{"pre": pre, "post": "echo post >> log; rm -f still"} {
@@ -29,7 +31,7 @@ func hooked(t *testing.T, pre string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.writeConfig(string(b) + fmt.Sprintf("quiesce:\n  - {group: g, pre: [%s/pre, now], post: [%s/post], limit: 2s}\n", s.dir, s.dir))
+	s.writeConfig(string(b) + fmt.Sprintf("quiesce:\n  - {group: g, pre: [%s/pre, now], post: [%s/post], limit: %s}\n", s.dir, s.dir, limit))
 	s.mustStart()
 	s.volume("g", "v", "1MiB")
 	return s
@@ -99,6 +101,29 @@ func TestQuiesce(t *testing.T) {
 			return nil
 		})
 		s.agent.Kill()
+		_ = cmd.Wait()
+		s.goesOn(t, 1)
+	})
+	t.Run("caller leaves", func(t *testing.T) {
+		s := hookedFor(t, "10m", "touch still; sleep 600")
+		cmd := exec.Command(program, "bookmark", "add", "b", "--group", "g", "--quiesce")
+		cmd.Env = s.environ()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, 10*time.Second, "it stands still", func() error {
+			if !s.still() {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		start := time.Now()
+		s.verb("group", "set", "g", "--rpo-target", "7")
+		s.verb("bookmark", "add", "c", "--group", "g")
+		if took := time.Since(start); took > 20*time.Second {
+			t.Errorf("other verbs waited %v for the hook", took)
+		}
+		_ = cmd.Process.Signal(os.Interrupt)
 		_ = cmd.Wait()
 		s.goesOn(t, 1)
 	})

@@ -33,9 +33,12 @@ const (
 // conn is one client. Its run method is the reader: it alone reads from the
 // socket, and it starts the workers.
 type conn struct {
-	srv *Server
-	raw net.Conn // the socket; for deadlines and for closing, from anywhere
-	log *slog.Logger
+	srv   *Server
+	door  *door
+	known func()                 // leaves the door
+	place atomic.Pointer[func()] // gives up the one among the door's sessions
+	raw   net.Conn               // the socket; for deadlines and for closing, from anywhere
+	log   *slog.Logger
 
 	ctx    context.Context // of the device's calls
 	cancel context.CancelFunc
@@ -65,10 +68,11 @@ type conn struct {
 	overlapped atomic.Int32 // plain writes that workers carry out
 }
 
-func newConn(s *Server, nc net.Conn) *conn {
+func newConn(s *Server, nc net.Conn, d *door) *conn {
 	ctx, cancel := context.WithCancel(s.ctx)
 	c := &conn{
 		srv:        s,
+		door:       d,
 		raw:        nc,
 		log:        s.opts.Logger.With("remote", remoteOf(nc)),
 		ctx:        ctx,

@@ -131,8 +131,11 @@ func TestTooManyConnections(t *testing.T) {
 		goWire(t, socket, "", false)
 	}
 	for range 50 {
-		nc := dialRaw(t, socket)
-		(&wire{t: t, nc: nc}).wantClosed()
+		w := greetWire(t, "unix", socket)
+		w.option(optGo, goData(""))
+		w.wantReplies(optGo, repErrPolicy)
+		w.option(optExportName, nil)
+		w.wantClosed()
 	}
 	first.alive()
 	_ = first.nc.Close()

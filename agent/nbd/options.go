@@ -43,6 +43,9 @@ func (n *negotiation) exportName(ctx context.Context, data []byte) (bool, error)
 	if err != nil {
 		return false, err
 	}
+	if !n.c.enter() {
+		return false, errDone
+	}
 	n.out = binary.BigEndian.AppendUint64(n.out, uint64(info.SizeBytes))
 	n.out = binary.BigEndian.AppendUint16(n.out, transmissionFlags(info, n.structured))
 	if n.clientBits&handshakeNoZeroes == 0 {
@@ -87,6 +90,10 @@ func (n *negotiation) info(ctx context.Context, id uint32, data []byte) (bool, e
 		return false, nil
 	}
 
+	if id == optGo && !n.c.enter() {
+		n.reply(id, repErrPolicy, []byte("too many connections"))
+		return false, nil
+	}
 	b := binary.BigEndian.AppendUint16(nil, infoExport)
 	b = binary.BigEndian.AppendUint64(b, uint64(info.SizeBytes))
 	b = binary.BigEndian.AppendUint16(b, transmissionFlags(info, n.structured))

@@ -3,16 +3,14 @@ package nbd
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"log/slog"
 	"net"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/listen"
 )
 
 // Exports is what a server offers. Its methods are called from many
@@ -48,10 +46,12 @@ type Metrics interface {
 type Options struct {
 	Exports Exports
 
-	MaxConnections     int   // 64; further ones are closed at once
+	// MaxConnections that have an export are served by one listener: 64; further ones are
+	// refused. One client certificate may have three quarters of them.
+	MaxConnections     int
 	MaxInFlight        int   // 128 requests of one connection that wait for the device
 	MaxPayloadBytes    int   // 32 MiB in one READ or WRITE
-	ReceiveBudgetBytes int64 // MaxConnections MiB of payloads in reception, over all connections
+	ReceiveBudgetBytes int64 // MaxConnections MiB of payloads in reception, over a listener's connections
 
 	// StallLimit is for how long a client may take nothing of a reply, or not send
 	// the next 64 KiB of a message that it has begun, before it is disconnected:
@@ -98,14 +98,15 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	o.Logger = listen.Sparse(o.Logger)
 	return o
 }
 
 // Server serves exports on any number of listeners. Its methods are safe for
 // concurrent use.
 type Server struct {
-	opts    Options
-	receive *semaphore.Weighted
+	opts Options
+	own  *door // of ServeConn
 
 	ctx    context.Context // of every connection; ends with Close
 	cancel context.CancelFunc
@@ -123,7 +124,7 @@ func New(opts Options) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Server{
 		opts:      opts,
-		receive:   semaphore.NewWeighted(opts.ReceiveBudgetBytes),
+		own:       newDoor(&opts),
 		ctx:       ctx,
 		cancel:    cancel,
 		listeners: make(map[net.Listener]struct{}),
@@ -140,83 +141,60 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return nil
 	}
 	defer s.removeListener(l)
+	l = listen.Patient(l, s.opts.Logger)
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
-
-	var backoff time.Duration
+	door := newDoor(&s.opts)
 	for {
 		nc, err := l.Accept()
 		if err == nil {
-			backoff = 0
-			s.start(nc)
+			s.start(nc, door)
 			continue
 		}
 		if ctx.Err() != nil || s.isClosing() {
 			return nil
 		}
-		if errors.Is(err, net.ErrClosed) {
-			return fail.Wrap(fail.Internal, "accept on", l.Addr().String(), err)
-		}
-		// Mostly too many open files: passing, and no reason to stop serving.
-		backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
-		s.opts.Logger.Warn("nbd: accept failed", "listener", l.Addr().String(), "err", err, "retry_in", backoff)
-		select {
-		case <-time.After(backoff):
-		case <-ctx.Done():
-		case <-s.ctx.Done():
-		}
+		return fail.Wrap(fail.Internal, "accept on", l.Addr().String(), err)
+	}
+}
+
+func (s *Server) start(nc net.Conn, d *door) {
+	if c := s.admit(nc, d); c != nil {
+		go c.run()
 	}
 }
 
 // ServeConn serves one connection that is already there, until it ends. It
 // closes nc.
 func (s *Server) ServeConn(nc net.Conn) {
-	if c := s.admit(nc); c != nil {
+	if c := s.admit(nc, s.own); c != nil {
 		c.run()
 	}
 }
 
-func (s *Server) start(nc net.Conn) {
-	if c := s.admit(nc); c != nil {
-		go c.run()
-	}
-}
-
-// admit registers a connection, or closes it and returns nil.
-func (s *Server) admit(nc net.Conn) *conn {
+// admit registers a connection, or closes it and returns nil. It has no more than a
+// place at the door until it has an export.
+func (s *Server) admit(nc net.Conn, d *door) *conn {
 	s.mu.Lock()
-	full := len(s.conns) >= s.opts.MaxConnections && !s.reap()
-	if full || s.closing {
+	if s.closing {
 		s.mu.Unlock()
 		_ = nc.Close()
-		if full {
-			s.opts.Logger.Warn("nbd: too many connections", "remote", remoteOf(nc), "limit", s.opts.MaxConnections)
-		}
 		return nil
 	}
-	c := newConn(s, nc)
+	c := newConn(s, nc, d)
 	s.conns[c] = struct{}{}
 	s.wg.Add(1)
 	s.mu.Unlock()
+	c.known = d.newcomers.Enter(c.kill)
 	if m := s.opts.Metrics; m != nil {
 		m.ConnOpened()
 	}
 	return c
 }
 
-// reap makes room by ending connections whose clients have left unnoticed,
-// because their readers are held up in the device. The caller holds mu.
-func (s *Server) reap() bool {
-	for c := range s.conns {
-		if peerGone(c.raw) {
-			c.kill()
-			delete(s.conns, c)
-		}
-	}
-	return len(s.conns) < s.opts.MaxConnections
-}
-
 func (s *Server) forget(c *conn) {
+	c.known()
+	c.leave()
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()

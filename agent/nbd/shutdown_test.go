@@ -75,7 +75,7 @@ func TestShutdownAfterNegotiation(t *testing.T) {
 		for _, c := range s.snapshot() {
 			c.drain()
 		}
-	}})
+	}}, s.own)
 	w := &wire{t: t, nc: client}
 	_ = client.SetDeadline(time.Now().Add(5 * time.Second))
 	w.read(18)

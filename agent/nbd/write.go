@@ -105,10 +105,10 @@ type received struct {
 // for clients. Its error is the connection's.
 func (c *conn) receive(n int) (received, error) {
 	c.out.flush() // all that follows may block
-	if err := c.srv.receive.Acquire(c.ctx, int64(n)); err != nil {
+	if err := c.door.receive.Acquire(c.ctx, int64(n)); err != nil {
 		return received{err: err}, nil
 	}
-	defer c.srv.receive.Release(int64(n))
+	defer c.door.receive.Release(int64(n))
 	buf, err := c.dev.Prepare(c.ctx, n)
 	if err != nil {
 		return received{err: err}, nil

@@ -144,7 +144,7 @@ func (f *cloneFlags) restorePoint(c *cobra.Command, source string, rep *cloneRep
 
 // copyMount copies what a running mount holds.
 func (f *cloneFlags) copyMount(c *cobra.Command, uri string, rep *cloneReport) error {
-	conn, err := nbdclient.Dial(c.Context(), uri, nil)
+	conn, err := dialNBD(c.Context(), uri)
 	if err != nil {
 		return err
 	}

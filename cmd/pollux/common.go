@@ -8,12 +8,15 @@ import (
 	"os"
 	"os/user"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/nbdclient"
 	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
@@ -60,11 +63,19 @@ func (f *daemonFlags) client() *control.Client {
 // call is client().Call, once the flags are known to go together.
 func (f *daemonFlags) call(ctx context.Context, verb string, req, resp any) error {
 	if f.address != "" {
+		warnExposed(f.files.Key)
 		if _, err := f.files.Check(); err != nil {
 			return fail.At("use --cert, --key and --ca for", f.address, err)
 		}
 	}
 	return f.client().Call(ctx, verb, req, resp)
+}
+
+// warnExposed says that any user of this host can read a secret file.
+func warnExposed(path string) {
+	if err := config.Exposed(path); err != nil {
+		fmt.Fprintln(os.Stderr, "pollux: warning:", fail.Explain(err))
+	}
 }
 
 // storeFlags name an object store.
@@ -82,6 +93,16 @@ func (f *storeFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.opts.Region, "region", "", "S3 region")
 	c.Flags().StringVar(&f.opts.CredentialsFile, "credentials-file", "", "credentials in AWS format (default: AWS_* variables)")
 	c.Flags().StringVar(&f.opts.CAFile, "ca-file", "", "PEM certificates to trust for the endpoint")
+}
+
+// dialTimeout is how long an NBD server may take to negotiate.
+const dialTimeout = 15 * time.Second
+
+// dialNBD connects to an export. What is asked of it later has times of its own.
+func dialNBD(ctx context.Context, uri string) (*nbdclient.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	return nbdclient.Dial(ctx, uri, nil)
 }
 
 func printJSON(w io.Writer, v any) error {

@@ -83,7 +83,8 @@ func checkConfig(ctx context.Context, path string, tell func(doctor.Result)) ([]
 		return nil, err
 	}
 	h := doctor.Host{StateDir: conf.State, RuntimeDir: conf.Runtime, MemoryBytes: int64(conf.Memory), WALBudget: int64(conf.WAL.Budget),
-		JournalBudget: int64(conf.Journal.LogBudget), MaxConnections: conf.NBD.MaxConnections}
+		JournalBudget: int64(conf.Journal.LogBudget), MaxConnections: conf.NBD.MaxConnections,
+		Secrets: conf.Secrets(), Certificates: conf.Certificates()}
 	for _, t := range conf.Journal.Targets {
 		h.Remote = h.Remote || isRemote(t.URL)
 	}

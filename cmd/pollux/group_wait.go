@@ -39,6 +39,18 @@ func newGroupWait() *cobra.Command {
 	return c
 }
 
+// groupWaitAsk asks once, and does not wait for an agent that answers nothing longer than
+// the whole may take.
+func groupWaitAsk(ctx context.Context, client *control.Client, r control.GroupWait, p *control.GroupProgress, timeout time.Duration, end time.Time) error {
+	if timeout > 0 {
+		const grace = 500 * time.Millisecond // an answer that is given at the very end gets here
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, end.Add(grace))
+		defer cancel()
+	}
+	return client.Call(ctx, control.VerbGroupWait, r, p)
+}
+
 // groupWait waits for what the group's newest LSN is at its first answer.
 func groupWait(ctx context.Context, w io.Writer, client *control.Client, group string, timeout time.Duration) (control.GroupProgress, error) {
 	var p control.GroupProgress
@@ -51,7 +63,7 @@ func groupWait(ctx context.Context, w io.Writer, client *control.Client, group s
 		} else if timeout > 0 {
 			r.TimeoutSeconds = min(r.TimeoutSeconds, max(1e-3, time.Until(end).Seconds()))
 		}
-		if err := client.Call(ctx, control.VerbGroupWait, r, &p); err != nil {
+		if err := groupWaitAsk(ctx, client, r, &p, timeout, end); err != nil {
 			return p, err
 		}
 		if first {

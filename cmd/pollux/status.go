@@ -20,14 +20,19 @@ func newStatus() *cobra.Command {
 		Long: `With --check it prints one line and exits 0 when all groups replicate within their
 RPO target, 1 when one is Lagging, Throttled, Paused, Resyncing or Initializing, or a target has
 failed for half a minute, and 2 when
-one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer.`}
+one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer. It takes five seconds at most.`}
 	f.add(c)
 	c.Flags().BoolVar(&watch, "watch", false, "repeat every second until interrupted")
 	c.Flags().BoolVar(&check, "check", false, "for monitoring: one line and exit status 0, 1 or 2")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		for seen := false; ; seen = true {
 			var st control.Status
-			err := f.call(c.Context(), control.VerbStatus, struct{}{}, &st)
+			ctx, cancel := c.Context(), context.CancelFunc(func() {})
+			if check {
+				ctx, cancel = context.WithTimeout(ctx, checkTimeout)
+			}
+			err := f.call(ctx, control.VerbStatus, struct{}{}, &st)
+			cancel()
 			if check {
 				return checkStatus(c.OutOrStdout(), &f, &st, err)
 			}
@@ -70,6 +75,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// checkTimeout leaves --check, which must answer within five seconds, one to do so.
+const checkTimeout = 4 * time.Second
+
 // severity is a group state's exit status under --check.
 func severity(state string) int {
 	switch state {
@@ -107,6 +115,15 @@ func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) err
 	for _, t := range st.Targets {
 		if code == 0 && failing(&t, time.Now()) {
 			code, line = 1, fmt.Sprintf("target %s takes no objects: %s", t.Name, t.Error)
+		}
+	}
+	for _, c := range st.Certificates {
+		s := 1
+		if c.Urgent {
+			s = 2
+		}
+		if c.Warning != "" && s > code {
+			code, line = s, fmt.Sprintf("certificate %s: %s", c.File, c.Warning)
 		}
 	}
 	if code == 0 && st.Journal.Error != "" {
@@ -158,6 +175,11 @@ func printStatus(w io.Writer, st *control.Status) {
 			folded, last, t.Error})
 	}
 	text.Table(w, rows)
+	for _, c := range st.Certificates {
+		if c.Warning != "" {
+			fmt.Fprintf(w, "\ncertificate %s: %s\n", c.File, c.Warning)
+		}
+	}
 	role := "led from here"
 	switch {
 	case st.Journal.Leader:

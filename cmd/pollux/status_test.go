@@ -21,6 +21,8 @@ func TestCheckStatus(t *testing.T) {
 		says string
 	}{
 		"good":                     {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &now}}}, nil, 0, "OK"},
+		"certificate in 20 days":   {control.Status{Groups: []control.GroupStatus{good}, Certificates: []control.CertificateStatus{{File: "c.pem", Warning: "it expires"}}}, nil, 1, "c.pem"},
+		"certificate in 2 days":    {control.Status{Groups: []control.GroupStatus{good}, Certificates: []control.CertificateStatus{{File: "c.pem", Warning: "it expires", Urgent: true}}}, nil, 2, "c.pem"},
 		"no groups":                {control.Status{}, nil, 0, "no groups"},
 		"lagging":                  {control.Status{Groups: []control.GroupStatus{good, {Name: "h", State: "Lagging"}}}, nil, 1, "group h"},
 		"the worst first":          {control.Status{Groups: []control.GroupStatus{{Name: "h", State: "Lagging"}, {Name: "i", State: "Fenced", Reason: "why"}}}, nil, 2, "why"},

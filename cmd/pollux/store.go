@@ -24,6 +24,7 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 	if f.url == "" {
 		return nil, nil, fail.New(fail.Invalid, "open", "object store", "none is named").WithHint("name it with --store file:///directory or s3://bucket/prefix")
 	}
+	warnExposed(f.opts.CredentialsFile)
 	f.opts.ReadOnly = f.opts.ReadOnly || !f.writes // only the daemon and gc write
 	s, err := objstore.Open(ctx, f.url, f.opts)
 	if err != nil {

@@ -68,20 +68,22 @@ func newTLSInit() *cobra.Command {
 func newTLSIssue() *cobra.Command {
 	var f tlsFlags
 	var role, name, out string
+	var replace bool
 	c := &cobra.Command{Use: "issue --role ROLE --name NAME", Short: "Make a key and a certificate", Args: cobra.NoArgs,
 		Long: `Roles: journal (a member of a journal), agent (writes the groups of the agent of that
 name), operator (changes state), reader (looks at it). The certificate holds for 397
-days; issue another in time and put it over the old one: files are read anew for
-each connection.`}
+days; issue another in time with --replace, or put it over the old one: files are
+read anew for each connection.`}
 	f.add(c)
 	c.Flags().StringVar(&role, "role", "", "journal, agent, operator or reader")
 	c.Flags().StringVar(&name, "name", "", "of the host or person; an agent's is its `name` setting")
 	c.Flags().StringVar(&out, "out", ".", "directory to write to")
+	c.Flags().BoolVar(&replace, "replace", false, "put the new key and certificate in place of old ones")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if role == "" || name == "" {
 			return fail.New(fail.Invalid, c.CommandPath(), "", "--role and --name are needed")
 		}
-		cert, until, err := pki.Issue(f.dir, out, pki.Peer{Role: pki.Role(role), Name: name}, time.Now())
+		cert, until, err := pki.Issue(f.dir, out, pki.Peer{Role: pki.Role(role), Name: name}, replace, time.Now())
 		if err != nil {
 			return err
 		}

@@ -58,7 +58,7 @@ type liveVerifier struct {
 
 func verifyLive(c *cobra.Command, f *verifyFlags, store objstore.Store, name string) error {
 	start := time.Now()
-	dev, err := nbdclient.Dial(c.Context(), f.live, nil)
+	dev, err := dialNBD(c.Context(), f.live)
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func (v *liveVerifier) round(ctx context.Context, spans []diffSpan) (again []dif
 			if err := dev.ReadAt(ctx, a[:n], off); err != nil {
 				return nil, err
 			}
-			if err := v.dev.ReadAt(ctx, b[:n], off); err != nil {
+			if err := v.read(ctx, b[:n], off); err != nil {
 				return nil, err
 			}
 			v.rep.ComparedBytes += n
@@ -140,6 +140,15 @@ func (v *liveVerifier) round(ctx context.Context, spans []diffSpan) (again []dif
 		return nil, nil
 	}
 	return v.judge(ctx, p, found)
+}
+
+// liveReadTimeout is how long the agent may take for one read of the volume.
+const liveReadTimeout = time.Minute
+
+func (v *liveVerifier) read(ctx context.Context, b []byte, off int64) error {
+	ctx, cancel := context.WithTimeout(ctx, liveReadTimeout)
+	defer cancel()
+	return v.dev.ReadAt(ctx, b, off)
 }
 
 // appendDiffs adds the blocks of 4 KiB in which a and b differ.

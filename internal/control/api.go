@@ -170,6 +170,16 @@ type Status struct {
 	Journal JournalStatus  `json:"journal"`
 	Targets []TargetStatus `json:"targets"`
 	Agent   AgentStatus    `json:"agent"`
+	// Certificates are those that the daemon's configuration names.
+	Certificates []CertificateStatus `json:"certificates,omitempty"`
+}
+
+// CertificateStatus is until when a certificate holds.
+type CertificateStatus struct {
+	File    string    `json:"file"`
+	Until   time.Time `json:"until,omitzero"`
+	Warning string    `json:"warning,omitempty"` // 30 days before it expires, or it cannot be read
+	Urgent  bool      `json:"urgent,omitempty"`  // 7 days before
 }
 
 // GroupStatus is where a group stands.

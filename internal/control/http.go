@@ -1,18 +1,10 @@
 package control
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"os"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
@@ -144,7 +136,9 @@ func handle[Req, Resp any](m *Mux, verb string, alters bool, do func(context.Con
 			writeJSON(w, http.StatusBadRequest, change.FaultOf(fail.Wrap(fail.Invalid, "decode request", verb, err)))
 			return
 		}
+		resting := beat(w, r)
 		resp, err := do(r.Context(), who, req)
+		resting()
 		if err != nil {
 			writeJSON(w, http.StatusUnprocessableEntity, change.FaultOf(err))
 			return
@@ -153,89 +147,33 @@ func handle[Req, Resp any](m *Mux, verb string, alters bool, do func(context.Con
 	})
 }
 
+// beat tells the client now and then that its verb is being carried out, until resting
+// is called. One that hears nothing takes the daemon for dead.
+func beat(w http.ResponseWriter, r *http.Request) (resting func()) {
+	if !r.ProtoAtLeast(1, 1) {
+		return func() {}
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(beatEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				w.WriteHeader(http.StatusProcessing)
+			case <-stop:
+				return
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
+}
+
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
-}
-
-// Client calls a daemon.
-type Client struct {
-	socket string // or host:port
-	scheme string
-	http   http.Client
-}
-
-// DialTLS returns a client of the daemon at host:port, which knows the caller by a
-// certificate.
-func DialTLS(address string, files pki.Files) *Client {
-	c := &Client{socket: address, scheme: "https"}
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: files.Client(pki.Journal, pki.Agent)}
-	c.http.Transport = &http.Transport{DisableKeepAlives: true,
-		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }}
-	return c
-}
-
-// Dial returns a client of the daemon behind a unix socket. It connects with
-// each call.
-func Dial(socket string) *Client {
-	c := &Client{socket: socket, scheme: "http"}
-	c.http.Transport = &http.Transport{DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			d := net.Dialer{Timeout: 5 * time.Second}
-			return d.DialContext(ctx, "unix", socket)
-		}}
-	return c
-}
-
-// Call sends req to verb and decodes the answer into resp. A daemon that is not
-// there is fail.Retry.
-func (c *Client) Call(ctx context.Context, verb string, req, resp any) error {
-	body, err := json.Marshal(req)
-	if err != nil {
-		return fail.Wrap(fail.Internal, "encode", verb, err)
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.scheme+"://pollux/v1/"+verb, bytes.NewReader(body))
-	if err != nil {
-		return fail.Wrap(fail.Internal, "call", verb, err)
-	}
-	r.Header.Set("Content-Type", "application/json")
-	got, err := c.http.Do(r)
-	if err != nil {
-		return c.unreachable(err)
-	}
-	defer got.Body.Close()
-	b, err := io.ReadAll(got.Body)
-	if err != nil {
-		return c.unreachable(err)
-	}
-	if got.StatusCode == http.StatusNotFound {
-		return fail.New(fail.Refused, "call", verb, "the daemon at "+c.socket+" does not serve that verb").
-			WithHint("`pollux journal …` goes to a member of a journal, everything else to an agent: --socket or --address")
-	}
-	if got.StatusCode != http.StatusOK {
-		var f change.Fault
-		if json.Unmarshal(b, &f) != nil || f.Text == "" {
-			return fail.New(fail.Internal, "call", verb, fmt.Sprintf("the daemon answered %s", got.Status))
-		}
-		return f.Err("", "")
-	}
-	return fail.Wrap(fail.Internal, "decode answer of", verb, json.Unmarshal(b, resp))
-}
-
-func (c *Client) unreachable(err error) error {
-	e := &fail.Error{Kind: fail.Retry, Op: "reach daemon at", Object: c.socket, Err: err}
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		e.Kind = fail.Denied
-		return e.WithHint("run as root or as the agent's user")
-	case c.scheme == "https" && (errors.As(err, new(*tls.CertificateVerificationError)) || strings.Contains(err.Error(), "tls: ")):
-		e.Kind = fail.Denied
-		return e.WithHint("are both certificates of the same authority, and is the address that of `control: {listen: …}`?")
-	case c.scheme == "https":
-		return e.WithHint("is the address that of the daemon's `control: {listen: …}`?")
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return e.WithHint("is `pollux agent` (or `pollux journal`) running? Name its control socket with --socket")
-	}
-	return e
 }

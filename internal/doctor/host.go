@@ -11,7 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/internal/private"
 )
 
@@ -23,18 +25,51 @@ type Host struct {
 	WALBudget      int64
 	JournalBudget  int64
 	MaxConnections int
-	Remote         bool // some target is reached over the network
+	Remote         bool     // some target is reached over the network
+	Secrets        []string // files of keys and credentials
+	Certificates   []string // files of them
 }
 
 // CheckHost makes all checks of a host.
 func CheckHost(ctx context.Context, h *Host, tell func(Result)) []Result {
-	checks := []func(context.Context) Result{h.fsync, h.space, h.arena}
+	checks := []func(context.Context) Result{h.fsync, h.space, h.arena, h.secrets, h.certificates}
 	return append(run(ctx, "host", tell, checks), CheckLimits(ctx, h, tell)...)
 }
 
 // CheckLimits makes the checks of a host that need no configuration.
 func CheckLimits(ctx context.Context, h *Host, tell func(Result)) []Result {
 	return run(ctx, "host", tell, []func(context.Context) Result{h.files, h.memlock, h.slowStart})
+}
+
+// secrets looks who may read keys and credentials.
+func (h *Host) secrets(context.Context) Result {
+	const check = "keys and credentials"
+	for _, path := range h.Secrets {
+		if err := config.Exposed(path); err != nil {
+			return warn(check, fail.HintOf(err), "%v", err)
+		}
+	}
+	return ok(check, "%d files, closed to other users", len(h.Secrets))
+}
+
+// certificates looks how long they hold.
+func (h *Host) certificates(context.Context) Result {
+	const check = "certificates"
+	const hint = "renew it: files are read anew for each connection"
+	worst := ok(check, "%d files, none expires within %d days", len(h.Certificates), int(pki.WarnBefore.Hours()/24))
+	for _, path := range h.Certificates {
+		until, err := pki.Until(path)
+		if err != nil {
+			return failed(check, "", "%v", err)
+		}
+		switch says, urgent := pki.Expiry(until, time.Now()); {
+		case urgent:
+			return failed(check, hint, "%s: %s", path, says)
+		case says != "":
+			worst = warn(check, hint, "%s: %s", path, says)
+		}
+	}
+	return worst
 }
 
 const (

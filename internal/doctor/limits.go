@@ -9,9 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filesBesideConnections: WAL segments, Pebble, sockets, backings, requests to
-// stores.
-const filesBesideConnections = 512
+// filesBesideConnections: WAL segments, Pebble, backings, requests to stores, and what
+// sessions with the journal, verbs and metrics may have.
+const filesBesideConnections = 2048
+
+// connectionsEach: both NBD sockets may have so many that have an export, and as many that
+// negotiate.
+const connectionsEach = 4
 
 // files checks RLIMIT_NOFILE, of which Go takes the hard one.
 func (h *Host) files(context.Context) Result {
@@ -20,7 +24,7 @@ func (h *Host) files(context.Context) Result {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
 		return failed(check, "", "%v", err)
 	}
-	need := uint64(filesBesideConnections + h.MaxConnections)
+	need := uint64(filesBesideConnections + connectionsEach*h.MaxConnections)
 	if l.Max < need {
 		return failed(check, fmt.Sprintf("set LimitNOFILE=%d in the unit, or ulimit -Hn", need), "%d, %d may be needed", l.Max, need)
 	}

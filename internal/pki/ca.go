@@ -17,9 +17,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -44,6 +41,10 @@ func InitCA(dir string, now time.Time) error {
 	if _, err := os.Stat(filepath.Join(dir, CAKeyFile)); err == nil {
 		return fail.New(fail.Exists, "create authority in", dir, "there is one").WithHint("pollux tls rotate replaces it")
 	}
+	if _, err := os.Lstat(filepath.Join(dir, CAFile)); err == nil {
+		return fail.New(fail.Exists, "create authority in", dir, "there is a "+CAFile+" without its key").
+			WithHint("name another directory; or remove the file, if a pollux tls init that was cut short has left it")
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fail.Wrap(fail.Denied, "create", dir, err)
 	}
@@ -61,7 +62,7 @@ func RotateCA(dir string, now time.Time) error {
 	if _, _, err := loadCA(dir); err != nil {
 		return err
 	}
-	return newCA(dir, stillValid(old, now), now)
+	return newCA(dir, stillValid(old, now), now) // in place of the old one's files
 }
 
 func noCA(dir string, err error) error {
@@ -96,10 +97,14 @@ func newCA(dir string, others []byte, now time.Time) error {
 		return fail.Wrap(fail.Internal, "sign", "authority", err)
 	}
 	// The key last: without it the directory is not an authority yet.
-	if err := write(filepath.Join(dir, CAFile), append(encodePEM("CERTIFICATE", der), others...), 0o644); err != nil {
+	put := writeNew
+	if others != nil {
+		put = write
+	}
+	if err := put(filepath.Join(dir, CAFile), append(encodePEM("CERTIFICATE", der), others...), 0o644); err != nil {
 		return err
 	}
-	return writeKey(filepath.Join(dir, CAKeyFile), key)
+	return writeKey(put, filepath.Join(dir, CAKeyFile), key)
 }
 
 func serial() *big.Int {
@@ -112,31 +117,6 @@ func serial() *big.Int {
 
 func encodePEM(what string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: what, Bytes: der})
-}
-
-// write replaces a file. Its mode holds from the first byte on.
-func write(path string, b []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path+durable.TempSuffix, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
-	if err != nil {
-		return fail.Wrap(fail.Denied, "write", path, err)
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(path+durable.TempSuffix, path)
-	}
-	if err == nil {
-		err = durable.SyncDir(vfs.Default, filepath.Dir(path))
-	}
-	return fail.Wrap(fail.Denied, "write", path, err)
-}
-
-func writeKey(path string, key *ecdsa.PrivateKey) error {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fail.Wrap(fail.Internal, "encode", path, err)
-	}
-	return write(path, encodePEM("PRIVATE KEY", der), 0o600)
 }
 
 func loadCA(dir string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
@@ -174,9 +154,10 @@ func loadCA(dir string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 }
 
 // Issue makes a certificate for a role and name in out: <role>-<name>.pem and
-// .key, and a copy of the authority's ca.pem. It returns the certificate's path
-// and until when it holds.
-func Issue(dir, out string, p Peer, now time.Time) (path string, until time.Time, err error) {
+// .key, and a copy of the authority's ca.pem. Files of that name that are there already
+// are fail.Exists, unless they are to be replaced. It returns the certificate's path and
+// until when it holds.
+func Issue(dir, out string, p Peer, replace bool, now time.Time) (path string, until time.Time, err error) {
 	if !slices.Contains(Roles, p.Role) {
 		return "", until, fail.New(fail.Invalid, "issue certificate for", string(p.Role), "no such role").WithHint("journal, agent, operator or reader")
 	}
@@ -213,10 +194,17 @@ func Issue(dir, out string, p Peer, now time.Time) (path string, until time.Time
 		return "", until, noCA(dir, err)
 	}
 	base := filepath.Join(out, string(p.Role)+"-"+p.Name)
-	if err := writeKey(base+".key", key); err != nil {
+	put := write
+	if !replace {
+		put = writeNew
+		if _, err := os.Lstat(base + ".pem"); err == nil { // before there is a key that does not belong to it
+			return "", until, exists(base + ".pem")
+		}
+	}
+	if err := writeKey(put, base+".key", key); err != nil {
 		return "", until, err
 	}
-	if err := write(base+".pem", encodePEM("CERTIFICATE", der), 0o644); err != nil {
+	if err := put(base+".pem", encodePEM("CERTIFICATE", der), 0o644); err != nil {
 		return "", until, err
 	}
 	target := filepath.Join(out, CAFile)

@@ -15,7 +15,7 @@ import (
 func issue(t *testing.T, dir string, p Peer, now time.Time) Files {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "out")
-	cert, _, err := Issue(dir, out, p, now)
+	cert, _, err := Issue(dir, out, p, false, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,13 +87,13 @@ func TestRoles(t *testing.T) {
 	if _, err := meet(t, journal, issue(t, dir, Peer{Agent, "old"}, now.AddDate(-2, 0, 0))); err == nil {
 		t.Error("an expired certificate is taken")
 	}
-	if _, _, err := Issue(dir, dir, Peer{"king", "x"}, now); !fail.Is(err, fail.Invalid) {
+	if _, _, err := Issue(dir, dir, Peer{"king", "x"}, false, now); !fail.Is(err, fail.Invalid) {
 		t.Errorf("role king: %v", err)
 	}
-	if _, _, err := Issue(dir, dir, Peer{Agent, "a/b"}, now); !fail.Is(err, fail.Invalid) {
+	if _, _, err := Issue(dir, dir, Peer{Agent, "a/b"}, false, now); !fail.Is(err, fail.Invalid) {
 		t.Errorf("name a/b: %v", err)
 	}
-	if _, _, err := Issue(t.TempDir(), dir, Peer{Agent, "a"}, now); !fail.Is(err, fail.NotFound) {
+	if _, _, err := Issue(t.TempDir(), dir, Peer{Agent, "a"}, false, now); !fail.Is(err, fail.NotFound) {
 		t.Errorf("no authority: %v", err)
 	}
 }

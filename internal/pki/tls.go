@@ -113,7 +113,8 @@ func (f Files) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, want []
 		o.Intermediates.AddCert(c)
 	}
 	if _, err := chain[0].Verify(o); err != nil {
-		return fail.Wrap(fail.Denied, "verify certificate of", chain[0].Subject.CommonName, err)
+		e := &fail.Error{Kind: fail.Denied, Op: "verify certificate of", Object: chain[0].Subject.CommonName, Err: err}
+		return e.WithHint(CauseHint(err, f.CA))
 	}
 	p, err := peerOf(chain[0])
 	if err != nil {

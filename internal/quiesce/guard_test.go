@@ -1,6 +1,8 @@
 package quiesce
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -49,7 +51,7 @@ func TestGuardKilledDuringPre(t *testing.T) {
 			_ = syscall.Kill(p, syscall.SIGKILL)
 		}
 	})
-	_, err := Begin(os.Args[0], []string{"guard"}, h, "group g")
+	_, err := Begin(t.Context(), os.Args[0], []string{"guard"}, h, "group g")
 	t.Log(err)
 	killed.Wait()
 	wait("the end of both hooks", func() bool {
@@ -72,7 +74,7 @@ func running(pid int) bool {
 func TestHookLeavesChild(t *testing.T) {
 	dir := t.TempDir()
 	h := Hooks{Pre: []string{"true"}, Post: []string{"/bin/sh", "-c", "echo x >> " + dir + "/posts; sleep 20 &"}, Limit: 5 * time.Second}
-	s, err := Begin(os.Args[0], []string{"guard"}, h, "group g")
+	s, err := Begin(t.Context(), os.Args[0], []string{"guard"}, h, "group g")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +92,7 @@ func TestGuardKilledWhileStill(t *testing.T) {
 	dir := t.TempDir()
 	still := filepath.Join(dir, "still")
 	h := Hooks{Pre: []string{"touch", still}, Post: []string{"rm", "-f", still}, Limit: time.Second}
-	s, err := Begin(os.Args[0], []string{"guard"}, h, "group g")
+	s, err := Begin(t.Context(), os.Args[0], []string{"guard"}, h, "group g")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,4 +107,94 @@ func TestGuardKilledWhileStill(t *testing.T) {
 		}
 	}
 	t.Log(s.GoOn("group g"))
+}
+
+// TestCallerLeaves: whoever wanted the application to stand still is gone before it does.
+func TestCallerLeaves(t *testing.T) {
+	dir := t.TempDir()
+	began := filepath.Join(dir, "began")
+	h := Hooks{Pre: []string{"/bin/sh", "-c", "touch " + began + "; sleep 600"}, Post: []string{"touch", filepath.Join(dir, "posted")}, Limit: 10 * time.Minute}
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := os.Stat(began); err == nil {
+				leave()
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	start := time.Now()
+	_, err := Begin(ctx, os.Args[0], []string{"guard"}, h, "group g")
+	if took := time.Since(start); !errors.Is(err, context.Canceled) || took > 30*time.Second {
+		t.Errorf("after %v: %v", took, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "posted")); err != nil {
+		t.Errorf("the second hook: %v", err)
+	}
+}
+
+// TestHookThatCannotBeKilled: its limit holds, and what it does in the end is undone.
+// No test can put a process into the kernel's uninterruptible sleep: a function stands for
+// it.
+func TestHookThatCannotBeKilled(t *testing.T) {
+	release := make(chan struct{})
+	h := &hook{result: make(chan error, 1), ended: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	h.watch(ctx, "hook", func() error { <-release; return nil })
+	cancel()
+	select {
+	case err := <-h.result:
+		if !errors.Is(err, errStuck) {
+			t.Error(err)
+		}
+	case <-time.After(10 * killLimit):
+		t.Fatal("it is waited for, whatever its limit")
+	}
+	select {
+	case <-h.ended:
+		t.Error("it is taken for gone")
+	default:
+	}
+	close(release)
+	<-h.ended
+}
+
+// TestGuardStandsStill: a guard that is stopped does not keep its caller.
+func TestGuardStandsStill(t *testing.T) {
+	dir := t.TempDir()
+	posted := filepath.Join(dir, "posted")
+	h := Hooks{Pre: []string{"/bin/sh", "-c", "kill -STOP $PPID; sleep 600"}, Post: []string{"touch", posted}, Limit: time.Second}
+	start := time.Now()
+	_, err := Begin(t.Context(), os.Args[0], []string{"guard"}, h, "group g")
+	if took := time.Since(start); err == nil || took > h.Limit+3*guardPatience {
+		t.Errorf("after %v: %v", took, err)
+	}
+	if _, err := os.Stat(posted); err != nil {
+		t.Errorf("the second hook: %v", err)
+	}
+}
+
+// TestHooksGetNoSecrets: what the agent has in its environment is its own.
+func TestHooksGetNoSecrets(t *testing.T) {
+	seen := filepath.Join(t.TempDir(), "seen")
+	for _, name := range []string{"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "MY_PASSWORD"} {
+		t.Setenv(name, "secret")
+	}
+	t.Setenv("LC_ALL", "C")
+	h := Hooks{Pre: []string{"/bin/sh", "-c", "env > " + seen}, Post: []string{"/bin/true"}, Limit: 5 * time.Second}
+	s, err := Begin(t.Context(), os.Args[0], []string{"guard"}, h, "group g")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.GoOn("group g"); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(seen)
+	if err != nil || strings.Contains(string(b), "secret") {
+		t.Errorf("%v: %s", err, b)
+	}
+	if !strings.Contains(string(b), "PATH=") || !strings.Contains(string(b), "LC_ALL=C") {
+		t.Errorf("too little: %s", b)
+	}
 }

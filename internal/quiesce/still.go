@@ -2,13 +2,17 @@ package quiesce
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -23,13 +27,31 @@ type Still struct {
 	goOn  error       // of the second hook, run here then
 }
 
+// handedOn are the variables of the agent that its hooks get, and those that begin with
+// LC_. The others may be secrets: credentials of the object store, for one.
+var handedOn = []string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE"}
+
+func hookEnv(all []string) []string {
+	out := []string{} // nil would be all of them
+	for _, v := range all {
+		if name, _, _ := strings.Cut(v, "="); slices.Contains(handedOn, name) || strings.HasPrefix(name, "LC_") {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// guardPatience is how much longer than its hooks' limits a guard may take.
+const guardPatience = 10 * time.Second
+
 // Begin starts a guard and returns when the first hook has succeeded. program and args
 // run Guard. Errors are fail.Refused, with what the hook said; the application goes on
-// then.
-func Begin(program string, args []string, h Hooks, what string) (*Still, error) {
+// then. When ctx ends before, the hook is ended too, and the second one run.
+func Begin(ctx context.Context, program string, args []string, h Hooks, what string) (*Still, error) {
 	s := &Still{cmd: exec.Command(program, args...), hooks: h, said: make(chan string, 4)}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives us if it must
 	s.cmd.Stderr = os.Stderr
+	s.cmd.Env = hookEnv(os.Environ())
 	in, err := s.cmd.StdinPipe()
 	if err != nil {
 		return nil, fail.Wrap(fail.Internal, "quiesce", what, err)
@@ -47,11 +69,25 @@ func Begin(program string, args []string, h Hooks, what string) (*Still, error) 
 	if err == nil {
 		_, err = s.in.Write(append(b, '\n'))
 	}
-	line, ok := <-s.said
-	if err != nil || !ok || line != saysStill {
+	line := ""
+	killed := s.killAfter(h.Limit + guardPatience)
+	select {
+	case line = <-s.said:
+	case <-ctx.Done():
+	}
+	killed.Stop()
+	if left := ctx.Err(); left != nil { // whoever wanted it is gone
+		return nil, fail.Wrap(fail.Retry, "quiesce", what, errors.Join(left, s.end(line, what)))
+	}
+	if err != nil || line != saysStill {
 		return nil, s.end(line, what)
 	}
 	return s, nil
+}
+
+// killAfter ends a guard that itself stands still; see listen for what happens then.
+func (s *Still) killAfter(d time.Duration) *time.Timer {
+	return time.AfterFunc(d, func() { _ = s.cmd.Process.Kill() })
 }
 
 // listen hears what the guard says. One that dies without a last word has not run the
@@ -72,10 +108,11 @@ func (s *Still) listen(out io.Reader) {
 // end waits for the guard, and makes an error of what it said.
 func (s *Still) end(line, what string) error {
 	_ = s.in.Close()
+	defer s.killAfter(postTries * (postLimit + guardPatience)).Stop()
 	for more := range s.said { // its last word
 		line = more
 	}
-	_ = s.cmd.Wait()
+	go func() { _ = s.cmd.Wait() }() // it may stay for a hook that cannot be killed
 	why, failed := strings.CutPrefix(line, saysFailed)
 	switch {
 	case s.died && s.goOn != nil:

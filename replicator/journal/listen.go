@@ -5,27 +5,69 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/listen"
 	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/transport"
 )
 
+const (
+	// maxNewcomers are connections that have not said yet what they are for, and
+	// greetTimeout is how long their first message may take.
+	maxNewcomers = 256
+	greetTimeout = 10 * time.Second
+	// maxSessions are those of agents and of followers, and maxMembers the connections of
+	// other members: nobody can lock these out. maxPerPeer are one certificate's: an agent
+	// has two sessions, a member half a dozen.
+	maxSessions = 1024
+	maxMembers  = 256
+	maxPerPeer  = 32
+)
+
+// door is a listener's connections.
+type door struct {
+	newcomers         listen.Lobby
+	sessions, members *listen.Places
+}
+
+func newDoor() *door {
+	return &door{newcomers: listen.NewLobby(maxNewcomers), sessions: listen.NewPlaces(maxSessions, maxPerPeer),
+		members: listen.NewPlaces(maxMembers, maxPerPeer)}
+}
+
+// enter takes a place for a connection whose first message is read.
+func (d *door) enter(peer pki.Peer, raw net.Conn) (leave func(), err error) {
+	places, limit := d.sessions, maxSessions
+	if peer.Role == pki.Journal {
+		places, limit = d.members, maxMembers
+	}
+	name := peer.String()
+	if peer == pki.Local {
+		name = "" // agents and members alike
+	}
+	leave, ok := places.Enter(name, func() { listen.Cut(raw) })
+	if !ok {
+		return nil, fail.New(fail.Retry, "serve", raw.RemoteAddr().String(), fmt.Sprintf("%d connections are served already", limit))
+	}
+	return leave, nil
+}
+
 // Serve takes connections of agents and of other members from l until ctx ends.
-// Errors of one connection end that connection.
+// Errors of one connection end that connection; that l is closed ends them all.
 func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
+	log := listen.Sparse(j.opts.Logger)
+	l = listen.Patient(l, log)
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	places := make(chan struct{}, maxSessions)
-	var strangers strangers
+	defer cancel() // the connections end before they are waited for
+	door := newDoor()
 	for {
 		raw, err := l.Accept()
 		if err != nil {
@@ -34,68 +76,27 @@ func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
 			}
 			return fail.Wrap(fail.Internal, "accept on", l.Addr().String(), err)
 		}
-		known := strangers.add(raw)
+		known := door.newcomers.Enter(func() { listen.Cut(raw) })
 		wg.Go(func() {
 			defer known()
 			conn := transport.NewConn(raw, sendTimeout)
-			if j.opts.Cluster != nil {
-				conn.SetIdleLimit(greetTimeout)
-			}
+			conn.SetIdleLimit(greetTimeout)
 			stop := context.AfterFunc(ctx, conn.Close)
 			defer stop()
-			kept, err := j.serve(ctx, conn, raw, func() bool {
-				known()
-				select {
-				case places <- struct{}{}:
-					return true
-				default:
-					return false
-				}
-			}, func() { <-places })
+			kept, err := j.serve(ctx, conn, raw, known, door)
 			if !kept {
 				conn.Close()
 			}
 			if err != nil && ctx.Err() == nil && !errors.Is(err, errNotLeader) {
-				j.opts.Logger.Info("a connection to the journal ended", "peer", conn.Peer(), "err", err)
+				log.Info("a connection to the journal ended", "peer", conn.Peer(), "err", err)
 			}
 		})
 	}
 }
 
-// strangers are connections that have not said yet what they are for. When there
-// are too many, the oldest goes: nobody who says so at once is kept out.
-type strangers struct {
-	mu    sync.Mutex
-	conns []net.Conn
-}
-
-const maxStrangers = 256
-
-// add takes a connection; known, which may be called again, lets it go.
-func (s *strangers) add(c net.Conn) (known func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.conns) == maxStrangers {
-		_ = s.conns[0].Close()
-		s.conns = s.conns[1:]
-	}
-	s.conns = append(s.conns, c)
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if i := slices.Index(s.conns, c); i >= 0 {
-			s.conns = slices.Delete(s.conns, i, i+1)
-		}
-	}
-}
-
-// greetTimeout is how long the first message of a connection may take.
-const greetTimeout = 10 * time.Second
-
-// serve takes a connection's first message, which says what it is for. kept says
-// that somebody else has it now. enter takes a place among the sessions, if there
-// is one, and leave gives it back.
-func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn, enter func() bool, leave func()) (kept bool, err error) {
+// serve takes a connection's first message, which says what it is for; it is known
+// then, and takes its place beyond the door. kept says that somebody else has it now.
+func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn, known func(), door *door) (kept bool, err error) {
 	typ, b, err := conn.Recv() // shakes hands first
 	if err != nil {
 		return false, err
@@ -105,14 +106,24 @@ func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn,
 	if err != nil {
 		return false, err
 	}
-	if err := allowed(peer, change.MessageType(typ)); err != nil {
+	refuse := func(err error) (bool, error) {
 		_ = conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
 		return false, err
 	}
-	if !enter() {
-		err := fail.New(fail.Retry, "serve", conn.Peer(), fmt.Sprintf("%d connections are served already", maxSessions))
-		_ = conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
-		return false, err
+	if err := allowed(peer, change.MessageType(typ)); err != nil {
+		return refuse(err)
+	}
+	leave, err := door.enter(peer, raw)
+	if err != nil {
+		return refuse(err)
+	}
+	known()
+	if change.MessageType(typ) == change.MsgRaft {
+		if err := j.takeRaft(conn, b, leave); err != nil {
+			leave()
+			return refuse(err)
+		}
+		return true, nil
 	}
 	defer leave()
 	switch change.MessageType(typ) {
@@ -128,15 +139,6 @@ func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn,
 		return false, j.serveJoin(ctx, conn, b)
 	case change.MsgSubmit:
 		return false, j.serveSubmit(conn, peer, b)
-	case change.MsgRaft:
-		var hello change.RaftHello
-		if err = change.Decode(b, &hello); err == nil {
-			err = j.takeRaft(conn, &hello)
-		}
-		if err != nil {
-			_ = conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
-		}
-		return err == nil, err
 	}
 	return false, unexpected(typ)
 }

@@ -195,8 +195,12 @@ func (j *Journal) askMember(ctx context.Context, address string, typ change.Mess
 	return ask(conn, typ, req, want, resp)
 }
 
-// takeRaft hands a member's connection to Raft.
-func (j *Journal) takeRaft(conn *transport.Conn, hello *change.RaftHello) error {
+// takeRaft hands a member's connection to Raft. leave is called when Raft closes it.
+func (j *Journal) takeRaft(conn *transport.Conn, b []byte, leave func()) error {
+	var hello change.RaftHello
+	if err := change.Decode(b, &hello); err != nil {
+		return err
+	}
 	if j.layer == nil {
 		return fail.New(fail.Refused, "serve", "Raft", "this journal has no other members")
 	}
@@ -215,9 +219,20 @@ func (j *Journal) takeRaft(conn *transport.Conn, hello *change.RaftHello) error 
 		return err
 	}
 	select {
-	case j.layer.incoming <- raw:
+	case j.layer.incoming <- raftConn{raw, leave}:
 		return nil
 	case <-j.layer.closed:
 		return net.ErrClosed
 	}
+}
+
+// raftConn gives its place back when Raft closes it.
+type raftConn struct {
+	net.Conn
+	leave func()
+}
+
+func (c raftConn) Close() error {
+	c.leave()
+	return c.Conn.Close()
 }

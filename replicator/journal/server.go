@@ -22,7 +22,6 @@ const (
 	// answered; beyond it the connection is not read.
 	maxPipelined = 16
 	sendTimeout  = 30 * time.Second
-	maxSessions  = 1024
 )
 
 // welcome answers an agent and returns a context that ends with the lead under

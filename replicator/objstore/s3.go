@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -37,7 +36,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 type s3Store struct {
 	core           minio.Core
-	transport      *http.Transport
+	transport      *caTransport
 	bucket, prefix string // prefix is "" or ends in a slash
 	timeout        time.Duration
 	lock           LockRule

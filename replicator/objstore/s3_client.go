@@ -2,7 +2,6 @@ package objstore
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"net/http"
 	"net/netip"
@@ -25,7 +24,7 @@ const amazonEndpoint = "https://s3.amazonaws.com"
 func init() { minio.DefaultRetryUnit = 0 }
 
 // newClient makes the S3 client and the connection pool under it.
-func newClient(op string, opts Options) (*minio.Client, *http.Transport, error) {
+func newClient(op string, opts Options) (*minio.Client, *caTransport, error) {
 	if opts.Region == "" {
 		if opts.Region = os.Getenv("AWS_REGION"); opts.Region == "" {
 			opts.Region = os.Getenv("AWS_DEFAULT_REGION")
@@ -91,7 +90,7 @@ func sendPromptly(_, _ string, c syscall.RawConn) error {
 // newTransport keeps connections warm: over a WAN a cold one costs several
 // round trips before a segment is through. HTTP/1.1 on purpose, since one
 // HTTP/2 connection would carry everything through a single TCP window.
-func newTransport(op string, opts Options) (*http.Transport, error) {
+func newTransport(op string, opts Options) (*caTransport, error) {
 	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: (&net.Dialer{
@@ -110,20 +109,9 @@ func newTransport(op string, opts Options) (*http.Transport, error) {
 		DisableCompression:     true, // lengths and ranges must be the object's
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 	}
-	if opts.CAFile == "" {
-		return t, nil
+	c := &caTransport{op: op, file: opts.CAFile, current: t}
+	if err := c.refresh(); err != nil {
+		return nil, err
 	}
-	pem, err := os.ReadFile(opts.CAFile)
-	if err != nil {
-		return nil, &fail.Error{Kind: fail.Denied, Op: op, Object: opts.CAFile, Err: err, Hint: "name a readable file of certificates with ca_file"}
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fail.New(fail.Invalid, op, opts.CAFile, "no certificate in PEM format in this file")
-	}
-	t.TLSClientConfig.RootCAs = pool
-	return t, nil
+	return c, nil
 }

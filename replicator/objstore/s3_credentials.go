@@ -1,8 +1,11 @@
 package objstore
 
 import (
+	"cmp"
 	"errors"
+	"io/fs"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,12 +68,30 @@ func (c *fileCredentials) RetrieveWithCredContext(cc *credentials.CredContext) (
 	v, err := file.RetrieveWithCredContext(cc)
 	if err == nil && (v.AccessKeyID == "" || v.SecretAccessKey == "") {
 		err = errors.New("no credentials in " + c.path)
+	} else if err != nil {
+		err = unquoted(err)
 	}
 	if err != nil {
 		return credentials.Value{}, &credentialsError{err}
 	}
 	c.file, c.expires, c.modified = file, !v.Expiration.IsZero(), st.ModTime()
 	return v, nil
+}
+
+// unquoted is an error of reading a credentials file without what the file says: a
+// parser quotes the line that it cannot read, which may be a key.
+func unquoted(err error) error {
+	var path *fs.PathError
+	profile := "profile " + cmp.Or(os.Getenv("AWS_PROFILE"), "default")
+	switch text := err.Error(); {
+	case errors.As(err, &path):
+		return path
+	case strings.Contains(text, "partial static credentials"):
+		return errors.New(profile + " has only one of aws_access_key_id and aws_secret_access_key")
+	case strings.HasPrefix(text, "section ") && strings.HasSuffix(text, " does not exist"):
+		return errors.New("it has no " + profile)
+	}
+	return errors.New(profile + " gives no credentials: the file is not in AWS format, or its credential_process fails")
 }
 
 func (c *fileCredentials) Retrieve() (credentials.Value, error) {

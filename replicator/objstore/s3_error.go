@@ -11,6 +11,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/pki"
 )
 
 // error gives a request's error its kind. Whatever is not clearly the caller's
@@ -36,7 +37,7 @@ func (s *s3Store) error(a *attempt, op, name string, err error) error {
 	case errors.As(err, &creds):
 		e.Kind, e.Hint = fail.Denied, hintCredentials
 	case errors.As(err, &cert), errors.As(err, &unknown):
-		e.Kind, e.Hint = fail.Invalid, "name the certificate authority of the endpoint as its CA file"
+		e.Kind, e.Hint = fail.Invalid, pki.CauseHint(err, "name the endpoint's in its CA file")
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		e.Kind, e.Hint = fail.Invalid, "the endpoint speaks plain HTTP: write http://"
 	}

@@ -2,36 +2,59 @@ package daemon
 
 import (
 	"context"
-	"os"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/internal/quiesce"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // BookmarkAdd names the present point of a group.
 func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (control.Bookmark, error) {
-	if err := d.takeTurn(ctx, "add bookmark", r.Name); err != nil {
-		return control.Bookmark{}, err
-	}
-	defer d.endTurn()
 	if err := state.CheckName("bookmark", r.Name); err != nil {
 		return control.Bookmark{}, err
 	}
 	if err := checkHold(&r); err != nil {
 		return control.Bookmark{}, err
 	}
+	if r.Quiesce && !r.DryRun {
+		return d.bookmarkQuiesced(ctx, &r)
+	}
+	if err := d.takeTurn(ctx, "add bookmark", r.Name); err != nil {
+		return control.Bookmark{}, err
+	}
+	defer d.endTurn()
+	st, err := d.bookmarkable(ctx, &r)
+	switch {
+	case err != nil:
+		return control.Bookmark{}, err
+	case r.DryRun:
+		b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, Time: clock.Now().UTC()}
+		_, b.Epoch, _ = d.journal.ID()
+		b.LSN = d.agent.LastLSN(st.ID) + 1
+		return d.bookmark(&b), nil
+	case d.remote != nil && d.severalHosts(r.Group):
+		return d.bookmarkAll(ctx, &r)
+	}
+	lsn, err := d.mark(ctx, st, &r, markTimeout)
+	if err != nil {
+		return control.Bookmark{}, err
+	}
+	return d.nameMark(st, lsn, &r)
+}
+
+// bookmarkable finds the stream whose point a bookmark can name.
+func (d service) bookmarkable(ctx context.Context, r *control.BookmarkAdd) (*state.Stream, error) {
+	object := r.Group + "/" + r.Name
 	if err := d.heard(ctx); err != nil {
-		return control.Bookmark{}, fail.At("add bookmark", r.Group+"/"+r.Name, err)
+		return nil, fail.At("add bookmark", object, err)
 	}
 	var st *state.Stream
 	var taken, group bool
 	d.journal.View(func(s *state.State) {
 		group = s.Groups[r.Group] != nil
-		taken = s.Bookmarks[r.Group+"/"+r.Name] != nil
+		taken = s.Bookmarks[object] != nil
 		if p := s.StreamOf(r.Group, d.conf.Name); p != nil {
 			c := *p
 			st = &c
@@ -39,43 +62,29 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 	})
 	switch {
 	case !group:
-		return control.Bookmark{}, noSuch("group", r.Group)
+		return nil, noSuch("group", r.Group)
 	case taken:
-		return control.Bookmark{}, fail.New(fail.Exists, "add bookmark", r.Group+"/"+r.Name, "it exists").WithHint("choose another name")
+		return nil, fail.New(fail.Exists, "add bookmark", object, "it exists").WithHint("choose another name")
 	case st == nil:
-		return control.Bookmark{}, fail.New(fail.Refused, "add bookmark", r.Group+"/"+r.Name, "the group has no volume yet")
-	case d.agent.NoPoint(st.ID) != nil:
-		return control.Bookmark{}, fail.At("add bookmark", r.Group+"/"+r.Name, d.agent.NoPoint(st.ID))
-	case r.DryRun:
-		b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, Time: clock.Now().UTC()}
-		_, b.Epoch, _ = d.journal.ID()
-		b.LSN = d.agent.LastLSN(st.ID) + 1
-		return d.bookmark(&b), nil
+		return nil, fail.New(fail.Refused, "add bookmark", object, "the group has no volume yet")
 	}
-	if d.remote != nil && d.severalHosts(r.Group) {
-		if r.Quiesce {
-			return control.Bookmark{}, fail.New(fail.Refused, "quiesce", "group "+r.Group, "it has volumes on several hosts, and hooks run on this one only").
-				WithHint("leave out --quiesce, and let the applications stand still by other means")
-		}
-		return d.bookmarkAll(ctx, &r)
-	}
-	goOn, err := d.quiesce(&r)
-	if err != nil {
-		return control.Bookmark{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+	return st, fail.At("add bookmark", object, d.agent.NoPoint(st.ID))
+}
+
+// mark puts a mark into a stream, in limit.
+func (d service) mark(ctx context.Context, st *state.Stream, r *control.BookmarkAdd, limit time.Duration) (lsn uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	lsn, err := d.agent.Mark(ctx, st.ID, r.Name)
-	if qerr := goOn(); err == nil {
-		err = qerr // the mark is there, and names nothing
-	}
+	lsn, err = d.agent.Mark(ctx, st.ID, r.Name)
 	if err != nil && ctx.Err() != nil {
-		return control.Bookmark{}, fail.New(fail.Retry, "add bookmark", r.Group+"/"+r.Name, err.Error()).
+		return 0, fail.New(fail.Retry, "add bookmark", r.Group+"/"+r.Name, err.Error()).
 			WithHint("the group's writers are held up: `pollux status` says why")
 	}
-	if err != nil {
-		return control.Bookmark{}, err
-	}
+	return lsn, err
+}
+
+// nameMark makes a mark a bookmark.
+func (d service) nameMark(st *state.Stream, lsn uint64, r *control.BookmarkAdd) (control.Bookmark, error) {
 	_, epoch, _ := d.journal.ID()
 	b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, LSN: lsn, Epoch: epoch, Time: clock.Now().UTC(), Quiesced: r.Quiesce}
 	if _, err := d.journal.Propose(state.KindBookmarkAdd, b); err != nil {
@@ -83,30 +92,6 @@ func (d service) BookmarkAdd(ctx context.Context, r control.BookmarkAdd) (contro
 	}
 	d.log.Info("bookmark added", "bookmark", r.Name, "group", r.Group, "lsn", lsn, "by", r.By)
 	return d.bookmark(&b), nil
-}
-
-// quiesce makes the group's application stand still where that is asked for; goOn ends
-// that, and is called whatever happens.
-func (d service) quiesce(r *control.BookmarkAdd) (goOn func() error, err error) {
-	if !r.Quiesce {
-		return func() error { return nil }, nil
-	}
-	what := "group " + r.Group
-	for _, q := range d.conf.Quiesce {
-		if q.Group != r.Group {
-			continue
-		}
-		program, err := os.Executable()
-		if err != nil {
-			return nil, fail.Wrap(fail.Internal, "find", "own program", err)
-		}
-		still, err := quiesce.Begin(program, []string{"quiesce-guard"}, quiesce.Hooks{Pre: q.Pre, Post: q.Post, Limit: time.Duration(q.Limit)}, what)
-		if err != nil {
-			return nil, err
-		}
-		return func() error { return still.GoOn(what) }, nil
-	}
-	return nil, fail.New(fail.NotFound, "quiesce", what, "no hooks are configured for it").WithHint("set quiesce: in the agent's configuration: docs/configuration.md")
 }
 
 // BookmarkRemove ends a bookmark. Its point is kept as long as any other.

@@ -50,6 +50,8 @@ type Daemon struct {
 	metrics *metrics
 	http    ops.HTTP
 
+	quiescing quiescing
+
 	verbs  chan struct{} // holds one while a state-changing verb runs; see takeTurn
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -118,6 +120,7 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	if err := d.lockState(); err != nil {
 		return err
 	}
+	ops.WarnExposed(d.log, c.Secrets())
 	d.metrics = newMetrics(d)
 	var err error
 	if err = d.openJournal(ctx); err != nil {

@@ -115,6 +115,7 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 		c <- prometheus.MustNewConstMetric(descFolded, prometheus.CounterValue, float64(t.FoldedFrom), t.Name)
 		c <- prometheus.MustNewConstMetric(descFolds, prometheus.CounterValue, float64(t.FoldedTo), t.Name)
 	}
+	ops.CollectCertificates(st.Certificates, c)
 	gauge(descMemory, float64(st.Agent.MemoryBytes))
 	gauge(descMemoryB, float64(st.Agent.MemoryBudget))
 	gauge(descWAL, float64(st.Agent.WALBytes))

@@ -70,6 +70,9 @@ func (d *Daemon) serveNBD(ctx context.Context) error {
 	c := d.conf.NBD
 	o := nbd.Options{Exports: exports{d.agent}, MaxConnections: c.MaxConnections, StallLimit: time.Duration(c.StallLimit), Logger: d.log, Metrics: d.metrics,
 		ReceiveBudgetBytes: int64(d.conf.Memory) / 2}
+	if c.TCP != "" {
+		o.ReceiveBudgetBytes /= 2 // a half for each listener
+	}
 	if c.TLS.Cert != "" {
 		var err error
 		if o.TLS, err = loadTLS(c.TLS); err != nil {
@@ -94,7 +97,16 @@ func (d *Daemon) serveNBD(ctx context.Context) error {
 	return nil
 }
 
+// loadTLS reads the files once, for an error at the start, and again for each connection.
 func loadTLS(c config.TLS) (*tls.Config, error) {
+	if _, err := readTLS(c); err != nil {
+		return nil, err
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return readTLS(c) }}, nil
+}
+
+func readTLS(c config.TLS) (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(c.Cert, c.Key)
 	if err != nil {
 		return nil, fail.Wrap(fail.Invalid, "load certificate", c.Cert, err)

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/control"
@@ -22,7 +23,8 @@ import (
 func (d service) Status(context.Context, struct{}) (control.Status, error) {
 	a, j := d.agent.Status(), d.journal.Info()
 	st := control.Status{
-		Groups: []control.GroupStatus{},
+		Groups:       []control.GroupStatus{},
+		Certificates: ops.Certificates(d.conf.Certificates(), time.Now()),
 		Journal: control.JournalStatus{ID: j.Journal.String(), Leader: d.host != nil && d.host.Leads(), LeaderAddress: j.Leader, Term: j.Term, Epoch: j.Epoch,
 			Voters: j.Voters, Members: j.Members, LogBytes: j.LogBytes, LogBudgetBytes: j.LogBudget},
 		Agent: control.AgentStatus{Name: d.conf.Name, Version: d.version, MemoryBytes: a.Arena.UsedBytes, MemoryBudget: a.Arena.TotalBytes,

@@ -64,6 +64,7 @@ func (d *Daemon) open(ctx context.Context) error {
 			return fail.Wrap(fail.Denied, "create", dir, err)
 		}
 	}
+	ops.WarnExposed(d.log, c.Secrets())
 	if c.Identity.Set() {
 		p, err := c.Identity.Files().Check()
 		if err != nil {

@@ -27,7 +27,8 @@ var _ control.JournalService = service{}
 func (s service) Status(context.Context, struct{}) (control.Status, error) {
 	h := s.d.host
 	j := h.Info()
-	st := control.Status{Groups: []control.GroupStatus{}, Targets: []control.TargetStatus{},
+	st := control.Status{Certificates: ops.Certificates(s.d.conf.Certificates(), time.Now()),
+		Groups: []control.GroupStatus{}, Targets: []control.TargetStatus{},
 		Journal: control.JournalStatus{ID: j.Journal.String(), Leader: h.Leads(), LeaderAddress: j.Leader, Term: j.Term, Epoch: j.Epoch,
 			Voters: j.Voters, Members: j.Members, LogBytes: j.LogBytes, LogBudgetBytes: j.LogBudget},
 		Agent: control.AgentStatus{Version: s.d.version, UptimeSeconds: time.Since(s.d.start).Seconds()}}

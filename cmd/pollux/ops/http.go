@@ -6,10 +6,10 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"time"
 
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/listen"
 )
 
 // HTTP are a daemon's servers. Spawn runs a part of it whose error ends the daemon.
@@ -17,6 +17,15 @@ type HTTP struct {
 	Log     *slog.Logger
 	Spawn   func(part func() error)
 	servers []*http.Server
+}
+
+// WarnExposed says which files of secrets any user of this host can read.
+func WarnExposed(log *slog.Logger, secrets []string) {
+	for _, path := range secrets {
+		if err := config.Exposed(path); err != nil {
+			log.Warn("a secret is not kept", "err", err, "hint", fail.HintOf(err))
+		}
+	}
 }
 
 // ListenUnix listens on a socket for its owner only. What is at path is ours: the
@@ -33,12 +42,15 @@ func ListenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// Serve takes requests from l until Close.
+// Serve takes requests from l until Close. Each listener has its own limits.
 func (h *HTTP) Serve(l net.Listener, handler http.Handler) {
-	s := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(h.Log.Handler(), slog.LevelDebug)}
+	log := listen.Sparse(h.Log)
+	g := newGuests(log)
+	s := &http.Server{Handler: g.handler(handler), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog: listen.Lines(log, "a request was not served"), ConnState: g.watch, ConnContext: withConn}
 	h.servers = append(h.servers, s)
 	h.Spawn(func() error {
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.Serve(listen.Patient(l, log)); !errors.Is(err, http.ErrServerClosed) {
 			return fail.Wrap(fail.Internal, "serve", l.Addr().String(), err)
 		}
 		return nil
