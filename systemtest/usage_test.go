@@ -63,6 +63,9 @@ var verbUsages = []usage{
 	{"volume create x2 --group g --backing {dir}", fail.Invalid, "{dir}", false},
 	{"volume create x1 --group g --size 1GiB --backing {small}", fail.Invalid, "{small}", true},
 	{"volume create x3 --group g --size 4MiB --backing {backing}", fail.Refused, "{backing}", true},
+	{"volume create x4 --group g --size 1MiB --backing /dev/pollux-nosuchdev", fail.NotFound, "/dev/pollux-nosuchdev", false},
+	{"volume create x4 --group g --size 1MiB --backing nbd://host/disk1", fail.Invalid, "--backing nbd://host/disk1", false},
+	{"clone v x5 --group g --backing nbd://host/disk1 --store file://{empty}", fail.Invalid, "--backing nbd://host/disk1", false},
 	{"volume rm v", fail.Refused, "v", false},
 	{"volume rm nosuch --yes", fail.NotFound, "nosuch", false},
 	{"bookmark add m", fail.Invalid, "group", false},
@@ -91,15 +94,20 @@ var restoreUsages = []usage{
 	{"v {store} -o {new} --at 2001-01-01T00:00:00Z", fail.NotFound, "2001-01-01", false},
 	{"v {store} -o {new} --at nosuchmark", fail.NotFound, "nosuchmark", false},
 	{"v {store} -o {new} --at -", fail.Invalid, "--at -", false},
-	{"v {store} -o {dir}/missing/out", fail.NotFound, "{dir}/missing", true},
-	{"v {store} -o {dir}", fail.Invalid, "{dir}", true},
+	{"v {store} -o {dir}/missing/out", fail.NotFound, "{dir}/missing", false},
+	{"v {store} -o {dir}", fail.Invalid, "{dir}", false},
 	{"v {store} -o {full}", fail.Refused, "{full}", false},
 	{"v {store} -o {full} --overwrite", fail.Refused, "{full}", false}, // no terminal to confirm at
 	{"v {store} -o {small}", fail.Refused, "{small}", false},
 	{"v {store} -o {held}", fail.Refused, "held open by process", false},
 	{"v {store} -o {mounted}", fail.Refused, "mounted at", false},
 	{"v {store} -o {loop}", fail.Refused, "mounted at", false},
-	{"v {store} -o /dev/null", fail.Invalid, "/dev/null", true},
+	{"v {store} -o {loop} --overwrite --yes", fail.Refused, "mounted at", false},
+	{"v {store} -o /dev/null", fail.Invalid, "/dev/null", false},
+	{"v {store} -o /dev/pollux-nosuchdev", fail.NotFound, "-o /dev/pollux-nosuchdev", false},
+	{"v --store file://{dir}/none -o /dev/pollux-nosuchdev", fail.NotFound, "-o /dev/pollux-nosuchdev", false}, // before the store is asked
+	{"v {store} -o nbd+unix:///disk1?socket=/none", fail.Invalid, "an NBD export", false},
+	{"g {store} -o /dev", fail.NotFound, "/dev/v.img", false},
 }
 
 func TestUsageErrors(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
 	"github.com/pollux-dr/pollux/internal/text"
 )
@@ -58,6 +59,9 @@ on from by the same command.`,
 		}
 		if isURI(args[0]) && (f.at != "" || f.store.url != "") {
 			return fail.New(fail.Invalid, "clone", args[0], "--at and --store are for a volume: a mount is copied as it is").WithHint("mount the point that you want, or name the volume")
+		}
+		if err := hostdev.CheckImage("clone", "--backing "+f.backing, f.backing); err != nil {
+			return err
 		}
 		var err error
 		if f.backing, err = filepath.Abs(f.backing); err != nil {
@@ -128,7 +132,7 @@ func (f *cloneFlags) restorePoint(c *cobra.Command, source string, rep *cloneRep
 		return err
 	}
 	j := &restoreJob{p, t}
-	if err := refused(t); err != nil {
+	if err := t.refused(false); err != nil {
 		return err
 	}
 	r, err := j.run(c, &f.restoreFlags, l)
@@ -152,7 +156,7 @@ func (f *cloneFlags) copyMount(c *cobra.Command, uri string, rep *cloneReport) e
 	rep.Copied = conn.Size()
 	t, err := inspectTarget(f.backing, conn.Size())
 	if err == nil {
-		err = refused(t)
+		err = t.refused(false)
 	}
 	if err != nil || f.dryRun {
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -32,7 +33,7 @@ const halfwayVersion = 2
 // which has no beside, where it outlives a reboot.
 func (t *restoreTarget) statePath() string {
 	if t.device {
-		return fmt.Sprintf("/var/tmp/pollux-restore-%s.json", rdev(t.path))
+		return fmt.Sprintf("/var/tmp/pollux-restore-%s.json", hostdev.Number(t.path))
 	}
 	return t.partial() + ".json"
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -42,6 +43,9 @@ on when this command is interrupted; ` + "`pollux volume ls`" + ` then shows whe
 			return fail.New(fail.Invalid, "create volume", args[0], "no group").WithHint("name one with --group; pollux group ls lists them")
 		}
 		if r.Backing != "" {
+			if err := hostdev.CheckPath("create volume", "--backing "+r.Backing, r.Backing); err != nil {
+				return err
+			}
 			abs, err := filepath.Abs(r.Backing)
 			if err != nil {
 				return fail.Wrap(fail.Invalid, "resolve", r.Backing, err)

@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,6 +15,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -84,8 +84,10 @@ func checkCreate(stateDir string, r control.VolumeCreate) (control.VolumeCreate,
 		return r, fail.New(fail.Invalid, "create volume", r.Name, "backing "+r.Backing+" is not an absolute path")
 	}
 	have, err := backing.Measure(r.Backing)
-	if fail.Is(err, fail.NotFound) && strings.HasPrefix(r.Backing, "/dev/") {
-		return r, fail.New(fail.NotFound, "create volume", r.Name, "no device "+r.Backing).WithHint("see lsblk for the devices there are")
+	if hostdev.BelowDev(r.Backing) { // where a new file would be a mistyped device
+		if err := hostdev.CheckImage("create volume "+r.Name+" on", "--backing "+r.Backing, r.Backing); err != nil {
+			return r, err
+		}
 	}
 	switch {
 	case fail.Is(err, fail.NotFound) && r.SizeBytes == 0:
