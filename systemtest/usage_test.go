@@ -57,6 +57,9 @@ var verbUsages = []usage{
 	{"volume create x --group g", fail.Invalid, "size", false},
 	{"volume create x --group g --size 0", fail.Invalid, "size", false},
 	{"volume create x --group g --size -5", fail.Invalid, "-5", false},
+	{"volume create x --group g --size 10", fail.Invalid, "10MiB", false},
+	{"volume create x --group g --size 1049000", fail.Invalid, "512", false},
+	{"volume create x --group g --backing {odd}", fail.Invalid, "512", false},
 	{"volume create x --group g --size 12parsecs", fail.Invalid, "12parsecs", false},
 	{"volume create 9x --group g --size 1MiB", fail.Invalid, "9x", false},
 	{"volume create v --group g --size 1MiB", fail.Exists, "v", false},
@@ -93,7 +96,8 @@ var restoreUsages = []usage{
 	{"v {store} -o {new} --at -1000h", fail.NotFound, "-1000h", false},
 	{"v {store} -o {new} --at 2001-01-01T00:00:00Z", fail.NotFound, "2001-01-01", false},
 	{"v {store} -o {new} --at nosuchmark", fail.NotFound, "nosuchmark", false},
-	{"v {store} -o {new} --at -", fail.Invalid, "--at -", false},
+	{"v {store} -o {new} --at -", fail.Invalid, "--at: \"-\"", false},
+	{"v --store file://{dir}/none -o {new} --at 2026-11-28", fail.Invalid, "2026-11-28 13:32", false}, // before the store is asked
 	{"v {store} -o {dir}/missing/out", fail.NotFound, "{dir}/missing", false},
 	{"v {store} -o {dir}", fail.Invalid, "{dir}", false},
 	{"v {store} -o {full}", fail.Refused, "{full}", false},
@@ -196,6 +200,7 @@ func (s *site) usageWords(t *testing.T) *strings.Replacer {
 		}
 	}
 	write("small", 1<<20, "")
+	write("odd", 1<<20+1, "")
 	write("full", smallBytes, "something that somebody needs")
 	write("held", smallBytes, "")
 	write("fs", 16<<20, "")
@@ -207,7 +212,7 @@ func (s *site) usageWords(t *testing.T) *strings.Replacer {
 	run(t, tool(t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", at("fs"))
 	dev, _ := loop(t, at("fs"))
 	mount(t, dev, at("mnt"))
-	return strings.NewReplacer("{dir}", dir, "{empty}", at("empty"), "{small}", at("small"), "{full}", at("full"), "{held}", at("held"),
+	return strings.NewReplacer("{dir}", dir, "{empty}", at("empty"), "{small}", at("small"), "{odd}", at("odd"), "{full}", at("full"), "{held}", at("held"),
 		"{new}", at("new"), "{mounted}", at("fs"), "{loop}", dev, "{backing}", filepath.Join(s.conf.state, "volumes", "v.img"))
 }
 

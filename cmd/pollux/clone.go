@@ -54,9 +54,6 @@ on from by the same command.`,
 		if f.group == "" || f.backing == "" {
 			return fail.New(fail.Invalid, "clone", args[0], "--group and --backing are both needed").WithHint("name the new volume's group, and a file for it that does not exist yet")
 		}
-		if err := checkAt(c, f.at); err != nil {
-			return err
-		}
 		if isURI(args[0]) && (f.at != "" || f.store.url != "") {
 			return fail.New(fail.Invalid, "clone", args[0], "--at and --store are for a volume: a mount is copied as it is").WithHint("mount the point that you want, or name the volume")
 		}

@@ -73,6 +73,7 @@ type storeFlags struct {
 	opts    objstore.Options
 	writes  bool        // the verb creates or deletes objects
 	whole   bool        // catalogs are not used
+	at      pointFlag   // of verbs that read a point
 	patient atomic.Bool // passing faults are waited out for ever
 }
 

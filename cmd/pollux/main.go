@@ -70,9 +70,7 @@ at any recovery point.
 ` + exitCodes,
 		SilenceErrors: true, SilenceUsage: true, Version: version,
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fail.New(fail.Invalid, c.CommandPath(), "", err.Error()).WithHint("see " + c.CommandPath() + " --help")
-	})
+	root.SetFlagErrorFunc(flagError)
 	for _, add := range []func() *cobra.Command{newAgent, newJournal, newGroup, newVolume, newBookmark, newStatus, newPoints, newRestore, newMount, newClone, newVerify, newGC, newCost, newGuard, newDemo, newBench, newDump, newDoctor, newTLS, newAudit, newRecover} {
 		root.AddCommand(add())
 	}

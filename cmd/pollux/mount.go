@@ -19,8 +19,8 @@ import (
 	"github.com/pollux-dr/pollux/agent/nbd"
 	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/block"
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/mount"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -29,7 +29,7 @@ import (
 type mountFlags struct {
 	store             storeFlags
 	at, socket, cache string
-	cacheBytes, limit config.Bytes
+	cacheBytes, limit quantity.Bytes
 	writable, hydrate bool
 	json              bool
 }
@@ -76,9 +76,6 @@ type mountReport struct {
 }
 
 func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
-	if err := checkAt(c, f.at); err != nil {
-		return err
-	}
 	if f.cache != "" {
 		if st, err := os.Stat(f.cache); err != nil || !st.IsDir() {
 			return fail.New(fail.NotFound, "mount", "--cache "+f.cache, "no such directory")

@@ -18,6 +18,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/remote"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -297,7 +298,7 @@ func (r *recovery) report(c *cobra.Command, rep *recoverReport) error {
 	w := c.OutOrStdout()
 	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "LSN", "BACKING", "WAS"}}
 	for _, v := range rep.Volumes {
-		rows = append(rows, []string{v.Name, v.Group, config.Bytes(v.Size).String(), fmt.Sprint(v.LSN), v.Backing, v.Target})
+		rows = append(rows, []string{v.Name, v.Group, quantity.Bytes(v.Size).String(), fmt.Sprint(v.LSN), v.Backing, v.Target})
 	}
 	text.Table(w, rows)
 	for _, name := range rep.Skipped {

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/agent/backing"
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -27,15 +27,15 @@ type restoreFlags struct {
 	overwrite, yes, dryRun bool
 	resume, restart        bool
 	verify, json           bool
-	limit                  config.Bytes
+	limit                  quantity.Bytes
 }
 
 func newRestore() *cobra.Command {
 	var f restoreFlags
 	c := &cobra.Command{Use: "restore VOLUME|GROUP --store URL -o FILE|DEVICE|DIRECTORY [--at POINT]", Short: "Write a volume's image at a recovery point, from the object store alone",
-		Long: `POINT is an LSN (digits), a time (RFC 3339, or -10m for ten minutes ago: the last
-frame that ends at or before it) or a bookmark's name; without --at it is the
-newest point. A group's volumes go to DIRECTORY/<volume>.img, all at one point.
+		Long: `POINT is an LSN (digits), a time ("2026-11-28 13:32" in this host's zone, with Z or
++01:00 in another, or -10m for ten minutes ago: the last frame that ends at or
+before it) or a bookmark's name; without --at it is the newest point. A group's volumes go to DIRECTORY/<volume>.img, all at one point.
 
 A new file is sparse and takes its name only when it is complete. What an
 interruption leaves (<file>.partial) is gone on from by the same command, also
@@ -84,9 +84,6 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 		return fail.New(fail.Invalid, "restore", name, "no target").WithHint("name a file or a block device with -o")
 	}
 	if err := hostdev.CheckImage("restore "+name+" to", "-o "+f.out, f.out); err != nil {
-		return err
-	}
-	if err := checkAt(c, f.at); err != nil {
 		return err
 	}
 	l, closeStore, err := openLog(c.Context(), &f.store, nil)
@@ -334,7 +331,7 @@ func printRestored(w io.Writer, f *restoreFlags, r *restoreReport, t *restoreTar
 	fmt.Fprintf(w, "volume %s at epoch %d LSN %d, %s\n", r.Volume, r.Epoch, r.LSN, r.Time.Format(time.RFC3339Nano))
 	if r.DryRun {
 		fmt.Fprintf(w, "would fetch %s from %d objects for %s of data, in a volume of %s, and write to %s (%s)\n", text.Bytes(r.FetchBytes), r.Objects,
-			text.Bytes(r.LiveBytes), config.Bytes(r.SizeBytes), r.Output, r.Target)
+			text.Bytes(r.LiveBytes), quantity.Bytes(r.SizeBytes), r.Output, r.Target)
 		if r.Base != "" {
 			fmt.Fprintf(w, "would go on from %s\n", r.Base)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +23,9 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 	if f.url == "" {
 		return nil, nil, fail.New(fail.Invalid, "open", "object store", "none is named").WithHint("name it with --store file:///directory or s3://bucket/prefix")
 	}
+	if f.at.note != "" {
+		fmt.Fprintln(os.Stderr, "pollux:", f.at.note)
+	}
 	f.opts.ReadOnly = f.opts.ReadOnly || !f.writes // only the daemon and gc write
 	s, err := objstore.Open(ctx, f.url, f.opts)
 	if err != nil {
@@ -39,18 +41,16 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 	return s, func() { _ = s.Close() }, nil
 }
 
-// addPoint adds --at and --no-catalog, of verbs that read a point.
-func (f *storeFlags) addPoint(c *cobra.Command, at *string) {
-	c.Flags().StringVar(at, "at", "", "recovery point: LSN, time or bookmark (default: the newest)")
-	c.Flags().BoolVar(&f.whole, "no-catalog", false, "read the log from its beginning: for when a catalog or a map is damaged or missing")
+// addAt adds --at.
+func (f *storeFlags) addAt(c *cobra.Command, at *string, usage string) {
+	f.at.at = at
+	c.Flags().Var(&f.at, "at", usage)
 }
 
-// checkAt refuses an empty --at, which an unset variable may have left.
-func checkAt(c *cobra.Command, at string) error {
-	if c.Flags().Changed("at") && strings.Trim(at, "- ") == "" {
-		return fail.New(fail.Invalid, c.Name(), "--at "+at, "not a point").WithHint("write an LSN, a time (RFC 3339, or -10m for ten minutes ago) or a bookmark's name; leave it out for the newest point")
-	}
-	return nil
+// addPoint adds --at and --no-catalog, of verbs that read a point.
+func (f *storeFlags) addPoint(c *cobra.Command, at *string) {
+	f.addAt(c, at, "recovery point: LSN, time (2026-11-28 13:32, or -10m) or bookmark (default: the newest)")
+	c.Flags().BoolVar(&f.whole, "no-catalog", false, "read the log from its beginning: for when a catalog or a map is damaged or missing")
 }
 
 // pointOf finds a volume's point.

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/agent/backing"
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
+	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
 // restoreTarget is the file or device that a restore writes.
@@ -74,7 +74,7 @@ func (t *restoreTarget) examine() error {
 		kind = "block device"
 	}
 	content := signature(f)
-	t.what = fmt.Sprintf("%s %s with %s", config.Bytes(have), kind, content)
+	t.what = fmt.Sprintf("%s %s with %s", quantity.Bytes(have), kind, content)
 	object := func(format string, args ...any) { t.objections = append(t.objections, fmt.Sprintf(format, args...)) }
 	if t.device && have < t.size {
 		return fail.New(fail.Refused, "restore to", t.path, fmt.Sprintf("the device has %d bytes, the volume %d", have, t.size)).

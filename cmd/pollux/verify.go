@@ -35,16 +35,13 @@ with the volume while that is in use: what was written meanwhile is compared
 again later, so that only a true difference is one. Damage exits with status 9.`,
 		Args: cobra.MaximumNArgs(1)}
 	f.store.add(c)
-	c.Flags().StringVar(&f.at, "at", "", "with VOLUME: recovery point: LSN, time or bookmark (default: the newest)")
+	f.store.addAt(c, &f.at, "with VOLUME: recovery point: LSN, time or bookmark (default: the newest)")
 	c.Flags().StringVar(&f.live, "live", "", "with VOLUME: NBD URI of the volume itself, as in nbd+unix:///v?socket=/run/pollux/nbd.sock")
 	c.Flags().StringVar(&f.socket, "socket", cmp.Or(os.Getenv("POLLUX_SOCKET"), defaultSocket), "with --live: the agent's control socket ($POLLUX_SOCKET)")
 	c.Flags().BoolVar(&f.json, "json", false, "print one JSON object and nothing else")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 && (f.at != "" || f.live != "") {
 			return fail.New(fail.Invalid, "verify", f.store.url, "--at and --live are for a volume").WithHint("name it: pollux verify VOLUME")
-		}
-		if err := checkAt(c, f.at); err != nil {
-			return err
 		}
 		if f.at != "" && f.live != "" {
 			return fail.New(fail.Invalid, "verify", args[0], "--live is with the newest point").WithHint("leave out --at")

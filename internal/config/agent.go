@@ -16,16 +16,17 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
 // Agent are the settings of `pollux agent`.
 type Agent struct {
-	Name    string `yaml:"name"`    // default: the host's name
-	Site    string `yaml:"site"`    // where this host is; default "local"
-	State   string `yaml:"state"`   // default /var/lib/pollux
-	Runtime string `yaml:"runtime"` // on tmpfs; default /dev/shm/pollux
-	Socket  string `yaml:"socket"`  // control; default <state>/control.sock
-	Memory  Bytes  `yaml:"memory"`  // acknowledged writes in flight; default 128MiB
+	Name    string         `yaml:"name"`    // default: the host's name
+	Site    string         `yaml:"site"`    // where this host is; default "local"
+	State   string         `yaml:"state"`   // default /var/lib/pollux
+	Runtime string         `yaml:"runtime"` // on tmpfs; default /dev/shm/pollux
+	Socket  string         `yaml:"socket"`  // control; default <state>/control.sock
+	Memory  quantity.Bytes `yaml:"memory"`  // acknowledged writes in flight; default 128MiB
 
 	WAL     WAL     `yaml:"wal"`
 	NBD     NBD     `yaml:"nbd"`
@@ -41,17 +42,17 @@ type Agent struct {
 
 // Quiesce says how a group's application is made to stand still for a bookmark.
 type Quiesce struct {
-	Group string   `yaml:"group"`
-	Pre   []string `yaml:"pre"`   // a command and its arguments
-	Post  []string `yaml:"post"`  // the same; it always runs
-	Limit Duration `yaml:"limit"` // from the start of pre on; default 10s
+	Group string            `yaml:"group"`
+	Pre   []string          `yaml:"pre"`   // a command and its arguments
+	Post  []string          `yaml:"post"`  // the same; it always runs
+	Limit quantity.Duration `yaml:"limit"` // from the start of pre on; default 10s
 }
 
 // WAL bounds the agent's change log.
 type WAL struct {
-	Budget  Bytes    `yaml:"budget"`  // default 8GiB
-	Segment Bytes    `yaml:"segment"` // default 32MiB
-	Linger  Duration `yaml:"linger"`  // how long an open frame waits; default 2ms
+	Budget  quantity.Bytes    `yaml:"budget"`  // default 8GiB
+	Segment quantity.Bytes    `yaml:"segment"` // default 32MiB
+	Linger  quantity.Duration `yaml:"linger"`  // how long an open frame waits; default 2ms
 }
 
 // NBD says where volumes are served.
@@ -75,10 +76,10 @@ type Journal struct {
 	// nothing else here is set.
 	Addresses []string `yaml:"addresses"`
 	Member    `yaml:",inline"`
-	Identity  Identity `yaml:"tls"`        // towards the journal, and of the embedded one
-	LogBudget Bytes    `yaml:"log_budget"` // default 2GiB
-	Heartbeat Duration `yaml:"heartbeat"`  // default 1m
-	Targets   []Target `yaml:"targets"`
+	Identity  Identity          `yaml:"tls"`        // towards the journal, and of the embedded one
+	LogBudget quantity.Bytes    `yaml:"log_budget"` // default 2GiB
+	Heartbeat quantity.Duration `yaml:"heartbeat"`  // default 1m
+	Targets   []Target          `yaml:"targets"`
 }
 
 // Target is one remote object store.
@@ -97,8 +98,8 @@ type Target struct {
 
 // Lock is for how long the store shall keep each object from deletion.
 type Lock struct {
-	Mode string   `yaml:"mode"` // compliance or governance
-	For  Duration `yaml:"for"`  // a day at least; default none
+	Mode string            `yaml:"mode"` // compliance or governance
+	For  quantity.Duration `yaml:"for"`  // a day at least; default none
 }
 
 // Requests is a token bucket over the objects created, because they cost money.
@@ -161,7 +162,8 @@ type settings interface {
 func parse(path string, b []byte, c settings) error {
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField())
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return fail.New(fail.Invalid, "read configuration", atValue(path, b, err), strings.TrimSpace(yaml.FormatError(err, false, true))).
+		at, setting := atValue(path, b, err)
+		return fail.New(fail.Invalid, "read configuration", at, setting+strings.TrimSpace(yaml.FormatError(err, false, true))).
 			WithHint("docs/configuration.md lists the settings")
 	}
 	c.setDefaults()
@@ -181,7 +183,7 @@ func (c *Agent) setDefaults() {
 			*p = v
 		}
 	}
-	defBytes := func(p *Bytes, v Bytes) {
+	defBytes := func(p *quantity.Bytes, v quantity.Bytes) {
 		if *p == 0 {
 			*p = v
 		}
@@ -200,17 +202,17 @@ func (c *Agent) setDefaults() {
 	defBytes(&c.WAL.Segment, 32<<20)
 	defBytes(&c.Journal.LogBudget, 2<<30)
 	if c.WAL.Linger == 0 {
-		c.WAL.Linger = Duration(2 * time.Millisecond)
+		c.WAL.Linger = quantity.Duration(2 * time.Millisecond)
 	}
 	if c.Journal.Heartbeat == 0 {
-		c.Journal.Heartbeat = Duration(time.Minute)
+		c.Journal.Heartbeat = quantity.Duration(time.Minute)
 	}
 	if c.NBD.MaxConnections == 0 {
 		c.NBD.MaxConnections = 64
 	}
 	for i := range c.Quiesce {
 		if c.Quiesce[i].Limit == 0 {
-			c.Quiesce[i].Limit = Duration(10 * time.Second)
+			c.Quiesce[i].Limit = quantity.Duration(10 * time.Second)
 		}
 	}
 	c.Journal.setDefaults()
@@ -271,7 +273,7 @@ func (c *Agent) check() (setting string, err error) {
 			return "quiesce", fmt.Errorf("group %s: pre and post are both needed, each a list of a command and its arguments", q.Group)
 		case !filepath.IsAbs(q.Pre[0]) || !filepath.IsAbs(q.Post[0]):
 			return "quiesce", fmt.Errorf("group %s: %s and %s: name commands by absolute paths", q.Group, q.Pre[0], q.Post[0])
-		case q.Limit < Duration(100*time.Millisecond) || q.Limit > Duration(10*time.Minute):
+		case q.Limit < quantity.Duration(100*time.Millisecond) || q.Limit > quantity.Duration(10*time.Minute):
 			return "quiesce", fmt.Errorf("group %s: a limit of %v: 100ms to 10m", q.Group, q.Limit)
 		}
 		groups[q.Group] = true
@@ -306,7 +308,7 @@ func (c *Agent) check() (setting string, err error) {
 }
 
 func (l *Lock) check(t *Target) (string, error) {
-	const day = Duration(24 * time.Hour)
+	const day = quantity.Duration(24 * time.Hour)
 	switch {
 	case *l == Lock{}:
 		return "", nil
@@ -397,16 +399,19 @@ var (
 	quoted  = regexp.MustCompile(`"([^"]+)"`)
 )
 
-// atValue names the line of a value that one of our own types refused: the
-// decoder does not.
-func atValue(path string, b []byte, err error) string {
+// atValue names the line of a value that one of our own types refused, and the setting
+// with a colon: the decoder does not.
+func atValue(path string, b []byte, err error) (at, setting string) {
 	text := err.Error()
 	m := quoted.FindStringSubmatch(text)
 	if hasLine.MatchString(text) || m == nil {
-		return path
+		return path, ""
 	}
-	if line := findLine(b, regexp.MustCompile(`^[^#]*`+regexp.QuoteMeta(m[1]))); line > 0 {
-		return fmt.Sprintf("%s:%d", path, line)
+	value := regexp.MustCompile(`^(?:[^#]*[\s{,-])?(\w+)\s*:\s*["']?` + regexp.QuoteMeta(m[1]) + `["']?\s*(?:[,}#]|$)`)
+	for i, line := range strings.Split(string(b), "\n") {
+		if m := value.FindStringSubmatch(line); m != nil {
+			return fmt.Sprintf("%s:%d", path, i+1), m[1] + ": "
+		}
 	}
-	return path
+	return path, ""
 }

@@ -37,6 +37,8 @@ func TestRefused(t *testing.T) {
 	for _, c := range []struct{ name, yaml, want string }{
 		{"unknown key", "name: a\nmemroy: 1GiB\n" + minimal, "memroy"},
 		{"unit", "name: a\nmemory: 32parsecs\n" + minimal, "agent.yaml:2"},
+		{"size without a unit", "name: a\nmemory: 64\n" + minimal, `agent.yaml:2: memory: "64" is a size without a unit: write 64MiB`},
+		{"duration without a unit", "name: a\nwal: {budget: 1GiB, linger: 5}\n" + minimal, `agent.yaml:2: linger: "5" is a duration without a unit`},
 		{"list for a size", "name: a\nmemory: [1, 2]\n" + minimal, "agent.yaml:2"},
 		{"negative rate in flow style", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\", requests: {rate: -1}}\n", "agent.yaml:4"},
 		{"lock of a directory", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\", object_lock: {mode: compliance, for: 30d}}\n", "agent.yaml:4"},
@@ -54,21 +56,5 @@ func TestRefused(t *testing.T) {
 				t.Errorf("error %v (%v), want Invalid with %q", err, fail.KindOf(err), c.want)
 			}
 		})
-	}
-}
-
-func TestBytes(t *testing.T) {
-	for in, want := range map[string]Bytes{"0": 0, "4096": 4096, "64KiB": 64 << 10, "8GiB": 8 << 30, "2T": 2 << 40, "10 MiB": 10 << 20} {
-		if got, err := ParseBytes(in); err != nil || got != want {
-			t.Errorf("ParseBytes(%q) = %d, %v; want %d", in, got, err, want)
-		}
-	}
-	for _, in := range []string{"", "x", "-1", "1.5GiB", "9999999999TiB"} {
-		if _, err := ParseBytes(in); err == nil {
-			t.Errorf("ParseBytes(%q) succeeded", in)
-		}
-	}
-	if s := Bytes(64 << 20).String(); s != "64MiB" {
-		t.Errorf("String: %s", s)
 	}
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,15 +16,15 @@ type JournalHost struct {
 	State     string `yaml:"state"`  // default /var/lib/pollux-journal
 	Socket    string `yaml:"socket"` // control; default <state>/control.sock
 	Member    `yaml:",inline"`
-	Identity  Identity `yaml:"tls"`
-	Control   Control  `yaml:"control"`
-	LogBudget Bytes    `yaml:"log_budget"` // default 8GiB
-	Heartbeat Duration `yaml:"heartbeat"`  // default 1m
-	Election  Duration `yaml:"election"`   // how long a silent leader is waited for; default 1s
-	DiskStall Duration `yaml:"disk_stall"` // how long a leader waits for its disk; default 5s
-	Targets   []Target `yaml:"targets"`
-	Metrics   Metrics  `yaml:"metrics"`
-	Log       Log      `yaml:"log"`
+	Identity  Identity          `yaml:"tls"`
+	Control   Control           `yaml:"control"`
+	LogBudget quantity.Bytes    `yaml:"log_budget"` // default 8GiB
+	Heartbeat quantity.Duration `yaml:"heartbeat"`  // default 1m
+	Election  quantity.Duration `yaml:"election"`   // how long a silent leader is waited for; default 1s
+	DiskStall quantity.Duration `yaml:"disk_stall"` // how long a leader waits for its disk; default 5s
+	Targets   []Target          `yaml:"targets"`
+	Metrics   Metrics           `yaml:"metrics"`
+	Log       Log               `yaml:"log"`
 }
 
 // LoadJournal reads, completes and checks a file.
@@ -53,11 +54,11 @@ func (c *JournalHost) setDefaults() {
 		c.LogBudget = 8 << 30
 	}
 	for _, d := range []struct {
-		p *Duration
+		p *quantity.Duration
 		v time.Duration
 	}{{&c.Heartbeat, time.Minute}, {&c.Election, time.Second}, {&c.DiskStall, 5 * time.Second}} {
 		if *d.p == 0 {
-			*d.p = Duration(d.v)
+			*d.p = quantity.Duration(d.v)
 		}
 	}
 	c.Member.setDefaults()

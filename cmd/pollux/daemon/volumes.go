@@ -16,6 +16,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -101,6 +102,9 @@ func checkCreate(stateDir string, r control.VolumeCreate) (control.VolumeCreate,
 	case have < r.SizeBytes:
 		return r, fail.New(fail.Invalid, "create volume", r.Name,
 			fmt.Sprintf("backing %s has %d bytes, less than the size of %d", r.Backing, have, r.SizeBytes))
+	}
+	if err := quantity.CheckVolume(r.SizeBytes); err != nil {
+		return r, fail.New(fail.Invalid, "create volume", r.Name, "its size: "+err.Error()).WithHint("give --size 10GiB, say, or make the backing larger: truncate --size 10G FILE")
 	}
 	return r, nil
 }
