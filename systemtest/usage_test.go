@@ -54,6 +54,8 @@ var verbUsages = []usage{
 	{"group pause nosuch", fail.NotFound, "nosuch", false},
 	{"volume create x", fail.Invalid, "group", false},
 	{"volume create x --group nosuch --size 1MiB", fail.NotFound, "nosuch", false},
+	{"volume create x --group nosuch --size 1GiB --backing {small}", fail.NotFound, "nosuch", false}, // what is wrong first
+	{"volume create gone --group g --size 1GiB", fail.Exists, "was removed", false},                   // and its backing is left
 	{"volume create x --group g", fail.Invalid, "size", false},
 	{"volume create x --group g --size 0", fail.Invalid, "size", false},
 	{"volume create x --group g --size -5", fail.Invalid, "-5", false},
@@ -64,8 +66,8 @@ var verbUsages = []usage{
 	{"volume create 9x --group g --size 1MiB", fail.Invalid, "9x", false},
 	{"volume create v --group g --size 1MiB", fail.Exists, "v", false},
 	{"volume create x2 --group g --backing {dir}", fail.Invalid, "{dir}", false},
-	{"volume create x1 --group g --size 1GiB --backing {small}", fail.Invalid, "{small}", true},
-	{"volume create x3 --group g --size 4MiB --backing {backing}", fail.Refused, "{backing}", true},
+	{"volume create x1 --group g --size 1GiB --backing {small}", fail.Invalid, "{small}", false},
+	{"volume create x3 --group g --size 4MiB --backing {backing}", fail.Refused, "{backing}", false},
 	{"volume create x4 --group g --size 1MiB --backing /dev/pollux-nosuchdev", fail.NotFound, "/dev/pollux-nosuchdev", false},
 	{"volume create x4 --group g --size 1MiB --backing nbd://host/disk1", fail.Invalid, "--backing nbd://host/disk1", false},
 	{"clone v x5 --group g --backing nbd://host/disk1 --store file://{empty}", fail.Invalid, "--backing nbd://host/disk1", false},
@@ -118,6 +120,8 @@ func TestUsageErrors(t *testing.T) {
 	s, _ := newSmall(t)
 	s.verb("bookmark", "add", "taken", "--group", "g")
 	s.drained("g", time.Minute)
+	s.verb("volume", "create", "gone", "--group", "g", "--size", "2MiB")
+	s.verb("volume", "rm", "gone", "--yes")
 	words := s.usageWords(t)
 	check := func(t *testing.T, u usage, prefix ...string) {
 		args := prefix

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -35,6 +36,32 @@ func flagError(c *cobra.Command, err error) error {
 		object, why = "--"+missing.GetFlag().Name, "it needs a value"
 	}
 	return fail.New(fail.Invalid, verbOf(c), object, why).WithHint("see " + c.CommandPath() + " --help")
+}
+
+// checkDirectory refuses a directory that is none; "" is the default.
+func checkDirectory(op, flag, path string) error {
+	if path == "" {
+		return nil
+	}
+	if st, err := os.Stat(path); err != nil || !st.IsDir() {
+		return fail.New(fail.NotFound, op, flag+" "+path, "no such directory").WithHint("make it, or name another with " + flag)
+	}
+	return nil
+}
+
+// checkReadable refuses a file that cannot be read; "" is none.
+func checkReadable(flag, path string) error {
+	if path == "" {
+		return nil
+	}
+	r, err := os.Open(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fail.New(fail.NotFound, "read", flag+" "+path, "no such file").WithHint("correct the path")
+	case err != nil:
+		return (&fail.Error{Kind: fail.Denied, Op: "read", Object: flag + " " + path, Err: err}).WithHint("run as a user who may read it")
+	}
+	return r.Close()
 }
 
 // pointFlag is --at: an LSN, a time or a bookmark. What is no point at all is refused

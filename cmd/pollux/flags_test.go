@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -41,10 +44,18 @@ func TestFlagValues(t *testing.T) {
 		{"verify v --at 2026-13-45T00:00:00Z " + store, "verify --at", "not a time"},
 		{"audit ls --last x", "audit ls --last", `"x" is not a value of type int`},
 		{"audit ls --last", "audit ls --last", "it needs a value"},
+		{"volume ls --store s3://b/p --credentials-file /nonexistent/cred", "--credentials-file /nonexistent/cred", "no such file"},
+		{"gc --store s3://b/p --ca-file /nonexistent/ca", "--ca-file /nonexistent/ca", "no such file"},
+		{"gc --tmp /nonexistent/dir " + store, "--tmp /nonexistent/dir", "no such directory"},
+		{"mount v --cache /nonexistent/dir " + store, "mount v --cache /nonexistent/dir", "no such directory"},
+		{"mount v --nbd /nonexistent/dir/s " + store, "--nbd /nonexistent/dir", "no such directory"},
+		{"mount v --nbd /etc/passwd " + store, "--nbd /etc/passwd", "no socket"},
+		{"restore v -o /nonexistent/dir/x " + store, "-o /nonexistent/dir/x", "no directory"},
+		{"clone v w --group g --backing /nonexistent/dir/x " + store, "--backing /nonexistent/dir/x", "no directory"},
 	} {
 		_, err := runVerb(t, strings.Fields(x.args)...)
-		if !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), x.object) || !strings.Contains(err.Error(), x.says) || fail.HintOf(err) == "" {
-			t.Errorf("%s: %v (hint %q); want Invalid, with %q and %q", x.args, err, fail.HintOf(err), x.object, x.says)
+		if k := fail.KindOf(err); k != fail.Invalid && k != fail.NotFound && k != fail.Exists || !strings.Contains(err.Error(), x.object) || !strings.Contains(err.Error(), x.says) || fail.HintOf(err) == "" {
+			t.Errorf("%s: %v (hint %q); want %q and %q", x.args, err, fail.HintOf(err), x.object, x.says)
 		}
 		if err != nil && strings.HasPrefix(err.Error(), "pollux ") {
 			t.Errorf("%s: %v: the program's name comes twice", x.args, err)
@@ -67,5 +78,19 @@ func TestPointFlag(t *testing.T) {
 	p := pointFlag{at: &at}
 	if err := p.Set("2026-11-28 13:32"); err != nil || !strings.HasPrefix(at, "2026-11-28T13:32:00") || !strings.Contains(p.note, "has no zone") || !strings.Contains(p.note, at) {
 		t.Errorf("without a zone: %q, %v, note %q", at, err, p.note)
+	}
+}
+
+// TestRetrying: the same cause of many requests is one short line.
+func TestRetrying(t *testing.T) {
+	var out bytes.Buffer
+	r := retrying{w: &out, store: "s3://b/p"}
+	refused := errors.New("connection refused")
+	for i := range 5 {
+		r.tell(fail.At("list", fmt.Sprintf("s3://b/p/log/%d", i), fmt.Errorf("Get \"http://127.0.0.1:1/b/?list-type=2&prefix=p%%2Flog\": dial tcp: %w", refused)))
+	}
+	r.tell(fail.New(fail.Retry, "read", "x", "time out"))
+	if got, want := out.String(), "pollux: trying again: s3://b/p: connection refused\npollux: trying again: s3://b/p: time out\n"; got != want {
+		t.Errorf("said %q, want %q", got, want)
 	}
 }

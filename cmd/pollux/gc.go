@@ -48,6 +48,9 @@ log. --dry-run says what would be dropped and deleted, and why.`,
 		if o.Lock, err = parseLock(lock); err != nil {
 			return err
 		}
+		if err := checkDirectory("collect garbage", "--tmp", o.Dir); err != nil {
+			return err
+		}
 		s.opts.ReadOnly, s.opts.Lock = o.DryRun, o.Lock
 		store, done, err := openStore(c.Context(), &s)
 		if err != nil {

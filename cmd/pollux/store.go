@@ -21,10 +21,15 @@ const retryLimit = 5
 // openStore opens a store for a verb.
 func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), error) {
 	if f.url == "" {
-		return nil, nil, fail.New(fail.Invalid, "open", "object store", "none is named").WithHint("name it with --store file:///directory or s3://bucket/prefix")
+		return nil, nil, fail.New(fail.Invalid, "open object store", "--store", "none is named").WithHint("name it: --store file:///directory, or --store s3://bucket/prefix")
 	}
 	if f.at.note != "" {
 		fmt.Fprintln(os.Stderr, "pollux:", f.at.note)
+	}
+	for _, named := range []struct{ flag, path string }{{"--credentials-file", f.opts.CredentialsFile}, {"--ca-file", f.opts.CAFile}} {
+		if err := checkReadable(named.flag, named.path); err != nil {
+			return nil, nil, err
+		}
 	}
 	f.opts.ReadOnly = f.opts.ReadOnly || !f.writes // only the daemon and gc write
 	s, err := objstore.Open(ctx, f.url, f.opts)
@@ -32,11 +37,12 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 		return nil, nil, err
 	}
 	var tries atomic.Int32
+	again := retrying{w: os.Stderr, store: f.url}
 	s = objstore.WithRetry(s, objstore.Policy{
 		Retryable: func(err error) bool {
 			return fail.Is(err, fail.Retry) && (f.patient.Load() || tries.Add(1) <= retryLimit)
 		},
-		Notify: func(err error) { fmt.Fprintln(os.Stderr, "pollux: trying again:", err) },
+		Notify: again.tell,
 	})
 	return s, func() { _ = s.Close() }, nil
 }

@@ -1,6 +1,10 @@
 package config
 
 import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +52,10 @@ func TestRefused(t *testing.T) {
 		{"two of one name", "name: a\njournal:\n  targets:\n    - {name: x, url: \"file:///x\"}\n    - {name: x, url: \"file:///y\"}\n", "x"},
 		{"scheme", "name: a\njournal:\n  targets:\n    - {url: \"http://x\"}\n", "agent.yaml:4"},
 		{"clear text", "name: a\nnbd: {tcp: \"0.0.0.0:1\"}\n" + minimal, "agent.yaml:2"},
+		{"metrics in clear", "name: a\nmetrics:\n  listen: 0.0.0.0:9100\n" + minimal, "agent.yaml:3: metrics.listen: \"0.0.0.0:9100\" is not a loopback address, and nothing listens in clear elsewhere: set metrics.tls"},
+		{"half of TLS", "name: a\nmetrics: {tls: {cert: /c}}\n" + minimal, "agent.yaml:2: metrics.tls: cert and key"},
+		{"name of a target", "name: a\njournal:\n  targets:\n    - {name: a/b, url: \"file:///x\"}\n", "agent.yaml:4: journal.targets[0].name: \"a/b\""},
+		{"second target", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\"}\n    - {url: \"ftp://x\"}\n", "agent.yaml:5: journal.targets[1].url"},
 		{"small budget", "name: a\nwal: {budget: 1MiB}\n" + minimal, "agent.yaml:2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -56,5 +64,46 @@ func TestRefused(t *testing.T) {
 				t.Errorf("error %v (%v), want Invalid with %q", err, fail.KindOf(err), c.want)
 			}
 		})
+	}
+}
+
+// TestFiles: a file that a setting names and that is not there is told at once, by its
+// setting.
+func TestFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.yaml")
+	for yaml, want := range map[string]string{
+		"name: a\njournal:\n  targets:\n    - {url: \"s3://b/p\", credentials_file: /nonexistent/cred}\n":              "agent.yaml:4: journal.targets[0].credentials_file: open /nonexistent/cred",
+		"name: a\nmetrics:\n  listen: :9100\n  tls: {cert: /nonexistent/c, key: /nonexistent/k}\n" + minimal:           "agent.yaml:4: metrics.tls.cert: open /nonexistent/c",
+		"name: a\ntls:\n  cert: /nonexistent/c\n  key: /nonexistent/k\n  ca: /nonexistent/ca\n" + minimal:              "agent.yaml:3: tls.cert",
+		"name: a\nnbd: {tcp: \":10809\", tls: {cert: /nonexistent/c, key: /nonexistent/k}}\n" + minimal:                "agent.yaml:2: nbd.tls.cert",
+		"name: a\njournal:\n  targets:\n    - url: \"s3://b/p\"\n      ca_file: /nonexistent/ca\n      name: remote\n": "agent.yaml:5: journal.targets[0].ca_file",
+	} {
+		if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := LoadAgent(path); !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), want) || fail.HintOf(err) == "" {
+			t.Errorf("%v, want NotFound with %q", err, want)
+		}
+	}
+}
+
+// TestListening: an address that is taken is told by its setting.
+func TestListening(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addr := l.Addr().String()
+	_, err = net.Listen("tcp", addr)
+	err = fail.At("start", "agent", fail.Wrap(fail.Refused, "listen on", addr, err))
+	for setting, c := range map[string]interface{ listeners() []named }{"nbd.tcp": &Agent{NBD: NBD{TCP: addr}}, "metrics.listen": &JournalHost{Metrics: Metrics{Listen: addr}}} {
+		got := Listening(c, "agent.yaml", err)
+		if !fail.Is(got, fail.Refused) || !strings.Contains(got.Error(), setting+" "+addr+": bind: address already in use") || !strings.Contains(fail.HintOf(got), "set "+setting+" in agent.yaml") {
+			t.Errorf("%v (hint %q)", got, fail.HintOf(got))
+		}
+	}
+	if other := errors.New("other"); Listening(&Agent{}, "agent.yaml", other) != other {
+		t.Error("another error was changed")
 	}
 }

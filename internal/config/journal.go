@@ -34,7 +34,7 @@ func LoadJournal(path string) (*JournalHost, error) {
 		return nil, err
 	}
 	c := &JournalHost{}
-	return c, parse(path, b, c)
+	return c, load(path, b, c)
 }
 
 func (c *JournalHost) setDefaults() {
@@ -76,27 +76,25 @@ func (c *JournalHost) check() (setting string, err error) {
 	case c.LogBudget < 64<<20:
 		return "log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.LogBudget)
 	case time.Duration(c.Election) < 100*time.Millisecond || time.Duration(c.Election) > time.Minute:
-		return "election", errors.New("100ms to 1m")
+		return "election", fmt.Errorf("%v: 100ms to 1m", c.Election)
 	case time.Duration(c.DiskStall) < time.Second || time.Duration(c.DiskStall) > 10*time.Minute:
-		return "disk_stall", errors.New("1s to 10m")
+		return "disk_stall", fmt.Errorf("%v: 1s to 10m", c.DiskStall)
 	case !oneOf(c.Log.Level, "debug", "info", "warn", "error"):
-		return "level", fmt.Errorf("%q: debug, info, warn or error", c.Log.Level)
+		return "log.level", fmt.Errorf("%q: debug, info, warn or error", c.Log.Level)
 	case !oneOf(c.Log.Format, "text", "json"):
-		return "format", fmt.Errorf("%q: text or json", c.Log.Format)
+		return "log.format", fmt.Errorf("%q: text or json", c.Log.Format)
 	}
 	if err := c.Identity.check(); err != nil {
 		return "tls", err
 	}
 	if err := c.Control.check(c.Identity); err != nil {
-		return "control", err
+		return "control.listen", err
 	}
 	if setting, err := c.Member.check(c.Identity); err != nil {
 		return setting, err
 	}
-	if c.Metrics.Listen != "" {
-		if err := checkListen(c.Metrics.Listen, false); err != nil {
-			return "metrics", err
-		}
+	if setting, err := c.Metrics.check(); err != nil {
+		return setting, err
 	}
-	return checkTargets(c.Targets)
+	return checkTargets("targets", c.Targets)
 }

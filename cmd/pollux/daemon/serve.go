@@ -2,12 +2,9 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -17,7 +14,6 @@ import (
 	"github.com/pollux-dr/pollux/cmd/pollux/journald"
 	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/block"
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -71,7 +67,7 @@ func (d *Daemon) serveNBD(ctx context.Context) error {
 		ReceiveBudgetBytes: int64(d.conf.Memory) / 2}
 	if c.TLS.Cert != "" {
 		var err error
-		if o.TLS, err = loadTLS(c.TLS); err != nil {
+		if o.TLS, err = ops.LoadTLS(c.TLS); err != nil {
 			return err
 		}
 		o.RequireTLS = true
@@ -91,26 +87,6 @@ func (d *Daemon) serveNBD(ctx context.Context) error {
 	}
 	d.spawn(func() error { return d.nbd.Serve(ctx, t) })
 	return nil
-}
-
-func loadTLS(c config.TLS) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(c.Cert, c.Key)
-	if err != nil {
-		return nil, fail.Wrap(fail.Invalid, "load certificate", c.Cert, err)
-	}
-	conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
-	if c.ClientCA != "" {
-		pem, err := os.ReadFile(c.ClientCA)
-		if err != nil {
-			return nil, fail.Wrap(fail.Invalid, "load", c.ClientCA, err)
-		}
-		conf.ClientCAs = x509.NewCertPool()
-		if !conf.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fail.New(fail.Invalid, "load", c.ClientCA, "no certificate in it")
-		}
-		conf.ClientAuth = tls.RequireAndVerifyClientCert
-	}
-	return conf, nil
 }
 
 func (d *Daemon) serveHTTP() error {
