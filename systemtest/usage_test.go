@@ -55,7 +55,7 @@ var verbUsages = []usage{
 	{"volume create x", fail.Invalid, "group", false},
 	{"volume create x --group nosuch --size 1MiB", fail.NotFound, "nosuch", false},
 	{"volume create x --group nosuch --size 1GiB --backing {small}", fail.NotFound, "nosuch", false}, // what is wrong first
-	{"volume create gone --group g --size 1GiB", fail.Exists, "was removed", false},                   // and its backing is left
+	{"volume create gone --group g --size 1GiB", fail.Exists, "was removed", false},                  // and its backing is left
 	{"volume create x --group g", fail.Invalid, "size", false},
 	{"volume create x --group g --size 0", fail.Invalid, "size", false},
 	{"volume create x --group g --size -5", fail.Invalid, "-5", false},

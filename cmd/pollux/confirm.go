@@ -18,7 +18,7 @@ func confirm(c *cobra.Command, what, name string, yes bool) error {
 	}
 	fmt.Fprintln(c.ErrOrStderr(), what)
 	if !isTerminal(os.Stdin) {
-		return fail.New(fail.Refused, c.CommandPath(), name, "not confirmed, and there is no terminal to ask").WithHint("add --yes")
+		return fail.New(fail.Refused, verbOf(c), name, "not confirmed, and there is no terminal to ask").WithHint("add --yes")
 	}
 	fmt.Fprintf(c.ErrOrStderr(), "Type %q to go on: ", name)
 	typed := make(chan string, 1)
@@ -30,10 +30,10 @@ func confirm(c *cobra.Command, what, name string, yes bool) error {
 	select {
 	case line = <-typed:
 	case <-c.Context().Done():
-		return fail.Wrap(fail.Refused, c.CommandPath(), name, c.Context().Err())
+		return fail.Wrap(fail.Refused, verbOf(c), name, c.Context().Err())
 	}
 	if strings.TrimSpace(line) != name {
-		return fail.New(fail.Refused, c.CommandPath(), name, "not confirmed; nothing was changed")
+		return fail.New(fail.Refused, verbOf(c), name, "not confirmed; nothing was changed")
 	}
 	return nil
 }

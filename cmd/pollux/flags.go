@@ -18,13 +18,19 @@ import (
 )
 
 // verbOf is a command's path without the program's name, for error texts.
-func verbOf(c *cobra.Command) string { return strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ") }
+func verbOf(c *cobra.Command) string {
+	if !c.HasParent() {
+		return ""
+	}
+	return strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ")
+}
 
 // flagError says which flag is wrong, and what it takes.
 func flagError(c *cobra.Command, err error) error {
 	var value *pflag.InvalidValueError
 	var missing *pflag.ValueRequiredError
-	why, object := err.Error(), ""
+	var unknown *pflag.NotExistError
+	why, object, likely := err.Error(), "", ""
 	switch {
 	case errors.As(err, &value):
 		object, why = "--"+value.GetFlag().Name, value.Unwrap().Error()
@@ -34,8 +40,10 @@ func flagError(c *cobra.Command, err error) error {
 		}
 	case errors.As(err, &missing):
 		object, why = "--"+missing.GetFlag().Name, "it needs a value"
+	case errors.As(err, &unknown):
+		likely = likeFlag(c, unknown.GetSpecifiedName())
 	}
-	return fail.New(fail.Invalid, verbOf(c), object, why).WithHint("see " + c.CommandPath() + " --help")
+	return fail.New(fail.Invalid, verbOf(c), object, why).WithHint(didYouMean(likely, "see "+c.CommandPath()+" --help"))
 }
 
 // checkDirectory refuses a directory that is none; "" is the default.

@@ -79,7 +79,7 @@ each connection.`}
 	c.Flags().StringVar(&out, "out", ".", "directory to write to")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if role == "" || name == "" {
-			return fail.New(fail.Invalid, c.CommandPath(), "", "--role and --name are needed")
+			return fail.New(fail.Invalid, verbOf(c), "", "--role and --name are needed")
 		}
 		cert, until, err := pki.Issue(f.dir, out, pki.Peer{Role: pki.Role(role), Name: name}, time.Now())
 		if err != nil {

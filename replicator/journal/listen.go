@@ -55,7 +55,9 @@ func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
 			if !kept {
 				conn.Close()
 			}
-			if err != nil && ctx.Err() == nil && !errors.Is(err, errNotLeader) {
+			if errors.Is(err, transport.ErrClosed) { // each verb and each change of leader does that
+				j.opts.Logger.Debug("the other end closed its connection to the journal", "peer", conn.Peer())
+			} else if err != nil && ctx.Err() == nil && !errors.Is(err, errNotLeader) {
 				j.opts.Logger.Info("a connection to the journal ended", "peer", conn.Peer(), "err", err)
 			}
 		})

@@ -49,6 +49,8 @@ type Daemon struct {
 	metrics *metrics
 	http    ops.HTTP
 
+	accepted sync.Map // group to volume: backings accepted since the start, which takes none
+
 	verbs  chan struct{} // holds one while a state-changing verb runs; see takeTurn
 	ctx    context.Context
 	cancel context.CancelFunc

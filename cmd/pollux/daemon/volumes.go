@@ -347,6 +347,7 @@ func (d service) VolumeAccept(ctx context.Context, r control.VolumeAccept) (cont
 		return control.Volume{}, err
 	}
 	if !r.DryRun {
+		d.accepted.Store(v.Group, v.Name)
 		d.log.Warn("backing accepted; the next start applies the WAL to it", "volume", v.Name, "backing", v.Backing, "by", r.By)
 	}
 	return d.volume(&v), nil
