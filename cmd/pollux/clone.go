@@ -15,6 +15,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 )
 
@@ -31,6 +32,7 @@ type cloneReport struct {
 	LSN    uint64          `json:"lsn,omitempty"` // of a volume's point
 	Copied int64           `json:"copied_bytes"`
 	Volume *control.Volume `json:"volume"`
+	size   int64
 }
 
 func newClone() *cobra.Command {
@@ -72,7 +74,7 @@ on from by the same command.`,
 
 func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 	// The agent says no before the work, not behind it.
-	create := control.VolumeCreate{Name: name, Group: f.group, Backing: f.backing, By: operator(), DryRun: true, SizeBytes: 1 << 20}
+	create := control.VolumeCreate{Name: name, Group: f.group, Backing: f.backing, By: operator(), DryRun: true, SizeBytes: quantity.MinVolume}
 	var v control.Volume
 	if _, err := os.Stat(f.backing); err == nil {
 		create.SizeBytes = 0
@@ -80,7 +82,7 @@ func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 	if err := f.agent.call(c.Context(), control.VerbVolumeCreate, create, &v); err != nil {
 		return err
 	}
-	rep := cloneReport{Source: source}
+	rep := cloneReport{Source: source, Volume: &v}
 	var err error
 	if isURI(source) {
 		err = f.copyMount(c, source, &rep)
@@ -95,7 +97,8 @@ func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 		if err := f.agent.call(c.Context(), control.VerbVolumeCreate, create, &v); err != nil {
 			return fmt.Errorf("%w; the copy is in %s, and pollux volume create %s --group %s --backing %s protects it", err, f.backing, name, f.group, f.backing)
 		}
-		rep.Volume = &v
+	} else {
+		v.SizeBytes = rep.size
 	}
 	if f.json {
 		return printJSON(c.OutOrStdout(), rep)
@@ -136,7 +139,7 @@ func (f *cloneFlags) restorePoint(c *cobra.Command, source string, rep *cloneRep
 	if err != nil {
 		return err
 	}
-	rep.LSN, rep.Copied = p.LSN, r.WrittenBytes
+	rep.LSN, rep.Copied, rep.size = p.LSN, r.WrittenBytes, p.Volume.SizeBytes
 	if f.dryRun {
 		rep.Copied = r.LiveBytes
 	}
@@ -150,7 +153,7 @@ func (f *cloneFlags) copyMount(c *cobra.Command, uri string, rep *cloneReport) e
 		return err
 	}
 	defer conn.Close()
-	rep.Copied = conn.Size()
+	rep.Copied, rep.size = conn.Size(), conn.Size()
 	t, err := inspectTarget(f.backing, conn.Size())
 	if err == nil {
 		err = t.refused(false)
