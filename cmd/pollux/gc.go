@@ -57,8 +57,11 @@ log. --dry-run says what would be dropped and deleted, and why.`,
 			return err
 		}
 		defer done()
+		store, end := counted(store, c.ErrOrStderr(), "collecting garbage")
+		defer end()
 		o.Logger = slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 		rep, err := gc.Collect(c.Context(), store, o)
+		end()
 		if err != nil {
 			return err
 		}

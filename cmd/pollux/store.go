@@ -94,6 +94,11 @@ func openLog(ctx context.Context, f *storeFlags, progress twin.Progress) (*twin.
 	if f.whole {
 		open = twin.OpenWhole
 	}
+	if progress == nil {
+		bar := newCount(os.Stderr, "reading the log, objects")
+		defer bar.end()
+		progress = bar.update
+	}
 	l, err := open(ctx, s, progress)
 	if err != nil {
 		done()

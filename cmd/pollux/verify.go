@@ -77,6 +77,8 @@ func verifyLog(c *cobra.Command, f *verifyFlags, store objstore.Store) (err erro
 	start := time.Now()
 	rep := verifyReport{Store: store.URL(), Damaged: []gc.Damaged{}, Touched: []gc.Touched{}}
 	damaged := map[string]bool{}
+	store, end := counted(store, c.ErrOrStderr(), "verifying")
+	defer end()
 	rep.Log, err = twin.Examine(c.Context(), store, func(o *twin.Object) error {
 		if o.Err != nil {
 			damaged[o.Name] = true
@@ -108,6 +110,7 @@ func verifyLog(c *cobra.Command, f *verifyFlags, store objstore.Store) (err erro
 			return err
 		}
 	}
+	end()
 	rep.Seconds = time.Since(start).Seconds()
 	if f.json {
 		err = printJSON(c.OutOrStdout(), rep)
@@ -149,7 +152,9 @@ func printVerified(w io.Writer, r *verifyReport) {
 
 func verifyPoint(c *cobra.Command, f *verifyFlags, store objstore.Store, name string) error {
 	start := time.Now()
-	l, err := twin.Open(c.Context(), store, nil)
+	reading := newCount(c.ErrOrStderr(), "reading the log, objects")
+	l, err := twin.Open(c.Context(), store, reading.update)
+	reading.end()
 	if err != nil {
 		return err
 	}
