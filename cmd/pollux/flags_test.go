@@ -17,7 +17,7 @@ func TestFlagValues(t *testing.T) {
 	store := "--store file:///nonexistent/pollux-store"
 	for _, x := range []struct{ args, object, says string }{
 		{"volume create v --group g --size 10", "volume create --size", `"10" is a size without a unit: write 10MiB or 10GiB`},
-		{"volume create v --group g --size 513B", "--size", "513B is less than the minimum of a volume, 1MiB"},
+		{"volume create v --group g --size 513B", "--size", "513B is less than the minimum of a volume, 256KiB"},
 		{"volume create v --group g --size 1048577", "--size", "not a multiple of 512 bytes"},
 		{"volume create v --group g --size 0", "--size", "less than the minimum"},
 		{"volume create v --group g --size 10GB", "--size", "write GiB"},

@@ -85,7 +85,7 @@ const (
 	// SectorBytes is what a volume's size is a multiple of: block devices have no other.
 	SectorBytes = 512
 	// MinVolume is the least size of a volume.
-	MinVolume = 1 << 20
+	MinVolume = 256 << 10
 )
 
 // CheckVolume refuses a size that no volume should have.

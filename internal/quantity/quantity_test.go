@@ -29,7 +29,7 @@ func TestParseBytes(t *testing.T) {
 }
 
 func TestCheckVolume(t *testing.T) {
-	for n, says := range map[int64]string{1 << 20: "", 1<<20 + 512: "", 1 << 40: "", 0: "less than", 10: "10B is less than the minimum of a volume, 1MiB",
+	for n, says := range map[int64]string{1 << 20: "", 1<<20 + 512: "", 1 << 40: "", 0: "less than", 10: "10B is less than the minimum of a volume, 256KiB",
 		-1: "less than", 1<<20 + 1: "1MiB or 1049088B"} {
 		if err := CheckVolume(n); (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
 			t.Errorf("%d: %v; want %q", n, err, says)
