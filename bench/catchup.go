@@ -7,11 +7,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/faultproxy"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -54,7 +54,7 @@ var catchupCell = cell{name: "catchup", bytes: blockBytes, depth: 16, flushEvery
 // Catchup takes the store away, overwrites the volume some times, gives the store
 // back over a slow link, and measures how long the backlog takes and what is
 // shipped: with folding, and as it is.
-func Catchup(ctx context.Context, o Options, link config.Bytes) (*CatchupReport, error) {
+func Catchup(ctx context.Context, o Options, link quantity.Bytes) (*CatchupReport, error) {
 	if o.Size == 0 {
 		o.Size = defaultCatchupSize
 	}

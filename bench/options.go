@@ -5,8 +5,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
@@ -18,15 +18,15 @@ type Options struct {
 	Store        string
 	StoreOptions objstore.Options
 
-	Seconds float64      // of one slice of write (2), of one run of lag (30)
-	Size    config.Bytes // of the volume; 512MiB
-	Memory  config.Bytes // the agent's memory budget; 32MiB
-	Seed    uint64       // of offsets and block contents; 1
-	Rounds  int          // of write and restore; 5
-	Only    []string     // workloads of write; all
-	Voters  int          // of a journal beside, for lag; 0: none
-	Data    string       // file tree for block contents; the Go toolchain's, else /usr
-	Dir     string       // where the temporary directory goes; the system's
+	Seconds float64        // of one slice of write (2), of one run of lag (30)
+	Size    quantity.Bytes // of the volume; 512MiB
+	Memory  quantity.Bytes // the agent's memory budget; 32MiB
+	Seed    uint64         // of offsets and block contents; 1
+	Rounds  int            // of write and restore; 5
+	Only    []string       // workloads of write; all
+	Voters  int            // of a journal beside, for lag; 0: none
+	Data    string         // file tree for block contents; the Go toolchain's, else /usr
+	Dir     string         // where the temporary directory goes; the system's
 	// RequestRate is the agent's budget of store requests per second in write
 	// and restore: 0 is unlimited, negative (not the zero value) the product's
 	// default.

@@ -36,7 +36,9 @@ func TestRecover(t *testing.T) {
 			w.pending = nil
 		}
 		args := append([]string{"recover", "-c", s.config(), "--yes", "--overwrite"}, s.storeArgs()...)
+		shown := s.shownToRecover(t, args)
 		v := s.verb(args...)
+		sameRun(t, "recover", shown, v)
 		lsn := uint64(v["volumes"].([]any)[0].(map[string]any)["lsn"].(float64))
 		if flushed := w.flushed.Load(); lsn < flushed || lsn > w.h.lsn {
 			t.Fatalf("recovered to LSN %d, flushed was %d, written %d", lsn, flushed, w.h.lsn)

@@ -54,15 +54,23 @@ var verbUsages = []usage{
 	{"group pause nosuch", fail.NotFound, "nosuch", false},
 	{"volume create x", fail.Invalid, "group", false},
 	{"volume create x --group nosuch --size 1MiB", fail.NotFound, "nosuch", false},
+	{"volume create x --group nosuch --size 1GiB --backing {small}", fail.NotFound, "nosuch", false}, // what is wrong first
+	{"volume create gone --group g --size 1GiB", fail.Exists, "was removed", false},                  // and its backing is left
 	{"volume create x --group g", fail.Invalid, "size", false},
 	{"volume create x --group g --size 0", fail.Invalid, "size", false},
 	{"volume create x --group g --size -5", fail.Invalid, "-5", false},
+	{"volume create x --group g --size 10", fail.Invalid, "10MiB", false},
+	{"volume create x --group g --size 1049000", fail.Invalid, "512", false},
+	{"volume create x --group g --backing {odd}", fail.Invalid, "512", false},
 	{"volume create x --group g --size 12parsecs", fail.Invalid, "12parsecs", false},
 	{"volume create 9x --group g --size 1MiB", fail.Invalid, "9x", false},
 	{"volume create v --group g --size 1MiB", fail.Exists, "v", false},
 	{"volume create x2 --group g --backing {dir}", fail.Invalid, "{dir}", false},
-	{"volume create x1 --group g --size 1GiB --backing {small}", fail.Invalid, "{small}", true},
-	{"volume create x3 --group g --size 4MiB --backing {backing}", fail.Refused, "{backing}", true},
+	{"volume create x1 --group g --size 1GiB --backing {small}", fail.Invalid, "{small}", false},
+	{"volume create x3 --group g --size 4MiB --backing {backing}", fail.Refused, "{backing}", false},
+	{"volume create x4 --group g --size 1MiB --backing /dev/pollux-nosuchdev", fail.NotFound, "/dev/pollux-nosuchdev", false},
+	{"volume create x4 --group g --size 1MiB --backing nbd://host/disk1", fail.Invalid, "--backing nbd://host/disk1", false},
+	{"clone v x5 --group g --backing nbd://host/disk1 --store file://{empty}", fail.Invalid, "--backing nbd://host/disk1", false},
 	{"volume rm v", fail.Refused, "v", false},
 	{"volume rm nosuch --yes", fail.NotFound, "nosuch", false},
 	{"bookmark add m", fail.Invalid, "group", false},
@@ -90,22 +98,30 @@ var restoreUsages = []usage{
 	{"v {store} -o {new} --at -1000h", fail.NotFound, "-1000h", false},
 	{"v {store} -o {new} --at 2001-01-01T00:00:00Z", fail.NotFound, "2001-01-01", false},
 	{"v {store} -o {new} --at nosuchmark", fail.NotFound, "nosuchmark", false},
-	{"v {store} -o {new} --at -", fail.Invalid, "--at -", false},
-	{"v {store} -o {dir}/missing/out", fail.NotFound, "{dir}/missing", true},
-	{"v {store} -o {dir}", fail.Invalid, "{dir}", true},
+	{"v {store} -o {new} --at -", fail.Invalid, "--at: \"-\"", false},
+	{"v --store file://{dir}/none -o {new} --at 2026-11-28", fail.Invalid, "2026-11-28 13:32", false}, // before the store is asked
+	{"v {store} -o {dir}/missing/out", fail.NotFound, "{dir}/missing", false},
+	{"v {store} -o {dir}", fail.Invalid, "{dir}", false},
 	{"v {store} -o {full}", fail.Refused, "{full}", false},
 	{"v {store} -o {full} --overwrite", fail.Refused, "{full}", false}, // no terminal to confirm at
 	{"v {store} -o {small}", fail.Refused, "{small}", false},
 	{"v {store} -o {held}", fail.Refused, "held open by process", false},
 	{"v {store} -o {mounted}", fail.Refused, "mounted at", false},
 	{"v {store} -o {loop}", fail.Refused, "mounted at", false},
-	{"v {store} -o /dev/null", fail.Invalid, "/dev/null", true},
+	{"v {store} -o {loop} --overwrite --yes", fail.Refused, "mounted at", false},
+	{"v {store} -o /dev/null", fail.Invalid, "/dev/null", false},
+	{"v {store} -o /dev/pollux-nosuchdev", fail.NotFound, "-o /dev/pollux-nosuchdev", false},
+	{"v --store file://{dir}/none -o /dev/pollux-nosuchdev", fail.NotFound, "-o /dev/pollux-nosuchdev", false}, // before the store is asked
+	{"v {store} -o nbd+unix:///disk1?socket=/none", fail.Invalid, "an NBD export", false},
+	{"g {store} -o /dev", fail.NotFound, "/dev/v.img", false},
 }
 
 func TestUsageErrors(t *testing.T) {
 	s, _ := newSmall(t)
 	s.verb("bookmark", "add", "taken", "--group", "g")
 	s.drained("g", time.Minute)
+	s.verb("volume", "create", "gone", "--group", "g", "--size", "2MiB")
+	s.verb("volume", "rm", "gone", "--yes")
 	words := s.usageWords(t)
 	check := func(t *testing.T, u usage, prefix ...string) {
 		args := prefix
@@ -188,6 +204,7 @@ func (s *site) usageWords(t *testing.T) *strings.Replacer {
 		}
 	}
 	write("small", 1<<20, "")
+	write("odd", 1<<20+1, "")
 	write("full", smallBytes, "something that somebody needs")
 	write("held", smallBytes, "")
 	write("fs", 16<<20, "")
@@ -199,7 +216,7 @@ func (s *site) usageWords(t *testing.T) *strings.Replacer {
 	run(t, tool(t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", at("fs"))
 	dev, _ := loop(t, at("fs"))
 	mount(t, dev, at("mnt"))
-	return strings.NewReplacer("{dir}", dir, "{empty}", at("empty"), "{small}", at("small"), "{full}", at("full"), "{held}", at("held"),
+	return strings.NewReplacer("{dir}", dir, "{empty}", at("empty"), "{small}", at("small"), "{odd}", at("odd"), "{full}", at("full"), "{held}", at("held"),
 		"{new}", at("new"), "{mounted}", at("fs"), "{loop}", dev, "{backing}", filepath.Join(s.conf.state, "volumes", "v.img"))
 }
 

@@ -149,9 +149,12 @@ func (c *Conn) Recv() (typ uint16, payload []byte, err error) {
 	return le.Uint16(h[6:]), payload, nil
 }
 
+// ErrClosed says that the other end closed the connection.
+var ErrClosed = errors.New("connection closed")
+
 func (c *Conn) broken(op string, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = errors.New("connection closed")
+		err = ErrClosed
 	}
 	return fail.Wrap(fail.Retry, op, c.Peer(), err)
 }

@@ -33,7 +33,7 @@ acknowledged durable and ends. Under systemd it notifies readiness.`,
 		guardMemory(log)
 		d, err := daemon.Start(c.Context(), conf, version, log)
 		if err != nil {
-			return err
+			return config.Listening(conf, path, err)
 		}
 		log.Info("serving", "version", version, "nbd", conf.NBD.Unix, "control", conf.Socket)
 		return runDaemon(c.Context(), log, d)

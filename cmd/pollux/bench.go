@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/bench"
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
 func newBench() *cobra.Command {
@@ -78,7 +78,7 @@ func newBenchRun[R texter](name, short string, seconds float64, run func(context
 }
 
 func newBenchCatchup() *cobra.Command {
-	link := config.Bytes(16 << 20)
+	link := quantity.Bytes(16 << 20)
 	c := newBenchRun("catchup", "Draining a backlog over a slow link, with and without folding", 0, func(ctx context.Context, o bench.Options) (*bench.CatchupReport, error) {
 		return bench.Catchup(ctx, o, link)
 	})

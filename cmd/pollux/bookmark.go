@@ -11,6 +11,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -28,15 +29,15 @@ func newBookmarkAdd() *cobra.Command {
 	c := &cobra.Command{Use: "add BOOKMARK --group GROUP", Short: "Name the present point of a group", Args: cobra.ExactArgs(1)}
 	f.add(c)
 	c.Flags().StringVar(&r.Group, "group", "", "consistency group (required)")
-	var hold time.Duration
-	c.Flags().DurationVar(&hold, "hold-limit", 0, "how long writers may wait where the group has volumes on several hosts (default 5s)")
+	var hold quantity.Duration
+	c.Flags().Var(&hold, "hold-limit", "how long writers may wait where the group has volumes on several hosts (default 5s)")
 	c.Flags().BoolVar(&r.Quiesce, "quiesce", false, "run the group's hooks of the agent's configuration round the mark: an application-consistent point")
 	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "check, change nothing")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if r.Group == "" {
 			return fail.New(fail.Invalid, "add bookmark", args[0], "no group").WithHint("name one with --group; pollux group ls lists them")
 		}
-		r.Name, r.By, r.HoldSeconds = args[0], operator(), hold.Seconds()
+		r.Name, r.By, r.HoldSeconds = args[0], operator(), time.Duration(hold).Seconds()
 		var b control.Bookmark
 		if err := f.call(c.Context(), control.VerbBookmarkAdd, r, &b); err != nil {
 			return err

@@ -13,7 +13,9 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 )
 
@@ -30,6 +32,7 @@ type cloneReport struct {
 	LSN    uint64          `json:"lsn,omitempty"` // of a volume's point
 	Copied int64           `json:"copied_bytes"`
 	Volume *control.Volume `json:"volume"`
+	size   int64
 }
 
 func newClone() *cobra.Command {
@@ -53,11 +56,11 @@ on from by the same command.`,
 		if f.group == "" || f.backing == "" {
 			return fail.New(fail.Invalid, "clone", args[0], "--group and --backing are both needed").WithHint("name the new volume's group, and a file for it that does not exist yet")
 		}
-		if err := checkAt(c, f.at); err != nil {
-			return err
-		}
 		if isURI(args[0]) && (f.at != "" || f.store.url != "") {
 			return fail.New(fail.Invalid, "clone", args[0], "--at and --store are for a volume: a mount is copied as it is").WithHint("mount the point that you want, or name the volume")
+		}
+		if err := hostdev.CheckImage("clone", "--backing "+f.backing, f.backing); err != nil {
+			return err
 		}
 		var err error
 		if f.backing, err = filepath.Abs(f.backing); err != nil {
@@ -71,7 +74,7 @@ on from by the same command.`,
 
 func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 	// The agent says no before the work, not behind it.
-	create := control.VolumeCreate{Name: name, Group: f.group, Backing: f.backing, By: operator(), DryRun: true, SizeBytes: 1 << 20}
+	create := control.VolumeCreate{Name: name, Group: f.group, Backing: f.backing, By: operator(), DryRun: true, SizeBytes: quantity.MinVolume}
 	var v control.Volume
 	if _, err := os.Stat(f.backing); err == nil {
 		create.SizeBytes = 0
@@ -79,7 +82,7 @@ func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 	if err := f.agent.call(c.Context(), control.VerbVolumeCreate, create, &v); err != nil {
 		return err
 	}
-	rep := cloneReport{Source: source}
+	rep := cloneReport{Source: source, Volume: &v}
 	var err error
 	if isURI(source) {
 		err = f.copyMount(c, source, &rep)
@@ -94,7 +97,8 @@ func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 		if err := f.agent.call(c.Context(), control.VerbVolumeCreate, create, &v); err != nil {
 			return fmt.Errorf("%w; the copy is in %s, and pollux volume create %s --group %s --backing %s protects it", err, f.backing, name, f.group, f.backing)
 		}
-		rep.Volume = &v
+	} else {
+		v.SizeBytes = rep.size
 	}
 	if f.json {
 		return printJSON(c.OutOrStdout(), rep)
@@ -128,14 +132,14 @@ func (f *cloneFlags) restorePoint(c *cobra.Command, source string, rep *cloneRep
 		return err
 	}
 	j := &restoreJob{p, t}
-	if err := refused(t); err != nil {
+	if err := t.refused(false); err != nil {
 		return err
 	}
 	r, err := j.run(c, &f.restoreFlags, l)
 	if err != nil {
 		return err
 	}
-	rep.LSN, rep.Copied = p.LSN, r.WrittenBytes
+	rep.LSN, rep.Copied, rep.size = p.LSN, r.WrittenBytes, p.Volume.SizeBytes
 	if f.dryRun {
 		rep.Copied = r.LiveBytes
 	}
@@ -149,10 +153,10 @@ func (f *cloneFlags) copyMount(c *cobra.Command, uri string, rep *cloneReport) e
 		return err
 	}
 	defer conn.Close()
-	rep.Copied = conn.Size()
+	rep.Copied, rep.size = conn.Size(), conn.Size()
 	t, err := inspectTarget(f.backing, conn.Size())
 	if err == nil {
-		err = refused(t)
+		err = t.refused(false)
 	}
 	if err != nil || f.dryRun {
 		return err

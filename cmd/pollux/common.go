@@ -74,7 +74,7 @@ func (f *daemonFlags) call(ctx context.Context, verb string, req, resp any) erro
 // warnExposed says that any user of this host can read a secret file.
 func warnExposed(path string) {
 	if err := config.Exposed(path); err != nil {
-		fmt.Fprintln(os.Stderr, "pollux: warning:", fail.Explain(err))
+		fmt.Fprintln(stderr, "pollux: warning:", fail.Explain(err))
 	}
 }
 
@@ -84,6 +84,7 @@ type storeFlags struct {
 	opts    objstore.Options
 	writes  bool        // the verb creates or deletes objects
 	whole   bool        // catalogs are not used
+	at      pointFlag   // of verbs that read a point
 	patient atomic.Bool // passing faults are waited out for ever
 }
 

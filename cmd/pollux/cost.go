@@ -54,6 +54,8 @@ come to each month; with --budget it fails, with exit status 7, when that is mor
 			return err
 		}
 		defer done()
+		store, end := counted(store, c.ErrOrStderr(), "counting")
+		defer end()
 		if r.Usage, err = gc.Measure(c.Context(), store, gc.Options{}); err != nil {
 			return err
 		}

@@ -12,9 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/demo"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
@@ -22,7 +22,7 @@ import (
 type demoFlags struct {
 	store   storeFlags
 	seconds int
-	size    config.Bytes
+	size    quantity.Bytes
 	seed    uint64
 	keep    bool
 	json    bool

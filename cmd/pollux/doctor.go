@@ -21,7 +21,7 @@ func newDoctor() *cobra.Command {
 	c := &cobra.Command{Use: "doctor -c agent.yaml | doctor --store URL", Short: "Check whether host and object stores give what Pollux relies on", Args: cobra.NoArgs,
 		Long: `Proves the store's conditional create under a real race, reads back, measures, and
 checks this host's disk, memory and limits against the configuration. Prints one
-line a check and exits 1 if one failed. Test objects go below doctor/ in the
+line a check and exits 5 if one failed. Test objects go below doctor/ in the
 store, and are deleted where the credentials allow it; with object_lock one of
 them stays until its date, and in a bucket with a rule of its own all do.`}
 	f.addJSON(c)
@@ -52,8 +52,8 @@ them stays until its date, and in a bucket with a rule of its own all do.`}
 				return err
 			}
 		}
-		if worst == doctor.Fail {
-			return exitCode(1)
+		if worst == doctor.Fail { // each has said what to do
+			return exitCode(fail.ExitCode(fail.New(fail.Refused, "", "", "")))
 		}
 		return nil
 	}

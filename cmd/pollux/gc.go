@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/gc"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -35,17 +36,19 @@ log. --dry-run says what would be dropped and deleted, and why.`,
 		Args: cobra.NoArgs}
 	s.add(c)
 	s.writes = true
-	c.Flags().DurationVar(&o.Grace, "grace", 24*time.Hour, "how long what nothing needs stays, for readers by an older catalog; longer than any gc takes")
+	grace := quantity.Duration(24 * time.Hour)
+	c.Flags().Var(&grace, "grace", "how long what nothing needs stays, for readers by an older catalog; longer than any gc takes")
 	c.Flags().StringVar(&lock, "object-lock", "", "keep what is needed from deletion, as in compliance=30d: what the target's object_lock says (default: the bucket's own rule)")
 	c.Flags().StringVar(&o.Dir, "tmp", "", "directory for what memory should not hold (default: the one for temporary files)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "show, change nothing")
 	c.Flags().BoolVar(&json, "json", false, "print one JSON object and nothing else")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if o.Grace < 0 {
-			return fail.New(fail.Invalid, "collect garbage", s.url, fmt.Sprintf("--grace %v is below zero", o.Grace)).WithHint("write a time, as in 24h")
-		}
 		var err error
+		o.Grace = time.Duration(grace)
 		if o.Lock, err = parseLock(lock); err != nil {
+			return err
+		}
+		if err := checkDirectory("collect garbage", "--tmp", o.Dir); err != nil {
 			return err
 		}
 		s.opts.ReadOnly, s.opts.Lock = o.DryRun, o.Lock
@@ -54,8 +57,11 @@ log. --dry-run says what would be dropped and deleted, and why.`,
 			return err
 		}
 		defer done()
+		store, end := counted(store, c.ErrOrStderr(), "collecting garbage")
+		defer end()
 		o.Logger = slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 		rep, err := gc.Collect(c.Context(), store, o)
+		end()
 		if err != nil {
 			return err
 		}
@@ -136,10 +142,10 @@ func parseLock(s string) (objstore.LockRule, error) {
 		return objstore.LockRule{}, nil
 	}
 	mode, span, _ := strings.Cut(s, "=")
-	d, err := text.ParseSpan(span)
+	d, err := quantity.ParseDuration(span)
 	mode = strings.ToUpper(mode)
-	if err != nil || d < 24*time.Hour || (mode != objstore.Compliance && mode != objstore.Governance) {
+	if err != nil || time.Duration(d) < 24*time.Hour || (mode != objstore.Compliance && mode != objstore.Governance) {
 		return objstore.LockRule{}, fail.New(fail.Invalid, "parse", "--object-lock "+s, "neither compliance=TIME nor governance=TIME, of a day at least").WithHint("write what the target's object_lock says, as in compliance=30d")
 	}
-	return objstore.LockRule{Mode: mode, For: d}, nil
+	return objstore.LockRule{Mode: mode, For: time.Duration(d)}, nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,17 +24,21 @@ func newGroup() *cobra.Command {
 func newGroupPut(verb, short string, create bool) *cobra.Command {
 	var f daemonFlags
 	var ack, onLoss, overflow, pitr, retention string
-	var rpo float64
+	rpo := secondsFlag(0)
+	def := func(string) string { return "" } // what is not set stays as it is
+	if create {
+		rpo, def = 10, func(v string) string { return v }
+	}
 	var dryRun, yes bool
 	var agents []string
 	c := &cobra.Command{Use: verb + " GROUP", Short: short, Args: cobra.ExactArgs(1)}
 	f.add(c)
-	c.Flags().StringVar(&ack, "ack", "local", "what FLUSH waits for: local, journal (three voters or more) or remote")
-	c.Flags().StringVar(&onLoss, "on-ack-loss", "wait", "what a promise that cannot be kept does: wait or degrade")
-	c.Flags().StringVar(&overflow, "overflow", "throttle", "what a full WAL does: throttle (writers are slowed, then wait), or bitmap (only which blocks changed is kept; needs ack: local and a journal on other hosts)")
-	c.Flags().StringVar(&pitr, "pitr", "fold", "which points stay when replication is behind: every-write, or fold: fewer, to catch up sooner")
-	c.Flags().StringVar(&retention, "retention", "forever", "which points are kept, as in every_write=24h,hourly=7d,daily=90d, beside bookmarks; pollux gc deletes the rest")
-	c.Flags().Float64Var(&rpo, "rpo-target", 10, "lag in seconds above which the group is Lagging")
+	c.Flags().StringVar(&ack, "ack", def("local"), "what FLUSH waits for: local, journal (three voters or more) or remote")
+	c.Flags().StringVar(&onLoss, "on-ack-loss", def("wait"), "what a promise that cannot be kept does: wait or degrade")
+	c.Flags().StringVar(&overflow, "overflow", def("throttle"), "what a full WAL does: throttle (writers are slowed, then wait), or bitmap (only which blocks changed is kept; needs ack: local and a journal on other hosts)")
+	c.Flags().StringVar(&pitr, "pitr", def("fold"), "which points stay when replication is behind: every-write, or fold: fewer, to catch up sooner")
+	c.Flags().StringVar(&retention, "retention", def("forever"), "which points are kept, as in every_write=24h,hourly=7d,daily=90d, beside bookmarks; pollux gc deletes the rest")
+	c.Flags().Var(&rpo, "rpo-target", "lag above which the group is Lagging, as in 30s")
 	c.Flags().StringSliceVar(&agents, "agents", nil, "agents on other hosts that may have volumes in it")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, change nothing")
 	c.Flags().BoolVar(&yes, "yes", false, "with --retention: do not ask")
@@ -55,10 +58,8 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 			r.Agents = &agents
 		}
 		if c.Flags().Changed("rpo-target") {
-			if math.IsNaN(rpo) || math.IsInf(rpo, 0) {
-				return fail.New(fail.Invalid, "set group", args[0], "--rpo-target is not a number of seconds")
-			}
-			r.RPOTargetSeconds = &rpo
+			seconds := float64(rpo)
+			r.RPOTargetSeconds = &seconds
 		}
 		if !create && r.Ack == nil && r.OnAckLoss == nil && r.Overflow == nil && r.PITR == nil && r.Retention == nil && r.RPOTargetSeconds == nil && r.Agents == nil {
 			return fail.New(fail.Invalid, "set group", args[0], "nothing to set").WithHint("see pollux group set --help")

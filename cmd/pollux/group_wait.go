@@ -10,6 +10,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
 // groupWaitStep is how long one question to the agent may take.
@@ -17,16 +18,13 @@ const groupWaitStep = 10 * time.Second
 
 func newGroupWait() *cobra.Command {
 	var f daemonFlags
-	var timeout time.Duration
+	var timeout quantity.Duration
 	c := &cobra.Command{Use: "wait GROUP", Short: "Wait until everything written by now is durable in the remote store",
 		Args: cobra.ExactArgs(1)}
 	f.add(c)
-	c.Flags().DurationVar(&timeout, "timeout", 0, "give up after this time (0: never)")
+	c.Flags().Var(&timeout, "timeout", "give up after this time (0: never)")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if timeout < 0 {
-			return fail.New(fail.Invalid, "parse", "--timeout", "it is negative").WithHint("give a time such as 30s, or 0 for no limit")
-		}
-		p, err := groupWait(c.Context(), c.ErrOrStderr(), f.client(), args[0], timeout)
+		p, err := groupWait(c.Context(), c.ErrOrStderr(), f.client(), args[0], time.Duration(timeout))
 		if err != nil {
 			return err
 		}

@@ -30,7 +30,7 @@ under peers and are let in by themselves. Under systemd it notifies readiness.`,
 		log := newLogger(conf.Log)
 		d, err := journald.Start(c.Context(), conf, version, log)
 		if err != nil {
-			return err
+			return config.Listening(conf, path, err)
 		}
 		log.Info("serving", "version", version, "listen", conf.Listen, "control", conf.Socket)
 		return runDaemon(c.Context(), log, d)

@@ -8,16 +8,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
-
-// version is set by the build: -ldflags "-X main.version=v1.2.3".
-var version = "dev"
 
 func main() { os.Exit(run(os.Args[1:])) }
 
@@ -65,9 +61,8 @@ at any recovery point.
 ` + exitCodes,
 		SilenceErrors: true, SilenceUsage: true, Version: version,
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fail.New(fail.Invalid, c.CommandPath(), "", err.Error()).WithHint("see " + c.CommandPath() + " --help")
-	})
+	root.SetVersionTemplate(versionText())
+	root.SetFlagErrorFunc(flagError)
 	for _, add := range []func() *cobra.Command{newAgent, newJournal, newGroup, newVolume, newBookmark, newStatus, newPoints, newRestore, newMount, newClone, newVerify, newGC, newCost, newGuard, newDemo, newBench, newDump, newDoctor, newTLS, newAudit, newRecover} {
 		root.AddCommand(add())
 	}
@@ -82,7 +77,7 @@ func strict(c *cobra.Command) *cobra.Command {
 	if args := c.Args; args != nil {
 		c.Args = func(c *cobra.Command, a []string) error {
 			if err := args(c, a); err != nil {
-				return fail.New(fail.Invalid, c.CommandPath(), "", err.Error()).WithHint("usage: " + c.UseLine())
+				return fail.New(fail.Invalid, verbOf(c), "", err.Error()).WithHint("usage: " + c.UseLine())
 			}
 			return nil
 		}
@@ -93,7 +88,8 @@ func strict(c *cobra.Command) *cobra.Command {
 			if len(a) == 0 {
 				return c.Help()
 			}
-			return fail.New(fail.Invalid, c.CommandPath(), "", "unknown command "+strings.Join(a, " ")).WithHint("see " + c.CommandPath() + " --help")
+			return fail.New(fail.Invalid, verbOf(c), "", fmt.Sprintf("unknown command %q", a[0])).
+				WithHint(didYouMean(likeCommand(c, a[0]), "see "+c.CommandPath()+" --help"))
 		}
 	}
 	return c

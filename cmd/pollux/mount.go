@@ -19,8 +19,8 @@ import (
 	"github.com/pollux-dr/pollux/agent/nbd"
 	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/block"
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/mount"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -29,7 +29,7 @@ import (
 type mountFlags struct {
 	store             storeFlags
 	at, socket, cache string
-	cacheBytes, limit config.Bytes
+	cacheBytes, limit quantity.Bytes
 	writable, hydrate bool
 	json              bool
 }
@@ -76,12 +76,12 @@ type mountReport struct {
 }
 
 func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
-	if err := checkAt(c, f.at); err != nil {
+	if err := checkDirectory("mount "+name, "--cache", f.cache); err != nil {
 		return err
 	}
-	if f.cache != "" {
-		if st, err := os.Stat(f.cache); err != nil || !st.IsDir() {
-			return fail.New(fail.NotFound, "mount", "--cache "+f.cache, "no such directory")
+	if f.socket != "" { // before the log is read
+		if err := checkSocket(f.socket); err != nil {
+			return err
 		}
 	}
 	start := time.Now()
@@ -143,21 +143,30 @@ func sayMounted(c *cobra.Command, f *mountFlags, r *mountReport) error {
 // listenFree listens on a socket for its owner only; one that somebody listens on
 // already is refused.
 func listenFree(path string) (net.Listener, error) {
-	if conn, err := net.Dial("unix", path); err == nil {
-		_ = conn.Close()
-		return nil, fail.New(fail.Exists, "listen on", path, "somebody does already").WithHint("name another socket with --nbd")
-	}
-	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
-		return nil, fail.New(fail.Exists, "listen on", path, "it exists, and is no socket").WithHint("name another path with --nbd")
-	}
-	const most = 107 // of a socket's path, in the kernel
-	if _, err := os.Stat(filepath.Dir(path)); err != nil {
-		return nil, fail.Wrap(fail.NotFound, "listen on", path, err)
-	}
-	if len(path) > most {
-		return nil, fail.New(fail.Invalid, "listen on", path, fmt.Sprintf("the path has %d bytes, a socket's may have %d", len(path), most)).WithHint("name a shorter one with --nbd")
+	if err := checkSocket(path); err != nil {
+		return nil, err
 	}
 	return ops.ListenUnix(path)
+}
+
+// checkSocket refuses a path at which no socket can be made, or where there is one that
+// somebody listens on.
+func checkSocket(path string) error {
+	if conn, err := net.Dial("unix", path); err == nil {
+		_ = conn.Close()
+		return fail.New(fail.Exists, "listen on", "--nbd "+path, "somebody does already").WithHint("name another socket with --nbd")
+	}
+	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
+		return fail.New(fail.Exists, "listen on", "--nbd "+path, "it exists, and is no socket").WithHint("name another path with --nbd")
+	}
+	const most = 107 // of a socket's path, in the kernel
+	if err := checkDirectory("listen on", "--nbd", filepath.Dir(path)); err != nil {
+		return err
+	}
+	if len(path) > most {
+		return fail.New(fail.Invalid, "listen on", "--nbd "+path, fmt.Sprintf("the path has %d bytes, a socket's may have %d", len(path), most)).WithHint("name a shorter one with --nbd")
+	}
+	return nil
 }
 
 // oneExport serves a device under its name, and under none.

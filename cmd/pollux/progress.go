@@ -1,54 +1,186 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/term"
+
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
-// progress is a bar with rate and ETA on a terminal, and silent elsewhere.
+// progress says how far something is: on a terminal in one line that fits, is written
+// over and is gone at the end; elsewhere, for logs, in a line now and then.
 type progress struct {
 	w     io.Writer
 	what  string
+	write func(int64) string // how a figure is written
+	after time.Duration      // what takes no longer than this says nothing
+	width func() int         // of the terminal; nil where there is none
+
+	mu    sync.Mutex
 	start time.Time
 	last  time.Time
 	shown bool
 }
 
+const (
+	progressEvery = 200 * time.Millisecond // on a terminal
+	progressLines = 10 * time.Second       // elsewhere
+	// readingAfter is when the reading of a log is worth a word.
+	readingAfter = 2 * time.Second
+)
+
+// newProgress is of bytes.
 func newProgress(w io.Writer, what string) *progress {
-	p := &progress{what: what, start: time.Now()}
-	if t, ok := w.(*terminal); ok && isTerminal(t.file) {
-		p.w = t.file // the bar is all our own text, and begins with a return
+	now := clock.Now()
+	p := &progress{w: w, what: what, write: text.Bytes, start: now, last: now}
+	if f := terminalOf(w); f != nil {
+		p.w = f // the line is all our own text, with control sequences
+		p.width = func() int {
+			n, _, err := term.GetSize(int(f.Fd()))
+			if err != nil || n <= 0 {
+				return 80
+			}
+			return n
+		}
+		p.last = time.Time{}
 	}
 	return p
 }
 
-func (p *progress) update(done, total int64) {
-	now := time.Now()
-	if p.w == nil || (now.Sub(p.last) < 200*time.Millisecond && done < total) {
-		return
-	}
-	p.last, p.shown = now, true
-	const width = 30
-	part := float64(done) / float64(max(total, 1))
-	rate := float64(done) / max(now.Sub(p.start).Seconds(), 0.001)
-	eta := time.Duration(float64(total-done) / max(rate, 1) * 1e9)
-	bar := ""
-	for i := range width {
-		if float64(i) < part*width {
-			bar += "="
-		} else {
-			bar += " "
-		}
-	}
-	fmt.Fprintf(p.w, "\r%s [%s] %3.0f%%  %s of %s  %s/s  ETA %s   ", p.what, bar, part*100, text.Bytes(done), text.Bytes(total),
-		text.Bytes(int64(rate)), eta.Round(time.Second))
+// newCount is of things that are counted, and says nothing of what is quick.
+func newCount(w io.Writer, what string) *progress {
+	p := newProgress(w, what)
+	p.write, p.after = func(n int64) string { return fmt.Sprint(n) }, readingAfter
+	return p
 }
 
-func (p *progress) end() {
-	if p.shown {
-		fmt.Fprintln(p.w)
+// terminalOf is the terminal behind a writer, nil where there is none.
+func terminalOf(w io.Writer) *os.File {
+	f, _ := w.(*os.File)
+	if t, ok := w.(*terminal); ok {
+		f = t.file
 	}
+	if f == nil || !isTerminal(f) {
+		return nil
+	}
+	return f
+}
+
+// update may be called by several at once. A total of 0 is not known.
+func (p *progress) update(done, total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.say(clock.Now(), done, total)
+}
+
+func (p *progress) say(now time.Time, done, total int64) {
+	every := progressLines
+	if p.width != nil {
+		every = progressEvery
+	}
+	if now.Sub(p.start) < p.after || now.Sub(p.last) < every {
+		return
+	}
+	p.last = now
+	line := p.line(now.Sub(p.start), done, total)
+	if p.width == nil {
+		fmt.Fprintf(p.w, "pollux: %s\n", line)
+		return
+	}
+	p.shown = true
+	fmt.Fprintf(p.w, "\r%s\x1b[K", fitLine(line, p.width(), done, total))
+}
+
+// line is how far it is in words.
+func (p *progress) line(took time.Duration, done, total int64) string {
+	rate := float64(done) / max(took.Seconds(), 0.001)
+	if total <= 0 {
+		return fmt.Sprintf("%s: %s, %s/s", p.what, p.write(done), p.write(int64(rate)))
+	}
+	eta := "?"
+	if done > 0 {
+		eta = (time.Duration(float64(total-done) / max(rate, 1e-9) * 1e9)).Round(time.Second).String()
+	}
+	return fmt.Sprintf("%s: %d%%, %s of %s, %s/s, ETA %s", p.what, done*100/total, p.write(done), p.write(total), p.write(int64(rate)), eta)
+}
+
+// fitLine puts a bar behind a line where there is room for one, and never fills the last
+// column: some terminals go to the next line then.
+func fitLine(line string, width int, done, total int64) string {
+	const least, most = 8, 30
+	room := width - 1
+	if len(line) > room {
+		return line[:max(room, 0)]
+	}
+	n := min(room-len(line)-len(" []"), most)
+	if n < least || total <= 0 {
+		return line
+	}
+	full := int(min(done, total) * int64(n) / total)
+	return line + " [" + strings.Repeat("=", full) + strings.Repeat(" ", n-full) + "]"
+}
+
+// end takes the line away.
+func (p *progress) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shown {
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}
+
+// countedStore tells of the requests to a store, for verbs that do not know how many they
+// will be.
+type countedStore struct {
+	objstore.Store
+	requests atomic.Int64
+	bar      *progress
+}
+
+// counted returns s, and what ends its line.
+func counted(s objstore.Store, w io.Writer, what string) (objstore.Store, func()) {
+	c := &countedStore{Store: s, bar: newCount(w, what+", requests to the store")}
+	return c, c.bar.end
+}
+
+func (c *countedStore) count() { c.bar.update(c.requests.Add(1), 0) }
+
+// Read implements objstore.Store.
+func (c *countedStore) Read(ctx context.Context, name string, off, n int64, buf []byte) ([]byte, error) {
+	defer c.count()
+	return c.Store.Read(ctx, name, off, n, buf)
+}
+
+// Create implements objstore.Store.
+func (c *countedStore) Create(ctx context.Context, name string, body []byte) error {
+	defer c.count()
+	return c.Store.Create(ctx, name, body)
+}
+
+// Delete implements objstore.Store.
+func (c *countedStore) Delete(ctx context.Context, name string) error {
+	defer c.count()
+	return c.Store.Delete(ctx, name)
+}
+
+// Size implements objstore.Store.
+func (c *countedStore) Size(ctx context.Context, name string) (int64, error) {
+	defer c.count()
+	return c.Store.Size(ctx, name)
+}
+
+// Extend implements objstore.Store.
+func (c *countedStore) Extend(ctx context.Context, name string, l objstore.Lock) error {
+	defer c.count()
+	return c.Store.Extend(ctx, name, l)
 }

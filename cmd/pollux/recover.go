@@ -18,6 +18,8 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/remote"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -37,6 +39,7 @@ type recovery struct {
 	streams []agent.StreamConf
 	volumes []state.Volume
 	skipped []string
+	behind  int64 // bytes that a required target lacks
 }
 
 // recoverReport is what it prints.
@@ -46,6 +49,9 @@ type recoverReport struct {
 	Volumes []recoveredVolume `json:"volumes"`
 	Skipped []string          `json:"skipped,omitempty"` // never complete in the store
 	Seconds float64           `json:"seconds"`
+	// BehindBytes of a dry run are in the journal, and not in the store yet: the points
+	// will be newer by those.
+	BehindBytes int64 `json:"behind_bytes,omitempty"`
 }
 
 type recoveredVolume struct {
@@ -55,6 +61,29 @@ type recoveredVolume struct {
 	Size    int64  `json:"size_bytes"`
 	LSN     uint64 `json:"lsn"`
 	Target  string `json:"target"` // what was there before
+}
+
+// preview fills in, before anything is changed, to which points the volumes would be
+// restored: the newest in the store. What the journal has and the store lacks is waited
+// for first, and moves them on; a writer that is not lost would, too.
+func (r *recovery) preview(c *cobra.Command, rep *recoverReport) error {
+	if len(r.volumes) == 0 {
+		return nil
+	}
+	l, closeStore, err := openLog(c.Context(), &r.store, nil)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	for i := range r.volumes {
+		p, err := pointOf(c.Context(), l, r.volumes[i].Name, "")
+		if err != nil {
+			return err
+		}
+		rep.Volumes[i].LSN = p.LSN
+	}
+	rep.BehindBytes = r.behind
+	return nil
 }
 
 func newRecover() *cobra.Command {
@@ -92,14 +121,11 @@ func (r *recovery) run(c *cobra.Command) (err error) {
 		return fail.New(fail.Refused, "recover", "agent "+conf.Name, "its journal was on this host, and is lost as well").
 			WithHint("pollux restore brings the volumes back from the object store")
 	}
-	if err := os.MkdirAll(conf.State, 0o700); err != nil {
-		return fail.Wrap(fail.Denied, "create", conf.State, err)
-	}
-	lock, err := vfs.Default.Lock(filepath.Join(conf.State, "lock"))
+	unlock, err := r.lock()
 	if err != nil {
-		return fail.New(fail.Refused, "lock", conf.State, "another process uses this state directory").WithHint("stop the agent first")
+		return err
 	}
-	defer lock.Close()
+	defer unlock()
 	dir := filepath.Join(conf.State, "agent")
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return fail.New(fail.Exists, "recover into", dir, "an agent's state is there").
@@ -114,14 +140,18 @@ func (r *recovery) run(c *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := r.preview(c, &rep); err != nil { // a store that is not there, before the old host is fenced
+		return err
+	}
 	if r.dryRun {
 		return r.report(c, &rep)
 	}
 	names := make([]string, 0, len(r.volumes))
 	for i := range r.volumes {
-		names = append(names, r.volumes[i].Name)
+		names = append(names, fmt.Sprintf("%s (LSN %d in the store by now)", r.volumes[i].Name, rep.Volumes[i].LSN))
 	}
-	what := fmt.Sprintf("The old host of agent %s, if it lives, is fenced for good. Volumes %s are restored to the journal's newest point.", conf.Name, strings.Join(names, ", "))
+	rep.BehindBytes = 0
+	what := fmt.Sprintf("The old host of agent %s, if it lives, is fenced for good. These volumes are restored to the journal's newest point: %s.", conf.Name, strings.Join(names, ", "))
 	if err := confirm(c, what, conf.Name, r.yes); err != nil {
 		return err
 	}
@@ -140,6 +170,22 @@ func (r *recovery) run(c *cobra.Command) (err error) {
 	return r.report(c, &rep)
 }
 
+// lock takes the state directory. A dry run makes none.
+func (r *recovery) lock() (unlock func(), err error) {
+	dir := r.conf.State
+	if _, err := os.Stat(dir); r.dryRun && errors.Is(err, os.ErrNotExist) {
+		return func() {}, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fail.Wrap(fail.Denied, "create", dir, err)
+	}
+	l, err := vfs.Default.Lock(filepath.Join(dir, "lock"))
+	if err != nil {
+		return nil, fail.New(fail.Refused, "lock", dir, "another process uses this state directory").WithHint("stop the agent first")
+	}
+	return func() { _ = l.Close() }, nil
+}
+
 // look finds out from the journal what the agent had.
 func (r *recovery) look(ctx context.Context, find *transport.Finder) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverSync)
@@ -153,6 +199,11 @@ func (r *recovery) look(ctx context.Context, find *transport.Finder) error {
 		case <-client.Changed():
 		case <-ctx.Done():
 			return fail.New(fail.Retry, "reach", "journal", client.Err().Error()).WithHint("is a majority of its members up? See journal.addresses")
+		}
+	}
+	for _, t := range client.Info().Targets {
+		if !t.Optional {
+			r.behind = max(r.behind, t.BacklogBytes)
 		}
 	}
 	var err error
@@ -192,21 +243,32 @@ func (r *recovery) inspect(rep *recoverReport) ([]*restoreTarget, error) {
 	var out []*restoreTarget
 	for i := range r.volumes {
 		v := &r.volumes[i]
-		if err := os.MkdirAll(filepath.Dir(v.Backing), 0o700); err != nil && !r.dryRun {
-			return nil, fail.Wrap(fail.Denied, "create", filepath.Dir(v.Backing), err)
+		t, err := r.targetOf(v)
+		if err == nil {
+			err = t.refused(r.overwrite)
 		}
-		t, err := inspectTarget(v.Backing, v.SizeBytes)
 		if err != nil {
 			return nil, err
-		}
-		if len(t.objections) > 0 && !r.overwrite {
-			return nil, fail.New(fail.Refused, "restore to", v.Backing, strings.Join(t.objections, "; ")).
-				WithHint("move it away, or add --overwrite to lose what is there")
 		}
 		rep.Volumes = append(rep.Volumes, recoveredVolume{Name: v.Name, Group: v.Group, Backing: v.Backing, Size: v.SizeBytes, Target: t.what})
 		out = append(out, t)
 	}
 	return out, nil
+}
+
+// targetOf looks at a backing's place. A dry run makes no directory for it, and says
+// what would be so in one.
+func (r *recovery) targetOf(v *state.Volume) (*restoreTarget, error) {
+	dir := filepath.Dir(v.Backing)
+	if _, err := os.Stat(dir); r.dryRun && errors.Is(err, os.ErrNotExist) && !hostdev.BelowDev(v.Backing) {
+		return &restoreTarget{path: v.Backing, size: v.SizeBytes, what: "new file"}, nil
+	}
+	if !hostdev.BelowDev(v.Backing) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fail.Wrap(fail.Denied, "create", dir, err)
+		}
+	}
+	return inspectTarget(v.Backing, v.SizeBytes)
 }
 
 func (r *recovery) takeOver(c *cobra.Command, find *transport.Finder) (map[change.StreamID]agent.Taken, error) {
@@ -297,13 +359,16 @@ func (r *recovery) report(c *cobra.Command, rep *recoverReport) error {
 	w := c.OutOrStdout()
 	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "LSN", "BACKING", "WAS"}}
 	for _, v := range rep.Volumes {
-		rows = append(rows, []string{v.Name, v.Group, config.Bytes(v.Size).String(), fmt.Sprint(v.LSN), v.Backing, v.Target})
+		rows = append(rows, []string{v.Name, v.Group, quantity.Bytes(v.Size).String(), fmt.Sprint(v.LSN), v.Backing, v.Target})
 	}
 	text.Table(w, rows)
 	for _, name := range rep.Skipped {
 		fmt.Fprintf(w, "volume %s was never complete in the store: remove it and create it anew\n", name)
 	}
 	if r.dryRun {
+		if rep.BehindBytes > 0 {
+			fmt.Fprintf(w, "the store lacks %s that the journal has: they are waited for, and the LSNs will be higher\n", text.Bytes(rep.BehindBytes))
+		}
 		fmt.Fprintln(w, "nothing was changed")
 		return nil
 	}

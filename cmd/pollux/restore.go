@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/agent/backing"
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -26,15 +27,15 @@ type restoreFlags struct {
 	overwrite, yes, dryRun bool
 	resume, restart        bool
 	verify, json           bool
-	limit                  config.Bytes
+	limit                  quantity.Bytes
 }
 
 func newRestore() *cobra.Command {
 	var f restoreFlags
 	c := &cobra.Command{Use: "restore VOLUME|GROUP --store URL -o FILE|DEVICE|DIRECTORY [--at POINT]", Short: "Write a volume's image at a recovery point, from the object store alone",
-		Long: `POINT is an LSN (digits), a time (RFC 3339, or -10m for ten minutes ago: the last
-frame that ends at or before it) or a bookmark's name; without --at it is the
-newest point. A group's volumes go to DIRECTORY/<volume>.img, all at one point.
+		Long: `POINT is an LSN (digits), a time ("2026-11-28 13:32" in this host's zone, with Z or
++01:00 in another, or -10m for ten minutes ago: the last frame that ends at or
+before it) or a bookmark's name; without --at it is the newest point. A group's volumes go to DIRECTORY/<volume>.img, all at one point.
 
 A new file is sparse and takes its name only when it is complete. What an
 interruption leaves (<file>.partial) is gone on from by the same command, also
@@ -82,7 +83,7 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 	if f.out == "" {
 		return fail.New(fail.Invalid, "restore", name, "no target").WithHint("name a file or a block device with -o")
 	}
-	if err := checkAt(c, f.at); err != nil {
+	if err := hostdev.CheckImage("restore "+name+" to", "-o "+f.out, f.out); err != nil {
 		return err
 	}
 	l, closeStore, err := openLog(c.Context(), &f.store, nil)
@@ -127,11 +128,11 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 		first := failures.(interface{ Unwrap() []error }).Unwrap()[0]
 		return (&fail.Error{Kind: fail.KindOf(first), Op: "restore group", Object: name, Err: fmt.Errorf("%d of %d volumes failed; the first: %w", len(jobs)-len(reports), len(jobs), first)}).WithHint(fail.HintOf(first))
 	}
-	if err != nil || !f.dryRun || f.overwrite {
+	if err != nil || !f.dryRun {
 		return err
 	}
 	for _, j := range jobs {
-		err = errors.Join(err, refused(j.target))
+		err = errors.Join(err, j.target.refused(f.overwrite))
 	}
 	return err
 }
@@ -236,14 +237,11 @@ func oneInstant(w io.Writer, at string, volumes []*state.Volume, l *twin.Log) er
 // check refuses what would destroy something, unless the operator insists.
 func (j *restoreJob) check(c *cobra.Command, f *restoreFlags) error {
 	t := j.target
-	if f.dryRun {
+	if f.dryRun { // which reports first
 		return nil
 	}
-	if t.live != "" {
-		return fail.New(fail.Refused, "restore to", t.path, t.live).WithHint("end the protection of that volume first (pollux volume rm keeps its history), or restore to another path")
-	}
-	if !f.overwrite || len(t.objections) == 0 {
-		return refused(t)
+	if err := t.refused(f.overwrite); err != nil || len(t.objections) == 0 {
+		return err
 	}
 	if f.yes {
 		fmt.Fprintf(c.ErrOrStderr(), "pollux: %s: overwriting in spite of this: %s\n", t.path, strings.Join(t.objections, "; "))
@@ -251,9 +249,13 @@ func (j *restoreJob) check(c *cobra.Command, f *restoreFlags) error {
 	return confirm(c, fmt.Sprintf("%s: %s. Restoring overwrites all of it.", t.path, strings.Join(t.objections, "; ")), t.path, f.yes)
 }
 
-// refused is the error of a target with objections, nil where there are none.
-func refused(t *restoreTarget) error {
-	if len(t.objections) == 0 {
+// refused is the error of a target that must not be written to, nil where it may be:
+// with overwrite, in spite of its objections.
+func (t *restoreTarget) refused(overwrite bool) error {
+	if t.live != nil {
+		return fail.New(fail.Refused, "restore to", t.path, t.live.text).WithHint(t.live.hint)
+	}
+	if overwrite || len(t.objections) == 0 {
 		return nil
 	}
 	return fail.New(fail.Refused, "restore to", t.path, strings.Join(t.objections, "; ")).
@@ -332,12 +334,12 @@ func printRestored(w io.Writer, f *restoreFlags, r *restoreReport, t *restoreTar
 	fmt.Fprintf(w, "volume %s at epoch %d LSN %d, %s\n", r.Volume, r.Epoch, r.LSN, r.Time.Format(time.RFC3339Nano))
 	if r.DryRun {
 		fmt.Fprintf(w, "would fetch %s from %d objects for %s of data, in a volume of %s, and write to %s (%s)\n", text.Bytes(r.FetchBytes), r.Objects,
-			text.Bytes(r.LiveBytes), config.Bytes(r.SizeBytes), r.Output, r.Target)
+			text.Bytes(r.LiveBytes), quantity.Bytes(r.SizeBytes), r.Output, r.Target)
 		if r.Base != "" {
 			fmt.Fprintf(w, "would go on from %s\n", r.Base)
 		}
 		for _, o := range t.objections {
-			if f.overwrite {
+			if t.refused(f.overwrite) == nil {
 				fmt.Fprintf(w, "would overwrite in spite of this: %s\n", o)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/private"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -34,7 +35,7 @@ const halfwayVersion = 2
 // which has no beside, where it outlives a reboot.
 func (t *restoreTarget) statePath() string {
 	if t.device {
-		return filepath.Join(deviceStates(), rdev(t.path)+".json")
+		return filepath.Join(deviceStates(), hostdev.Number(t.path)+".json")
 	}
 	return t.partial() + ".json"
 }

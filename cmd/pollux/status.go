@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -97,20 +98,43 @@ func failing(t *control.TargetStatus, now time.Time) bool {
 	return t.Error != "" && (t.LastSuccess == nil || now.Sub(*t.LastSuccess) > failingAfter)
 }
 
+// groupsWell speaks of all groups, where all replicate.
+func groupsWell(groups []control.GroupStatus) string {
+	if len(groups) == 0 {
+		return "no groups"
+	}
+	most, names := groups[0], []string{}
+	for _, g := range groups {
+		names = append(names, g.Name)
+		if g.LagSeconds > most.LagSeconds {
+			most = g
+		}
+	}
+	return fmt.Sprintf("all groups replicate: %s; lag up to %.3f s, of group %s (target %g s)", strings.Join(names, ", "),
+		most.LagSeconds, most.Name, most.RPOTargetSeconds)
+}
+
 func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) error {
-	code, line := 0, ""
+	code, line := 0, groupsWell(st.Groups)
 	if err != nil {
 		code, line = 2, err.Error()
 	}
-	for _, g := range st.Groups {
-		s := severity(g.State)
-		if s > code || line == "" {
-			code = max(code, s)
-			line = fmt.Sprintf("group %s is %s, lag %.3f s (target %g s)", g.Name, g.State, g.LagSeconds, g.RPOTargetSeconds)
-			if g.Reason != "" {
-				line += ": " + g.Reason
+	var bad []string // the worst first
+	for s := 2; s > 0; s-- {
+		for _, g := range st.Groups {
+			if severity(g.State) != s {
+				continue
 			}
+			code = max(code, s)
+			text := fmt.Sprintf("group %s is %s, lag %.3f s (target %g s)", g.Name, g.State, g.LagSeconds, g.RPOTargetSeconds)
+			if g.Reason != "" {
+				text += ": " + g.Reason
+			}
+			bad = append(bad, text)
 		}
+	}
+	if len(bad) > 0 {
+		line = fmt.Sprintf("%d of %d groups: %s", len(bad), len(st.Groups), strings.Join(bad, "; "))
 	}
 	for _, t := range st.Targets {
 		if code == 0 && failing(&t, time.Now()) {
@@ -128,9 +152,6 @@ func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) err
 	}
 	if code == 0 && st.Journal.Error != "" {
 		code, line = 1, "the journal cannot be reached or does not go on: "+st.Journal.Error
-	}
-	if line == "" {
-		line = "no groups"
 	}
 	word := [...]string{"OK", "WARNING", "CRITICAL"}[code]
 	if f.json {

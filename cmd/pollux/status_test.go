@@ -25,6 +25,8 @@ func TestCheckStatus(t *testing.T) {
 		"certificate in 2 days":    {control.Status{Groups: []control.GroupStatus{good}, Certificates: []control.CertificateStatus{{File: "c.pem", Warning: "it expires", Urgent: true}}}, nil, 2, "c.pem"},
 		"no groups":                {control.Status{}, nil, 0, "no groups"},
 		"lagging":                  {control.Status{Groups: []control.GroupStatus{good, {Name: "h", State: "Lagging"}}}, nil, 1, "group h"},
+		"all are well":             {control.Status{Groups: []control.GroupStatus{good, {Name: "h", State: "Replicating", LagSeconds: 2.5, RPOTargetSeconds: 10}}}, nil, 0, "OK: all groups replicate: g, h; lag up to 2.500 s, of group h (target 10 s)"},
+		"all that are not":         {control.Status{Groups: []control.GroupStatus{good, {Name: "h", State: "Lagging"}, {Name: "i", State: "Fenced"}}}, nil, 2, "CRITICAL: 2 of 3 groups: group i is Fenced, lag 0.000 s (target 0 s); group h is Lagging"},
 		"the worst first":          {control.Status{Groups: []control.GroupStatus{{Name: "h", State: "Lagging"}, {Name: "i", State: "Fenced", Reason: "why"}}}, nil, 2, "why"},
 		"target fails a moment":    {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &now, Error: "403"}}}, nil, 0, "OK"},
 		"target fails for long":    {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &long, Error: "403"}}}, nil, 1, "target t"},

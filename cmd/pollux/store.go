@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -22,7 +21,15 @@ const retryLimit = 5
 // openStore opens a store for a verb.
 func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), error) {
 	if f.url == "" {
-		return nil, nil, fail.New(fail.Invalid, "open", "object store", "none is named").WithHint("name it with --store file:///directory or s3://bucket/prefix")
+		return nil, nil, fail.New(fail.Invalid, "open object store", "--store", "none is named").WithHint("name it: --store file:///directory, or --store s3://bucket/prefix")
+	}
+	if f.at.note != "" {
+		fmt.Fprintln(stderr, "pollux:", f.at.note)
+	}
+	for _, named := range []struct{ flag, path string }{{"--credentials-file", f.opts.CredentialsFile}, {"--ca-file", f.opts.CAFile}} {
+		if err := checkReadable(named.flag, named.path); err != nil {
+			return nil, nil, err
+		}
 	}
 	warnExposed(f.opts.CredentialsFile)
 	f.opts.ReadOnly = f.opts.ReadOnly || !f.writes // only the daemon and gc write
@@ -31,27 +38,26 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 		return nil, nil, err
 	}
 	var tries atomic.Int32
+	again := retrying{w: stderr, store: f.url}
 	s = objstore.WithRetry(s, objstore.Policy{
 		Retryable: func(err error) bool {
 			return fail.Is(err, fail.Retry) && (f.patient.Load() || tries.Add(1) <= retryLimit)
 		},
-		Notify: func(err error) { fmt.Fprintln(stderr, "pollux: trying again:", indented(err.Error())) },
+		Notify: again.tell,
 	})
 	return s, func() { _ = s.Close() }, nil
 }
 
-// addPoint adds --at and --no-catalog, of verbs that read a point.
-func (f *storeFlags) addPoint(c *cobra.Command, at *string) {
-	c.Flags().StringVar(at, "at", "", "recovery point: LSN, time or bookmark (default: the newest)")
-	c.Flags().BoolVar(&f.whole, "no-catalog", false, "read the log from its beginning: for when a catalog or a map is damaged or missing")
+// addAt adds --at.
+func (f *storeFlags) addAt(c *cobra.Command, at *string, usage string) {
+	f.at.at = at
+	c.Flags().Var(&f.at, "at", usage)
 }
 
-// checkAt refuses an empty --at, which an unset variable may have left.
-func checkAt(c *cobra.Command, at string) error {
-	if c.Flags().Changed("at") && strings.Trim(at, "- ") == "" {
-		return fail.New(fail.Invalid, c.Name(), "--at "+at, "not a point").WithHint("write an LSN, a time (RFC 3339, or -10m for ten minutes ago) or a bookmark's name; leave it out for the newest point")
-	}
-	return nil
+// addPoint adds --at and --no-catalog, of verbs that read a point.
+func (f *storeFlags) addPoint(c *cobra.Command, at *string) {
+	f.addAt(c, at, "recovery point: LSN, time (2026-11-28 13:32, or -10m) or bookmark (default: the newest)")
+	c.Flags().BoolVar(&f.whole, "no-catalog", false, "read the log from its beginning: for when a catalog or a map is damaged or missing")
 }
 
 // pointOf finds a volume's point.
@@ -89,6 +95,11 @@ func openLog(ctx context.Context, f *storeFlags, progress twin.Progress) (*twin.
 	open := twin.Open
 	if f.whole {
 		open = twin.OpenWhole
+	}
+	if progress == nil {
+		bar := newCount(stderr, "reading the log, objects")
+		defer bar.end()
+		progress = bar.update
 	}
 	l, err := open(ctx, s, progress)
 	if err != nil {

@@ -7,13 +7,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/agent/backing"
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
+	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
 // restoreTarget is the file or device that a restore writes.
@@ -26,9 +26,12 @@ type restoreTarget struct {
 	device     bool
 	what       string   // for people: "new file", "ext4 filesystem, 10GiB block device"
 	objections []string // why it should not be overwritten
-	live       string   // why it must not be, whoever insists
+	live       *liveUse // why it must not be, whoever insists
 	file       *os.File
 }
+
+// liveUse is a use of a target that nobody can overrule, and how it ends.
+type liveUse struct{ text, hint string }
 
 // inspectTarget looks at path without changing anything. A target that can never
 // take the volume is an error; one that would lose something has objections.
@@ -36,26 +39,22 @@ func inspectTarget(path string, size int64) (*restoreTarget, error) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real // what a link leads to is meant, not the link
 	}
+	if err := hostdev.CheckImage("restore to", path, path); err != nil {
+		return nil, err
+	}
 	t := &restoreTarget{path: path, size: size, what: "new file"}
 	st, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
-		dir, derr := os.Stat(filepath.Dir(path))
-		if derr != nil || !dir.IsDir() {
-			return nil, fail.New(fail.NotFound, "restore to", path, "its directory does not exist").WithHint("make it, or name another path")
-		}
 		return t, nil
 	}
 	if err != nil {
 		return nil, fail.Wrap(fail.Denied, "look at", path, err)
 	}
-	t.exists = true
-	switch {
-	case st.Mode().IsRegular():
-	case st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0:
-		t.device = true
-	default:
-		return nil, fail.New(fail.Invalid, "restore to", path, "neither a regular file nor a block device").WithHint("name a file with -o, such as " + filepath.Join(path, "volume.img") + "; a directory takes a group")
+	if st.IsDir() {
+		return nil, fail.New(fail.Invalid, "restore to", path, "a directory, which takes a group, and this is a volume").
+			WithHint("name a file in it, such as " + filepath.Join(path, "volume.img"))
 	}
+	t.exists, t.device = true, hostdev.IsBlock(st.Mode())
 	return t, t.examine()
 }
 
@@ -75,10 +74,11 @@ func (t *restoreTarget) examine() error {
 		kind = "block device"
 	}
 	content := signature(f)
-	t.what = fmt.Sprintf("%s %s with %s", config.Bytes(have), kind, content)
+	t.what = fmt.Sprintf("%s %s with %s", quantity.Bytes(have), kind, content)
 	object := func(format string, args ...any) { t.objections = append(t.objections, fmt.Sprintf(format, args...)) }
 	if t.device && have < t.size {
-		return fail.New(fail.Refused, "restore to", t.path, fmt.Sprintf("the device has %d bytes, the volume %d", have, t.size))
+		return fail.New(fail.Refused, "restore to", t.path, fmt.Sprintf("the device has %d bytes, the volume %d", have, t.size)).
+			WithHint("name a device that is large enough, and is attached: lsblk shows the sizes")
 	}
 	if !t.device && have > 0 && have < t.size {
 		object("it is too small (%d bytes; the volume has %d)", have, t.size)
@@ -86,12 +86,17 @@ func (t *restoreTarget) examine() error {
 	if content != "nothing but zeros" && have > 0 {
 		object("it is not empty: %s", t.what)
 	}
-	if where := mountedAt(t.path); where != "" {
-		object("it is in use: %s", where)
+	if t.device {
+		if use := hostdev.Claimed(t.path); use != "" { // the kernel lets nobody else write
+			t.live = &liveUse{"the device is in use: " + use, "end that use of it (umount, swapoff, vgchange -an, stop the agent that serves it), or name another device"}
+		}
+	} else if use := hostdev.UseOf(t.path); use != "" {
+		object("it is in use: %s", use)
 	}
-	whose, who := backing.MarkOf(t.path), heldBy(t.path)
+	whose, who := backing.MarkOf(t.path), hostdev.HeldBy(t.path)
 	if whose != "" && who != "" {
-		t.live = fmt.Sprintf("it is the backing of a protected volume (%s), and in use by %s", whose, who)
+		t.live = &liveUse{fmt.Sprintf("it is the backing of a protected volume (%s), and in use by %s", whose, who),
+			"end the protection of that volume first (pollux volume rm keeps its history), or restore to another path"}
 	}
 	if whose != "" {
 		object("it bears the mark of a protected volume's backing (%s): end the protection first, or its twin no longer equals it", whose)
@@ -162,77 +167,4 @@ func nonZero(f *os.File, from int64) bool {
 		}
 		off = max(next, off+int64(n))
 	}
-}
-
-// mountedAt says where a device, or a loop device over a file, is in use.
-func mountedAt(path string) string {
-	st, err := os.Stat(path)
-	if err != nil {
-		return ""
-	}
-	var devs []string // major:minor
-	if st.Mode()&os.ModeDevice != 0 {
-		devs = append(devs, rdev(path))
-	}
-	real, _ := filepath.EvalSymlinks(path)
-	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	for _, l := range loops {
-		b, _ := os.ReadFile(l)
-		if real != "" && strings.TrimSpace(string(b)) == real {
-			name := strings.Split(l, "/")[3]
-			dev, _ := os.ReadFile("/sys/block/" + name + "/dev")
-			devs = append(devs, strings.TrimSpace(string(dev)))
-			if where := mountOf(devs); where != "" {
-				return where
-			}
-			return "behind /dev/" + name
-		}
-	}
-	return mountOf(devs)
-}
-
-func rdev(path string) string {
-	var st unix.Stat_t
-	if unix.Stat(path, &st) != nil {
-		return ""
-	}
-	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
-}
-
-func mountOf(devs []string) string {
-	b, _ := os.ReadFile("/proc/self/mountinfo")
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		for _, d := range devs {
-			if len(f) > 4 && f[2] == d {
-				return "mounted at " + f[4]
-			}
-		}
-	}
-	return ""
-}
-
-// heldBy looks for processes that have the target open.
-func heldBy(path string) string {
-	var want unix.Stat_t
-	if unix.Stat(path, &want) != nil {
-		return ""
-	}
-	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, fd := range fds {
-		pid := strings.Split(fd, "/")[2]
-		var st unix.Stat_t
-		if pid == fmt.Sprint(os.Getpid()) || unix.Stat(fd, &st) != nil {
-			continue
-		}
-		same := st.Dev == want.Dev && st.Ino == want.Ino
-		if want.Mode&unix.S_IFMT == unix.S_IFBLK {
-			same = st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == want.Rdev
-		}
-		if same {
-			comm, _ := os.ReadFile("/proc/" + pid + "/comm")
-			return fmt.Sprintf("process %s (%s)", pid, strings.TrimSpace(string(comm)))
-		}
-	}
-	return ""
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
 )
 
 // open makes the target ready. Without a base it reads as zeros when it returns. A
@@ -20,18 +21,7 @@ import (
 // first what will be there.
 func (t *restoreTarget) open(base bool, save func() error) (err error) {
 	if t.device {
-		if t.file, err = os.OpenFile(t.path, os.O_RDWR|unix.O_EXCL, 0); err != nil {
-			t.file, err = os.OpenFile(t.path, os.O_RDWR, 0) // in use, and the operator insists
-		}
-		if err == nil {
-			err = t.lock()
-		}
-		if err == nil && !base { // what the state says is not so while it is zeroed
-			if err = t.forget(); err == nil {
-				err = t.zeroDevice()
-			}
-		}
-		return fail.Wrap(fail.Denied, "open", t.path, err)
+		return t.openDevice(base)
 	}
 	if err := t.take(); err != nil {
 		return err
@@ -52,6 +42,27 @@ func (t *restoreTarget) open(base bool, save func() error) (err error) {
 		}
 		if err == nil {
 			err = fits()
+		}
+	}
+	if err != nil {
+		return errors.Join(err, t.file.Close())
+	}
+	return nil
+}
+
+// openDevice takes a device for this process alone.
+func (t *restoreTarget) openDevice(base bool) (err error) {
+	t.file, err = os.OpenFile(t.path, os.O_RDWR|unix.O_EXCL, 0)
+	if errors.Is(err, unix.EBUSY) { // since it was looked at
+		return fail.New(fail.Refused, "restore to", t.path, "the device is in use: "+hostdev.Claimed(t.path)).WithHint("end that use of it, or name another device")
+	}
+	if err != nil {
+		return (&fail.Error{Kind: fail.Denied, Op: "open", Object: t.path, Err: err}).WithHint("restore as a user who may write to it, such as root")
+	}
+	err = t.lock()
+	if err == nil && !base { // what the state says is not so while it is zeroed
+		if err = t.forget(); err == nil {
+			err = t.zeroDevice()
 		}
 	}
 	if err != nil {
@@ -169,10 +180,6 @@ func (t *restoreTarget) zeroRange(off, n int64) error {
 	binary.NativeEndian.PutUint64(span[:], uint64(lo))
 	binary.NativeEndian.PutUint64(span[8:], uint64(hi-lo))
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, t.file.Fd(), blkZeroOut, uintptr(unsafe.Pointer(&span[0])))
-	if errno == unix.EBUSY {
-		return (&fail.Error{Kind: fail.Refused, Op: "zero", Object: t.path, Err: errno}).
-			WithHint("the kernel keeps a device that is in use from being overwritten: unmount it first")
-	}
 	if errno != 0 {
 		return fail.Wrap(fail.Internal, "zero", t.path, errno)
 	}

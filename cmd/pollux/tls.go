@@ -81,7 +81,7 @@ read anew for each connection.`}
 	c.Flags().BoolVar(&replace, "replace", false, "put the new key and certificate in place of old ones")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if role == "" || name == "" {
-			return fail.New(fail.Invalid, c.CommandPath(), "", "--role and --name are needed")
+			return fail.New(fail.Invalid, verbOf(c), "", "--role and --name are needed")
 		}
 		cert, until, err := pki.Issue(f.dir, out, pki.Peer{Role: pki.Role(role), Name: name}, replace, time.Now())
 		if err != nil {

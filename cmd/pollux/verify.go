@@ -35,16 +35,13 @@ with the volume while that is in use: what was written meanwhile is compared
 again later, so that only a true difference is one. Damage exits with status 9.`,
 		Args: cobra.MaximumNArgs(1)}
 	f.store.add(c)
-	c.Flags().StringVar(&f.at, "at", "", "with VOLUME: recovery point: LSN, time or bookmark (default: the newest)")
+	f.store.addAt(c, &f.at, "with VOLUME: recovery point: LSN, time or bookmark (default: the newest)")
 	c.Flags().StringVar(&f.live, "live", "", "with VOLUME: NBD URI of the volume itself, as in nbd+unix:///v?socket=/run/pollux/nbd.sock")
 	c.Flags().StringVar(&f.socket, "socket", cmp.Or(os.Getenv("POLLUX_SOCKET"), defaultSocket), "with --live: the agent's control socket ($POLLUX_SOCKET)")
 	c.Flags().BoolVar(&f.json, "json", false, "print one JSON object and nothing else")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 && (f.at != "" || f.live != "") {
 			return fail.New(fail.Invalid, "verify", f.store.url, "--at and --live are for a volume").WithHint("name it: pollux verify VOLUME")
-		}
-		if err := checkAt(c, f.at); err != nil {
-			return err
 		}
 		if f.at != "" && f.live != "" {
 			return fail.New(fail.Invalid, "verify", args[0], "--live is with the newest point").WithHint("leave out --at")
@@ -80,6 +77,8 @@ func verifyLog(c *cobra.Command, f *verifyFlags, store objstore.Store) (err erro
 	start := time.Now()
 	rep := verifyReport{Store: store.URL(), Damaged: []gc.Damaged{}, Touched: []gc.Touched{}}
 	damaged := map[string]bool{}
+	store, end := counted(store, c.ErrOrStderr(), "verifying")
+	defer end()
 	rep.Log, err = twin.Examine(c.Context(), store, func(o *twin.Object) error {
 		if o.Err != nil {
 			damaged[o.Name] = true
@@ -111,6 +110,7 @@ func verifyLog(c *cobra.Command, f *verifyFlags, store objstore.Store) (err erro
 			return err
 		}
 	}
+	end()
 	rep.Seconds = time.Since(start).Seconds()
 	if f.json {
 		err = printJSON(c.OutOrStdout(), rep)
@@ -152,7 +152,9 @@ func printVerified(w io.Writer, r *verifyReport) {
 
 func verifyPoint(c *cobra.Command, f *verifyFlags, store objstore.Store, name string) error {
 	start := time.Now()
-	l, err := twin.Open(c.Context(), store, nil)
+	reading := newCount(c.ErrOrStderr(), "reading the log, objects")
+	l, err := twin.Open(c.Context(), store, reading.update)
+	reading.end()
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ type liveReport struct {
 	LSN           uint64     `json:"lsn"` // of the last comparison
 	ComparedBytes int64      `json:"compared_bytes"`
 	Rounds        int        `json:"rounds"`
+	Equal         bool       `json:"equal"` // all of it was compared, and nothing differs
 	Differs       []diffSpan `json:"differs"`
 	Open          []diffSpan `json:"open"` // written to all the time: not known
 	Seconds       float64    `json:"seconds"`
@@ -73,6 +74,7 @@ func verifyLive(c *cobra.Command, f *verifyFlags, store objstore.Store, name str
 		}
 	}
 	v.rep.Open = append(v.rep.Open, spans...)
+	v.rep.Equal = len(v.rep.Differs)+len(v.rep.Open) == 0
 	v.rep.Seconds = time.Since(start).Seconds()
 	if f.json {
 		err = printJSON(c.OutOrStdout(), v.rep)
@@ -84,7 +86,14 @@ func verifyLive(c *cobra.Command, f *verifyFlags, store objstore.Store, name str
 		for _, d := range v.rep.Open {
 			fmt.Fprintf(w, "written to all the time, and so not compared: %d bytes at %d\n", d.Bytes, d.Offset)
 		}
-		fmt.Fprintf(w, "volume %s compared with its twin up to LSN %d: %s in %d rounds, %s\n", name, v.rep.LSN, text.Bytes(v.rep.ComparedBytes), v.rep.Rounds, text.Duration(time.Duration(v.rep.Seconds*1e9)))
+		result := "equal"
+		switch {
+		case len(v.rep.Differs) > 0:
+			result = "NOT equal"
+		case len(v.rep.Open) > 0:
+			result = "equal but for what was written to all the time"
+		}
+		fmt.Fprintf(w, "volume %s and its twin at LSN %d are %s: %s compared in %d rounds, %s\n", name, v.rep.LSN, result, text.Bytes(v.rep.ComparedBytes), v.rep.Rounds, text.Duration(time.Duration(v.rep.Seconds*1e9)))
 	}
 	switch {
 	case err != nil:
@@ -121,6 +130,12 @@ func (v *liveVerifier) round(ctx context.Context, spans []diffSpan) (again []dif
 		}
 	}
 	var found []diffSpan
+	bar := newProgress(v.c.ErrOrStderr(), "comparing")
+	defer bar.end()
+	var whole, done int64
+	for _, s := range spans {
+		whole += s.Bytes
+	}
 	a, b := make([]byte, liveChunk), make([]byte, liveChunk)
 	for _, s := range spans {
 		for off := s.Offset; off < s.Offset+s.Bytes; off += liveChunk {
@@ -132,6 +147,8 @@ func (v *liveVerifier) round(ctx context.Context, spans []diffSpan) (again []dif
 				return nil, err
 			}
 			v.rep.ComparedBytes += n
+			done += n
+			bar.update(done, whole)
 			found = appendDiffs(found, a[:n], b[:n], off)
 		}
 	}

@@ -9,9 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -26,7 +27,7 @@ func newVolume() *cobra.Command {
 func newVolumeCreate() *cobra.Command {
 	var f daemonFlags
 	var r control.VolumeCreate
-	var size config.Bytes
+	var size quantity.Bytes
 	c := &cobra.Command{Use: "create VOLUME --group GROUP", Short: "Protect a new volume, or an existing file or device", Args: cobra.ExactArgs(1),
 		Long: `Without --backing, a sparse file of --size is made in the agent's state directory.
 With --backing, an existing file or device is protected as it is: what it holds
@@ -42,11 +43,19 @@ on when this command is interrupted; ` + "`pollux volume ls`" + ` then shows whe
 			return fail.New(fail.Invalid, "create volume", args[0], "no group").WithHint("name one with --group; pollux group ls lists them")
 		}
 		if r.Backing != "" {
+			if err := hostdev.CheckPath("create volume", "--backing "+r.Backing, r.Backing); err != nil {
+				return err
+			}
 			abs, err := filepath.Abs(r.Backing)
 			if err != nil {
 				return fail.Wrap(fail.Invalid, "resolve", r.Backing, err)
 			}
 			r.Backing = abs
+		}
+		if c.Flags().Changed("size") {
+			if err := quantity.CheckVolume(int64(size)); err != nil {
+				return fail.New(fail.Invalid, "create volume "+args[0], "--size", err.Error()).WithHint("write a size such as 10GiB, or leave --size out for that of the backing")
+			}
 		}
 		r.Name, r.SizeBytes, r.By = args[0], int64(size), operator()
 		var v control.Volume
@@ -65,7 +74,7 @@ on when this command is interrupted; ` + "`pollux volume ls`" + ` then shows whe
 func printVolumes(c *cobra.Command, vols []control.Volume) {
 	rows := [][]string{{"VOLUME", "GROUP", "AGENT", "SIZE", "READY", "BACKING", "NBD"}}
 	for _, v := range vols {
-		rows = append(rows, []string{v.Name, v.Group, v.Agent, config.Bytes(v.SizeBytes).String(), fmt.Sprint(v.Ready), v.Backing, v.NBD})
+		rows = append(rows, []string{v.Name, v.Group, v.Agent, quantity.Bytes(v.SizeBytes).String(), fmt.Sprint(v.Ready), v.Backing, v.NBD})
 	}
 	text.Table(c.OutOrStdout(), rows)
 }
@@ -131,7 +140,7 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 		} else if !v.Ready {
 			st = "initializing"
 		}
-		rows = append(rows, []string{v.Name, v.Group, config.Bytes(v.SizeBytes).String(), fmt.Sprint(v.FirstLSN), v.FirstTime.Format(time.RFC3339),
+		rows = append(rows, []string{v.Name, v.Group, quantity.Bytes(v.SizeBytes).String(), fmt.Sprint(v.FirstLSN), v.FirstTime.Format(time.RFC3339),
 			fmt.Sprint(v.LastLSN), v.LastTime.Format(time.RFC3339), text.Duration(time.Duration(v.AgeSeconds * 1e9)), st})
 	}
 	text.Table(c.OutOrStdout(), rows)

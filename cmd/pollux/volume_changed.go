@@ -5,8 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 )
 
@@ -39,7 +39,7 @@ reaches: after a failover to a recovery point, the blocks in which this side dif
 			text.Table(c.OutOrStdout(), rows)
 		}
 		_, err := fmt.Fprintf(c.OutOrStdout(), "volume %s: %s in %d extents (of whole %s) written after LSN %d, up to LSN %d\n",
-			got.Name, config.Bytes(got.Bytes), len(got.Extents), config.Bytes(got.GranuleBytes), got.AfterLSN, got.LastLSN)
+			got.Name, quantity.Bytes(got.Bytes), len(got.Extents), quantity.Bytes(got.GranuleBytes), got.AfterLSN, got.LastLSN)
 		return err
 	}
 	return c

@@ -1,10 +1,8 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net"
 	"os"
@@ -13,19 +11,17 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
-
-	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
 // Agent are the settings of `pollux agent`.
 type Agent struct {
-	Name    string `yaml:"name"`    // default: the host's name
-	Site    string `yaml:"site"`    // where this host is; default "local"
-	State   string `yaml:"state"`   // default /var/lib/pollux
-	Runtime string `yaml:"runtime"` // on tmpfs; default /dev/shm/pollux
-	Socket  string `yaml:"socket"`  // control; default <state>/control.sock
-	Memory  Bytes  `yaml:"memory"`  // acknowledged writes in flight; default 128MiB
+	Name    string         `yaml:"name"`    // default: the host's name
+	Site    string         `yaml:"site"`    // where this host is; default "local"
+	State   string         `yaml:"state"`   // default /var/lib/pollux
+	Runtime string         `yaml:"runtime"` // on tmpfs; default /dev/shm/pollux
+	Socket  string         `yaml:"socket"`  // control; default <state>/control.sock
+	Memory  quantity.Bytes `yaml:"memory"`  // acknowledged writes in flight; default 128MiB
 
 	WAL     WAL     `yaml:"wal"`
 	NBD     NBD     `yaml:"nbd"`
@@ -41,17 +37,17 @@ type Agent struct {
 
 // Quiesce says how a group's application is made to stand still for a bookmark.
 type Quiesce struct {
-	Group string   `yaml:"group"`
-	Pre   []string `yaml:"pre"`   // a command and its arguments
-	Post  []string `yaml:"post"`  // the same; it always runs
-	Limit Duration `yaml:"limit"` // from the start of pre on; default 10s
+	Group string            `yaml:"group"`
+	Pre   []string          `yaml:"pre"`   // a command and its arguments
+	Post  []string          `yaml:"post"`  // the same; it always runs
+	Limit quantity.Duration `yaml:"limit"` // from the start of pre on; default 10s
 }
 
 // WAL bounds the agent's change log.
 type WAL struct {
-	Budget  Bytes    `yaml:"budget"`  // default 8GiB
-	Segment Bytes    `yaml:"segment"` // default 32MiB
-	Linger  Duration `yaml:"linger"`  // how long an open frame waits; default 2ms
+	Budget  quantity.Bytes    `yaml:"budget"`  // default 8GiB
+	Segment quantity.Bytes    `yaml:"segment"` // default 32MiB
+	Linger  quantity.Duration `yaml:"linger"`  // how long an open frame waits; default 2ms
 }
 
 // NBD says where volumes are served.
@@ -62,7 +58,7 @@ type NBD struct {
 	MaxConnections int    `yaml:"max_connections"`
 	// StallLimit is for how long a client may make no progress in the middle of a
 	// message; default 10m.
-	StallLimit Duration `yaml:"stall_limit"`
+	StallLimit quantity.Duration `yaml:"stall_limit"`
 }
 
 // TLS names PEM files.
@@ -78,10 +74,10 @@ type Journal struct {
 	// nothing else here is set.
 	Addresses []string `yaml:"addresses"`
 	Member    `yaml:",inline"`
-	Identity  Identity `yaml:"tls"`        // towards the journal, and of the embedded one
-	LogBudget Bytes    `yaml:"log_budget"` // default 2GiB
-	Heartbeat Duration `yaml:"heartbeat"`  // default 1m
-	Targets   []Target `yaml:"targets"`
+	Identity  Identity          `yaml:"tls"`        // towards the journal, and of the embedded one
+	LogBudget quantity.Bytes    `yaml:"log_budget"` // default 2GiB
+	Heartbeat quantity.Duration `yaml:"heartbeat"`  // default 1m
+	Targets   []Target          `yaml:"targets"`
 }
 
 // Target is one remote object store.
@@ -100,8 +96,8 @@ type Target struct {
 
 // Lock is for how long the store shall keep each object from deletion.
 type Lock struct {
-	Mode string   `yaml:"mode"` // compliance or governance
-	For  Duration `yaml:"for"`  // a day at least; default none
+	Mode string            `yaml:"mode"` // compliance or governance
+	For  quantity.Duration `yaml:"for"`  // a day at least; default none
 }
 
 // Requests is a token bucket over the objects created, because they cost money.
@@ -113,6 +109,18 @@ type Requests struct {
 // Metrics says where /metrics is served.
 type Metrics struct {
 	Listen string `yaml:"listen"` // host:port; default none (the control socket has it too)
+	TLS    TLS    `yaml:"tls"`    // needed beyond loopback
+}
+
+// check returns the first setting that cannot work.
+func (m Metrics) check() (setting string, err error) {
+	if (m.TLS.Cert == "") != (m.TLS.Key == "") {
+		return "metrics.tls", errors.New("cert and key belong together")
+	}
+	if m.Listen == "" {
+		return "", nil
+	}
+	return "metrics.listen", checkListen(m.Listen, m.TLS.Cert != "", "metrics.tls")
 }
 
 // Log says what is logged, to standard error.
@@ -126,65 +134,13 @@ var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
 
 const minRate = 1.0 / 600
 
-// LoadAgent reads, completes and checks a file.
-func LoadAgent(path string) (*Agent, error) {
-	b, err := read(path)
-	if err != nil {
-		return nil, err
-	}
-	return ParseAgent(path, b)
-}
-
-func read(path string) ([]byte, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		kind := fail.Denied
-		if errors.Is(err, os.ErrNotExist) {
-			kind = fail.NotFound
-		}
-		e := &fail.Error{Kind: kind, Op: "read configuration", Object: path, Err: err}
-		return nil, e.WithHint("name the file with -c; docs/configuration.md lists the settings")
-	}
-	return b, nil
-}
-
-// ParseAgent is LoadAgent on bytes; path is for error texts.
-func ParseAgent(path string, b []byte) (*Agent, error) {
-	c := &Agent{}
-	return c, parse(path, b, c)
-}
-
-// settings are one kind of file.
-type settings interface {
-	setDefaults()
-	check() (setting string, err error)
-}
-
-// parse decodes, completes and checks.
-func parse(path string, b []byte, c settings) error {
-	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField())
-	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return fail.New(fail.Invalid, "read configuration", atValue(path, b, err), strings.TrimSpace(yaml.FormatError(err, false, true))).
-			WithHint("docs/configuration.md lists the settings")
-	}
-	c.setDefaults()
-	if setting, err := c.check(); err != nil {
-		at := path
-		if line := lineOf(b, setting); line > 0 {
-			at = fmt.Sprintf("%s:%d", path, line)
-		}
-		return fail.New(fail.Invalid, "read configuration", at, setting+": "+err.Error())
-	}
-	return nil
-}
-
 func (c *Agent) setDefaults() {
 	def := func(p *string, v string) {
 		if *p == "" {
 			*p = v
 		}
 	}
-	defBytes := func(p *Bytes, v Bytes) {
+	defBytes := func(p *quantity.Bytes, v quantity.Bytes) {
 		if *p == 0 {
 			*p = v
 		}
@@ -203,20 +159,20 @@ func (c *Agent) setDefaults() {
 	defBytes(&c.WAL.Segment, 32<<20)
 	defBytes(&c.Journal.LogBudget, 2<<30)
 	if c.WAL.Linger == 0 {
-		c.WAL.Linger = Duration(2 * time.Millisecond)
+		c.WAL.Linger = quantity.Duration(2 * time.Millisecond)
 	}
 	if c.Journal.Heartbeat == 0 {
-		c.Journal.Heartbeat = Duration(time.Minute)
+		c.Journal.Heartbeat = quantity.Duration(time.Minute)
 	}
 	if c.NBD.MaxConnections == 0 {
 		c.NBD.MaxConnections = 64
 	}
 	if c.NBD.StallLimit == 0 {
-		c.NBD.StallLimit = Duration(10 * time.Minute)
+		c.NBD.StallLimit = quantity.Duration(10 * time.Minute)
 	}
 	for i := range c.Quiesce {
 		if c.Quiesce[i].Limit == 0 {
-			c.Quiesce[i].Limit = Duration(10 * time.Second)
+			c.Quiesce[i].Limit = quantity.Duration(10 * time.Second)
 		}
 	}
 	c.Journal.setDefaults()
@@ -254,111 +210,113 @@ func (c *Agent) check() (setting string, err error) {
 	case c.Memory < 4<<20:
 		return "memory", fmt.Errorf("%v is less than the minimum of 4MiB", c.Memory)
 	case c.WAL.Segment < 4<<20 || c.WAL.Segment > 1<<30 || c.WAL.Segment%4096 != 0:
-		return "segment", fmt.Errorf("%v: 4MiB to 1GiB, a multiple of 4KiB", c.WAL.Segment)
+		return "wal.segment", fmt.Errorf("%v: 4MiB to 1GiB, a multiple of 4KiB", c.WAL.Segment)
 	case c.WAL.Budget < 2*c.WAL.Segment:
-		return "budget", fmt.Errorf("%v is less than two segments of %v", c.WAL.Budget, c.WAL.Segment)
+		return "wal.budget", fmt.Errorf("%v is less than two segments of %v", c.WAL.Budget, c.WAL.Segment)
 	case c.Journal.LogBudget < 64<<20:
-		return "log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.Journal.LogBudget)
+		return "journal.log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.Journal.LogBudget)
 	case c.NBD.MaxConnections < 1 || c.NBD.MaxConnections > 4096:
-		return "max_connections", fmt.Errorf("%d: 1 to 4096", c.NBD.MaxConnections)
+		return "nbd.max_connections", fmt.Errorf("%d: 1 to 4096", c.NBD.MaxConnections)
 	case time.Duration(c.NBD.StallLimit) < time.Second:
-		return "stall_limit", fmt.Errorf("%v is less than the minimum of 1s", c.NBD.StallLimit)
+		return "nbd.stall_limit", fmt.Errorf("%v is less than the minimum of 1s", c.NBD.StallLimit)
 	case (c.NBD.TLS.Cert == "") != (c.NBD.TLS.Key == ""):
-		return "tls", errors.New("cert and key belong together")
+		return "nbd.tls", errors.New("cert and key belong together")
 	case !oneOf(c.Log.Level, "debug", "info", "warn", "error"):
-		return "level", fmt.Errorf("%q: debug, info, warn or error", c.Log.Level)
+		return "log.level", fmt.Errorf("%q: debug, info, warn or error", c.Log.Level)
 	case !oneOf(c.Log.Format, "text", "json"):
-		return "format", fmt.Errorf("%q: text or json", c.Log.Format)
+		return "log.format", fmt.Errorf("%q: text or json", c.Log.Format)
 	}
 	groups := map[string]bool{}
-	for _, q := range c.Quiesce {
+	for i, q := range c.Quiesce {
+		hook := fmt.Sprintf("quiesce[%d]", i)
 		switch {
 		case q.Group == "" || groups[q.Group]:
-			return "quiesce", fmt.Errorf("group %q: each hook names one group, and each group has one", q.Group)
+			return hook, fmt.Errorf("group %q: each hook names one group, and each group has one", q.Group)
 		case len(q.Pre) == 0 || len(q.Post) == 0:
-			return "quiesce", fmt.Errorf("group %s: pre and post are both needed, each a list of a command and its arguments", q.Group)
+			return hook, fmt.Errorf("group %s: pre and post are both needed, each a list of a command and its arguments", q.Group)
 		case !filepath.IsAbs(q.Pre[0]) || !filepath.IsAbs(q.Post[0]):
-			return "quiesce", fmt.Errorf("group %s: %s and %s: name commands by absolute paths", q.Group, q.Pre[0], q.Post[0])
-		case q.Limit < Duration(100*time.Millisecond) || q.Limit > Duration(10*time.Minute):
-			return "quiesce", fmt.Errorf("group %s: a limit of %v: 100ms to 10m", q.Group, q.Limit)
+			return hook, fmt.Errorf("group %s: %s and %s: name commands by absolute paths", q.Group, q.Pre[0], q.Post[0])
+		case q.Limit < quantity.Duration(100*time.Millisecond) || q.Limit > quantity.Duration(10*time.Minute):
+			return hook, fmt.Errorf("group %s: a limit of %v: 100ms to 10m", q.Group, q.Limit)
 		}
 		groups[q.Group] = true
 	}
-	for _, a := range []struct{ setting, addr string }{{"tcp", c.NBD.TCP}, {"listen", c.Metrics.Listen}} {
-		if a.addr == "" {
-			continue
+	if c.NBD.TCP != "" {
+		if err := checkListen(c.NBD.TCP, c.NBD.TLS.Cert != "", "nbd.tls"); err != nil {
+			return "nbd.tcp", err
 		}
-		if err := checkListen(a.addr, a.setting == "tcp" && c.NBD.TLS.Cert != ""); err != nil {
-			return a.setting, err
-		}
+	}
+	if setting, err := c.Metrics.check(); err != nil {
+		return setting, err
 	}
 	if err := c.Identity.check(); err != nil {
 		return "tls", err
 	}
 	if err := c.Control.check(c.Identity); err != nil {
-		return "control", err
+		return "control.listen", err
 	}
 	if setting, err := c.Journal.Member.check(c.Identity); err != nil {
-		return setting, err
+		return "journal." + setting, err
 	}
 	if len(c.Journal.Addresses) > 0 {
 		if c.Journal.Listen != "" {
-			return "listen", errors.New("belongs to an embedded journal, and journal.addresses names another")
+			return "journal.listen", errors.New("belongs to an embedded journal, and journal.addresses names another")
 		}
 		if len(c.Journal.Targets) > 0 {
-			return "targets", errors.New("belong to the journal's own configuration where journal.addresses is set")
+			return "journal.targets", errors.New("belong to the journal's own configuration where journal.addresses is set")
 		}
-		return "addresses", checkAddresses(c.Journal.Addresses, c.Identity)
+		return "journal.addresses", checkAddresses(c.Journal.Addresses, c.Identity)
 	}
-	return checkTargets(c.Journal.Targets)
+	return checkTargets("journal.targets", c.Journal.Targets)
 }
 
-func (l *Lock) check(t *Target) (string, error) {
-	const day = Duration(24 * time.Hour)
+func (l *Lock) check(t *Target) error {
+	const day = quantity.Duration(24 * time.Hour)
 	switch {
 	case *l == Lock{}:
-		return "", nil
+		return nil
 	case l.Mode == "" || l.For == 0:
-		return "object_lock", errors.New("mode and for belong together, as in {mode: compliance, for: 30d}")
+		return errors.New("mode and for belong together, as in {mode: compliance, for: 30d}")
 	case !oneOf(l.Mode, "compliance", "governance"):
-		return "object_lock", fmt.Errorf("mode %q: compliance (nobody can shorten it) or governance", l.Mode)
+		return fmt.Errorf("mode %q: compliance (nobody can shorten it) or governance", l.Mode)
 	case l.For < day:
-		return "object_lock", fmt.Errorf("for %v: a day (1d) at least, since gc extends what is needed once half of it is over", l.For)
+		return fmt.Errorf("for %v: a day (1d) at least, since gc extends what is needed once half of it is over", l.For)
 	case !strings.HasPrefix(t.URL, "s3://"):
-		return "object_lock", fmt.Errorf("%s has no Object Lock: only s3:// stores do", t.URL)
+		return fmt.Errorf("%s has no Object Lock: only s3:// stores do", t.URL)
 	}
-	return "", nil
+	return nil
 }
 
-func checkTargets(targets []Target) (string, error) {
+func checkTargets(all string, targets []Target) (string, error) {
 	if len(targets) == 0 {
-		return "targets", errors.New("name at least one object store")
+		return all, errors.New("name at least one object store")
 	}
 	seen := map[string]bool{}
 	required := false
-	for _, t := range targets {
+	for i, t := range targets {
+		at := fmt.Sprintf("%s[%d]", all, i)
 		switch {
 		case strings.ContainsAny(t.Name, "/ ") || len(t.Name) > 64:
-			return "name", fmt.Errorf("target %q: no slash, no space, 64 bytes at most", t.Name)
+			return at + ".name", fmt.Errorf("%q: no slash, no space, 64 bytes at most", t.Name)
 		case seen[t.Name]:
-			return "targets", fmt.Errorf("two are called %q", t.Name)
+			return all, fmt.Errorf("two are called %q", t.Name)
 		case !strings.HasPrefix(t.URL, "file:///") && !strings.HasPrefix(t.URL, "s3://"):
-			return "url", fmt.Errorf("%q: file:///directory or s3://bucket/prefix", t.URL)
+			return at + ".url", fmt.Errorf("%q: file:///directory or s3://bucket/prefix", t.URL)
 		case !(*t.Requests.Rate >= 0) || math.IsInf(*t.Requests.Rate, 0): // NaN too
-			return "rate", fmt.Errorf("%v is not a rate", *t.Requests.Rate)
+			return at + ".requests.rate", fmt.Errorf("%v is not a rate", *t.Requests.Rate)
 		case *t.Requests.Rate > 0 && *t.Requests.Rate < minRate:
-			return "rate", fmt.Errorf("%v requests per second is less than one in ten minutes; 0 is unlimited", *t.Requests.Rate)
+			return at + ".requests.rate", fmt.Errorf("%v requests per second is less than one in ten minutes; 0 is unlimited", *t.Requests.Rate)
 		case t.Requests.Burst < 1:
-			return "burst", fmt.Errorf("%d is less than 1", t.Requests.Burst)
+			return at + ".requests.burst", fmt.Errorf("%d is less than 1", t.Requests.Burst)
 		}
-		if setting, err := t.ObjectLock.check(&t); err != nil {
-			return setting, err
+		if err := t.ObjectLock.check(&t); err != nil {
+			return at + ".object_lock", err
 		}
 		seen[t.Name] = true
 		required = required || !t.Optional
 	}
 	if !required {
-		return "targets", errors.New("at least one must not be optional")
+		return all, errors.New("at least one must not be optional")
 	}
 	return "", nil
 }
@@ -372,49 +330,15 @@ func oneOf(s string, all ...string) bool {
 	return false
 }
 
-// checkListen refuses to serve in clear beyond loopback.
-func checkListen(addr string, tls bool) error {
+// checkListen refuses to serve in clear beyond loopback; setting is that which gives TLS.
+func checkListen(addr string, tls bool, setting string) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return fmt.Errorf("%q is not host:port", addr)
 	}
 	ip := net.ParseIP(host)
 	if !tls && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("%q is not a loopback address, and nothing listens in clear elsewhere: use TLS or 127.0.0.1", addr)
+		return fmt.Errorf("%q is not a loopback address, and nothing listens in clear elsewhere: set %s, or listen on 127.0.0.1", addr, setting)
 	}
 	return nil
-}
-
-// lineOf finds the first line that gives the setting a value, in block or flow
-// style.
-func lineOf(b []byte, setting string) int {
-	return findLine(b, regexp.MustCompile(`^([^#]*[\s{,-])?`+regexp.QuoteMeta(setting)+`\s*:`))
-}
-
-func findLine(b []byte, re *regexp.Regexp) int {
-	for i, line := range strings.Split(string(b), "\n") {
-		if re.MatchString(line) {
-			return i + 1
-		}
-	}
-	return 0
-}
-
-var (
-	hasLine = regexp.MustCompile(`^\[\d+:\d+\]`)
-	quoted  = regexp.MustCompile(`"([^"]+)"`)
-)
-
-// atValue names the line of a value that one of our own types refused: the
-// decoder does not.
-func atValue(path string, b []byte, err error) string {
-	text := err.Error()
-	m := quoted.FindStringSubmatch(text)
-	if hasLine.MatchString(text) || m == nil {
-		return path
-	}
-	if line := findLine(b, regexp.MustCompile(`^[^#]*`+regexp.QuoteMeta(m[1]))); line > 0 {
-		return fmt.Sprintf("%s:%d", path, line)
-	}
-	return path
 }

@@ -1,6 +1,10 @@
 package config
 
 import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +42,8 @@ func TestRefused(t *testing.T) {
 	for _, c := range []struct{ name, yaml, want string }{
 		{"unknown key", "name: a\nmemroy: 1GiB\n" + minimal, "memroy"},
 		{"unit", "name: a\nmemory: 32parsecs\n" + minimal, "agent.yaml:2"},
+		{"size without a unit", "name: a\nmemory: 64\n" + minimal, `agent.yaml:2: memory: "64" is a size without a unit: write 64MiB`},
+		{"duration without a unit", "name: a\nwal: {budget: 1GiB, linger: 5}\n" + minimal, `agent.yaml:2: linger: "5" is a duration without a unit`},
 		{"list for a size", "name: a\nmemory: [1, 2]\n" + minimal, "agent.yaml:2"},
 		{"negative rate in flow style", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\", requests: {rate: -1}}\n", "agent.yaml:4"},
 		{"lock of a directory", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\", object_lock: {mode: compliance, for: 30d}}\n", "agent.yaml:4"},
@@ -48,6 +54,10 @@ func TestRefused(t *testing.T) {
 		{"scheme", "name: a\njournal:\n  targets:\n    - {url: \"http://x\"}\n", "agent.yaml:4"},
 		{"clear text", "name: a\nnbd: {tcp: \"0.0.0.0:1\"}\n" + minimal, "agent.yaml:2"},
 		{"no time to stall", "name: a\nnbd: {stall_limit: 10ms}\n" + minimal, "agent.yaml:2"},
+		{"metrics in clear", "name: a\nmetrics:\n  listen: 0.0.0.0:9100\n" + minimal, "agent.yaml:3: metrics.listen: \"0.0.0.0:9100\" is not a loopback address, and nothing listens in clear elsewhere: set metrics.tls"},
+		{"half of TLS", "name: a\nmetrics: {tls: {cert: /c}}\n" + minimal, "agent.yaml:2: metrics.tls: cert and key"},
+		{"name of a target", "name: a\njournal:\n  targets:\n    - {name: a/b, url: \"file:///x\"}\n", "agent.yaml:4: journal.targets[0].name: \"a/b\""},
+		{"second target", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\"}\n    - {url: \"ftp://x\"}\n", "agent.yaml:5: journal.targets[1].url"},
 		{"small budget", "name: a\nwal: {budget: 1MiB}\n" + minimal, "agent.yaml:2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -59,18 +69,43 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestBytes(t *testing.T) {
-	for in, want := range map[string]Bytes{"0": 0, "4096": 4096, "64KiB": 64 << 10, "8GiB": 8 << 30, "2T": 2 << 40, "10 MiB": 10 << 20} {
-		if got, err := ParseBytes(in); err != nil || got != want {
-			t.Errorf("ParseBytes(%q) = %d, %v; want %d", in, got, err, want)
+// TestFiles: a file that a setting names and that is not there is told at once, by its
+// setting.
+func TestFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.yaml")
+	for yaml, want := range map[string]string{
+		"name: a\njournal:\n  targets:\n    - {url: \"s3://b/p\", credentials_file: /nonexistent/cred}\n":              "agent.yaml:4: journal.targets[0].credentials_file: open /nonexistent/cred",
+		"name: a\nmetrics:\n  listen: :9100\n  tls: {cert: /nonexistent/c, key: /nonexistent/k}\n" + minimal:           "agent.yaml:4: metrics.tls.cert: open /nonexistent/c",
+		"name: a\ntls:\n  cert: /nonexistent/c\n  key: /nonexistent/k\n  ca: /nonexistent/ca\n" + minimal:              "agent.yaml:3: tls.cert",
+		"name: a\nnbd: {tcp: \":10809\", tls: {cert: /nonexistent/c, key: /nonexistent/k}}\n" + minimal:                "agent.yaml:2: nbd.tls.cert",
+		"name: a\njournal:\n  targets:\n    - url: \"s3://b/p\"\n      ca_file: /nonexistent/ca\n      name: remote\n": "agent.yaml:5: journal.targets[0].ca_file",
+	} {
+		if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := LoadAgent(path); !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), want) || fail.HintOf(err) == "" {
+			t.Errorf("%v, want NotFound with %q", err, want)
 		}
 	}
-	for _, in := range []string{"", "x", "-1", "1.5GiB", "9999999999TiB"} {
-		if _, err := ParseBytes(in); err == nil {
-			t.Errorf("ParseBytes(%q) succeeded", in)
+}
+
+// TestListening: an address that is taken is told by its setting.
+func TestListening(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addr := l.Addr().String()
+	_, err = net.Listen("tcp", addr)
+	err = fail.At("start", "agent", fail.Wrap(fail.Refused, "listen on", addr, err))
+	for setting, c := range map[string]interface{ listeners() []named }{"nbd.tcp": &Agent{NBD: NBD{TCP: addr}}, "metrics.listen": &JournalHost{Metrics: Metrics{Listen: addr}}} {
+		got := Listening(c, "agent.yaml", err)
+		if !fail.Is(got, fail.Refused) || !strings.Contains(got.Error(), setting+" "+addr+": bind: address already in use") || !strings.Contains(fail.HintOf(got), "set "+setting+" in agent.yaml") {
+			t.Errorf("%v (hint %q)", got, fail.HintOf(got))
 		}
 	}
-	if s := Bytes(64 << 20).String(); s != "64MiB" {
-		t.Errorf("String: %s", s)
+	if other := errors.New("other"); Listening(&Agent{}, "agent.yaml", other) != other {
+		t.Error("another error was changed")
 	}
 }

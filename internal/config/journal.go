@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,15 +16,15 @@ type JournalHost struct {
 	State     string `yaml:"state"`  // default /var/lib/pollux-journal
 	Socket    string `yaml:"socket"` // control; default <state>/control.sock
 	Member    `yaml:",inline"`
-	Identity  Identity `yaml:"tls"`
-	Control   Control  `yaml:"control"`
-	LogBudget Bytes    `yaml:"log_budget"` // default 8GiB
-	Heartbeat Duration `yaml:"heartbeat"`  // default 1m
-	Election  Duration `yaml:"election"`   // how long a silent leader is waited for; default 1s
-	DiskStall Duration `yaml:"disk_stall"` // how long a leader waits for its disk; default 5s
-	Targets   []Target `yaml:"targets"`
-	Metrics   Metrics  `yaml:"metrics"`
-	Log       Log      `yaml:"log"`
+	Identity  Identity          `yaml:"tls"`
+	Control   Control           `yaml:"control"`
+	LogBudget quantity.Bytes    `yaml:"log_budget"` // default 8GiB
+	Heartbeat quantity.Duration `yaml:"heartbeat"`  // default 1m
+	Election  quantity.Duration `yaml:"election"`   // how long a silent leader is waited for; default 1s
+	DiskStall quantity.Duration `yaml:"disk_stall"` // how long a leader waits for its disk; default 5s
+	Targets   []Target          `yaml:"targets"`
+	Metrics   Metrics           `yaml:"metrics"`
+	Log       Log               `yaml:"log"`
 }
 
 // LoadJournal reads, completes and checks a file.
@@ -33,7 +34,7 @@ func LoadJournal(path string) (*JournalHost, error) {
 		return nil, err
 	}
 	c := &JournalHost{}
-	return c, parse(path, b, c)
+	return c, load(path, b, c)
 }
 
 func (c *JournalHost) setDefaults() {
@@ -53,11 +54,11 @@ func (c *JournalHost) setDefaults() {
 		c.LogBudget = 8 << 30
 	}
 	for _, d := range []struct {
-		p *Duration
+		p *quantity.Duration
 		v time.Duration
 	}{{&c.Heartbeat, time.Minute}, {&c.Election, time.Second}, {&c.DiskStall, 5 * time.Second}} {
 		if *d.p == 0 {
-			*d.p = Duration(d.v)
+			*d.p = quantity.Duration(d.v)
 		}
 	}
 	c.Member.setDefaults()
@@ -75,27 +76,25 @@ func (c *JournalHost) check() (setting string, err error) {
 	case c.LogBudget < 64<<20:
 		return "log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.LogBudget)
 	case time.Duration(c.Election) < 100*time.Millisecond || time.Duration(c.Election) > time.Minute:
-		return "election", errors.New("100ms to 1m")
+		return "election", fmt.Errorf("%v: 100ms to 1m", c.Election)
 	case time.Duration(c.DiskStall) < time.Second || time.Duration(c.DiskStall) > 10*time.Minute:
-		return "disk_stall", errors.New("1s to 10m")
+		return "disk_stall", fmt.Errorf("%v: 1s to 10m", c.DiskStall)
 	case !oneOf(c.Log.Level, "debug", "info", "warn", "error"):
-		return "level", fmt.Errorf("%q: debug, info, warn or error", c.Log.Level)
+		return "log.level", fmt.Errorf("%q: debug, info, warn or error", c.Log.Level)
 	case !oneOf(c.Log.Format, "text", "json"):
-		return "format", fmt.Errorf("%q: text or json", c.Log.Format)
+		return "log.format", fmt.Errorf("%q: text or json", c.Log.Format)
 	}
 	if err := c.Identity.check(); err != nil {
 		return "tls", err
 	}
 	if err := c.Control.check(c.Identity); err != nil {
-		return "control", err
+		return "control.listen", err
 	}
 	if setting, err := c.Member.check(c.Identity); err != nil {
 		return setting, err
 	}
-	if c.Metrics.Listen != "" {
-		if err := checkListen(c.Metrics.Listen, false); err != nil {
-			return "metrics", err
-		}
+	if setting, err := c.Metrics.check(); err != nil {
+		return setting, err
 	}
-	return checkTargets(c.Targets)
+	return checkTargets("targets", c.Targets)
 }

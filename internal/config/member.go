@@ -42,7 +42,7 @@ func (c Control) check(id Identity) error {
 	if !id.Set() {
 		return errors.New("operators on other hosts are known by certificates: set tls")
 	}
-	return checkListen(c.Listen, true)
+	return checkListen(c.Listen, true, "tls")
 }
 
 // Set reports whether there is one.
@@ -59,7 +59,7 @@ func (m *Member) check(id Identity) (string, error) {
 		}
 		return "", nil
 	}
-	if err := checkListen(m.Listen, id.Set()); err != nil {
+	if err := checkListen(m.Listen, id.Set(), "tls"); err != nil {
 		return "listen", err
 	}
 	if host, _, _ := net.SplitHostPort(m.Advertise); m.Advertise == m.Listen && (host == "" || net.ParseIP(host).IsUnspecified()) {

@@ -87,7 +87,9 @@ func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
 			if !kept {
 				conn.Close()
 			}
-			if err != nil && ctx.Err() == nil && !errors.Is(err, errNotLeader) {
+			if errors.Is(err, transport.ErrClosed) { // each verb and each change of leader does that
+				log.Debug("the other end closed its connection to the journal", "peer", conn.Peer())
+			} else if err != nil && ctx.Err() == nil && !errors.Is(err, errNotLeader) {
 				log.Info("a connection to the journal ended", "peer", conn.Peer(), "err", err)
 			}
 		})

@@ -9,7 +9,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
 // Retention is how long a group's recovery points are kept: all of them for
@@ -38,16 +38,16 @@ func ParseRetention(s string) (r Retention, err error) {
 	for part := range strings.SplitSeq(s, ",") {
 		name, value, ok := strings.Cut(strings.TrimSpace(part), "=")
 		p := fields[name]
-		d, derr := text.ParseSpan(value)
+		d, derr := quantity.ParseDuration(value)
 		switch {
 		case !ok || p == nil:
 			return bad(fmt.Sprintf("%q is not one of %s with a value", part, strings.Join(slices.Sorted(maps.Keys(fields)), ", ")))
-		case derr != nil || d < MinEveryWrite:
+		case derr != nil || time.Duration(d) < MinEveryWrite:
 			return bad(fmt.Sprintf("%s=%s is not a time from a minute to a hundred years", name, value))
 		case *p != 0:
 			return bad(name + " is there twice")
 		}
-		*p = int64(d / time.Second)
+		*p = int64(time.Duration(d) / time.Second)
 	}
 	switch {
 	case r.EveryWriteSeconds == 0:
@@ -81,15 +81,7 @@ func (r *Retention) String() string {
 }
 
 func span(seconds int64) string {
-	switch {
-	case seconds%86400 == 0:
-		return fmt.Sprintf("%dd", seconds/86400)
-	case seconds%3600 == 0:
-		return fmt.Sprintf("%dh", seconds/3600)
-	case seconds%60 == 0:
-		return fmt.Sprintf("%dm", seconds/60)
-	}
-	return fmt.Sprintf("%ds", seconds)
+	return quantity.Duration(time.Duration(seconds) * time.Second).String()
 }
 
 // Bucket is the hour or day that a point before the horizon stands for, by how old it
@@ -175,7 +167,7 @@ func (r *Retention) check() error {
 	if r == nil || *r == (Retention{}) {
 		return nil
 	}
-	const most = int64(text.MaxSpan / time.Second)
+	const most = int64(quantity.MaxDuration / time.Second)
 	switch least := int64(MinEveryWrite / time.Second); {
 	case r.EveryWriteSeconds < least || r.EveryWriteSeconds > most,
 		r.HourlySeconds != 0 && (r.HourlySeconds <= r.EveryWriteSeconds || r.HourlySeconds > most),

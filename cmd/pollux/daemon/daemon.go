@@ -51,6 +51,7 @@ type Daemon struct {
 	http    ops.HTTP
 
 	quiescing quiescing
+	accepted  sync.Map // group to volume: backings accepted since the start, which takes none
 
 	verbs  chan struct{} // holds one while a state-changing verb runs; see takeTurn
 	ctx    context.Context

@@ -2,12 +2,9 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,7 +15,6 @@ import (
 	"github.com/pollux-dr/pollux/cmd/pollux/journald"
 	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/block"
-	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -75,7 +71,7 @@ func (d *Daemon) serveNBD(ctx context.Context) error {
 	}
 	if c.TLS.Cert != "" {
 		var err error
-		if o.TLS, err = loadTLS(c.TLS); err != nil {
+		if o.TLS, err = ops.LoadTLS(c.TLS); err != nil {
 			return err
 		}
 		o.RequireTLS = true
@@ -95,35 +91,6 @@ func (d *Daemon) serveNBD(ctx context.Context) error {
 	}
 	d.spawn(func() error { return d.nbd.Serve(ctx, t) })
 	return nil
-}
-
-// loadTLS reads the files once, for an error at the start, and again for each connection.
-func loadTLS(c config.TLS) (*tls.Config, error) {
-	if _, err := readTLS(c); err != nil {
-		return nil, err
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return readTLS(c) }}, nil
-}
-
-func readTLS(c config.TLS) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(c.Cert, c.Key)
-	if err != nil {
-		return nil, fail.Wrap(fail.Invalid, "load certificate", c.Cert, err)
-	}
-	conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
-	if c.ClientCA != "" {
-		pem, err := os.ReadFile(c.ClientCA)
-		if err != nil {
-			return nil, fail.Wrap(fail.Invalid, "load", c.ClientCA, err)
-		}
-		conf.ClientCAs = x509.NewCertPool()
-		if !conf.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fail.New(fail.Invalid, "load", c.ClientCA, "no certificate in it")
-		}
-		conf.ClientAuth = tls.RequireAndVerifyClientCert
-	}
-	return conf, nil
 }
 
 func (d *Daemon) serveHTTP() error {

@@ -83,6 +83,9 @@ func (d *Daemon) groupStatus(g *state.Group, s *agent.StreamStatus, a *agent.Sta
 	}
 	out.AckKept, out.AckReason, out.AckDegraded, out.FlushesWaiting = s.Kept.Ack, s.Kept.Why, s.Kept.Degraded, s.Kept.Waiting
 	out.State, out.Reason = groupState(g, s, a, targets, initializing)
+	if name, ok := d.accepted.Load(g.Name); ok && s.Suspended != nil {
+		out.Reason = fmt.Sprintf("the backing of volume %s is accepted: restart the agent, which then goes on from it", name)
+	}
 	return out
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/pki"
 )
@@ -26,7 +27,7 @@ func TestNBDCertificatesAreReadAgain(t *testing.T) {
 	}
 	issue()
 	c := config.TLS{Cert: filepath.Join(out, "agent-a.pem"), Key: filepath.Join(out, "agent-a.key"), ClientCA: filepath.Join(out, pki.CAFile)}
-	conf, err := loadTLS(c)
+	conf, err := ops.LoadTLS(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func TestNBDCertificatesAreReadAgain(t *testing.T) {
 	if err := os.Remove(c.Cert); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := loadTLS(c); err == nil {
+	if _, err := ops.LoadTLS(c); err == nil {
 		t.Error("a missing certificate is no error at the start")
 	}
 }

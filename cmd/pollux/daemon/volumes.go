@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,6 +15,8 @@ import (
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/hostdev"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -42,11 +43,14 @@ func (d service) createVolume(ctx context.Context, r control.VolumeCreate) (out 
 		return out, nil, err
 	}
 	defer d.endTurn()
+	if err := d.checkName(&r); err != nil {
+		return out, nil, err
+	}
 	if r, err = checkCreate(d.conf.State, r); err != nil {
 		return out, nil, err
 	}
 	v := state.Volume{Name: r.Name, Group: r.Group, Agent: d.conf.Name, SizeBytes: r.SizeBytes, Backing: r.Backing, Created: clock.Now().UTC()}
-	err = d.checkVolume(&v)
+	err = d.checkBacking(&v)
 	if err == nil {
 		err = d.suspended(v.Group)
 	}
@@ -74,9 +78,6 @@ func (d service) createVolume(ctx context.Context, r control.VolumeCreate) (out 
 
 // checkCreate checks a request and fills in its defaults.
 func checkCreate(stateDir string, r control.VolumeCreate) (control.VolumeCreate, error) {
-	if err := state.CheckName("volume", r.Name); err != nil {
-		return r, err
-	}
 	if r.Backing == "" {
 		r.Backing = filepath.Join(stateDir, "volumes", r.Name+".img")
 	}
@@ -84,8 +85,10 @@ func checkCreate(stateDir string, r control.VolumeCreate) (control.VolumeCreate,
 		return r, fail.New(fail.Invalid, "create volume", r.Name, "backing "+r.Backing+" is not an absolute path")
 	}
 	have, err := backing.Measure(r.Backing)
-	if fail.Is(err, fail.NotFound) && strings.HasPrefix(r.Backing, "/dev/") {
-		return r, fail.New(fail.NotFound, "create volume", r.Name, "no device "+r.Backing).WithHint("see lsblk for the devices there are")
+	if hostdev.BelowDev(r.Backing) { // where a new file would be a mistyped device
+		if err := hostdev.CheckImage("create volume "+r.Name+" on", "--backing "+r.Backing, r.Backing); err != nil {
+			return r, err
+		}
 	}
 	switch {
 	case fail.Is(err, fail.NotFound) && r.SizeBytes == 0:
@@ -98,39 +101,58 @@ func checkCreate(stateDir string, r control.VolumeCreate) (control.VolumeCreate,
 		r.SizeBytes = have
 	case have < r.SizeBytes:
 		return r, fail.New(fail.Invalid, "create volume", r.Name,
-			fmt.Sprintf("backing %s has %d bytes, less than the size of %d", r.Backing, have, r.SizeBytes))
+			fmt.Sprintf("backing %s has %v, less than the size of %v", r.Backing, quantity.Bytes(have), quantity.Bytes(r.SizeBytes))).
+			WithHint("leave --size out for the backing's own, name another --backing, or move away what is left there")
+	}
+	if err := quantity.CheckVolume(r.SizeBytes); err != nil {
+		return r, fail.New(fail.Invalid, "create volume", r.Name, "its size: "+err.Error()).WithHint("give --size 10GiB, say, or make the backing larger: truncate --size 10G FILE")
 	}
 	return r, nil
 }
 
-// checkVolume says early what the journal would refuse, and what it cannot see: a
-// backing that another volume of this host has under whatever path.
-func (d service) checkVolume(v *state.Volume) (err error) {
-	backings := map[string]string{} // path to volume
-	exists := false
+// checkName says early what the journal would refuse of a volume's name and group, as the
+// first that a caller should hear of.
+func (d service) checkName(r *control.VolumeCreate) error {
+	if err := state.CheckName("volume", r.Name); err != nil {
+		return err
+	}
+	var group, exists, removed bool
 	d.journal.View(func(s *state.State) {
-		if s.Groups[v.Group] == nil {
-			err = noSuch("group", v.Group)
+		group = s.Groups[r.Group] != nil
+		if v := s.Volumes[r.Name]; v != nil {
+			exists, removed = true, v.Removed
 		}
-		exists = s.Volumes[v.Name] != nil
+	})
+	switch {
+	case !group:
+		return noSuch("group", r.Group)
+	case removed:
+		return fail.New(fail.Exists, "create volume", r.Name, "a volume of that name was removed, and its history keeps the name").WithHint("choose another name")
+	case exists:
+		return fail.New(fail.Exists, "create volume", r.Name, "a volume of that name exists").WithHint("choose another name; pollux volume ls lists those there are")
+	}
+	return nil
+}
+
+// checkBacking refuses what the journal cannot see: a backing that another volume of this
+// host has under whatever path.
+func (d service) checkBacking(v *state.Volume) error {
+	backings := map[string]string{} // path to volume
+	d.journal.View(func(s *state.State) {
 		for _, o := range s.Volumes {
 			if !o.Removed && o.Agent == v.Agent && o.Name != v.Name {
 				backings[o.Backing] = o.Name
 			}
 		}
 	})
+	mine, err := os.Stat(v.Backing) // not under the journal's lock: a mount may hang
 	if err != nil {
-		return err
+		return nil
 	}
-	if mine, serr := os.Stat(v.Backing); serr == nil { // not under the journal's lock: a mount may hang
-		for path, name := range backings {
-			if theirs, serr := os.Stat(path); serr == nil && os.SameFile(mine, theirs) {
-				return fail.New(fail.Refused, "create volume", v.Name, "volume "+name+" uses the same backing "+v.Backing)
-			}
+	for path, name := range backings {
+		if theirs, err := os.Stat(path); err == nil && os.SameFile(mine, theirs) {
+			return fail.New(fail.Refused, "create volume", v.Name, "volume "+name+" uses the same backing "+v.Backing).WithHint("name another file or device with --backing")
 		}
-	}
-	if exists {
-		return fail.New(fail.Exists, "create volume", v.Name, "a volume of that name exists or existed").WithHint("choose another name")
 	}
 	return nil
 }
@@ -325,6 +347,7 @@ func (d service) VolumeAccept(ctx context.Context, r control.VolumeAccept) (cont
 		return control.Volume{}, err
 	}
 	if !r.DryRun {
+		d.accepted.Store(v.Group, v.Name)
 		d.log.Warn("backing accepted; the next start applies the WAL to it", "volume", v.Name, "backing", v.Backing, "by", r.By)
 	}
 	return d.volume(&v), nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,6 +55,9 @@ const leadTimeout = 10 * time.Second
 
 // JournalInit begins a new journal here.
 func (m Members) JournalInit(ctx context.Context, r control.JournalInit) (control.JournalMembers, error) {
+	if id, _, _ := m.Journal.ID(); r.DryRun && id != uuid.Nil {
+		return control.JournalMembers{}, fail.New(fail.Exists, "init", "journal", "there is one here").WithHint("pollux journal ls shows its members")
+	}
 	if !r.DryRun {
 		if err := m.Journal.Init(); err != nil {
 			return control.JournalMembers{}, err
@@ -88,7 +92,31 @@ func (m Members) JournalRemove(ctx context.Context, r control.JournalRemove) (co
 		}
 		m.Log.Warn("member removed", "member", r.Member, "by", r.By)
 	}
-	return m.JournalList(ctx, struct{}{})
+	out, err := m.JournalList(ctx, struct{}{})
+	if err != nil || !r.DryRun {
+		return out, err
+	}
+	i, err := m.memberOf(&out, "remove", r.Member)
+	if err == nil && out.Members[i].Role == "leader" {
+		err = fail.New(fail.Refused, "remove member", r.Member, "it leads").WithHint("pollux journal transfer hands the lead over first")
+	}
+	if err != nil {
+		return control.JournalMembers{}, err
+	}
+	out.Members = slices.Delete(out.Members, i, i+1)
+	return out, nil
+}
+
+// memberOf finds a member for a dry run, which must refuse what the run would.
+func (m Members) memberOf(all *control.JournalMembers, verb, which string) (int, error) {
+	if !m.Journal.Leads() {
+		return 0, fail.New(fail.Retry, verb, which, "this member does not lead the journal").WithHint("ask the one that does, at " + all.Leader)
+	}
+	i := slices.IndexFunc(all.Members, func(x control.JournalMember) bool { return x.ID == which || x.Address == which })
+	if i < 0 {
+		return 0, fail.New(fail.NotFound, "find", "member "+which, "no such member").WithHint("pollux journal ls lists them")
+	}
+	return i, nil
 }
 
 // canLose refuses a removal that would leave no majority in touch.
@@ -121,5 +149,22 @@ func (m Members) JournalTransfer(ctx context.Context, r control.JournalTransfer)
 			time.Sleep(20 * time.Millisecond) // the new leader makes itself known
 		}
 	}
-	return m.JournalList(ctx, struct{}{})
+	out, err := m.JournalList(ctx, struct{}{})
+	if err != nil || !r.DryRun || r.Member == "" {
+		return out, err
+	}
+	i, err := m.memberOf(&out, "transfer the lead to", r.Member)
+	if err == nil && out.Members[i].Role == "joining" {
+		err = fail.New(fail.Refused, "transfer the lead to", r.Member, "it has no vote yet")
+	}
+	if err != nil {
+		return control.JournalMembers{}, err
+	}
+	for k := range out.Members {
+		if out.Members[k].Role == "leader" {
+			out.Members[k].Role = "voter"
+		}
+	}
+	out.Members[i].Role, out.Leader = "leader", out.Members[i].Address
+	return out, nil
 }

@@ -68,9 +68,9 @@ func (h *HTTP) ServeBeyond(control config.Control, id config.Identity, verbs htt
 		h.Serve(l, verbs)
 	}
 	if metrics.Listen != "" {
-		l, err := net.Listen("tcp", metrics.Listen)
+		l, err := ListenTCP(metrics.Listen, metrics.TLS)
 		if err != nil {
-			return fail.Wrap(fail.Refused, "listen on", metrics.Listen, err)
+			return err
 		}
 		only := http.NewServeMux()
 		only.Handle("GET /metrics", prom)

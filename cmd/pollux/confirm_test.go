@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// openTerminal returns both ends of a new terminal.
+func openTerminal(t *testing.T) (user, process *os.File) {
+	t.Helper()
+	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := int(user.Fd())
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	process, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = user.Close(); _ = process.Close() })
+	return user, process
+}
+
+// answering types its line once it is asked.
+type answering struct {
+	strings.Builder
+	question, line string
+	user           *os.File
+}
+
+func (a *answering) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), a.question) {
+		if _, err := a.user.WriteString(a.line); err != nil {
+			return 0, err
+		}
+	}
+	return a.Builder.Write(b)
+}
+
+// TestAskAfterPaste: what was pasted behind a command is not the answer to its question,
+// whether it happens to be right or wrong.
+func TestAskAfterPaste(t *testing.T) {
+	for _, pasted := range []string{"", "./pollux volume ls\n", "v\nrm -rf /\nand half a line"} {
+		user, process := openTerminal(t)
+		if _, err := user.WriteString(pasted); err != nil {
+			t.Fatal(err)
+		}
+		w := &answering{question: "Type", line: "what was meant\n", user: user}
+		typed, err := ask(t.Context(), process, w, "Type: ")
+		if err != nil || typed != "what was meant" || strings.Contains(w.String(), "typed ahead") != (pasted != "") {
+			t.Errorf("after %q: %q, %v, said %q", pasted, typed, err, w.String())
+		}
+	}
+}
+
+// TestDocsAskNothing: a block of a document is pasted as it is, so that no line of one may
+// ask.
+func TestDocsAskNothing(t *testing.T) {
+	files, err := filepath.Glob("../../docs/*.md")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range append(files, "../../README.md") {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range strings.Split(string(b), "\n") {
+			_, args, ok := strings.Cut(line, "pollux ")
+			if !ok || !strings.HasPrefix(line, "    ") || strings.Contains(line, "--yes") || strings.Contains(line, "--dry-run") {
+				continue
+			}
+			c, _, err := newRoot().Find(strings.Fields(args))
+			if err != nil || c.Flags().Lookup("yes") == nil {
+				continue
+			}
+			asks := true
+			switch verbOf(c) {
+			case "restore":
+				asks = strings.Contains(line, "--overwrite")
+			case "group create", "group set":
+				asks = strings.Contains(line, "--retention")
+			}
+			if asks {
+				t.Errorf("%s:%d: %s: it asks; add --yes", file, i+1, strings.TrimSpace(line))
+			}
+		}
+	}
+}
