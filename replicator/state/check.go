@@ -97,7 +97,7 @@ func (g *Group) check() error {
 		checkOneOf("ack", g.Ack, ackModes...),
 		checkOneOf("on_ack_loss", g.OnAckLoss, ackLosses...),
 		checkOneOf("overflow", g.Overflow, overflowModes...),
-		checkOneOf("pitr", g.PITR, PITREveryWrite, PITRFold),
+		checkText("pitr", g.PITR), // one that is not known keeps all
 		checkSeconds("RPO target", g.RPOTargetSeconds), g.Retention.check())
 	if err == nil && g.Overflow == "bitmap" && g.Ack != "" && g.Ack != "local" {
 		err = invalid("overflow bitmap needs ack local, not %s", g.Ack)

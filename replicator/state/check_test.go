@@ -24,7 +24,7 @@ func TestCheck(t *testing.T) {
 		"group's ack":                {KindGroupPut, Group{Name: "g", Ack: "never"}},
 		"group's overflow":           {KindGroupPut, Group{Name: "g", Overflow: "drop"}},
 		"bitmap with remote":         {KindGroupPut, Group{Name: "g", Ack: "remote", Overflow: "bitmap"}},
-		"group's pitr":               {KindGroupPut, Group{Name: "g", PITR: "some"}},
+		"group's pitr":               {KindGroupPut, Group{Name: "g", PITR: "\x1b[2J"}},
 		"group's RPO":                {KindGroupPut, Group{Name: "g", RPOTargetSeconds: -1}},
 		"group's owner":              {KindGroupPut, Group{Name: "g", Owner: "a\x1b[2J"}},
 		"group's agents":             {KindGroupPut, Group{Name: "g", Agents: []string{"a", ""}}},
