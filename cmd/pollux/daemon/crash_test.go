@@ -25,6 +25,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
@@ -253,6 +254,24 @@ func waitDurable(ctx context.Context, svc service, m *crashModel) error {
 	}
 }
 
+// waitReady waits until the store knows that the volume's initial sync is complete: a
+// creation that was cut is completed behind the start.
+func waitReady(ctx context.Context, d *Daemon) error {
+	for {
+		ready := false
+		d.journal.View(func(s *state.State) { ready = s.Volumes[crashVolume] != nil && s.Volumes[crashVolume].Ready })
+		last := d.host.LastIndex() // behind the command that made it ready, if it is
+		if ready && d.host.Target("remote").Index >= last {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the volume does not become ready")
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 // verify starts from what a power cut left and checks the promises.
 func verify(fs *vfs.MemFS, p *crashModel, dir string, seed uint64) error {
 	ctx, cancel := context.WithTimeout(context.Background(), crashTimeout)
@@ -293,6 +312,9 @@ func verify(fs *vfs.MemFS, p *crashModel, dir string, seed uint64) error {
 		return nil // nothing was written yet
 	}
 	if err := waitDurable(ctx, service{Daemon: d}, p.promised()); err != nil {
+		return err
+	}
+	if err := waitReady(ctx, d); err != nil {
 		return err
 	}
 	return verifyStore(ctx, fs, p, last, true)

@@ -77,7 +77,7 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 func (g *guests) handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w = paced{w}
-		name := "" // who may open the socket, or look at metrics
+		name := ""                                         // who may open the socket, or look at metrics
 		if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 { // metrics ask for no certificate
 			peer, err := pki.PeerOfState(r.TLS)
 			if err != nil {
