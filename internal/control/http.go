@@ -81,8 +81,8 @@ type Mux struct {
 	audit Audit
 }
 
-// Audit is told of every verb that was to change state: by whom, with which
-// request, and how it ended. One that was only tried out is not told of.
+// Audit is told of every verb that was to change state: by whom, with which request, nil
+// where the caller's role refused it, and how it ended. One that was only tried out is not told of.
 type Audit func(ctx context.Context, who pki.Peer, verb string, req json.RawMessage, err error)
 
 func newMux(audit Audit) *Mux {
@@ -122,7 +122,7 @@ func handle[Req, Resp any](m *Mux, verb string, alters bool, do func(context.Con
 		if err == nil && !who.Is(roles...) {
 			err = fail.New(fail.Denied, "call", verb, fmt.Sprintf("%v's role does not let it do that; it takes one of %v", who, roles))
 			if alters {
-				m.audit(context.WithoutCancel(r.Context()), who, verb, json.RawMessage("null"), err)
+				m.audit(context.WithoutCancel(r.Context()), who, verb, nil, err)
 			}
 		}
 		if err != nil {

@@ -171,6 +171,9 @@ func (a *Audit) checkSize() error {
 	return nil
 }
 
+// AuditCount is how many entries the audit has had.
+func (s *State) AuditCount() uint64 { return s.audits }
+
 func (s *State) addAudit(a *Audit) (string, error) {
 	if err := a.checkSize(); err != nil {
 		return "", err

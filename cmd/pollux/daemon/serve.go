@@ -98,7 +98,7 @@ func (d *Daemon) serveHTTP() error {
 	reg.MustRegister(d.metrics)
 	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	ctl := http.NewServeMux()
-	audit := journald.Auditor{Host: d.conf.Name, Log: d.log, Journal: d.journal}
+	audit := &journald.Auditor{Host: d.conf.Name, Log: d.log, Journal: d.journal}
 	verbs := control.Handler(service{d, audit}, audit.Record)
 	if d.host != nil {
 		control.AddMembers(verbs, journald.Members{Journal: d.host.Journal, Log: d.log})

@@ -21,7 +21,7 @@ import (
 // service carries out the operators' verbs.
 type service struct {
 	*Daemon
-	journald.Auditor
+	*journald.Auditor
 }
 
 var _ control.Service = service{}

@@ -128,7 +128,7 @@ func (d *Daemon) serveHTTP() error {
 	reg.MustRegister(d.metrics)
 	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	mux := http.NewServeMux()
-	audit := Auditor{Host: d.conf.Name, Log: d.log, Journal: d.host}
+	audit := &Auditor{Host: d.conf.Name, Log: d.log, Journal: d.host}
 	verbs := control.JournalHandler(service{Members{d.host.Journal, d.log}, audit, d}, audit.Record)
 	mux.Handle("/v1/", verbs)
 	mux.Handle("/metrics", prom)

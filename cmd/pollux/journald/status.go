@@ -16,7 +16,7 @@ import (
 // service carries out the verbs of a member's control socket.
 type service struct {
 	Members
-	Auditor
+	*Auditor
 	d *Daemon
 }
 
