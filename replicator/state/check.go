@@ -115,7 +115,7 @@ func (g *Group) check() error {
 }
 
 func (st *Stream) check() error {
-	if st.Number != 0 || st.Lease != (change.Lease{}) || len(st.Gaps) > 0 || len(st.Resyncs) > 0 || st.Horizon != 0 {
+	if st.Number != 0 || st.Lease != (change.Lease{}) || len(st.Gaps) > 0 || len(st.Resyncs) > 0 || st.Horizon != 0 || st.Forgotten != 0 {
 		return invalid("a new stream has no number, lease, gaps, resyncs or horizon: the journal gives them")
 	}
 	return first(checkStream(st.ID), CheckName("group", st.Group), checkAgent(st.Agent))

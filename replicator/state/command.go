@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -94,6 +95,9 @@ type Stream struct {
 	Resyncs []Resync `json:"resyncs,omitempty"`
 	// Horizon is the LSN up to which not all points are kept; 0: all are.
 	Horizon uint64 `json:"horizon,omitempty"`
+	// Forgotten is the LSN up to which gaps and resyncs are not listed any more: there only
+	// points are known that a catalog keeps.
+	Forgotten uint64 `json:"forgotten,omitempty"`
 }
 
 // Gap is what a stream left out: it goes on behind To as if it were at From.
@@ -109,8 +113,20 @@ type Resync struct {
 	Until uint64 `json:"until,omitempty"`
 }
 
-// MaxGaps bounds those of one stream.
+// MaxGaps bounds those of one stream: when there are so many, those at or before the
+// horizon go.
 const MaxGaps = 4096
+
+// forgetGaps drops the gaps and resyncs at or before the horizon.
+func (s *Stream) forgetGaps() {
+	n := 0
+	for n < len(s.Gaps) && s.Gaps[n].To.LSN <= s.Horizon {
+		s.Forgotten = s.Gaps[n].To.LSN
+		n++
+	}
+	s.Gaps = slices.Delete(s.Gaps, 0, n)
+	s.Resyncs = slices.DeleteFunc(s.Resyncs, func(r Resync) bool { return r.Until > 0 && r.Until <= s.Forgotten })
+}
 
 // Unsound reports whether a resync has not ended: the newest state is no recovery
 // point.

@@ -217,8 +217,11 @@ func (s *State) beginResync(r *ResyncBegin) (string, error) {
 		return "", fail.New(fail.Invalid, "resync", "group "+st.Group, fmt.Sprintf("a gap from LSN %d to %d", r.From.LSN, r.To.LSN))
 	}
 	if len(st.Gaps) >= MaxGaps {
+		st.forgetGaps()
+	}
+	if len(st.Gaps) >= MaxGaps {
 		return "", fail.New(fail.Refused, "resync", "group "+st.Group, fmt.Sprintf("it has %d gaps", len(st.Gaps))).
-			WithHint("protect the volumes in a new group")
+			WithHint("give the group a retention, so that old ones can go, or protect the volumes in a new group")
 	}
 	st.Gaps = append(st.Gaps, r.Gap)
 	if !st.Unsound() {

@@ -154,9 +154,17 @@ func TestResyncs(t *testing.T) {
 	if diff := cmp.Diff([]Resync{{10, 40}, {50, 70}}, st.Resyncs); diff != "" || st.Unsound() || len(st.Gaps) != 3 {
 		t.Errorf("%s, %+v", diff, st.Gaps)
 	}
-	st.Gaps = make([]Gap, MaxGaps)
+	st.Gaps, st.Resyncs = make([]Gap, MaxGaps), []Resync{{1, 5}, {6, 20}}
+	for i := range st.Gaps {
+		st.Gaps[i].To = point(uint64(i + 1))
+	}
 	if _, err := apply(s, KindResyncBegin, ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{To: point(99)}}); !fail.Is(err, fail.Refused) {
 		t.Errorf("one gap too many: %v", err)
+	}
+	must(t, s, KindStreamHorizon, StreamHorizon{Streams: map[change.StreamID]uint64{testStream: 10}})
+	must(t, s, KindResyncBegin, ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{To: point(9999)}})
+	if len(st.Gaps) != MaxGaps-10+1 || st.Forgotten != 10 || st.Gaps[0].To != point(11) || st.Resyncs[0] != (Resync{6, 20}) {
+		t.Errorf("%d gaps, forgotten up to %d, resyncs %v", len(st.Gaps), st.Forgotten, st.Resyncs)
 	}
 }
 

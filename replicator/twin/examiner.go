@@ -264,15 +264,19 @@ func (x *examiner) chain(o *Object) {
 	if o.Standing == Void || o.Standing == Beyond || o.Standing == Old {
 		return
 	}
-	if o.Err == nil {
-		o.note(fail.At("read", x.at(o), x.follow(o)))
+	err := o.Err
+	if err == nil {
+		err = fail.At("read", x.at(o), x.follow(o))
+		o.note(err)
 	}
-	if o.Err != nil {
+	if err != nil {
 		x.lost = true
 		clear(x.points) // chains begin anew behind the damage
 	}
 }
 
+// follow returns what costs the rest of the log its chains. A stream that does not go on
+// is noted, costs no other anything, and begins anew there.
 func (x *examiner) follow(o *Object) error {
 	switch o.Index.Type {
 	case segment.Identity:
@@ -303,8 +307,8 @@ func (x *examiner) follow(o *Object) error {
 			at = g.To
 		}
 		if known || !x.lost {
-			if err := f.header.Follows(at); err != nil {
-				return err
+			if err := f.header.Follows(at); err != nil && !forgotten(x.state, f.header.Stream, f.header.FirstLSN) {
+				o.note(fail.At("read", x.at(o), err))
 			}
 		}
 		x.points[f.header.Stream] = change.Point{LSN: f.header.LastLSN, Hash: f.hash}

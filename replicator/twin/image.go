@@ -135,7 +135,7 @@ func (l *Log) Changed(ctx context.Context, id change.StreamID, after, through ui
 		if g := gapBefore(l.State, id, e.FirstLSN); g != nil {
 			prev = g.To.Hash
 		}
-		if t.Prev != prev {
+		if t.Prev != prev && !forgotten(l.State, id, e.FirstLSN) {
 			return 0, fail.New(fail.Damaged, "check chain", id.String(),
 				fmt.Sprintf("frame at LSN %d follows hash %s, but the one before it is %s", e.FirstLSN, t.Prev, prev))
 		}

@@ -179,7 +179,14 @@ func (l *Log) DamageOf(volumes ...*state.Volume) error {
 // gap reports whether a resync closed the gap before an LSN.
 func (l *Log) gap(id change.StreamID, last, first uint64) bool {
 	g := gapBefore(l.State, id, first)
-	return g != nil && g.From.LSN == last
+	return g != nil && g.From.LSN == last || first > last && forgotten(l.State, id, first)
+}
+
+// forgotten reports whether a stream's gaps around an LSN are not listed any more, so
+// that there may have been one just before it.
+func forgotten(s *state.State, id change.StreamID, lsn uint64) bool {
+	st := s.Streams[id]
+	return st != nil && lsn <= st.Forgotten+1 && st.Forgotten > 0
 }
 
 // gapBefore returns what a stream left out just before an LSN, nil where it has a

@@ -177,6 +177,12 @@ func (q *query) findTime(t time.Time) error {
 
 // outsideResync sees to it that the point is none while the primary had overflowed.
 func (q *query) outsideResync() error {
+	if st := q.l.State.Streams[q.v.Stream]; st != nil && q.p.LSN > 0 && q.p.LSN <= st.Forgotten {
+		if _, kept := q.l.keptAt(q.v.Stream, q.p.LSN); !kept {
+			return fail.New(fail.NotFound, "resolve", "--at "+q.at, fmt.Sprintf("LSN %d lies before the resyncs that are still listed, and no catalog keeps it as a point", q.p.LSN)).
+				WithHint(fmt.Sprintf("points are those behind LSN %d, and what pollux points lists as kept", st.Forgotten))
+		}
+	}
 	r := q.l.resyncing(q.v.Stream, q.p.LSN)
 	if r == nil {
 		return nil
