@@ -126,6 +126,13 @@ func randomOp(r *rand.Rand, base, size int64) op {
 	return o
 }
 
+// largeTrim zeroes or trims megabytes.
+func largeTrim(r *rand.Rand, size int64) op {
+	o := op{kind: opZero + opKind(r.IntN(2)), n: 1<<20 + 512*r.IntN(int(size-1<<20)/512)}
+	o.off = 512 * r.Int64N((size-int64(o.n))/512+1)
+	return o
+}
+
 // step is an op that was carried out, or as much of it as survived a crash.
 type step struct {
 	op
@@ -152,7 +159,7 @@ type saved struct {
 }
 
 func newHistory(size int64, lsn uint64) *history {
-	return &history{size: size, lsn: lsn, image: make([]byte, size), buf: make([]byte, 2<<20+512)}
+	return &history{size: size, lsn: lsn, image: make([]byte, size), buf: make([]byte, max(size, 2<<20+512))}
 }
 
 // add applies the first records of an op.

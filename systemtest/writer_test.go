@@ -30,6 +30,7 @@ type writer struct {
 	flushed       atomic.Uint64 // the LSN that the last answered flush covers
 	flushes       atomic.Int64  // answered, forced writes among them
 	flushPart     int           // one request in so many is preceded by a flush; 0: 20
+	largeTrims    bool          // some requests trim or zero megabytes
 }
 
 // newWriter is for a volume that nobody has written to.
@@ -61,7 +62,11 @@ func (w *writer) run(ctx context.Context) error {
 			w.flushed.Store(lsn)
 			w.flushes.Add(1)
 		}
-		if err := w.do(randomOp(w.rand, 0, w.h.size)); err != nil {
+		o := randomOp(w.rand, 0, w.h.size)
+		if w.largeTrims && n%40 == 39 {
+			o = largeTrim(w.rand, w.h.size)
+		}
+		if err := w.do(o); err != nil {
 			return err
 		}
 		if n%50 == 49 {
