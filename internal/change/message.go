@@ -1,7 +1,6 @@
 package change
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 
@@ -120,98 +119,6 @@ func Decode(b []byte, v any) error {
 		return fail.Wrap(fail.Damaged, "decode", fmt.Sprintf("%T", v), err)
 	}
 	return nil
-}
-
-// AppendItem is one frame of an Append: its header and, unless the session is
-// by reference, its body. Ref is the frame's index in the agent's WAL.
-type AppendItem struct {
-	Ref    uint64
-	Header []byte // HeaderBytes long
-	Body   []byte // nil by reference
-	Offset int    // of the header in a parsed message; the body follows it
-}
-
-// Append carries frames of one stream, in order, without gaps.
-type Append struct {
-	Stream StreamID
-	Lease  Lease
-	Items  []AppendItem
-}
-
-const (
-	appendHead = 40
-	itemHead   = 16
-	// MaxAppendItems and MaxAppendBytes bound one Append.
-	MaxAppendItems = 1024
-	MaxAppendBytes = MaxFrameBytes + 1<<20
-)
-
-// Parts returns the payload as slices to be written one after another, so that
-// bodies are not copied:
-//
-//	 0 16 stream   16 8 lease epoch   24 8 lease number   32 4 items   36 4 reserved
-//	per item: 0 8 ref   8 4 body bytes (0: by reference)   12 4 reserved   header   body
-func (a *Append) Parts() [][]byte {
-	le := binary.LittleEndian
-	head := make([]byte, appendHead+len(a.Items)*(itemHead+HeaderBytes))
-	copy(head, a.Stream[:])
-	le.PutUint64(head[16:], a.Lease.Epoch)
-	le.PutUint64(head[24:], a.Lease.Number)
-	le.PutUint32(head[32:], uint32(len(a.Items)))
-	parts := make([][]byte, 0, 2*len(a.Items)+1)
-	from, at := 0, appendHead
-	for i := range a.Items {
-		it := &a.Items[i]
-		le.PutUint64(head[at:], it.Ref)
-		le.PutUint32(head[at+8:], uint32(len(it.Body)))
-		copy(head[at+itemHead:], it.Header[:HeaderBytes])
-		at += itemHead + HeaderBytes
-		if len(it.Body) > 0 {
-			parts = append(parts, head[from:at], it.Body)
-			from = at
-		}
-	}
-	if from < at {
-		parts = append(parts, head[from:at])
-	}
-	return parts
-}
-
-// ParseAppend decodes an Append. The items refer to b.
-func ParseAppend(b []byte) (Append, error) {
-	var a Append
-	if len(b) < appendHead {
-		return a, damaged(len(b), "append message cut short")
-	}
-	le := binary.LittleEndian
-	copy(a.Stream[:], b)
-	a.Lease = Lease{le.Uint64(b[16:]), le.Uint64(b[24:])}
-	n := le.Uint32(b[32:])
-	if n == 0 || n > MaxAppendItems {
-		return a, damaged(32, "append of %d frames", n)
-	}
-	a.Items = make([]AppendItem, n)
-	at := appendHead
-	for i := range a.Items {
-		if len(b)-at < itemHead+HeaderBytes {
-			return a, damaged(at, "append message cut short in frame %d", i)
-		}
-		ref, body := le.Uint64(b[at:]), int(le.Uint32(b[at+8:]))
-		at += itemHead
-		a.Items[i] = AppendItem{Ref: ref, Header: b[at : at+HeaderBytes], Offset: at}
-		at += HeaderBytes
-		if body > len(b)-at {
-			return a, damaged(at, "append message cut short in frame %d's body", i)
-		}
-		if body > 0 {
-			a.Items[i].Body = b[at : at+body]
-			at += body
-		}
-	}
-	if at != len(b) {
-		return a, damaged(at, "append message has %d bytes too many", len(b)-at)
-	}
-	return a, nil
 }
 
 // Ack tells an agent how far a stream has come. Fault is set when the journal

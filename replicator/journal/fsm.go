@@ -336,9 +336,9 @@ func (f *fsm) applyAppend(b *pebble.Batch, l *raft.Log) result {
 			fmt.Sprintf("lease %d of epoch %d was superseded by %d of epoch %d", a.Lease.Number, a.Lease.Epoch, st.Lease.Number, st.Lease.Epoch)).
 			WithHint("another agent, or a newer session of this one, has taken the stream over")}
 	}
-	fresh, end, err := follow(&a, at)
+	fresh, end, err := a.Fresh(at)
 	for i := range fresh {
-		if err == nil && fresh[i].item.Body == nil && f.copied > 0 {
+		if err == nil && fresh[i].Item.Body == nil && f.copied > 0 {
 			err = fail.New(fail.Retry, "append to", "", "frames by reference, which this journal no longer takes")
 		}
 	}
@@ -346,45 +346,11 @@ func (f *fsm) applyAppend(b *pebble.Batch, l *raft.Log) result {
 		return result{point: at, err: fail.At("append to", "group "+st.Group, err)}
 	}
 	for i := range fresh {
-		f.indexFrame(b, l, fresh[i].item)
-		f.backlog.add(f.next-1, int64(fresh[i].bytes))
+		f.indexFrame(b, l, fresh[i].Item)
+		f.backlog.add(f.next-1, int64(fresh[i].Bytes))
 	}
 	f.keepPoint(b, a.Stream, end)
 	return result{point: end}
-}
-
-// freshFrame is a frame of an append that its stream does not have yet.
-type freshFrame struct {
-	item  *change.AppendItem
-	bytes int
-}
-
-// follow finds the frames of an append with which its stream, which stands at a
-// point, goes on, and where it stands then. Frames that it has are left out.
-func follow(a *change.Append, at change.Point) (fresh []freshFrame, end change.Point, err error) {
-	for i := range a.Items {
-		it := &a.Items[i]
-		h, hash, err := change.ParseHeader(it.Header)
-		if err != nil {
-			return nil, at, err
-		}
-		if h.Stream != a.Stream {
-			return nil, at, fail.New(fail.Damaged, "check", "append", fmt.Sprintf("frame %d is of stream %s, the append of %s", i, h.Stream, a.Stream))
-		}
-		here := change.Point{LSN: h.LastLSN, Hash: hash}
-		if here == at && len(fresh) == 0 || h.LastLSN < at.LSN && len(fresh) == 0 {
-			continue // a repeat: the last one again, or one from before, for which its successors' chain vouches
-		}
-		if err := h.Follows(at); err != nil {
-			kind := fail.Fenced // another history
-			if h.FirstLSN > at.LSN+1 {
-				kind = fail.Retry // something before it did not arrive
-			}
-			return nil, at, fail.Wrap(kind, "check", "append", err)
-		}
-		fresh, at = append(fresh, freshFrame{it, h.FrameBytes()}), here
-	}
-	return fresh, at, nil
 }
 
 func (f *fsm) keepPoint(b *pebble.Batch, id change.StreamID, at change.Point) {

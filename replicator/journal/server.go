@@ -3,7 +3,6 @@ package journal
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -134,7 +133,7 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 			if err != nil {
 				return err
 			}
-			if err := checkAppend(&a); err != nil {
+			if err := a.Check(); err != nil {
 				return err
 			}
 			s.mu.Lock()
@@ -153,38 +152,6 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 			return unexpected(typ)
 		}
 	}
-}
-
-// checkAppend refuses frames that are not of the append's stream, that do not follow
-// one another, or whose bytes are not what their headers say: once they are in the
-// log, they must be uploadable.
-func checkAppend(a *change.Append) error {
-	var at change.Point
-	for i := range a.Items {
-		it := &a.Items[i]
-		h, hash, err := change.ParseHeader(it.Header)
-		switch {
-		case err != nil:
-			return err
-		case h.Stream != a.Stream:
-			return fail.New(fail.Damaged, "check", "append", fmt.Sprintf("frame %d is of stream %s, the append of %s", i, h.Stream, a.Stream))
-		case h.LastLSN > state.MaxLSN:
-			return fail.New(fail.Invalid, "check", "append", fmt.Sprintf("frame %d ends at LSN %d", i, h.LastLSN))
-		}
-		if i > 0 {
-			if err := h.Follows(at); err != nil {
-				return err
-			}
-		}
-		at = change.Point{LSN: h.LastLSN, Hash: hash}
-		if it.Body == nil {
-			continue
-		}
-		if _, err := change.Parse(slices.Concat(it.Header, it.Body)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // waitBudget holds appends back while Raft's log is over its budget; commands,

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,8 +17,6 @@ import (
 // journal's leader can refuse nonsense before it is in Raft's log.
 
 const (
-	// MaxLSN leaves room behind every LSN that a proposer names: LSNs are counted on.
-	MaxLSN = math.MaxInt64
 	// maxText bounds texts that are shown, and paths.
 	maxText = 4096
 	// maxVolumeBytes is more than any device has, and leaves room to count on.
@@ -64,7 +61,7 @@ func checkStream(id change.StreamID) error {
 }
 
 func checkLSN(what string, lsn uint64) error {
-	if lsn == 0 || lsn > MaxLSN {
+	if lsn == 0 || lsn > change.MaxLSN {
 		return invalid("%s LSN %d", what, lsn)
 	}
 	return nil
@@ -133,7 +130,7 @@ func (v *Volume) check() error {
 }
 
 func (r *VolumeReady) check() error {
-	if r.FirstLSN > MaxLSN { // 0 is of a volume of zeros
+	if r.FirstLSN > change.MaxLSN { // 0 is of a volume of zeros
 		return invalid("first LSN %d", r.FirstLSN)
 	}
 	return CheckName("volume", r.Name)
@@ -166,7 +163,7 @@ func (a *Audit) check() error {
 }
 
 func (r *ResyncBegin) check() error {
-	if r.To.LSN <= r.From.LSN || r.To.LSN > MaxLSN {
+	if r.To.LSN <= r.From.LSN || r.To.LSN > change.MaxLSN {
 		return invalid("a gap from LSN %d to %d", r.From.LSN, r.To.LSN)
 	}
 	return checkStream(r.Stream)
@@ -182,7 +179,7 @@ func (r *MarkBegin) check() error {
 }
 
 func (r *MarkStep) check() error {
-	if r.LSN > MaxLSN {
+	if r.LSN > change.MaxLSN {
 		return invalid("LSN %d", r.LSN)
 	}
 	return first(CheckName("group", r.Group), checkSeconds("hold", r.HeldSeconds), checkText("reason", r.Why))
