@@ -80,8 +80,11 @@ type Journal struct {
 	Member    `yaml:",inline"`
 	Identity  Identity `yaml:"tls"`        // towards the journal, and of the embedded one
 	LogBudget Bytes    `yaml:"log_budget"` // default 2GiB
-	Heartbeat Duration `yaml:"heartbeat"`  // default 1m
-	Targets   []Target `yaml:"targets"`
+	// OptionalBacklog is how much is kept for an optional target alone before it is
+	// let go; default half of log_budget, or of wal.budget where that is less.
+	OptionalBacklog Bytes    `yaml:"optional_backlog"`
+	Heartbeat       Duration `yaml:"heartbeat"` // default 1m
+	Targets         []Target `yaml:"targets"`
 }
 
 // Target is one remote object store.
@@ -202,6 +205,7 @@ func (c *Agent) setDefaults() {
 	defBytes(&c.WAL.Budget, 8<<30)
 	defBytes(&c.WAL.Segment, 32<<20)
 	defBytes(&c.Journal.LogBudget, 2<<30)
+	defBytes(&c.Journal.OptionalBacklog, min(c.Journal.LogBudget, c.WAL.Budget)/2)
 	if c.WAL.Linger == 0 {
 		c.WAL.Linger = Duration(2 * time.Millisecond)
 	}
@@ -259,6 +263,8 @@ func (c *Agent) check() (setting string, err error) {
 		return "budget", fmt.Errorf("%v is less than two segments of %v", c.WAL.Budget, c.WAL.Segment)
 	case c.Journal.LogBudget < 64<<20:
 		return "log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.Journal.LogBudget)
+	case checkBacklog(c.Journal.OptionalBacklog, min(c.Journal.LogBudget, c.WAL.Budget)) != nil:
+		return "optional_backlog", checkBacklog(c.Journal.OptionalBacklog, min(c.Journal.LogBudget, c.WAL.Budget))
 	case c.NBD.MaxConnections < 1 || c.NBD.MaxConnections > 4096:
 		return "max_connections", fmt.Errorf("%d: 1 to 4096", c.NBD.MaxConnections)
 	case time.Duration(c.NBD.StallLimit) < time.Second:
@@ -328,6 +334,14 @@ func (l *Lock) check(t *Target) (string, error) {
 		return "object_lock", fmt.Errorf("%s has no Object Lock: only s3:// stores do", t.URL)
 	}
 	return "", nil
+}
+
+// checkBacklog leaves room beside what is kept for optional targets.
+func checkBacklog(n, budget Bytes) error {
+	if n < 1<<20 || n > budget/4*3 {
+		return fmt.Errorf("%v: 1MiB to three quarters of %v, the least of the budgets of log and WAL", n, budget)
+	}
+	return nil
 }
 
 func checkTargets(targets []Target) (string, error) {
