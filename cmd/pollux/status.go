@@ -137,7 +137,11 @@ func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) err
 		line = fmt.Sprintf("%d of %d groups: %s", len(bad), len(st.Groups), strings.Join(bad, "; "))
 	}
 	for _, t := range st.Targets {
-		if code == 0 && failing(&t, time.Now()) {
+		switch {
+		case code > 0:
+		case t.State != "":
+			code, line = 1, fmt.Sprintf("optional target %s is not complete: %s", t.Name, targetNote(&t))
+		case failing(&t, time.Now()):
 			code, line = 1, fmt.Sprintf("target %s takes no objects: %s", t.Name, t.Error)
 		}
 	}
@@ -167,6 +171,17 @@ func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) err
 	return nil
 }
 
+// targetNote is what there is to say of a target.
+func targetNote(t *control.TargetStatus) string {
+	switch {
+	case t.State == "":
+		return t.Error
+	case t.Error == "":
+		return t.State + ": " + t.Reason
+	}
+	return t.State + ": " + t.Reason + "; " + t.Error
+}
+
 func printStatus(w io.Writer, st *control.Status) {
 	rows := [][]string{{"GROUP", "ROLE", "STATE", "ACK", "LAG", "BEHIND", "LAST LSN", "DURABLE LSN", "REASON"}}
 	for _, g := range st.Groups {
@@ -193,7 +208,7 @@ func printStatus(w io.Writer, st *control.Status) {
 			folded = text.Bytes(t.FoldedFrom) + " to " + text.Bytes(t.FoldedTo)
 		}
 		rows = append(rows, []string{t.Name, t.Site, t.URL, fmt.Sprint(t.Position), text.Duration(time.Duration(t.LagSeconds * 1e9)), text.Bytes(t.BacklogBytes),
-			folded, last, t.Error})
+			folded, last, targetNote(&t)})
 	}
 	text.Table(w, rows)
 	for _, c := range st.Certificates {

@@ -32,6 +32,7 @@ func TestCheckStatus(t *testing.T) {
 		"target fails for long":    {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &long, Error: "403"}}}, nil, 1, "target t"},
 		"target never worked":      {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", Error: "403"}}}, nil, 1, "403"},
 		"idle for long, no error":  {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &long}}}, nil, 0, "OK"},
+		"let go":                   {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &now, State: "let go", Reason: "its share"}}}, nil, 1, "let go: its share"},
 		"the agent does not reply": {control.Status{}, errors.New("no agent"), 2, "no agent"},
 	} {
 		var out bytes.Buffer

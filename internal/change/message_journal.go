@@ -65,16 +65,26 @@ type JournalInfo struct {
 	Targets   []TargetInfo `json:"targets"`
 }
 
+// States of an optional target for which the journal no longer kept what it lacked.
+const (
+	TargetLetGo   = "let go"  // it does not take it either
+	TargetFilling = "filling" // it gets it from another target
+)
+
 // TargetInfo is where a target's object log stands, as the leader sees it.
 type TargetInfo struct {
-	Name          string    `json:"name"`
-	URL           string    `json:"url"`
-	Site          string    `json:"site"`
-	Optional      bool      `json:"optional,omitempty"`
-	Position      uint64    `json:"position"`
-	Index         uint64    `json:"index"`
-	LastSuccess   time.Time `json:"last_success,omitzero"`
-	Error         string    `json:"error,omitempty"`
+	Name        string    `json:"name"`
+	URL         string    `json:"url"`
+	Site        string    `json:"site"`
+	Optional    bool      `json:"optional,omitempty"`
+	Position    uint64    `json:"position"`
+	Index       uint64    `json:"index"`
+	LastSuccess time.Time `json:"last_success,omitzero"`
+	Error       string    `json:"error,omitempty"`
+	// State is TargetLetGo or TargetFilling, and Reason why, where the journal has not kept all
+	// that the target lacks.
+	State         string    `json:"state,omitempty"`
+	Reason        string    `json:"reason,omitempty"`
 	Fenced        bool      `json:"fenced,omitempty"`
 	Stopped       bool      `json:"stopped,omitempty"`
 	OldestRequest time.Time `json:"oldest_request,omitzero"`

@@ -74,10 +74,13 @@ type Journal struct {
 	// nothing else here is set.
 	Addresses []string `yaml:"addresses"`
 	Member    `yaml:",inline"`
-	Identity  Identity          `yaml:"tls"`        // towards the journal, and of the embedded one
-	LogBudget quantity.Bytes    `yaml:"log_budget"` // default 2GiB
-	Heartbeat quantity.Duration `yaml:"heartbeat"`  // default 1m
-	Targets   []Target          `yaml:"targets"`
+	Identity  Identity       `yaml:"tls"`        // towards the journal, and of the embedded one
+	LogBudget quantity.Bytes `yaml:"log_budget"` // default 2GiB
+	// OptionalBacklog is how much is kept for an optional target alone before it is
+	// let go; default half of log_budget, or of wal.budget where that is less.
+	OptionalBacklog quantity.Bytes    `yaml:"optional_backlog"`
+	Heartbeat       quantity.Duration `yaml:"heartbeat"` // default 1m
+	Targets         []Target          `yaml:"targets"`
 }
 
 // Target is one remote object store.
@@ -158,6 +161,7 @@ func (c *Agent) setDefaults() {
 	defBytes(&c.WAL.Budget, 8<<30)
 	defBytes(&c.WAL.Segment, 32<<20)
 	defBytes(&c.Journal.LogBudget, 2<<30)
+	defBytes(&c.Journal.OptionalBacklog, min(c.Journal.LogBudget, c.WAL.Budget)/2)
 	if c.WAL.Linger == 0 {
 		c.WAL.Linger = quantity.Duration(2 * time.Millisecond)
 	}
@@ -215,6 +219,8 @@ func (c *Agent) check() (setting string, err error) {
 		return "wal.budget", fmt.Errorf("%v is less than two segments of %v", c.WAL.Budget, c.WAL.Segment)
 	case c.Journal.LogBudget < 64<<20:
 		return "journal.log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.Journal.LogBudget)
+	case checkBacklog(c.Journal.OptionalBacklog, min(c.Journal.LogBudget, c.WAL.Budget)) != nil:
+		return "journal.optional_backlog", checkBacklog(c.Journal.OptionalBacklog, min(c.Journal.LogBudget, c.WAL.Budget))
 	case c.NBD.MaxConnections < 1 || c.NBD.MaxConnections > 4096:
 		return "nbd.max_connections", fmt.Errorf("%d: 1 to 4096", c.NBD.MaxConnections)
 	case time.Duration(c.NBD.StallLimit) < time.Second:
@@ -283,6 +289,14 @@ func (l *Lock) check(t *Target) error {
 		return fmt.Errorf("for %v: a day (1d) at least, since gc extends what is needed once half of it is over", l.For)
 	case !strings.HasPrefix(t.URL, "s3://"):
 		return fmt.Errorf("%s has no Object Lock: only s3:// stores do", t.URL)
+	}
+	return nil
+}
+
+// checkBacklog leaves room beside what is kept for optional targets.
+func checkBacklog(n, budget quantity.Bytes) error {
+	if n < 1<<20 || n > budget/4*3 {
+		return fmt.Errorf("%v: 1MiB to three quarters of %v, the least of the budgets of log and WAL", n, budget)
 	}
 	return nil
 }

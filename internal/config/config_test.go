@@ -21,7 +21,7 @@ func TestDefaults(t *testing.T) {
 	}
 	if c.Memory != 128<<20 || c.WAL.Budget != 8<<30 || time.Duration(c.WAL.Linger) != 2*time.Millisecond ||
 		*c.Journal.Targets[0].Requests.Rate != 10 || c.Journal.Targets[0].Name != "target1" || c.Socket != "/var/lib/pollux/control.sock" ||
-		time.Duration(c.NBD.StallLimit) != 10*time.Minute {
+		time.Duration(c.NBD.StallLimit) != 10*time.Minute || c.Journal.OptionalBacklog != 1<<30 {
 		t.Errorf("defaults: %+v", c)
 	}
 }
@@ -31,7 +31,7 @@ func TestValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Memory != 64<<20 || c.WAL.Budget != 1<<30 || time.Duration(c.Journal.Heartbeat) != 5*time.Minute || *c.Journal.Targets[0].Requests.Rate != 0 ||
+	if c.Memory != 64<<20 || c.WAL.Budget != 1<<30 || c.Journal.OptionalBacklog != 512<<20 || time.Duration(c.Journal.Heartbeat) != 5*time.Minute || *c.Journal.Targets[0].Requests.Rate != 0 ||
 		time.Duration(c.Journal.Targets[0].ObjectLock.For) != 30*24*time.Hour {
 		t.Errorf("values: %+v", c)
 	}
@@ -58,6 +58,7 @@ func TestRefused(t *testing.T) {
 		{"half of TLS", "name: a\nmetrics: {tls: {cert: /c}}\n" + minimal, "agent.yaml:2: metrics.tls: cert and key"},
 		{"name of a target", "name: a\njournal:\n  targets:\n    - {name: a/b, url: \"file:///x\"}\n", "agent.yaml:4: journal.targets[0].name: \"a/b\""},
 		{"second target", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\"}\n    - {url: \"ftp://x\"}\n", "agent.yaml:5: journal.targets[1].url"},
+		{"all for optional targets", "name: a\njournal:\n  log_budget: 100MiB\n  optional_backlog: 76MiB\n  targets: [{url: \"file:///x\"}]\n", "agent.yaml:4"},
 		{"small budget", "name: a\nwal: {budget: 1MiB}\n" + minimal, "agent.yaml:2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

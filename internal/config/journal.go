@@ -16,15 +16,17 @@ type JournalHost struct {
 	State     string `yaml:"state"`  // default /var/lib/pollux-journal
 	Socket    string `yaml:"socket"` // control; default <state>/control.sock
 	Member    `yaml:",inline"`
-	Identity  Identity          `yaml:"tls"`
-	Control   Control           `yaml:"control"`
-	LogBudget quantity.Bytes    `yaml:"log_budget"` // default 8GiB
-	Heartbeat quantity.Duration `yaml:"heartbeat"`  // default 1m
-	Election  quantity.Duration `yaml:"election"`   // how long a silent leader is waited for; default 1s
-	DiskStall quantity.Duration `yaml:"disk_stall"` // how long a leader waits for its disk; default 5s
-	Targets   []Target          `yaml:"targets"`
-	Metrics   Metrics           `yaml:"metrics"`
-	Log       Log               `yaml:"log"`
+	Identity  Identity       `yaml:"tls"`
+	Control   Control        `yaml:"control"`
+	LogBudget quantity.Bytes `yaml:"log_budget"` // default 8GiB
+	// OptionalBacklog is as in agent.yaml; default half of log_budget.
+	OptionalBacklog quantity.Bytes    `yaml:"optional_backlog"`
+	Heartbeat       quantity.Duration `yaml:"heartbeat"`  // default 1m
+	Election        quantity.Duration `yaml:"election"`   // how long a silent leader is waited for; default 1s
+	DiskStall       quantity.Duration `yaml:"disk_stall"` // how long a leader waits for its disk; default 5s
+	Targets         []Target          `yaml:"targets"`
+	Metrics         Metrics           `yaml:"metrics"`
+	Log             Log               `yaml:"log"`
 }
 
 // LoadJournal reads, completes and checks a file.
@@ -53,6 +55,9 @@ func (c *JournalHost) setDefaults() {
 	if c.LogBudget == 0 {
 		c.LogBudget = 8 << 30
 	}
+	if c.OptionalBacklog == 0 {
+		c.OptionalBacklog = c.LogBudget / 2
+	}
 	for _, d := range []struct {
 		p *quantity.Duration
 		v time.Duration
@@ -75,6 +80,8 @@ func (c *JournalHost) check() (setting string, err error) {
 		return "listen", errors.New("is where agents and other members reach this one: host:port")
 	case c.LogBudget < 64<<20:
 		return "log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.LogBudget)
+	case checkBacklog(c.OptionalBacklog, c.LogBudget) != nil:
+		return "optional_backlog", checkBacklog(c.OptionalBacklog, c.LogBudget)
 	case time.Duration(c.Election) < 100*time.Millisecond || time.Duration(c.Election) > time.Minute:
 		return "election", fmt.Errorf("%v: 100ms to 1m", c.Election)
 	case time.Duration(c.DiskStall) < time.Second || time.Duration(c.DiskStall) > 10*time.Minute:

@@ -224,6 +224,8 @@ type TargetStatus struct {
 	Position      uint64     `json:"position"`
 	LastSuccess   *time.Time `json:"last_success"`
 	Error         string     `json:"error"`
+	State         string     `json:"state"`  // "let go" or "filling" (see docs/journal.md), else empty
+	Reason        string     `json:"reason"` // of the state
 	ShippedBytes  int64      `json:"shipped_bytes"`
 	ShippedObject int64      `json:"shipped_objects"`
 	Optional      bool       `json:"optional"`
@@ -238,7 +240,7 @@ type TargetStatus struct {
 func TargetStatusOf(t *change.TargetInfo) TargetStatus {
 	out := TargetStatus{Name: t.Name, URL: t.URL, Site: t.Site, Position: t.Position, Optional: t.Optional,
 		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes,
-		FoldedFrom: t.FoldedFrom, FoldedTo: t.FoldedTo}
+		State: t.State, Reason: t.Reason, FoldedFrom: t.FoldedFrom, FoldedTo: t.FoldedTo}
 	if !t.LastSuccess.IsZero() {
 		out.LastSuccess = &t.LastSuccess
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal"
@@ -114,7 +115,14 @@ func (h *Host) Run(ctx context.Context) {
 
 // upload runs a target's uploader under one lead.
 func (h *Host) upload(ctx context.Context, t *target, term uint64) {
-	up := uploader.New(uploader.Options{Target: t.conf.Name, Journal: h.Journal, Term: term, Store: t.store, Logger: h.o.Logger, FoldFromBytes: h.o.FoldFromBytes,
+	siblings := map[string]objstore.Store{}
+	for _, s := range h.targets {
+		if s != t {
+			siblings[s.conf.Name] = s.store
+		}
+	}
+	up := uploader.New(uploader.Options{Target: t.conf.Name, Journal: h.Journal, Term: term, Store: t.store,
+		Siblings: siblings, Logger: h.o.Logger, FoldFromBytes: h.o.FoldFromBytes,
 		RequestsPerSecond: *t.conf.Requests.Rate, Burst: t.conf.Requests.Burst})
 	t.begin(up)
 	err := up.Run(ctx)
@@ -153,8 +161,15 @@ func (h *Host) Targets() []change.TargetInfo {
 	leads := h.Leads()
 	out := make([]change.TargetInfo, 0, len(h.targets))
 	for _, t := range h.targets {
-		info := t.info(leads, h.Target(t.conf.Name))
+		at := h.Target(t.conf.Name)
+		info := t.info(leads, at)
 		lag, bytes := h.Behind(info.Index)
+		if let := at.LetGo; let != nil { // the journal no longer has what it lacks
+			bytes = max(bytes, let.Bytes)
+			if !let.Oldest.IsZero() {
+				lag = max(0, clock.Now().Sub(let.Oldest))
+			}
+		}
 		info.LagSeconds, info.BacklogBytes = lag.Seconds(), bytes
 		out = append(out, info)
 	}
@@ -167,6 +182,9 @@ func (t *target) info(leads bool, at journal.Target) change.TargetInfo {
 	out := t.sum
 	out.Name, out.URL, out.Site, out.Optional = t.conf.Name, t.store.URL(), t.conf.Site, t.conf.Optional
 	out.Position, out.Index = at.Position, at.Index
+	if at.LetGo != nil {
+		out.State, out.Reason = change.TargetLetGo, at.LetGo.Reason
+	}
 	err := t.early
 	if t.up != nil {
 		st := t.up.Status()
@@ -176,6 +194,9 @@ func (t *target) info(leads bool, at journal.Target) change.TargetInfo {
 			out.Position, out.Index, err = st.Position, st.Index, st.Err
 			out.LastSuccess, out.OldestRequest = st.LastSuccess, st.OldestRequest
 			out.Fenced, out.Stopped = st.Fenced, st.Stopped
+			if at.LetGo != nil && st.Filling && err == nil {
+				out.State = change.TargetFilling
+			}
 		}
 	}
 	if err != nil && leads {

@@ -76,6 +76,9 @@ func Open(ctx context.Context, o Options) (*Journal, error) {
 		return nil, err
 	}
 	j.wg.Go(j.housekeeping)
+	if len(o.Targets) > len(o.Required) {
+		j.wg.Go(j.watchOptional)
+	}
 	if j.opts.Cluster != nil {
 		j.wg.Go(j.seekJournal)
 	}
@@ -343,7 +346,7 @@ type Status struct {
 	LogBytes        int64
 	LogBudget       int64
 	LastIndex       uint64 // newest journal index
-	Pending         uint64 // entries not yet in every target
+	Pending         uint64 // entries that some target still needs
 	PendingBytes    int64  // of their frames
 	Voters, Members int
 	LeaderAddress   string // "" where none is known
@@ -372,14 +375,14 @@ func (j *Journal) Status() Status {
 // requiredDurable is the LSN that every required target holds. Called with
 // fsm.mu held.
 func (j *Journal) requiredDurable(id change.StreamID) uint64 {
-	return j.fsm.durableLSN(id, true)
+	return j.fsm.durableLSN(id)
 }
 
 // releasedLSN is up to where an agent's WAL is not needed by the journal: what every
-// target holds, or all that it accepted once it copies. Called with fsm.mu held.
+// target that counts holds, or all that it accepted once it copies. Called with fsm.mu held.
 func (j *Journal) releasedLSN(id change.StreamID) uint64 {
 	if j.fsm.copied > 0 && j.fsm.floor > j.fsm.lastRef {
 		return j.fsm.points[id].LSN
 	}
-	return j.fsm.durableLSN(id, false)
+	return j.fsm.neededLSN(id)
 }

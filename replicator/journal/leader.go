@@ -119,6 +119,9 @@ func (j *Journal) prepareLead() (term uint64, err error) {
 	if err := j.setTargets(); err != nil {
 		return 0, err
 	}
+	if err := j.repeatLetGo(); err != nil {
+		return 0, err
+	}
 	// The term is a part of the fence token: it must be the one of this lead.
 	if err := j.raft.VerifyLeader().Error(); err != nil || j.Term() != term {
 		return 0, fail.New(fail.Retry, "lead", "journal", fmt.Sprintf("the lead was lost in term %d", term))
@@ -178,7 +181,7 @@ func (j *Journal) setTargets() error {
 	if required == nil {
 		required = []string{}
 	}
-	_, err := j.apply(tagTarget, mustJSON(targetPut{j.opts.Targets, required}))
+	_, err := j.apply(tagTarget, mustJSON(targetPut{Targets: j.opts.Targets, Required: required}))
 	return err
 }
 

@@ -22,7 +22,10 @@ type Options struct {
 	Targets  []string
 	Required []string
 
-	LogBudgetBytes  int64 // of Raft's log; appends wait above it
+	LogBudgetBytes int64 // of Raft's log; appends wait above it
+	// OptionalBytes is how much may be kept for an optional target alone: beyond
+	// it, the target is let go. Default half of LogBudgetBytes.
+	OptionalBytes   int64
 	LogSegmentBytes int64
 	// SnapshotBytes is how far Raft's log grows before a snapshot lets it shrink.
 	SnapshotBytes int64
@@ -67,6 +70,9 @@ func (o *Options) setDefaults() {
 		if *p == 0 {
 			*p = v
 		}
+	}
+	if o.OptionalBytes == 0 {
+		o.OptionalBytes = o.LogBudgetBytes / 2
 	}
 	if o.Heartbeat == 0 {
 		o.Heartbeat = defaultHeartbeat

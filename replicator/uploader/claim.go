@@ -132,35 +132,45 @@ func (u *Uploader) adopt(ctx context.Context, x *segment.Index, cur *segment.Tok
 	if x.FirstIndex != u.next {
 		return fail.New(fail.Damaged, "claim", object, fmt.Sprintf("it begins at journal index %d, %d is next", x.FirstIndex, u.next))
 	}
-	entries, err := u.matching(x, object)
+	streams, err := u.matching(x, object)
 	if err != nil {
 		return err
 	}
 	u.next = x.LastIndex + 1
-	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: u.pos + 1, Index: x.LastIndex, Token: *cur, Streams: streamsOf(entries)})
+	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: u.pos + 1, Index: x.LastIndex,
+		Token: *cur, Streams: streams})
 }
 
-// matching returns the journal's own entries for those of a segment, which must
-// be the same: the journal put them there before it was stopped.
-func (u *Uploader) matching(x *segment.Index, object string) ([]journal.Entry, error) {
+// matching tells where a segment brings the streams. Its entries must be the journal's
+// own: the journal put them there before it was stopped. Of a target that was let go,
+// the journal no longer has all of them to compare.
+func (u *Uploader) matching(x *segment.Index, object string) (map[change.StreamID]change.Point, error) {
+	if last := u.o.Journal.LastIndex(); x.LastIndex > last {
+		return nil, fail.New(fail.Fenced, "claim", object,
+			fmt.Sprintf("the object log is ahead of this journal, which ends at index %d", last)).
+			WithHint("the journal's state is older than its bucket (a backup put back?): restore from the bucket instead")
+	}
+	t := u.o.Journal.Target(u.o.Target)
+	if t.LetGo != nil && x.FirstIndex < u.o.Journal.Floor() {
+		return pointsOf(x.Entries), nil
+	}
 	var entries []journal.Entry
 	want := int(x.LastIndex - x.FirstIndex + 1)
 	err := u.o.Journal.Entries(x.FirstIndex, func(e journal.Entry) bool {
 		entries = append(entries, e)
 		return len(entries) < want
 	})
+	if err != nil && u.missing() {
+		return pointsOf(x.Entries), nil // let go just now
+	}
 	if err != nil {
 		return nil, err
-	}
-	if len(entries) < want {
-		return nil, fail.New(fail.Fenced, "claim", object, fmt.Sprintf("the object log is ahead of this journal, which ends at index %d", u.o.Journal.LastIndex())).
-			WithHint("the journal's state is older than its bucket (a backup put back?): restore from the bucket instead")
 	}
 	if i, ok := sameEntries(entries, x.Entries); !ok {
 		return nil, fail.New(fail.Fenced, "claim", object, fmt.Sprintf("journal index %d is another entry there than here", i)).
 			WithHint("two journals share one identity; stop both and restore from the bucket")
 	}
-	return entries, nil
+	return streamsOf(entries), nil
 }
 
 // sameEntries holds an object's entries against the journal's for the same range.

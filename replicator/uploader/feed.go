@@ -41,10 +41,11 @@ func (u *Uploader) feed(ctx context.Context) error {
 func (u *Uploader) launch(ctx context.Context, g *errgroup.Group) error {
 	for {
 		changed := u.o.Journal.Changed()
-		if err := u.until(ctx, u.collect); err != nil {
+		var ready bool
+		if err := u.until(ctx, func() (err error) { ready, err = u.ready(); return err }); err != nil {
 			return err
 		}
-		if len(u.batch) == 0 || !u.mayLaunch() {
+		if !ready {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
@@ -57,14 +58,12 @@ func (u *Uploader) launch(ctx context.Context, g *errgroup.Group) error {
 			return err
 		}
 		var ob *object
-		err := u.until(ctx, func() (err error) {
-			if err = u.collect(); err == nil { // what came while we waited
-				ob, err = u.build(ctx)
-			}
-			return err
-		})
+		err := u.until(ctx, func() (err error) { ob, err = u.another(ctx); return err })
 		if err != nil {
 			return err
+		}
+		if ob == nil {
+			continue
 		}
 		u.mu.Lock()
 		u.flying++
@@ -77,6 +76,38 @@ func (u *Uploader) launch(ctx context.Context, g *errgroup.Group) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// ready reports whether another object is to be made now.
+func (u *Uploader) ready() (bool, error) {
+	if u.missing() {
+		return u.mayFill(), nil
+	}
+	u.setFilling(false)
+	if err := u.collect(); err != nil {
+		if u.missing() { // it was let go meanwhile
+			err = nil
+		}
+		return false, err
+	}
+	return len(u.batch) > 0 && u.mayLaunch(), nil
+}
+
+// another makes the next object, or none. What was collected may be gone by now, if the
+// target was let go.
+func (u *Uploader) another(ctx context.Context) (*object, error) {
+	if u.missing() {
+		return u.fill(ctx)
+	}
+	err := u.collect() // what came while we waited
+	var ob *object
+	if err == nil {
+		ob, err = u.build(ctx)
+	}
+	if err != nil && u.missing() {
+		return nil, nil
+	}
+	return ob, err
 }
 
 // mayLaunch applies natural batching. Just after our fence, objects go one at a
@@ -112,19 +143,12 @@ func (u *Uploader) build(ctx context.Context) (*object, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, _, _ := u.o.Journal.ID()
 	last := entries[len(entries)-1].Index
-	h := segment.Head{Type: segment.Segment, Journal: id, Token: u.token, Position: u.pos, DurablePosition: u.Status().Position,
-		FirstIndex: entries[0].Index, LastIndex: last, Time: clock.Now().UnixNano()}
 	index := make([]segment.Entry, len(parts))
 	for i := range parts {
 		index[i] = parts[i].Entry
 	}
-	buf, _ := u.pool.Get().(*[]byte)
-	if buf == nil {
-		buf = new([]byte)
-	}
-	body, err := segment.Build(h, index, *buf, func(i int, dst []byte) error {
+	body, err := u.encode(index, entries[0].Index, last, func(i int, dst []byte) error {
 		if p := &parts[i]; p.fold == nil {
 			return u.o.Journal.Fetch(p.from, dst)
 		}
@@ -134,11 +158,31 @@ func (u *Uploader) build(ctx context.Context) (*object, error) {
 	if err != nil {
 		return nil, err
 	}
-	ob := &object{pos: u.pos, last: last, streams: streamsOf(entries), body: body, done: make(chan struct{})}
-	u.pos++
-	u.next = last + 1
+	ob := u.place(body, last, streamsOf(entries))
 	u.forget(len(entries))
 	return ob, nil
+}
+
+// encode is the next position's object of these entries, from journal index first to last.
+func (u *Uploader) encode(entries []segment.Entry, first, last uint64,
+	fetch func(i int, dst []byte) error) ([]byte, error) {
+	id, _, _ := u.o.Journal.ID()
+	h := segment.Head{Type: segment.Segment, Journal: id, Token: u.token,
+		Position: u.pos, DurablePosition: u.Status().Position,
+		FirstIndex: first, LastIndex: last, Time: clock.Now().UnixNano()}
+	buf, _ := u.pool.Get().(*[]byte)
+	if buf == nil {
+		buf = new([]byte)
+	}
+	return segment.Build(h, entries, *buf, fetch)
+}
+
+// place gives an object the next position.
+func (u *Uploader) place(body []byte, last uint64, streams map[change.StreamID]change.Point) *object {
+	ob := &object{pos: u.pos, last: last, streams: streams, body: body, done: make(chan struct{})}
+	u.pos++
+	u.next = last + 1
+	return ob
 }
 
 // forget takes n entries off what was collected.

@@ -40,6 +40,12 @@ func (r *rig) sender(pitr string) *sender {
 	if _, err := r.j.Propose(state.KindStreamCreate, state.Stream{ID: s.id, Group: "g", Agent: "a"}); err != nil {
 		t.Fatal(err)
 	}
+	return r.connect(s)
+}
+
+// connect attaches the sender's stream.
+func (r *rig) connect(s *sender) *sender {
+	t := r.t
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

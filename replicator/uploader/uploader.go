@@ -23,8 +23,11 @@ type Options struct {
 	Term    uint64 // of the lead under which it runs; see journal.Lead
 	// Store retries whatever is Retryable, until its context ends, and compares
 	// after a lost reply (objstore.WithRetry).
-	Store  objstore.Store
-	Logger *slog.Logger
+	Store objstore.Store
+	// Siblings are the journal's other targets, as Store is. The target is filled
+	// from them where the journal no longer has what it lacks.
+	Siblings map[string]objstore.Store
+	Logger   *slog.Logger
 	// RequestsPerSecond and Burst bound the objects created; 0 per second is
 	// unlimited.
 	RequestsPerSecond float64
@@ -66,6 +69,9 @@ type Uploader struct {
 	catching   bool // what waits is being folded
 	window     int  // bytes of frames that may be folded into one object
 
+	filler  *filler // reads a sibling's log; nil while the journal has what is next
+	nearEnd bool    // it has read up to where the sibling was
+
 	careful int // objects still to be created one at a time
 
 	mu                  sync.Mutex
@@ -89,6 +95,7 @@ type Status struct {
 	Err         error // why it does not go on just now
 	Fenced      bool  // for good: another writer owns the log
 	Stopped     bool  // for good, as Err says
+	Filling     bool  // from a sibling's log
 	// OldestRequest is when the oldest object under way was sent; zero: none is.
 	OldestRequest time.Time
 	Objects       int64 // created by this process

@@ -195,7 +195,8 @@ func (d *Daemon) openHost(ctx context.Context) (err error) {
 	o := host.Options{Targets: c.Targets, FS: d.seams.fs, Logger: d.log, Observe: d.metrics.store.Observe, FoldFromBytes: d.seams.foldFrom,
 		Journal: journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site, Version: d.version,
 			FS: d.seams.fs, OnSync: d.metrics.observeSync("journal"),
-			Election: d.seams.election, TrailingLogs: d.seams.trailingLogs, LogSegmentBytes: d.seams.logSegment, LogBudgetBytes: int64(c.LogBudget), Heartbeat: time.Duration(c.Heartbeat)}}
+			Election: d.seams.election, TrailingLogs: d.seams.trailingLogs, LogSegmentBytes: d.seams.logSegment,
+			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog), Heartbeat: time.Duration(c.Heartbeat)}}
 	if c.Listen != "" {
 		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: d.conf.Identity.Files().Dial}
 	}

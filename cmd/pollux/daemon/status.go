@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,10 +119,14 @@ const slowRequest = 3 * time.Second
 // groupState names the worst thing that is true of a group, in the words of the
 // design.
 func groupState(g *state.Group, s *agent.StreamStatus, a *agent.Status, targets []change.TargetInfo, initializing bool) (string, string) {
-	fenced, stopped, storeErr := "", "", ""
+	fenced, stopped, storeErr, aside := "", "", "", ""
 	for i := range targets {
 		t := &targets[i]
 		switch {
+		case t.Optional: // it holds nothing back, so that it is never the reason of a state
+			if aside == "" && (t.State != "" || t.Error != "") {
+				aside = optionalReason(t)
+			}
 		case t.Fenced:
 			fenced = t.Error
 		case t.Stopped && t.Error != "":
@@ -178,5 +183,20 @@ func groupState(g *state.Group, s *agent.StreamStatus, a *agent.Status, targets 
 	case s.Lag.Seconds() > g.RPOTargetSeconds:
 		return "Lagging", because("lag is above the RPO target")
 	}
-	return "Replicating", storeErr
+	return "Replicating", cmp.Or(storeErr, aside)
+}
+
+// optionalReason says what is the matter with an optional target.
+func optionalReason(t *change.TargetInfo) string {
+	out := "optional target " + t.Name
+	switch t.State {
+	case change.TargetLetGo:
+		out += " was let go: " + t.Reason
+	case change.TargetFilling:
+		out += " is filled again from another target"
+	}
+	if t.Error != "" {
+		out += ": " + t.Error
+	}
+	return out
 }

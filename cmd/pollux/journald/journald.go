@@ -87,7 +87,8 @@ func (d *Daemon) open(ctx context.Context) error {
 	d.metrics = newMetrics(d)
 	d.host, err = host.Open(ctx, host.Options{Targets: c.Targets, FS: vfs.Default, Logger: d.log, Observe: d.metrics.store.Observe,
 		Journal: journal.Options{Dir: filepath.Join(c.State, "journal"), FS: vfs.Default, Logger: d.log, Site: c.Site, Version: d.version,
-			LogBudgetBytes: int64(c.LogBudget), Heartbeat: time.Duration(c.Heartbeat), Election: time.Duration(c.Election), OnSync: d.metrics.observeSync,
+			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog),
+			Heartbeat: time.Duration(c.Heartbeat), Election: time.Duration(c.Election), OnSync: d.metrics.observeSync,
 			Cluster: &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: c.Identity.Files().Dial, DiskStall: time.Duration(c.DiskStall)}}})
 	if err != nil {
 		_ = l.Close()

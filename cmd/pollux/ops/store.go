@@ -42,3 +42,14 @@ func (m *StoreMetrics) Collect(c chan<- prometheus.Metric) {
 func Desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("pollux_"+name, help, labels, nil)
 }
+
+// DescLetGo is of a target's state, and LetGo its value.
+var DescLetGo = Desc("target_let_go", "1 while the journal does not keep all that an optional target lacks.", "target")
+
+// LetGo is 1 in every state of a target but the usual one.
+func LetGo(state string) float64 {
+	if state == "" {
+		return 0
+	}
+	return 1
+}

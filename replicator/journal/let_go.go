@@ -1,0 +1,218 @@
+package journal
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
+	"github.com/pollux-dr/pollux/internal/text"
+)
+
+// An optional target never holds anything back. What is kept for it alone is bounded
+// by Options.OptionalBytes; beyond that the leader lets it go, by an entry: all
+// members forget what only it lacked. Its object log then ends at some journal index,
+// and what follows is in the other targets. Once it is filled from one of them up to
+// about the floor, another entry has everything from the floor on kept for it again;
+// when it is filled up to there too, it is a target like any other.
+
+// LetGo says why a target was let go, and how far behind it was then.
+type LetGo struct {
+	Reason string    `json:"reason"`
+	Time   time.Time `json:"time,omitzero"`
+	Oldest time.Time `json:"oldest,omitzero"` // of the frames that it lacked, the first one's time
+	Bytes  int64     `json:"bytes,omitempty"` // of the frames that it lacked
+}
+
+// needs is the first entry that is kept for the target.
+func (t *Target) needs() uint64 {
+	switch {
+	case t.LetGo == nil:
+		return t.Index + 1
+	case t.From == 0:
+		return ^uint64(0)
+	}
+	return max(t.Index+1, t.From)
+}
+
+// Missing reports whether entries between what the target has, up to index, and what
+// is kept for it are not here, or may be gone at any time.
+func (t *Target) Missing(index uint64) bool {
+	return t.LetGo != nil && (t.From == 0 || index+1 < t.From)
+}
+
+// settle makes a target that was let go one like any other, once nothing is missing.
+func (t *Target) settle() {
+	if t.From > 0 && t.Index+1 >= t.From {
+		t.LetGo, t.From, t.Kept = nil, 0, nil
+	}
+}
+
+// letGo keeps nothing for a target any more. A repeat, and one who keeps up meanwhile,
+// are left alone.
+func (f *fsm) letGo(b *pebble.Batch, name string, why LetGo) {
+	t := f.targets[name]
+	if t == nil || t.Required || (t.LetGo != nil && t.From == 0) {
+		return
+	}
+	if t.LetGo == nil {
+		t.LetGo = &why
+	}
+	t.From, t.Kept = 0, nil
+	f.putTarget(b, name)
+}
+
+// keep keeps the entries from the floor on for a target that was let go.
+func (f *fsm) keep(b *pebble.Batch, name string) {
+	t := f.targets[name]
+	if t == nil || t.LetGo == nil || t.From > 0 {
+		return
+	}
+	kept := map[change.StreamID]uint64{}
+	for id := range f.points {
+		kept[id] = f.neededLSN(id) // before this one counts
+	}
+	t.From, t.Kept = f.floor, kept
+	t.settle()
+	f.putTarget(b, name)
+}
+
+// underWayBytes may be kept for an optional target even while appends wait for room:
+// so much may just be on its way to it.
+const underWayBytes = 32 << 20
+
+// overdue finds an optional target for which more is kept than its share, and that no
+// required target needs. While appends wait for room, no share is left.
+func (j *Journal) overdue() (name string, why LetGo) {
+	limit, full := j.opts.OptionalBytes, false
+	if w := j.wal.Stats(); w.LiveBytes > w.BudgetBytes {
+		limit, full = min(limit, underWayBytes), true
+	}
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	low, any := j.fsm.next, false
+	for _, t := range j.fsm.targets {
+		if t.Required && t.LetGo == nil {
+			low, any = min(low, t.needs()), true
+		}
+	}
+	for n, t := range j.fsm.targets {
+		if !any || t.Required || t.needs() >= low {
+			continue
+		}
+		lacks := j.fsm.backlog.after(t.needs() - 1)
+		held := lacks - j.fsm.backlog.after(low-1)
+		if held <= limit || (name != "" && n > name) {
+			continue
+		}
+		reason := fmt.Sprintf("%s were kept for this optional target alone; its share is %s",
+			text.Bytes(held), text.Bytes(j.opts.OptionalBytes))
+		if full {
+			reason = fmt.Sprintf("the journal's log was full, and %s of it were for this optional target alone",
+				text.Bytes(held))
+		}
+		name, why = n, LetGo{Bytes: lacks, Reason: reason}
+	}
+	return name, why
+}
+
+// watchOptional lets optional targets go, while this member leads.
+func (j *Journal) watchOptional() {
+	for {
+		changed := j.Changed()
+		if j.Leads() {
+			if name, why := j.overdue(); name != "" {
+				j.letGo(name, why)
+			}
+		}
+		select {
+		case <-j.ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+func (j *Journal) letGo(name string, why LetGo) {
+	why.Time = clock.Now().UTC()
+	if lag, _ := j.Behind(j.Target(name).Index); lag > 0 {
+		why.Oldest = why.Time.Add(-lag)
+	}
+	if err := j.changeTargets(targetPut{LetGo: map[string]LetGo{name: why}}); err != nil {
+		j.opts.Logger.Warn("an optional target is not let go yet", "target", name, "err", err)
+		return
+	}
+	j.opts.Logger.Error("an optional target is let go: the journal keeps nothing more for it",
+		"target", name, "reason", why.Reason, "hint", "it is filled from another target once it takes objects again")
+	select {
+	case j.tight <- struct{}{}: // what it held back can go at once
+	default:
+	}
+}
+
+// KeepFor has the entries from the floor on kept for a target that was let go.
+func (j *Journal) KeepFor(name string) error {
+	return j.changeTargets(targetPut{Keep: []string{name}})
+}
+
+// changeTargets applies p to the targets that there are.
+func (j *Journal) changeTargets(p targetPut) error {
+	p.Required = []string{}
+	j.fsm.mu.RLock()
+	for name, t := range j.fsm.targets {
+		p.Targets = append(p.Targets, name)
+		if t.Required {
+			p.Required = append(p.Required, name)
+		}
+	}
+	j.fsm.mu.RUnlock()
+	slices.Sort(p.Targets)
+	slices.Sort(p.Required)
+	_, err := j.apply(tagTarget, mustJSON(p))
+	return err
+}
+
+// repeatLetGo says again who was let go, at the beginning of a lead: a member of an
+// older build, which ignored it, may know it by now.
+func (j *Journal) repeatLetGo() error {
+	again := map[string]LetGo{}
+	j.fsm.mu.RLock()
+	for name, t := range j.fsm.targets {
+		if t.LetGo != nil && t.From == 0 && !t.Required {
+			again[name] = *t.LetGo
+		}
+	}
+	j.fsm.mu.RUnlock()
+	if _, members := j.count(); members < 2 || len(again) == 0 {
+		return nil
+	}
+	return j.changeTargets(targetPut{LetGo: again})
+}
+
+// Floor is the first entry that is still held.
+func (j *Journal) Floor() uint64 {
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	return j.fsm.floor
+}
+
+// Sources names the targets that have every entry that is no longer held, the farthest
+// first.
+func (j *Journal) Sources(but string) []string {
+	j.fsm.mu.RLock()
+	defer j.fsm.mu.RUnlock()
+	var out []string
+	for name, t := range j.fsm.targets {
+		if name != but && t.LetGo == nil {
+			out = append(out, name)
+		}
+	}
+	slices.SortFunc(out, func(a, b string) int {
+		return cmp.Or(cmp.Compare(j.fsm.targets[b].Index, j.fsm.targets[a].Index), cmp.Compare(a, b))
+	})
+	return out
+}
