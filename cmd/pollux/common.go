@@ -18,6 +18,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
 	"github.com/pollux-dr/pollux/internal/pki"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
@@ -85,7 +86,9 @@ type storeFlags struct {
 	writes  bool        // the verb creates or deletes objects
 	whole   bool        // catalogs are not used
 	at      pointFlag   // of verbs that read a point
-	patient atomic.Bool // passing faults are waited out for ever
+	patient atomic.Bool // what may pass is waited out for ever
+	// patience is for how long an operation is tried without progress; 0: the default.
+	patience quantity.Duration
 }
 
 func (f *storeFlags) add(c *cobra.Command) {
@@ -94,6 +97,8 @@ func (f *storeFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.opts.Region, "region", "", "S3 region")
 	c.Flags().StringVar(&f.opts.CredentialsFile, "credentials-file", "", "credentials in AWS format (default: AWS_* variables)")
 	c.Flags().StringVar(&f.opts.CAFile, "ca-file", "", "PEM certificates to trust for the endpoint")
+	c.Flags().Var(&f.patience, "patience",
+		"how long a request is tried again without progress (default 5m, and 10s until the store has answered once)")
 }
 
 // dialTimeout is how long an NBD server may take to negotiate.

@@ -30,15 +30,13 @@ type mountFlags struct {
 	store             storeFlags
 	at, socket, cache string
 	cacheBytes, limit quantity.Bytes
+	memory            quantity.Bytes
 	writable, hydrate bool
 	json              bool
 }
 
-// mountMemoryBytes is what the Go runtime keeps below while it can.
-const mountMemoryBytes = 200 << 20
-
 func newMount() *cobra.Command {
-	var f mountFlags
+	f := mountFlags{memory: mount.DefaultMemoryBytes}
 	c := &cobra.Command{Use: "mount VOLUME --store URL [--at POINT] [--writable]", Short: "Serve a volume at a recovery point over NBD at once, from the object store alone",
 		Long: `What is read comes from the store on demand, and is kept in a local file of at
 most --cache-size. With --writable, what is written stays in that file too; it
@@ -54,6 +52,7 @@ with nbd-client, nbdfuse, qemu-img or anything else that speaks NBD.`,
 	c.Flags().StringVar(&f.socket, "nbd", "", "unix socket to listen on (default: one in the directory for temporary files)")
 	c.Flags().StringVar(&f.cache, "cache", "", "directory of the local file (default: the one for temporary files)")
 	c.Flags().Var(&f.cacheBytes, "cache-size", "how much of what was read is kept (default 1GiB); --hydrate keeps all")
+	c.Flags().Var(&f.memory, "memory", "what the mount takes of memory, about, 64MiB at least")
 	c.Flags().Var(&f.limit, "limit", "with --hydrate: read no more than this each second in the background, as in 50MiB")
 	c.Flags().BoolVar(&f.writable, "writable", false, "take writes; they are gone when the mount ends")
 	c.Flags().BoolVar(&f.hydrate, "hydrate", false, "bring all of the volume here in the background")
@@ -79,13 +78,16 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 	if err := checkDirectory("mount "+name, "--cache", f.cache); err != nil {
 		return err
 	}
+	if f.memory < mount.MinMemoryBytes {
+		return fail.New(fail.Invalid, "mount "+name, "--memory "+f.memory.String(), "too little").WithHint("64MiB is the least")
+	}
 	if f.socket != "" { // before the log is read
 		if err := checkSocket(f.socket); err != nil {
 			return err
 		}
 	}
 	start := time.Now()
-	debug.SetMemoryLimit(mountMemoryBytes)
+	debug.SetMemoryLimit(int64(f.memory))
 	ctx := c.Context()
 	l, closeStore, err := openLog(ctx, &f.store, nil)
 	if err != nil {
@@ -102,7 +104,7 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 		return err
 	}
 	defer image.Close()
-	dev, err := mount.New(image, mount.Options{Dir: f.cache, CacheBytes: int64(f.cacheBytes), Writable: f.writable,
+	dev, err := mount.New(image, mount.Options{Dir: f.cache, CacheBytes: int64(f.cacheBytes), MemoryBytes: int64(f.memory), Writable: f.writable,
 		Description: fmt.Sprintf("volume %s at LSN %d", v.Name, p.LSN)})
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,11 +11,39 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
-// retryLimit is how many failed attempts a verb waits out before it gives up;
-// the daemon, which has time, never does.
-const retryLimit = 5
+const (
+	// defaultPatience is for how long a verb tries an operation without progress; the
+	// daemon, which has time, never gives up.
+	defaultPatience = 5 * time.Minute
+	// firstPatience is its patience with a store that has not answered yet, of which the
+	// name may be wrong.
+	firstPatience = 10 * time.Second
+)
+
+// policy is how a verb bears with a store.
+func (f *storeFlags) policy() objstore.Policy {
+	again := &retrying{w: stderr, store: f.url}
+	return objstore.Policy{
+		Retryable: func(err error) bool {
+			return fail.Is(err, fail.Retry) || (f.patient.Load() && uploader.Retryable(err))
+		},
+		Patience: func(reached bool) time.Duration {
+			switch {
+			case f.patient.Load():
+				return -1
+			case f.patience > 0:
+				return time.Duration(f.patience)
+			case reached:
+				return defaultPatience
+			}
+			return firstPatience
+		},
+		Notify: again.tell,
+	}
+}
 
 // openStore opens a store for a verb.
 func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), error) {
@@ -37,14 +64,7 @@ func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), erro
 	if err != nil {
 		return nil, nil, err
 	}
-	var tries atomic.Int32
-	again := retrying{w: stderr, store: f.url}
-	s = objstore.WithRetry(s, objstore.Policy{
-		Retryable: func(err error) bool {
-			return fail.Is(err, fail.Retry) && (f.patient.Load() || tries.Add(1) <= retryLimit)
-		},
-		Notify: again.tell,
-	})
+	s = objstore.WithRetry(s, f.policy())
 	return s, func() { _ = s.Close() }, nil
 }
 

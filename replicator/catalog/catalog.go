@@ -183,19 +183,30 @@ func (c *Catalog) KeptAt(id change.StreamID, lsn uint64) (Kept, bool) {
 
 // LayersAt returns the layers of a volume that make up its map at a kept point, newest
 // first.
-func (c *Catalog) LayersAt(id change.StreamID, volume uint32, lsn uint64) (out []*Layer) {
+func (c *Catalog) LayersAt(id change.StreamID, volume uint32, lsn uint64) []*Layer {
 	s := c.Streams[id]
 	if s == nil || s.Volumes[volume] == nil {
 		return nil
 	}
-	layers := s.Volumes[volume].Layers
-	for i := len(layers) - 1; i >= 0; i-- {
-		if l := &layers[i]; l.To <= lsn {
-			out = append(out, l)
-			if l.Whole {
-				break
-			}
+	return s.Volumes[volume].Chain(lsn)
+}
+
+// Chain returns the layers that make up the volume's map at a kept point, newest first.
+//
+// A layer has all that changed behind From up to To, and may begin before the ones that
+// precede it, which it then stands for: behind it comes the first that ends at or after its
+// beginning, else, where nothing changed between the two, the one before it. What two of
+// them have of the same range is in the newer one as it was last.
+func (v *Volume) Chain(lsn uint64) (out []*Layer) {
+	i := sort.Search(len(v.Layers), func(i int) bool { return v.Layers[i].To > lsn }) - 1
+	for i >= 0 {
+		l := &v.Layers[i]
+		out = append(out, l)
+		if l.Whole {
+			break
 		}
+		first := sort.Search(i, func(k int) bool { return v.Layers[k].To >= l.From })
+		i = min(first, i-1)
 	}
 	return out
 }

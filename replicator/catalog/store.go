@@ -108,7 +108,15 @@ func List(ctx context.Context, s objstore.Store) (numbers []uint64, err error) {
 
 // Load reads a catalog. Errors: fail.NotFound, fail.Damaged and fail.Unsupported with
 // the object's name.
-func Load(ctx context.Context, s objstore.Store, number uint64) (*Catalog, error) {
+func Load(ctx context.Context, s objstore.Store, number uint64) (c *Catalog, err error) {
+	err = objstore.Reread(func() error {
+		c, err = load(ctx, s, number)
+		return err
+	})
+	return c, err
+}
+
+func load(ctx context.Context, s objstore.Store, number uint64) (*Catalog, error) {
 	b, err := objstore.ReadWhole(ctx, s, Name(number), MaxBytes)
 	if err != nil {
 		return nil, err

@@ -295,7 +295,8 @@ type Layer struct {
 
 	store objstore.Store
 	mu    sync.Mutex
-	refs  [][]leafRef // by part, nil: not read yet
+	refs  [][]leafRef // by part, nil: not read yet, or not kept
+	kept  int         // of all of them
 }
 
 // OpenLayer prepares a layer; nothing is read yet.
@@ -303,13 +304,32 @@ func OpenLayer(s objstore.Store, whole bool, parts []Part) *Layer {
 	return &Layer{Whole: whole, Parts: parts, store: s, refs: make([][]leafRef, len(parts))}
 }
 
-func (l *Layer) index(ctx context.Context, i int) ([]leafRef, error) {
+// maxLayerRefs is how many lines of its parts' indexes a layer keeps, but for those of
+// one larger part: 40 bytes each.
+const maxLayerRefs = 1 << 16
+
+func (l *Layer) index(ctx context.Context, i int) (refs []leafRef, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.refs[i] != nil {
 		return l.refs[i], nil
 	}
-	p := &l.Parts[i]
+	err = objstore.Reread(func() error {
+		refs, err = l.readIndex(ctx, &l.Parts[i])
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if l.kept += len(refs); l.kept > maxLayerRefs {
+		clear(l.refs)
+		l.kept = len(refs)
+	}
+	l.refs[i] = refs
+	return refs, nil
+}
+
+func (l *Layer) readIndex(ctx context.Context, p *Part) ([]leafRef, error) {
 	at := func(err error) error { return fail.At("read", l.store.URL()+"/"+p.Name, err) }
 	tail, err := l.store.Read(ctx, p.Name, -layerTailBytes, -1, nil)
 	if err != nil {
@@ -324,11 +344,7 @@ func (l *Layer) index(ctx context.Context, i int) ([]leafRef, error) {
 			err = badLayer(0, "cut short")
 		}
 	}
-	if err != nil {
-		return nil, at(err)
-	}
-	l.refs[i] = refs
-	return refs, nil
+	return refs, at(err)
 }
 
 // gone says what to do about a map that is not there.
@@ -360,12 +376,16 @@ func (l *Layer) leaf(ctx context.Context, leaf int64) ([]Extent, error) {
 		return nil, nil
 	}
 	r := &refs[k]
-	b, err := l.store.Read(ctx, l.Parts[i].Name, r.offset, int64(r.stored), nil)
-	if err != nil {
-		return nil, gone(err)
-	}
-	out, err := r.open(b)
-	return out, fail.At("read", l.store.URL()+"/"+l.Parts[i].Name, err)
+	var out []Extent
+	err = objstore.Reread(func() error {
+		b, err := l.store.Read(ctx, l.Parts[i].Name, r.offset, int64(r.stored), nil)
+		if err != nil {
+			return gone(err)
+		}
+		out, err = r.open(b)
+		return fail.At("read", l.store.URL()+"/"+l.Parts[i].Name, err)
+	})
+	return out, err
 }
 
 // next returns the first leaf at or after one that has extents here.

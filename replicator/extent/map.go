@@ -14,8 +14,12 @@ import (
 	"github.com/pollux-dr/pollux/replicator/cover"
 )
 
-// maxCachedExtents bounds the leaves that a Map keeps: about 64 MiB.
-const maxCachedExtents = 1 << 20
+const (
+	// defaultCacheBytes bounds the leaves that a Map keeps.
+	defaultCacheBytes = 64 << 20
+	// leafBytes and extentBytes are what one of them takes, about.
+	leafBytes, extentBytes = 512, 64
+)
 
 // Map is where the bytes of a volume are at a point: what changed lately over layers,
 // the newest first. Several goroutines may use it.
@@ -27,12 +31,13 @@ type Map struct {
 	// Moved puts extents to where their blocks were moved; nil: none were.
 	Moved func(ctx context.Context, extents []Extent) error
 
-	mu      sync.Mutex
-	cached  map[int64]*list.Element
-	order   list.List // of leaves, the one used last in front
-	extents int
-	age     int // how often the sources were replaced
-	flight  singleflight.Group
+	mu     sync.Mutex
+	cached map[int64]*list.Element
+	order  list.List // of leaves, the one used last in front
+	bytes  int64
+	limit  int64 // of bytes; 0: defaultCacheBytes
+	age    int   // how often the sources were replaced
+	flight singleflight.Group
 }
 
 // leafOf is what the cache holds.
@@ -87,11 +92,28 @@ func (m *Map) keep(leaf int64, age int, extents []Extent) {
 		return
 	}
 	m.cached[leaf] = m.order.PushFront(&leafOf{leaf, extents})
-	m.extents += len(extents) + 8
-	for m.extents > maxCachedExtents && m.order.Len() > 1 {
+	m.bytes += leafBytes + extentBytes*int64(len(extents))
+	m.trim()
+}
+
+// Limit bounds what the map keeps of the leaves that were asked for, in bytes of memory;
+// the one asked for last stays.
+func (m *Map) Limit(bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.limit = bytes
+	m.trim()
+}
+
+func (m *Map) trim() {
+	limit := m.limit
+	if limit == 0 {
+		limit = defaultCacheBytes
+	}
+	for m.bytes > limit && m.order.Len() > 1 {
 		old := m.order.Remove(m.order.Back()).(*leafOf)
 		delete(m.cached, old.leaf)
-		m.extents -= len(old.extents) + 8
+		m.bytes -= leafBytes + extentBytes*int64(len(old.extents))
 	}
 }
 
@@ -150,7 +172,7 @@ func (m *Map) Replace(other *Map) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.Recent, m.Layers, m.Moved = other.Recent, other.Layers, other.Moved
-	m.cached, m.extents = nil, 0
+	m.cached, m.bytes = nil, 0
 	m.age++
 	m.order.Init()
 }

@@ -268,30 +268,28 @@ func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamI
 	return nil
 }
 
-// layer makes what changed of a volume, or, where that has become much since the last
-// whole layer, all of it.
-func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.StreamID, v *state.Volume, vol *catalog.Volume, m *extent.Map, from uint64, to catalog.Kept) (catalog.Layer, error) {
-	whole, since := int64(0), m.Recent.Count
-	for i := len(vol.Layers) - 1; i >= 0; i-- {
-		y := &vol.Layers[i]
-		if y.Whole {
-			whole = y.Extents()
-			break
+// layer makes what changed of a volume. It takes along what the newest layers before it
+// have, down to the last one that is not twice as large as all that is above it: so a point
+// is found through a number of layers that grows with the logarithm of the extents, however
+// many catalogs were made, and each extent is written again as seldom. The points of the
+// layers that it stands for keep those.
+func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.StreamID, v *state.Volume, vol *catalog.Volume,
+	m *extent.Map, from uint64, to catalog.Kept) (catalog.Layer, error) {
+	out := catalog.Layer{Whole: len(vol.Layers) == 0, From: from, To: to.LSN}
+	chain, above, take := vol.Chain(to.LSN), m.Recent.Count, 0
+	for i, y := range chain {
+		if y.Extents() < 2*above {
+			take = i + 1
 		}
-		since += y.Extents()
+		above += y.Extents()
 	}
-	out := catalog.Layer{Whole: len(vol.Layers) == 0 || since > whole, From: from, To: to.LSN}
-	if out.Whole && len(vol.Layers) > 0 {
-		for i := len(vol.Layers) - 1; i >= 0; i-- {
-			y := &vol.Layers[i]
-			m.Layers = append(m.Layers, extent.OpenLayer(w.store, y.Whole, y.Parts))
-			if y.Whole {
-				break
-			}
-		}
+	for _, y := range chain[:take] {
+		m.Layers = append(m.Layers, extent.OpenLayer(w.store, y.Whole, y.Parts))
+		out.From, out.Whole = min(out.From, y.From), y.Whole
 	}
 	var err error
-	out.Parts, err = w.parts(ctx, extent.LayerHead{Whole: out.Whole, Volume: v.Number, Journal: c.Journal, Stream: id, From: from, To: to.LSN, LastWrite: to.Time}, m)
+	out.Parts, err = w.parts(ctx, extent.LayerHead{Whole: out.Whole, Volume: v.Number, Journal: c.Journal, Stream: id,
+		From: out.From, To: to.LSN, LastWrite: to.Time}, m)
 	return out, err
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -250,11 +251,11 @@ func TestCollectSpace(t *testing.T) {
 // stopping is a store that fails from an operation on: as if the process had died.
 type stopping struct {
 	objstore.Store
-	left int
+	left atomic.Int64
 }
 
 func (s *stopping) step() error {
-	if s.left--; s.left < 0 {
+	if s.left.Add(-1) < 0 {
 		return fail.New(fail.Internal, "stop", "here", "killed")
 	}
 	return nil
@@ -286,7 +287,8 @@ func TestCollectDies(t *testing.T) {
 	for stop := 0; done < 5; stop = (stop + 1) % 12 {
 		l.Random(l.r, 6)
 		l.horizon()
-		s := &stopping{Store: l.Store, left: stop}
+		s := &stopping{Store: l.Store}
+		s.left.Store(int64(stop))
 		_, err := Collect(t.Context(), s, l.options())
 		if err == nil {
 			done++

@@ -148,6 +148,9 @@ func (p *pruner) merge(ctx context.Context, id change.StreamID, volume uint32, l
 		}
 		merged := catalog.Layer{From: run[0].From, To: run[len(run)-1].To}
 		m := &extent.Map{Volume: volume, SizeBytes: change.MaxOffset, Moved: p.w.log.Moved}
+		for k := range run { // a later one may begin before
+			merged.From = min(merged.From, run[k].From)
+		}
 		for k := len(run) - 1; k >= 0 && !merged.Whole; k-- {
 			m.Layers = append(m.Layers, extent.OpenLayer(p.w.store, run[k].Whole, run[k].Parts))
 			merged.Whole = run[k].Whole

@@ -1,15 +1,17 @@
 package mount
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"bytes"
 	"github.com/pollux-dr/pollux/replicator/logtest"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
-	"sync/atomic"
 )
 
 type hanging struct {
@@ -62,5 +64,60 @@ func TestClose(t *testing.T) {
 		t.Log(err)
 	case <-time.After(10 * time.Second):
 		t.Error("Close hangs while the store is away")
+	}
+}
+
+// bent damages the first answer about each object.
+type bent struct {
+	objstore.Store
+	mu   sync.Mutex
+	seen map[string]bool
+}
+
+func (b *bent) Read(ctx context.Context, name string, off, n int64, buf []byte) ([]byte, error) {
+	out, err := b.Store.Read(ctx, name, off, n, buf)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if key := fmt.Sprint(name, off, n); err == nil && !b.seen[key] && len(out) > 0 {
+		b.seen[key] = true
+		out[len(out)/2] ^= 1
+	}
+	return out, err
+}
+
+// TestDamageOnTheWay: what comes damaged once is read again, by all who open and read.
+func TestDamageOnTheWay(t *testing.T) {
+	m := newMounted(t, Options{}, false)
+	s, err := objstore.Open(t.Context(), "file://"+m.dir, objstore.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	b := &bent{Store: s, seen: map[string]bool{}}
+	in, err := twin.Open(t.Context(), b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := in.Volume("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := in.Resolve(t.Context(), v, "", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	im, err := in.Image(t.Context(), p, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = im.Close() }()
+	d, err := New(im, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	(&mounted{Device: d, want: m.want}).compare(t, 0, testBytes)
+	if p.LSN != m.log.Point.LSN {
+		t.Errorf("LSN %d, the newest is %d", p.LSN, m.log.Point.LSN)
 	}
 }

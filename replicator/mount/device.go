@@ -1,15 +1,14 @@
 package mount
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -22,37 +21,55 @@ type Options struct {
 	// Dir is where the file lies; "" is the system's place for temporary files.
 	Dir string
 	// CacheBytes bounds what is kept of what was read; 0 is 1 GiB. What was written is
-	// kept beyond that.
-	CacheBytes  int64
+	// kept beyond that. Where the disk is full it is less.
+	CacheBytes int64
+	// MemoryBytes bounds what the mount takes of memory, about; 0 is 200 MiB.
+	MemoryBytes int64
 	Writable    bool
 	Description string
 }
 
 const (
 	defaultCacheBytes = 1 << 30
+	// DefaultMemoryBytes and MinMemoryBytes are of Options.MemoryBytes.
+	DefaultMemoryBytes = 200 << 20
+	MinMemoryBytes     = 64 << 20
+
 	// fillBytes is the most that one fill assembles in memory.
 	fillBytes = 1 << 20
-	// fills bounds those at once.
-	fills = 16
+	// fillMemoryBytes is what it takes meanwhile, what it reads of the store included;
+	// there are as many at once as a half of the memory has room for, up to maxFills.
+	fillMemoryBytes = 6 << 20
+	maxFills        = 16
+	// leavesShare and mapShare are the parts of the memory for what is here of each
+	// leaf, and for where its bytes are.
+	leavesShare, mapShare = 8, 4
 )
 
 // Device is a mount.
 type Device struct {
-	image *twin.Image
-	o     Options
-	file  *os.File
-	size  int64
+	image  *twin.Image
+	o      Options
+	file   disk
+	states disk // of the leaves that are not in memory; zeros where nothing is here
+	size   int64
 
-	mu     sync.Mutex
-	leaves map[int64]*leaf
-	pages  atomic.Int64 // clean ones that take room
-	clock  atomic.Int64
-	keep   atomic.Bool // nothing is dropped: it is being hydrated
-	fills  *semaphore.Weighted
-	ahead  readAhead
-	ctx    context.Context // of what nobody waits for
-	end    context.CancelFunc
-	stats  counters
+	mu        sync.Mutex
+	leaves    map[int64]*leaf // those in memory
+	order     list.List       // of them, the one used last in front
+	maxLeaves int
+
+	room  sync.Mutex   // held while room is made
+	drops atomic.Int64 // how often that was
+	tight atomic.Bool  // the disk took nothing last
+
+	pages atomic.Int64 // clean ones that take room
+	keep  atomic.Bool  // nothing is dropped: it is being hydrated, or was
+	fills *semaphore.Weighted
+	ahead readAhead
+	ctx   context.Context // of what nobody waits for
+	end   context.CancelFunc
+	stats counters
 }
 
 // Stats are what a mount has done.
@@ -76,17 +93,23 @@ func New(image *twin.Image, o Options) (*Device, error) {
 	if o.CacheBytes < 0 {
 		return nil, fail.New(fail.Invalid, "mount", o.Description, fmt.Sprintf("a cache of %d bytes", o.CacheBytes))
 	}
-	f, err := os.CreateTemp(o.Dir, "pollux-mount-*")
-	if err != nil {
-		return nil, &fail.Error{Kind: fail.Full, Op: "create cache in", Object: o.Dir, Err: err, Hint: "--cache names another place"}
+	if o.MemoryBytes == 0 {
+		o.MemoryBytes = DefaultMemoryBytes
 	}
-	d := &Device{image: image, o: o, file: f, size: image.Map.SizeBytes, leaves: map[int64]*leaf{}, fills: semaphore.NewWeighted(fills)}
-	err = os.Remove(f.Name()) // it goes with the process, however that ends
-	if err == nil {
-		err = f.Truncate(d.size)
+	if o.MemoryBytes < MinMemoryBytes {
+		return nil, fail.New(fail.Invalid, "mount", o.Description, fmt.Sprintf("%d bytes of memory", o.MemoryBytes)).
+			WithHint(fmt.Sprintf("%d MiB is the least", MinMemoryBytes>>20))
 	}
-	if err != nil {
-		return nil, errors.Join(fail.Wrap(fail.Full, "create cache in", o.Dir, err), f.Close())
+	d := &Device{image: image, o: o, size: image.Map.SizeBytes, leaves: map[int64]*leaf{},
+		maxLeaves: int(o.MemoryBytes / leavesShare / leafMemoryBytes),
+		fills:     semaphore.NewWeighted(min(o.MemoryBytes/2/fillMemoryBytes, maxFills))}
+	image.Map.Limit(o.MemoryBytes / mapShare)
+	var err error
+	if d.file, err = unnamed(o.Dir, d.size); err != nil {
+		return nil, err
+	}
+	if d.states, err = unnamed(o.Dir, 0); err != nil {
+		return nil, errors.Join(err, d.file.Close())
 	}
 	d.ahead.d = d
 	d.ctx, d.end = context.WithCancel(context.Background())
@@ -99,7 +122,7 @@ var _ block.Device = (*Device)(nil)
 func (d *Device) Close() error {
 	d.end()
 	d.ahead.wait()
-	return d.file.Close()
+	return errors.Join(d.file.Close(), d.states.Close())
 }
 
 // Stats returns what it has done so far.
@@ -110,20 +133,6 @@ func (d *Device) Stats() Stats {
 // Info implements block.Device.
 func (d *Device) Info() block.Info {
 	return block.Info{SizeBytes: d.size, MinBlockBytes: 1, PrefBlockBytes: pageBytes, ReadOnly: !d.o.Writable, Description: d.o.Description}
-}
-
-// leaf returns one, pinned: whoever has it gives the pin back.
-func (d *Device) leaf(n int64) *leaf {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l := d.leaves[n]
-	if l == nil {
-		l = &leaf{}
-		d.leaves[n] = l
-	}
-	l.used.Store(d.clock.Add(1))
-	l.pins.Add(1)
-	return l
 }
 
 func (d *Device) check(op string, off, n int64) error {
@@ -156,25 +165,45 @@ func (d *Device) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return byLeaf(off, int64(len(p)), func(k, at, n int64) error { return d.read(ctx, k, p[at-off:][:n], at) })
 }
 
-// read is ReadAt within a leaf.
+// read is ReadAt within a leaf. What the file has no room for goes to the reader all
+// the same.
 func (d *Device) read(ctx context.Context, k int64, p []byte, off int64) error {
-	l, base := d.leaf(k), k*extent.LeafBytes
-	defer d.drop()
-	defer l.pins.Add(-1)
-	from, to := (off-base)/pageBytes, (off-base+int64(len(p))+pageBytes-1)/pageBytes
-	for {
+	l, err := d.leaf(k)
+	if err != nil {
+		return err
+	}
+	defer func() { d.dropTo(d.o.CacheBytes) }()
+	defer d.release(l)
+	base, end := k*extent.LeafBytes, off+int64(len(p))
+	// of are the bytes of p in pages [from, to), and where they begin in the volume.
+	of := func(from, to int64) ([]byte, int64) {
+		lo, hi := max(off, base+from*pageBytes), min(end, base+to*pageBytes)
+		return p[lo-off : max(lo, hi)-off], lo
+	}
+	from, to := (off-base)/pageBytes, (end-base+pageBytes-1)/pageBytes
+	for from < to {
 		l.mu.RLock()
 		first, n := l.missing(from, to)
-		if n == 0 {
-			_, err := d.file.ReadAt(p, off)
-			l.mu.RUnlock()
+		part, at := of(from, first)
+		_, err := d.file.ReadAt(part, at)
+		l.mu.RUnlock()
+		if err != nil {
 			return fail.Wrap(fail.Internal, "read", "cache", err)
 		}
-		l.mu.RUnlock()
-		if err := d.fill(ctx, k, l, first, min(n, fillBytes/pageBytes)); err != nil {
+		if n == 0 {
+			return nil
+		}
+		n = min(n, fillBytes/pageBytes)
+		f, err := d.fetch(ctx, l, first, n)
+		if err != nil {
 			return err
 		}
+		part, at = of(first, first+n)
+		f.copyTo(part, at)
+		d.offer(l, f)
+		from = first + n
 	}
+	return nil
 }
 
 // Prepare implements block.Device. It never blocks.
@@ -210,46 +239,105 @@ func (d *Device) Write(ctx context.Context, b block.Buffer, off int64, _ bool) e
 }
 
 // change has do change [off, off+n) of the file, within a leaf. Pages that it changes
-// in part are filled first.
+// in part are fetched first. What was only read makes room.
 func (d *Device) change(ctx context.Context, k, off, n int64, do func() error) error {
 	if !d.o.Writable {
 		return fail.New(fail.Refused, "write", d.o.Description, "it is mounted read-only").WithHint("mount it with --writable")
 	}
-	l, base := d.leaf(k), k*extent.LeafBytes
-	defer l.pins.Add(-1)
-	from, to := (off-base)/pageBytes, (off-base+n+pageBytes-1)/pageBytes
-	for {
-		l.mu.Lock()
-		edge := int64(-1)
-		if off%pageBytes != 0 && !l.have.has(from) {
-			edge = from
-		}
-		if end := off + n; end%pageBytes != 0 && end < d.size && !l.have.has(to-1) {
-			edge = to - 1
-		}
-		if edge < 0 {
-			break
-		}
-		l.mu.Unlock()
-		if err := d.fill(ctx, k, l, edge, 1); err != nil {
+	l, err := d.leaf(k)
+	if err != nil {
+		return err
+	}
+	defer d.release(l)
+	const tries = 16 // room that is made may be taken by others
+	for range tries {
+		drops := d.drops.Load()
+		var edges []*filled
+		if edges, err = d.edges(ctx, l, off, n); err != nil {
 			return err
 		}
+		if err = d.changeNow(l, off, n, edges, do); err == nil {
+			return nil
+		}
+		if !errors.Is(err, errDropped) && !d.makeRoom(drops, err) {
+			break
+		}
 	}
+	return &fail.Error{Kind: fail.Full, Op: "write", Object: "scratch file of " + d.o.Description, Err: err,
+		Hint: "make room where the cache lies (--cache)"}
+}
+
+// partly returns the pages of a leaf that a change of [off, off+n) covers in part.
+func (d *Device) partly(l *leaf, off, n int64) (pages []int64) {
+	base, end := l.number*extent.LeafBytes, off+n
+	first, last := (off-base)/pageBytes, (end-base-1)/pageBytes
+	tail := end%pageBytes != 0 && end < d.size
+	if off%pageBytes != 0 || (tail && first == last) {
+		pages = append(pages, first)
+	}
+	if tail && first != last {
+		pages = append(pages, last)
+	}
+	return pages
+}
+
+// edges fetches those of them that are not here.
+func (d *Device) edges(ctx context.Context, l *leaf, off, n int64) (out []*filled, err error) {
+	for _, page := range d.partly(l, off, n) {
+		l.mu.RLock()
+		here := l.have.has(page)
+		l.mu.RUnlock()
+		if here {
+			continue
+		}
+		f, err := d.fetch(ctx, l, page, 1)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+// errDropped is of a page that was here, and was dropped before it could be changed.
+var errDropped = errors.New("a page was dropped meanwhile")
+
+// changeNow makes a change, whose edges were fetched or are here.
+func (d *Device) changeNow(l *leaf, off, n int64, edges []*filled, do func() error) error {
+	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := do(); err != nil {
-		for i := from; i < to; i++ { // what it wrote is nothing to anybody
-			if !l.have.has(i) {
-				_ = d.punch((base/pageBytes+i)*pageBytes, pageBytes)
+	var err error
+	for _, f := range edges {
+		if err == nil {
+			err = d.put(l, f)
+		}
+	}
+	for _, page := range d.partly(l, off, n) {
+		if err == nil && !l.have.has(page) {
+			err = errDropped
+		}
+	}
+	base := l.number * extent.LeafBytes
+	from, to := (off-base)/pageBytes, (off-base+n+pageBytes-1)/pageBytes
+	if err == nil {
+		if err = do(); err != nil {
+			for i := from; i < to; i++ { // what it wrote is nothing to anybody
+				if !l.have.has(i) {
+					_ = d.file.Punch(base+i*pageBytes, pageBytes)
+				}
 			}
 		}
-		return &fail.Error{Kind: fail.Full, Op: "write", Object: "scratch file of " + d.o.Description, Err: err, Hint: "make room where the cache lies (--cache)"}
+	}
+	if err != nil {
+		return err
 	}
 	for i := from; i < to; i++ {
 		if l.data.has(i) {
-			l.data[i/64] &^= 1 << (i % 64)
+			l.data.unset(i)
+			l.clean.Add(-1)
 			d.pages.Add(-1)
 		}
-		if !l.isDirty(i) {
+		if !l.dirty.has(i) {
 			l.setDirty(i)
 			d.stats.dirty.Add(1)
 		}
@@ -263,28 +351,13 @@ func (d *Device) Zero(ctx context.Context, off, n int64, _, _ bool) error {
 		return err
 	}
 	return byLeaf(off, n, func(k, at, n int64) error {
-		return d.change(ctx, k, at, n, func() error { return d.punch(at, n) })
+		return d.change(ctx, k, at, n, func() error { return d.file.Punch(at, n) })
 	})
 }
 
 // Trim implements block.Device.
 func (d *Device) Trim(ctx context.Context, off, n int64, fua bool) error {
 	return d.Zero(ctx, off, n, false, fua)
-}
-
-// punch makes a range of the file zeros, without room where the filesystem can do that.
-func (d *Device) punch(off, n int64) error {
-	err := unix.Fallocate(int(d.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
-	for none := make([]byte, min(n, 1<<20)); err == unix.EOPNOTSUPP && n > 0; {
-		k, werr := d.file.WriteAt(none[:min(n, int64(len(none)))], off)
-		if werr != nil {
-			return werr
-		}
-		if off, n = off+int64(k), n-int64(k); n == 0 {
-			return nil
-		}
-	}
-	return err
 }
 
 // Flush implements block.Device. What is written lives no longer than the process.
@@ -297,12 +370,19 @@ func (d *Device) Extents(ctx context.Context, off, n int64) ([]block.Extent, err
 	}
 	k := off / extent.LeafBytes
 	end := min(off+n, (k+1)*extent.LeafBytes) // one leaf at a time
-	l, base := d.leaf(k), k*extent.LeafBytes
-	defer l.pins.Add(-1)
+	l, err := d.leaf(k)
+	if err != nil {
+		return nil, err
+	}
+	defer d.release(l)
+	base := k * extent.LeafBytes
 	var extents []extent.Extent
 	if !d.stats.hydrated.Load() {
-		var err error
-		if extents, err = d.image.Map.Leaf(ctx, k); err != nil {
+		err := d.image.Current(ctx, func() (err error) {
+			extents, err = d.image.Map.Leaf(ctx, k)
+			return err
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -323,7 +403,7 @@ func (d *Device) Extents(ctx context.Context, off, n int64) ([]block.Extent, err
 		for next < len(extents) && extents[next].End() <= off {
 			next++
 		}
-		add(to-off, l.isDirty(page) || l.data.has(page) || (next < len(extents) && extents[next].Off < to))
+		add(to-off, l.dirty.has(page) || l.data.has(page) || (next < len(extents) && extents[next].Off < to))
 		off = to
 	}
 	return out, nil

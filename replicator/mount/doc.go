@@ -5,5 +5,6 @@
 //
 // It guarantees that a read returns what was written last to the device, else what the
 // volume held at the point; that every byte from the store was checked; and that
-// memory is bounded. Closing it forgets all of it. cmd is its caller.
+// memory is bounded by a setting. A full disk costs what was kept of what was read, never
+// a read. Closing it forgets all of it. cmd is its caller.
 package mount

@@ -5,32 +5,46 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/extent"
 )
 
-// fill brings pages of a leaf here, n at most fillBytes worth.
-func (d *Device) fill(ctx context.Context, k int64, l *leaf, first, n int64) error {
-	if err := d.fills.Acquire(ctx, 1); err != nil {
-		return err
-	}
-	defer d.fills.Release(1)
-	if d.stats.hydrated.Load() { // what is not here has no data
-		return d.keepPages(l, 0, first, n, nil, nil)
-	}
-	return d.image.Current(ctx, func() error { return d.fillFrom(ctx, k, l, first, n) })
+// filled are pages of a leaf as the volume had them at the point.
+type filled struct {
+	first, n int64
+	off      int64  // of the first, in the volume
+	buf      []byte // nil: zeros
+	data     bitmap // pages that have data
 }
 
-func (d *Device) fillFrom(ctx context.Context, k int64, l *leaf, first, n int64) error {
+// copyTo copies the part of the pages that lies at off of the volume.
+func (f *filled) copyTo(p []byte, off int64) {
+	if f.buf == nil {
+		clear(p)
+		return
+	}
+	copy(p, f.buf[off-f.off:])
+}
+
+// fetch brings pages of a leaf here, n at most fillBytes worth.
+func (d *Device) fetch(ctx context.Context, l *leaf, first, n int64) (*filled, error) {
+	f := &filled{first: first, n: n, off: l.number*extent.LeafBytes + first*pageBytes}
+	if d.stats.hydrated.Load() { // what is not here has no data
+		return f, nil
+	}
+	if err := d.fills.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer d.fills.Release(1)
+	return f, d.image.Current(ctx, func() error { return d.fetchNow(ctx, l.number, f) })
+}
+
+func (d *Device) fetchNow(ctx context.Context, k int64, f *filled) error {
 	extents, err := d.image.Map.Leaf(ctx, k)
 	if err != nil {
 		return err
 	}
-	off := k*extent.LeafBytes + first*pageBytes
-	end := min(off+n*pageBytes, d.size)
-	at, _ := slices.BinarySearchFunc(extents, off, func(e extent.Extent, off int64) int {
+	end := min(f.off+f.n*pageBytes, d.size)
+	at, _ := slices.BinarySearchFunc(extents, f.off, func(e extent.Extent, off int64) int {
 		if e.End() <= off {
 			return -1
 		}
@@ -41,19 +55,19 @@ func (d *Device) fillFrom(ctx context.Context, k int64, l *leaf, first, n int64)
 	}
 	extents = extents[:at]
 	if len(extents) == 0 {
-		return d.keepPages(l, off, first, n, nil, nil)
+		return nil
 	}
-	buf := make([]byte, end-off)
-	if err := d.assemble(ctx, buf, off, extents); err != nil {
+	buf := make([]byte, end-f.off)
+	if err := d.assemble(ctx, buf, f.off, extents); err != nil {
 		return err
 	}
-	var data bitmap
+	f.buf = buf
 	for i := range extents {
-		for p := max(extents[i].Off, off); p < min(extents[i].End(), end); p = (p/pageBytes + 1) * pageBytes {
-			data.set(p % extent.LeafBytes / pageBytes)
+		for p := max(extents[i].Off, f.off); p < min(extents[i].End(), end); p = (p/pageBytes + 1) * pageBytes {
+			f.data.set(p % extent.LeafBytes / pageBytes)
 		}
 	}
-	return d.keepPages(l, off, first, n, buf, &data)
+	return nil
 }
 
 // assemble reads the extents' parts within [off, off+len(buf)) into buf.
@@ -78,84 +92,48 @@ func (d *Device) assemble(ctx context.Context, buf []byte, off int64, extents []
 	})
 }
 
-// keepPages writes pages to the file that are still not here; without buf they are
-// zeros, and take no room.
-func (d *Device) keepPages(l *leaf, off, first, n int64, buf []byte, data *bitmap) error {
+// offer keeps pages where there is room; the disk being full is nobody's fault.
+func (d *Device) offer(l *leaf, f *filled) {
+	drops := d.drops.Load()
 	l.mu.Lock()
-	for i := first; i < first+n; {
-		if l.have.has(i) {
-			i++
+	err := d.put(l, f)
+	l.mu.Unlock()
+	d.tight.Store(err != nil)
+	if err != nil {
+		d.makeRoom(drops, err)
+	}
+}
+
+// put writes pages to the file that are still not here; those without data take no room.
+// The caller holds the leaf's lock. Its error is the disk's.
+func (d *Device) put(l *leaf, f *filled) error {
+	fresh := func(i int64) bool { return f.buf != nil && f.data.has(i) && !l.have.has(i) }
+	end := f.first + f.n
+	for i := f.first; i < end; i++ {
+		from := i
+		for ; i < end && fresh(i); i++ {
+		}
+		if i == from {
+			l.have.set(i)
 			continue
 		}
-		from := i
-		for ; i < first+n && !l.have.has(i); i++ {
-		}
-		if buf != nil {
-			lo, hi := (from-first)*pageBytes, min((i-first)*pageBytes, int64(len(buf)))
-			if _, err := d.file.WriteAt(buf[lo:hi], off+lo); err != nil {
-				l.mu.Unlock()
-				return &fail.Error{Kind: fail.Full, Op: "write", Object: "cache of " + d.o.Description, Err: err, Hint: "make room where it lies, or name another place with --cache"}
-			}
+		lo, hi := (from-f.first)*pageBytes, min((i-f.first)*pageBytes, int64(len(f.buf)))
+		count := func(n int64) { l.clean.Add(int32(n)); d.pages.Add(n) }
+		count(i - from) // before they take room: whoever needs it waits for this leaf's lock
+		if _, err := d.file.WriteAt(f.buf[lo:hi], f.off+lo); err != nil {
+			_ = d.file.Punch(f.off+lo, hi-lo) // a part may have found some
+			count(from - i)
+			return err
 		}
 		for p := from; p < i; p++ {
 			l.have.set(p)
-			if data != nil && data.has(p) {
-				l.data.set(p)
-				d.pages.Add(1)
-			}
+			l.data.set(p)
+		}
+		if i < end {
+			l.have.set(i) // no data, or here before
 		}
 	}
-	l.mu.Unlock()
 	return nil
-}
-
-// drop gives room back while there is more than the cache may have, leaf by leaf, the
-// one used longest ago first.
-func (d *Device) drop() {
-	for d.pages.Load()*pageBytes > d.o.CacheBytes && !d.keep.Load() {
-		var victim *leaf
-		var number int64
-		d.mu.Lock()
-		for k, l := range d.leaves {
-			if l.mu.TryRLock() {
-				if l.pins.Load() == 0 && l.clean() > 0 && (victim == nil || l.used.Load() < victim.used.Load()) {
-					victim, number = l, k
-				}
-				l.mu.RUnlock()
-			}
-		}
-		d.mu.Unlock()
-		if victim == nil {
-			return
-		}
-		if !d.dropLeaf(number, victim) {
-			return
-		}
-	}
-}
-
-// dropLeaf reports whether it could: nobody must be at the leaf, and nothing must keep
-// what was read.
-func (d *Device) dropLeaf(k int64, l *leaf) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if d.keep.Load() || l.pins.Load() > 0 {
-		return false
-	}
-	for i := int64(0); i < leafPages; {
-		if !l.data.has(i) {
-			i++
-			continue
-		}
-		from := i
-		for ; i < leafPages && l.data.has(i); i++ {
-			l.data[i/64] &^= 1 << (i % 64)
-			l.have[i/64] &^= 1 << (i % 64)
-			d.pages.Add(-1)
-		}
-		_ = unix.Fallocate(int(d.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, k*extent.LeafBytes+from*pageBytes, (i-from)*pageBytes)
-	}
-	return true
 }
 
 // readAhead notices reads that go on where another ended, and fetches what comes next.
@@ -187,7 +165,7 @@ func (r *readAhead) saw(off, n int64) {
 			s.window = min(max(2*s.window, minWindow), maxWindow)
 			from, to := max(s.fetched, s.next), min(s.next+s.window, r.d.size)
 			// Half a window at a time, so that it runs before the reader.
-			if to-from >= s.window/2 && r.running < maxPrefetch && !r.closed && !r.d.stats.hydrated.Load() {
+			if to-from >= s.window/2 && r.running < maxPrefetch && !r.closed && !r.d.tight.Load() && !r.d.stats.hydrated.Load() {
 				s.fetched = to
 				r.running++
 				r.wg.Go(func() { r.fetch(from, to) })
@@ -203,7 +181,9 @@ func (r *readAhead) saw(off, n int64) {
 
 // fetch fills what is missing of a range. Its errors are the reader's to meet.
 func (r *readAhead) fetch(from, to int64) {
-	_ = byLeaf(from, to-from, func(k, off, n int64) error { return r.d.fillRange(r.d.ctx, k, off, n) })
+	_ = byLeaf(from, to-from, func(k, off, n int64) error {
+		return r.d.fillRange(r.d.ctx, k, off, n, func(l *leaf, f *filled) error { r.d.offer(l, f); return nil })
+	})
 	r.mu.Lock()
 	r.running--
 	r.mu.Unlock()
@@ -216,11 +196,15 @@ func (r *readAhead) wait() {
 	r.wg.Wait()
 }
 
-// fillRange fills what is missing of a part of a leaf.
-func (d *Device) fillRange(ctx context.Context, k, off, n int64) error {
-	l, base := d.leaf(k), k*extent.LeafBytes
-	defer d.drop()
-	defer l.pins.Add(-1)
+// fillRange fetches what is missing of a part of a leaf, and gives it to keep.
+func (d *Device) fillRange(ctx context.Context, k, off, n int64, keep func(*leaf, *filled) error) error {
+	l, err := d.leaf(k)
+	if err != nil {
+		return err
+	}
+	defer func() { d.dropTo(d.o.CacheBytes) }()
+	defer d.release(l)
+	base := k * extent.LeafBytes
 	from, to := (off-base)/pageBytes, (off-base+n+pageBytes-1)/pageBytes
 	for {
 		l.mu.RLock()
@@ -230,7 +214,11 @@ func (d *Device) fillRange(ctx context.Context, k, off, n int64) error {
 			return nil
 		}
 		n = min(n, fillBytes/pageBytes)
-		if err := d.fill(ctx, k, l, first, n); err != nil {
+		f, err := d.fetch(ctx, l, first, n)
+		if err == nil {
+			err = keep(l, f)
+		}
+		if err != nil {
 			return err
 		}
 		from = first + n

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/replicator/extent"
 	"github.com/pollux-dr/pollux/replicator/logtest"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -68,20 +67,25 @@ func TestLivelockSmallWrite(t *testing.T) {
 	}
 }
 
-// drop has chosen a leaf when hydration begins.
+// dropTo has chosen a leaf when hydration begins.
 func TestDropHydrate(t *testing.T) {
 	d, want := dense(t, 1<<30, 2<<20)
 	if err := d.ReadAt(t.Context(), make([]byte, 4096), 0); err != nil {
 		t.Fatal(err)
 	}
-	victim := d.leaf(0) // drop(): over the limit, keep not set yet: this is the victim
+	victim, err := d.leaf(0) // dropTo: over the limit, keep not set yet: this is the victim
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := d.Hydrate(t.Context(), twin.Run{}); err != nil {
 		t.Fatal(err)
 	}
-	d.dropLeaf(0, victim) // drop() goes on
+	victim.mu.Lock()
+	d.dropPages(victim) // dropTo goes on
+	victim.mu.Unlock()
+	d.release(victim)
 	got := make([]byte, 4096)
 	if err := d.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, want[:4096]) {
 		t.Errorf("wrong bytes after hydration: %d, want %d, %v", got[0], want[0], err)
 	}
-	_ = extent.LeafBytes
 }

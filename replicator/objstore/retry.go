@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -23,6 +25,11 @@ type Policy struct {
 	// fail.Retry. A daemon may add Denied and Full, which an operator mends
 	// while it runs.
 	Retryable func(err error) bool
+	// Patience, if set, says how long an operation is tried without progress: at least
+	// three times, and until that has passed since it began, or last gave something.
+	// reached: the store has answered anything since it was opened. Below 0 is for ever,
+	// and so is no Patience.
+	Patience func(reached bool) time.Duration
 	// Notify, if set, hears of every error that is going to be retried.
 	Notify func(err error)
 	// Clock and Rand (in [0, 1)) are for tests; nil is the real ones.
@@ -30,13 +37,14 @@ type Policy struct {
 	Rand  func() float64
 }
 
-// Clock waits.
+// Clock tells the time and waits.
 type Clock interface {
+	Now() time.Time
 	// Sleep returns nil after d, or the context's error when that ends before.
 	Sleep(ctx context.Context, d time.Duration) error
 }
 
-// WithRetry repeats what fails with a passing fault until it works or the
+// WithRetry repeats what fails with a passing fault until it works, patience or the
 // context ends; the last error is then part of the error, of kind fail.Retry.
 // A Create that meets its own object succeeds: only the reply had been lost, or
 // something on the way sent the request twice. All bytes of the object are compared.
@@ -72,6 +80,8 @@ func WithRetry(s Store, p Policy) Store {
 
 type realClock struct{}
 
+func (realClock) Now() time.Time { return clock.Now() }
+
 func (realClock) Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -85,18 +95,54 @@ func (realClock) Sleep(ctx context.Context, d time.Duration) error {
 
 type retrying struct {
 	Store
-	p Policy
+	p       Policy
+	reached atomic.Bool
+}
+
+// leastTries is how often an operation is tried, however short the patience is.
+const leastTries = 3
+
+// patience is what is left of it for one operation.
+type patience struct {
+	since time.Time
+	tries int
+}
+
+// progress begins it anew.
+func (r *retrying) progress(w *patience) { *w = patience{since: r.p.Clock.Now()} }
+
+// over returns the error of an operation that has been tried for long enough.
+func (r *retrying) over(w *patience) error {
+	w.tries++
+	if r.p.Patience == nil || w.tries < leastTries {
+		return nil
+	}
+	limit := r.p.Patience(r.reached.Load())
+	if limit < 0 || r.p.Clock.Now().Sub(w.since) < limit {
+		return nil
+	}
+	return fmt.Errorf("no progress within %v", limit)
 }
 
 // do calls f until it succeeds or fails for good.
 func (r *retrying) do(ctx context.Context, op, name string, f func() error) error {
+	var w patience
+	r.progress(&w)
+	return r.doFor(ctx, &w, op, name, f)
+}
+
+func (r *retrying) doFor(ctx context.Context, w *patience, op, name string, f func() error) error {
 	wait := r.p.MinBackoff
 	for {
 		err := f()
 		if err == nil || !r.p.Retryable(err) {
+			r.reached.Store(true)
 			return err
 		}
 		ended := ctx.Err()
+		if ended == nil {
+			ended = r.over(w)
+		}
 		if ended == nil {
 			r.p.Notify(err)
 			ended = r.p.Clock.Sleep(ctx, wait-time.Duration(float64(wait)*r.p.Jitter*r.p.Rand()))
@@ -156,9 +202,12 @@ func (r *retrying) Size(ctx context.Context, name string) (n int64, err error) {
 // List goes on where it was interrupted, so fn sees each name once.
 func (r *retrying) List(ctx context.Context, prefix, after string, fn func(Info) error) error {
 	var failed error // fn's, which is the caller's business and never repeated
-	err := r.do(ctx, "list objects", prefix, func() error {
+	var w patience
+	r.progress(&w)
+	err := r.doFor(ctx, &w, "list objects", prefix, func() error {
 		err := r.Store.List(ctx, prefix, after, func(i Info) error {
 			after = i.Name
+			r.progress(&w)
 			failed = fn(i)
 			return failed
 		})

@@ -23,12 +23,16 @@ func openMem(t *testing.T) objstore.Store {
 
 // clock records what it is asked to sleep, and ends the context after max sleeps.
 type clock struct {
+	now    time.Time
 	slept  []time.Duration
 	max    int
 	cancel context.CancelFunc
 }
 
+func (c *clock) Now() time.Time { return c.now }
+
 func (c *clock) Sleep(ctx context.Context, d time.Duration) error {
+	c.now = c.now.Add(d)
 	if c.slept = append(c.slept, d); len(c.slept) == c.max {
 		c.cancel()
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -18,6 +19,7 @@ type span struct {
 	lo, hi   int64
 	plain    int64 // bytes of its blocks, decompressed
 	blocks   []extent.Block
+	reread   bool
 }
 
 // maxSpanPlain bounds what a span decompresses to: data can shrink a hundredfold.
@@ -41,17 +43,34 @@ func (s *span) add(b extent.Block, maxBytes, maxGap int64) bool {
 }
 
 // fetch reads a span's bytes.
-func (l *Log) fetch(ctx context.Context, s *span, buf []byte) ([]byte, error) {
-	b, err := l.store.Read(ctx, ObjectName(s.position), s.lo, s.hi-s.lo, buf)
-	if err == nil && int64(len(b)) < s.hi-s.lo {
-		err = l.damaged(s.position, "object cut short at byte %d", s.lo+int64(len(b)))
-	}
+func (l *Log) fetch(ctx context.Context, s *span, buf []byte) (b []byte, err error) {
+	err = objstore.Reread(func() error {
+		b, err = l.store.Read(ctx, ObjectName(s.position), s.lo, s.hi-s.lo, buf)
+		if err == nil && int64(len(b)) < s.hi-s.lo {
+			err = l.damaged(s.position, "object cut short at byte %d", s.lo+int64(len(b)))
+		}
+		return err
+	})
 	return b, err
 }
 
 // open decompresses a block of a fetched span into dst, which is as long as its plain
-// bytes, and checks it.
-func (l *Log) open(s *span, raw []byte, b *extent.Block, dst []byte) error {
+// bytes, and checks it. A span of which a block is damaged is read once more.
+func (l *Log) open(ctx context.Context, s *span, raw []byte, b *extent.Block, dst []byte) error {
+	err := l.openNow(s, raw, b, dst)
+	if err == nil || s.reread {
+		return err
+	}
+	s.reread = true
+	again, err := l.fetch(ctx, s, nil)
+	if err != nil {
+		return err
+	}
+	copy(raw, again)
+	return l.openNow(s, raw, b, dst)
+}
+
+func (l *Log) openNow(s *span, raw []byte, b *extent.Block, dst []byte) error {
 	if err := change.Decompress(b.Codec, dst, raw[int64(b.Offset)-s.lo:][:b.StoredBytes]); err != nil {
 		return l.damaged(s.position, "block at byte %d does not decompress: %v", b.Offset, err)
 	}
@@ -88,7 +107,7 @@ func (m *Image) Blocks(ctx context.Context, blocks []extent.Block, fn func(b *ex
 			for i := range s.blocks {
 				b := &s.blocks[i]
 				plain := make([]byte, b.PlainBytes)
-				if err := l.open(&s, raw, b, plain); err != nil {
+				if err := l.open(ctx, &s, raw, b, plain); err != nil {
 					return err
 				}
 				if err := fn(b, plain); err != nil {

@@ -212,11 +212,16 @@ func (l *Log) replay(ctx context.Context) error {
 		if hi == 0 {
 			return nil
 		}
-		b, err := l.store.Read(ctx, uploader.ObjectName(x.Position), lo, hi-lo, nil)
-		if err == nil && int64(len(b)) < hi-lo {
-			err = l.damaged(x.Position, "object cut short at byte %d", lo+int64(len(b)))
-		}
-		bodies[i], errs[i] = b, err
+		errs[i] = objstore.Reread(func() error {
+			b, err := l.store.Read(ctx, uploader.ObjectName(x.Position), lo, hi-lo, nil)
+			if err == nil && int64(len(b)) < hi-lo {
+				err = l.damaged(x.Position, "object cut short at byte %d", lo+int64(len(b)))
+			}
+			if bodies[i] = b; err == nil {
+				err = fail.At("replay", l.at(x.Position), checkCommands(x, b))
+			}
+			return err
+		})
 		return ctx.Err()
 	})
 	if err != nil {
@@ -231,6 +236,19 @@ func (l *Log) replay(ctx context.Context) error {
 			l.stop(x.Position, err)
 			l.Objects = l.Objects[:i]
 			return nil
+		}
+	}
+	return nil
+}
+
+// checkCommands checks the commands of an object, of which bodies begins with the first.
+func checkCommands(x *segment.Index, bodies []byte) error {
+	lo, _ := bytesOf(x, isCommand)
+	for k := range x.Entries {
+		if e := &x.Entries[k]; isCommand(e) {
+			if _, _, err := x.Command(bodies[e.Offset-lo:][:e.Bytes], k); fail.Is(err, fail.Damaged) {
+				return err
+			}
 		}
 	}
 	return nil

@@ -81,6 +81,26 @@ func (m *moves) index(ctx context.Context, p *catalog.Pack) (*pack.Index, error)
 		return e.Value.(*pack.Index), nil
 	}
 	m.mu.Unlock()
+	var x *pack.Index
+	err := objstore.Reread(func() (err error) {
+		x, err = m.read(ctx, p)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cache[p.Number] == nil {
+		m.cache[p.Number] = m.order.PushFront(x)
+	}
+	for m.order.Len() > keptPacks {
+		delete(m.cache, m.order.Remove(m.order.Back()).(*pack.Index).Number)
+	}
+	return x, nil
+}
+
+func (m *moves) read(ctx context.Context, p *catalog.Pack) (*pack.Index, error) {
 	name := pack.Name(p.Number)
 	tail, err := m.store.Read(ctx, name, -packTailBytes, -1, nil)
 	if err != nil {
@@ -96,18 +116,7 @@ func (m *moves) index(ctx context.Context, p *catalog.Pack) (*pack.Index, error)
 	if err == nil {
 		x, err = pack.Parse(tail, p.Bytes, p.Number)
 	}
-	if err != nil {
-		return nil, fail.At("read", m.store.URL()+"/"+name, err)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.cache[p.Number] == nil {
-		m.cache[p.Number] = m.order.PushFront(x)
-	}
-	for m.order.Len() > keptPacks {
-		delete(m.cache, m.order.Remove(m.order.Back()).(*pack.Index).Number)
-	}
-	return x, nil
+	return x, fail.At("read", m.store.URL()+"/"+name, err)
 }
 
 // Moved puts extents to where garbage collection moved their blocks.

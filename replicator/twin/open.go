@@ -236,9 +236,11 @@ func (l *Log) document(ctx context.Context, x *segment.Index, kind state.Kind, v
 		return l.damaged(x.Position, "%v with %d entries", x.Type, len(x.Entries))
 	}
 	e := &x.Entries[0]
-	b, err := l.store.Read(ctx, uploader.ObjectName(x.Position), e.Offset, int64(e.Bytes), nil)
-	if err != nil {
-		return err
-	}
-	return fail.At("read", l.at(x.Position), state.Decode(b, kind, v))
+	return objstore.Reread(func() error {
+		b, err := l.store.Read(ctx, uploader.ObjectName(x.Position), e.Offset, int64(e.Bytes), nil)
+		if err != nil {
+			return err
+		}
+		return fail.At("read", l.at(x.Position), state.Decode(b, kind, v))
+	})
 }

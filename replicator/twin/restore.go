@@ -197,7 +197,7 @@ func (w *worker) do(ctx context.Context, j *job) error {
 	at := int64(0)
 	for i := range j.blocks {
 		b := &j.blocks[i]
-		if err := l.open(&j.span, raw, b, plain[at:at+int64(b.PlainBytes)]); err != nil {
+		if err := l.open(ctx, &j.span, raw, b, plain[at:at+int64(b.PlainBytes)]); err != nil {
 			return err
 		}
 		starts[i] = at

@@ -8,6 +8,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -96,13 +97,16 @@ func (u *Uploader) checkFormat(ctx context.Context, x *segment.Index) error {
 		return fail.New(fail.Damaged, "claim", object, "position 0 is not the log's identity")
 	}
 	e := &x.Entries[0]
-	b, err := u.o.Store.Read(ctx, ObjectName(0), e.Offset, int64(e.Bytes), nil)
+	var there state.Identity
+	err := objstore.Reread(func() error {
+		b, err := u.o.Store.Read(ctx, ObjectName(0), e.Offset, int64(e.Bytes), nil)
+		if err != nil {
+			return err
+		}
+		return fail.At("claim", object, state.Decode(b, state.KindIdentity, &there))
+	})
 	if err != nil {
 		return err
-	}
-	var there state.Identity
-	if err := state.Decode(b, state.KindIdentity, &there); err != nil {
-		return fail.At("claim", object, err)
 	}
 	if there.Format != state.FormatVersion {
 		return fail.New(fail.Unsupported, "claim", object, fmt.Sprintf("format %d; this build writes %d", there.Format, state.FormatVersion)).

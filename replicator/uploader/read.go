@@ -23,7 +23,15 @@ func ReadIndex(ctx context.Context, s objstore.Store, position uint64) (*segment
 }
 
 // ReadIndexSized is ReadIndex of an object whose size is known, from a list.
-func ReadIndexSized(ctx context.Context, s objstore.Store, position uint64, size int64) (*segment.Index, error) {
+func ReadIndexSized(ctx context.Context, s objstore.Store, position uint64, size int64) (x *segment.Index, err error) {
+	err = objstore.Reread(func() error {
+		x, err = readIndex(ctx, s, position, size)
+		return err
+	})
+	return x, err
+}
+
+func readIndex(ctx context.Context, s objstore.Store, position uint64, size int64) (*segment.Index, error) {
 	name := ObjectName(position)
 	at := func(err error) error { return fail.At("read", s.URL()+"/"+name, err) }
 	tail, err := s.Read(ctx, name, -tailGuessBytes, -1, nil)
