@@ -276,7 +276,7 @@ func TestUnreachableStore(t *testing.T) {
 	o = s.polluxWith(append(s.environ(), srv.Env()...), "volume", "ls", "--store", "s3://remote/p", "--endpoint", srv.Endpoint)
 	wantLast(t, "empty prefix", o, fail.NotFound, "s3://remote/p")
 	o = s.polluxWith(s.environ(), "volume", "ls", "--store", "s3://remote/p", "--endpoint", srv.Endpoint, "--credentials-file", "/nonexistent")
-	wantLast(t, "credentials file", o, fail.Denied, "/nonexistent")
+	wantLast(t, "credentials file", o, fail.NotFound, "/nonexistent")
 }
 
 // wantLast is wantError for verbs that say meanwhile that they try again.

@@ -26,6 +26,8 @@ const (
 	headBytes = 16
 	// MaxBytes bounds a catalog's JSON. What it takes in memory is a few times as much.
 	MaxBytes = 256 << 20
+	// smallBytes of JSON are taken however they shrink, and whatever they hold.
+	smallBytes = 16 << 20
 	// maxRatio bounds what the JSON can shrink to, minValueBytes the shortest object in
 	// it on the average: what is beyond was made to fill memory.
 	maxRatio      = 250
@@ -62,7 +64,7 @@ func Decode(b []byte) (*Catalog, error) {
 	}
 	le := binary.LittleEndian
 	n := le.Uint32(b[8:])
-	if n > MaxBytes || int64(n) > maxRatio*int64(len(b)) {
+	if n > MaxBytes || n > smallBytes && int64(n) > maxRatio*int64(len(b)) {
 		return bad(8, "%d bytes", n)
 	}
 	js := make([]byte, n)
@@ -75,7 +77,7 @@ func Decode(b []byte) (*Catalog, error) {
 	if v := le.Uint16(b[4:]); v != Version {
 		return nil, fail.New(fail.Unsupported, "decode catalog", "", fmt.Sprintf("version %d; this build reads %d", v, Version)).WithHint("use a pollux version that knows this format")
 	}
-	if most := len(js)/minValueBytes + 64; bytes.Count(js, []byte("{")) > most || bytes.Count(js, []byte("null")) > most {
+	if most := max(len(js), smallBytes)/minValueBytes + 64; bytes.Count(js, []byte("{")) > most || bytes.Count(js, []byte("null")) > most {
 		return bad(headBytes, "%d bytes for more than %d values", n, most)
 	}
 	c := &Catalog{}

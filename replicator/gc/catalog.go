@@ -89,6 +89,11 @@ func Catalog(ctx context.Context, s objstore.Store, o Options) (Cataloged, error
 // is: what only the one that cannot be read refers to would be taken for garbage.
 func fit(s objstore.Store, l *twin.Log) error {
 	err := l.Damage
+	for _, broken := range l.Broken { // what lies behind it would be taken for garbage
+		if err == nil {
+			err = broken
+		}
+	}
 	if err == nil && !twin.IsBranch(l.CatalogDamage) {
 		err = l.CatalogDamage
 	}

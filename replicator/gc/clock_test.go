@@ -111,6 +111,31 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
+// TestClockDips: the journal's clock is a year behind for a moment. No hour's or day's
+// point goes because of it.
+func TestClockDips(t *testing.T) {
+	drops := func(dip time.Duration) int {
+		l := retained(t, false)
+		for range 20 {
+			l.Random(l.r, 10)
+			l.horizon()
+			l.collect()
+		}
+		if dip > 0 {
+			l.Clock, l.Skew = l.Clock.Add(-dip), dip
+			l.Random(l.r, 1)
+			l.catalog()
+			l.Clock, l.Skew = l.Clock.Add(dip), 0
+		}
+		l.Random(l.r, 10)
+		l.horizon()
+		return len(l.collect().Dropped)
+	}
+	if n := drops(365 * 24 * time.Hour); n > 2 {
+		t.Errorf("%d points are dropped, %d without the dip", n, drops(0))
+	}
+}
+
 // TestNoHorizonNoLoss: without a horizon by LSN in the log, nothing is dropped.
 func TestNoHorizonNoLoss(t *testing.T) {
 	l := retained(t, false)

@@ -304,7 +304,7 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 		}
 		since := now
 		if was, ok := c.Dead[name]; ok {
-			since = was
+			since = earlier(was, now) // a clock that was ahead then holds nothing for long
 		}
 		dead[name] = since
 	}

@@ -105,13 +105,19 @@ func (p *pruner) keep(id change.StreamID, s *catalog.Stream, g *state.Group) (ke
 	return kept, base
 }
 
-// taken is when the journal had each of a stream's points: none later than those behind
-// it, so that a clock that was ahead for a while makes nothing young.
+// taken is when the journal had each of a stream's points. Where its clock was ahead of
+// the present, the next point says so; where it went back, the points before count: what
+// clocks contradict each other about is younger rather than older.
 func (p *pruner) taken(points []catalog.Kept) []time.Time {
 	out, next := make([]time.Time, len(points)), p.now
 	for i := len(points) - 1; i >= 0; i-- {
-		next = earlier(points[i].Taken(), next)
+		if t := points[i].Taken(); !t.After(p.now) {
+			next = t
+		}
 		out[i] = next
+	}
+	for i := 1; i < len(out); i++ {
+		out[i] = later(out[i], out[i-1])
 	}
 	return out
 }

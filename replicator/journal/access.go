@@ -98,7 +98,10 @@ func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 			(j.owns(p.Name, c.Group) || j.invited(p.Name, c.Group))
 	case state.KindVolumeReady, state.KindVolumeRemove:
 		v := st.Volumes[c.Name]
-		ok = v == nil || v.Agent == p.Name
+		if v == nil { // nothing to put into Raft's log for
+			return fail.New(fail.NotFound, kind.String(), "volume "+c.Name, "no such volume")
+		}
+		ok = v.Agent == p.Name
 	case state.KindAudit:
 		ok = c.Host == p.Name // who it was is that host's word
 	case state.KindMarkBegin, state.KindMarkVoid:

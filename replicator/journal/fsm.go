@@ -60,6 +60,8 @@ type fsm struct {
 	changed func() // after every batch
 	fatal   func(error)
 	log     *slog.Logger
+
+	beforeApply func(l *raft.Log) // a test's, else nil
 }
 
 // result is what Apply returns to the proposer.
@@ -97,10 +99,12 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 
 // applyAll applies entries to the mirrors and to b. One that panics may have done a
 // part of what it does, so nothing of the batch counts: the mirrors are read from
-// Pebble again, and the batch begins anew with that entry refused. All members run
-// the same code on the same state, and so all refuse it.
+// Pebble again, and the batch begins anew. If it was a mirror's fault, this member's
+// alone, that mends it; one that panics once more is refused: all members run the same
+// code on the same state, and so all refuse it.
 func (f *fsm) applyAll(b *pebble.Batch, logs []*raft.Log) ([]any, error) {
 	var refused map[uint64]error
+	again := uint64(0) // the entry that is tried once more
 	for {
 		out, at, poison := f.tryAll(b, logs, refused)
 		if poison == nil {
@@ -109,7 +113,10 @@ func (f *fsm) applyAll(b *pebble.Batch, logs []*raft.Log) ([]any, error) {
 		if refused == nil {
 			refused = map[uint64]error{}
 		}
-		refused[at] = poison
+		if at == again {
+			refused[at] = poison
+		}
+		again = at
 		b.Reset()
 		if err := f.load(); err != nil {
 			return out, err
@@ -157,6 +164,9 @@ func (f *fsm) applySafely(b *pebble.Batch, l *raft.Log) (r result, poison error)
 				"stack", string(debug.Stack()))
 		}
 	}()
+	if f.beforeApply != nil {
+		f.beforeApply(l)
+	}
 	return f.applyOne(b, l), nil
 }
 

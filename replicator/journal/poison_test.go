@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/raft"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -15,25 +16,34 @@ import (
 	"github.com/pollux-dr/pollux/transport"
 )
 
-// TestPoison: an entry that panics when it is applied is refused by every member, is
+// volumeOf is a command of a volume in the test's group.
+func (c *clusterTest) volumeOf(name string) state.Volume {
+	return state.Volume{Name: name, Group: "g", Stream: c.stream, Agent: "a", SizeBytes: 4096, Backing: "/" + name}
+}
+
+// TestPoison: an entry that panics whenever it is applied is refused by every member, is
 // in the audit, leaves nothing behind, and the journal goes on.
 func TestPoison(t *testing.T) {
 	c := newClusterTest(t, 3)
 	c.form()
 	c.write(2)
-	for _, j := range c.members { // no command does that: it stands for a fault that nobody has found
-		c.await("the group", func() bool { return j.Point(c.stream) == c.at })
+	poison := state.Encode(state.KindVolumeCreate, c.volumeOf("poison"))
+	for _, j := range c.members { // no command panics: this one stands for a fault that nobody has found
 		j.fsm.mu.Lock()
-		j.fsm.state.Volumes["broken"] = nil
+		j.fsm.beforeApply = func(l *raft.Log) {
+			if bytes.HasSuffix(l.Data, poison) {
+				j.fsm.state.Volumes["half"] = &state.Volume{Name: "half"}
+				panic("poison")
+			}
+		}
 		j.fsm.mu.Unlock()
 	}
-	v := state.Volume{Name: "v", Group: "g", Stream: c.stream, Agent: "a", SizeBytes: 4096, Backing: "/v"}
-	if _, err := c.leader().Propose(state.KindVolumeCreate, v); !fail.Is(err, fail.Internal) {
+	if _, err := c.leader().Propose(state.KindVolumeCreate, c.volumeOf("poison")); !fail.Is(err, fail.Internal) {
 		t.Fatalf("the poisoned command: %v", err)
 	}
 	c.write(3)
-	if _, err := c.leader().Propose(state.KindVolumeCreate, v); err != nil {
-		t.Errorf("the same command in a state that takes it: %v", err)
+	if _, err := c.leader().Propose(state.KindVolumeCreate, c.volumeOf("v")); err != nil {
+		t.Errorf("another one: %v", err)
 	}
 	c.equal()
 	for i, j := range c.members {
@@ -41,7 +51,7 @@ func TestPoison(t *testing.T) {
 			if a := s.Audits[1]; len(s.Audits) != 1 || a.Verb != "volume-create" || a.Who != "journal" || a.Time.IsZero() {
 				t.Errorf("member %d has audits %+v", i, s.Audits)
 			}
-			if _, there := s.Volumes["broken"]; there || s.Volumes["v"] == nil {
+			if len(s.Volumes) != 1 || s.Volumes["v"] == nil {
 				t.Errorf("member %d has volumes %v", i, s.Volumes)
 			}
 		})
@@ -51,6 +61,29 @@ func TestPoison(t *testing.T) {
 	c.start(i)
 	c.write(1)
 	c.equal()
+}
+
+// TestMirrorHeals: a fault of one member's memory alone makes that member read its state
+// again, and apply what the others applied.
+func TestMirrorHeals(t *testing.T) {
+	c := newClusterTest(t, 3)
+	c.form()
+	c.write(2)
+	ill := c.members[(c.index(c.leader())+1)%3]
+	c.await("the group", func() bool { return ill.Point(c.stream) == c.at })
+	ill.fsm.mu.Lock()
+	ill.fsm.state.Volumes["broken"] = nil
+	ill.fsm.mu.Unlock()
+	if _, err := c.leader().Propose(state.KindVolumeCreate, c.volumeOf("v")); err != nil {
+		t.Fatal(err)
+	}
+	c.write(1)
+	c.equal()
+	ill.View(func(s *state.State) {
+		if len(s.Audits) != 0 || len(s.Volumes) != 1 || s.Volumes["v"] == nil {
+			t.Errorf("audits %v, volumes %v", s.Audits, s.Volumes)
+		}
+	})
 }
 
 // frameOf is a frame of one write that follows a point.

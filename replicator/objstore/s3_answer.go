@@ -50,14 +50,14 @@ func checkAnswer(r *http.Request, resp *http.Response) error {
 		return &answerError{fmt.Sprintf("answered %s with ", resp.Status) + fmt.Sprintf(format, args...)}
 	}
 	typ, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if typ == "text/html" {
-		return strange("a page of HTML")
-	}
-	if r.Method == http.MethodPut || r.Method == http.MethodDelete {
+	if r.Method == http.MethodPut || r.Method == http.MethodDelete { // whose empty answer may be of any type
 		if n, _ := io.CopyN(io.Discard, resp.Body, 1); n > 0 {
 			return strange("a body where none belongs")
 		}
 		return nil
+	}
+	if typ == "text/html" {
+		return strange("a page of HTML")
 	}
 	if root := documentOf(r); root != "" {
 		return checkDocument(resp, root, strange)

@@ -38,6 +38,9 @@ var commands = map[Kind]command{
 	KindStreamHorizon:  many((*StreamHorizon).check, (*State).moveStreamHorizon),
 }
 
+// maxUnknown is what a command may hold beside twice what this release knows of it.
+const maxUnknown = 4 << 10
+
 // many makes the command of type T from its check and from what changes the state by
 // it and names the keys of what changed.
 func many[T any](check func(*T) error, do func(*State, *T) ([]string, error)) command {
@@ -50,6 +53,9 @@ func many[T any](check func(*T) error, do func(*State, *T) ([]string, error)) co
 			v, err := decode(body)
 			if err == nil {
 				err = check(v)
+			}
+			if most := 2*len(encode(v)) + maxUnknown; err == nil && len(body) > most {
+				err = invalid("%d bytes, of which %d are known", len(body), len(encode(v)))
 			}
 			return err
 		},

@@ -2,6 +2,7 @@ package state
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,12 +44,12 @@ func TestCheck(t *testing.T) {
 		"bookmark of a mark":         {KindBookmarkAdd, Bookmark{Name: "b", Group: "g", Stream: id, LSN: 1, Points: map[change.StreamID]uint64{id: 1}}},
 		"lease of nobody":            {KindLease, LeaseGrant{Stream: id}},
 		"audit with a number":        {KindAudit, Audit{Number: 7}},
-		"audit that forges a row":    {KindAudit, Audit{Who: "a\n2026-11-28 operator/kim"}},
 		"gap backwards":              {KindResyncBegin, ResyncBegin{Stream: id, Lease: lease}},
 		"gap to the end of all LSNs": {KindResyncBegin, ResyncBegin{Stream: id, Lease: lease, Gap: Gap{To: change.Point{LSN: 1<<64 - 1}}}},
 		"end at LSN 0":               {KindResyncEnd, ResyncEnd{Stream: id, Lease: lease}},
 		"mark without an id":         {KindMarkBegin, MarkBegin{Name: "b", Group: "g", LimitSeconds: 1}},
-		"mark void by a forged row":  {KindMarkVoid, MarkStep{ID: id, Group: "g", Why: "no\nyes"}},
+		"mark void by a book":        {KindMarkVoid, MarkStep{ID: id, Group: "g", Why: strings.Repeat("x", maxText+1)}},
+		"what is mostly unknown":     {KindVolumeRemove, map[string]string{"name": "v", "x": strings.Repeat("x", 2*maxUnknown)}},
 		"horizon after all":          {KindHorizon, Horizon{Groups: map[string]time.Time{"g": farFuture.AddDate(1, 0, 0)}}},
 		"what is no command":         {KindFence, Fence{}},
 		"a kind of a later release":  {Kind(999), struct{}{}},
@@ -81,6 +82,15 @@ func TestCreateStream(t *testing.T) {
 	}
 	if v := s.Volumes["v"]; v.Ready || v.FirstLSN != 0 || v.Removed || !s.Groups["g"].Horizon.IsZero() {
 		t.Errorf("volume %+v, horizon %v", v, s.Groups["g"].Horizon)
+	}
+}
+
+// TestForgedTexts: texts of peers are one printable line in the state.
+func TestForgedTexts(t *testing.T) {
+	s := example(t)
+	must(t, s, KindAudit, Audit{Who: "a\n2026-11-28 operator/kim", Verb: "x\x1b[2J", Outcome: "hook failed:\nline 2"})
+	if a := s.Audits[s.AuditCount()%KeptAudits]; strings.ContainsAny(a.Who+a.Verb+a.Outcome, "\n\x1b") {
+		t.Errorf("%+v", a)
 	}
 }
 

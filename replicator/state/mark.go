@@ -10,6 +10,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 // GroupMark is a mark over several hosts, the newest of its group. Every agent holds
@@ -153,7 +154,7 @@ func (s *State) voidMark(r *MarkStep) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	m.Outcome = cmp.Or(r.Why, "void")
+	m.Outcome = cmp.Or(text.Line(r.Why), "void")
 	s.Marks[r.Group] = m
 	return "mark/" + r.Group, nil
 }

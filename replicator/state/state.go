@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 // State is the control state. Its methods are for one goroutine at a time.
@@ -171,12 +173,20 @@ func (a *Audit) checkSize() error {
 	return nil
 }
 
+// maxRequestValues bounds what the request of an audit entry holds: a catalog has to be
+// able to carry all entries.
+const maxRequestValues = 128
+
 // AuditCount is how many entries the audit has had.
 func (s *State) AuditCount() uint64 { return s.audits }
 
 func (s *State) addAudit(a *Audit) (string, error) {
 	if err := a.checkSize(); err != nil {
 		return "", err
+	}
+	a.Who, a.Host, a.Verb, a.Outcome = text.Line(a.Who), text.Line(a.Host), text.Line(a.Verb), text.Line(a.Outcome)
+	if n := bytes.Count(a.Request, []byte("{")) + bytes.Count(a.Request, []byte("null")); n > maxRequestValues {
+		a.Request = json.RawMessage(strconv.Quote(fmt.Sprintf("%d values", n)))
 	}
 	s.audits++
 	a.Number = s.audits

@@ -21,7 +21,7 @@ const clockTolerance = time.Minute
 // clocks refuses a time for which the two clocks name different points because the
 // agent's was ahead, and notes where what was found was written down late.
 func (q *query) clocks(t time.Time) error {
-	taken, err := q.l.takenAt(q.ctx, q.v.Stream, t)
+	taken, err := q.l.takenAt(q.ctx, q.v.Stream, t, q.now)
 	if err != nil || taken.Written == 0 {
 		return err
 	}
@@ -40,13 +40,24 @@ func (q *query) clocks(t time.Time) error {
 }
 
 // takenAt is the newest point of a stream that the journal had written down by t, by its
-// clock; without Written where that is not known.
-func (l *Log) takenAt(ctx context.Context, id change.StreamID, t time.Time) (at catalog.At, err error) {
-	w := l
-	if l.Catalog != nil && !l.takenBy(id, t) {
-		mark := -1
+// clock; without Written where that is not known. Of times beyond now its clock was ahead;
+// where it went back, what was written before still counts.
+func (l *Log) takenAt(ctx context.Context, id change.StreamID, t, now time.Time) (at catalog.At, err error) {
+	newest := int64(0)
+	by := func(written int64) bool { // reports whether it was written down by t
+		if written != 0 && written <= now.UnixNano() {
+			newest = max(newest, written)
+		}
+		return newest <= t.UnixNano()
+	}
+	w, mark := l, -1
+	if l.Catalog != nil {
 		for i := range l.Catalog.Marks {
-			if p := l.Catalog.PointAt(i, id); p.Written != 0 && p.Written <= t.UnixNano() {
+			p := l.Catalog.PointAt(i, id)
+			if !by(p.Written) {
+				break
+			}
+			if p.Written != 0 && p.Written <= now.UnixNano() {
 				mark, at = i, p
 			}
 		}
@@ -56,19 +67,16 @@ func (l *Log) takenAt(ctx context.Context, id change.StreamID, t time.Time) (at 
 		if w, err = l.view(ctx, mark); err != nil {
 			return at, err
 		}
-	} else if l.Catalog != nil {
-		at = l.start(id)
+		newest = at.Written
 	}
 	for _, f := range w.Frames[id] {
-		if e := f.entry(); f.Object.Time != 0 && f.Object.Time <= t.UnixNano() {
+		e := f.entry()
+		if !by(f.Object.Time) {
+			break
+		}
+		if f.Object.Time != 0 && f.Object.Time <= now.UnixNano() {
 			at = catalog.At{Point: change.Point{LSN: e.LastLSN, Hash: e.Hash}, Time: e.LastTime, Written: f.Object.Time}
 		}
 	}
 	return at, nil
-}
-
-// takenBy reports whether something behind the catalog was written down by t.
-func (l *Log) takenBy(id change.StreamID, t time.Time) bool {
-	f := l.Frames[id]
-	return len(f) > 0 && f[0].Object.Time != 0 && f[0].Object.Time <= t.UnixNano()
 }

@@ -56,6 +56,38 @@ func TestAmbiguousTimes(t *testing.T) {
 	}
 }
 
+// TestJournalClockDips: a journal's clock that was behind for one object makes no other
+// time ambiguous.
+func TestJournalClockDips(t *testing.T) {
+	s, err := objstore.Open(t.Context(), "file://"+t.TempDir(), objstore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := logtest.New(t, s)
+	h.Step = 10 * time.Second
+	h.Volume("v", 1<<20)
+	r := rand.New(rand.NewPCG(1, 2))
+	write := func(n int) {
+		for range n {
+			h.Random(r, 1)
+		}
+	}
+	write(60)
+	good, lsn := h.Clock, h.Point.LSN
+	write(60)
+	h.Clock, h.Skew = h.Clock.Add(-48*time.Hour), 48*time.Hour
+	write(1)
+	h.Clock, h.Skew = h.Clock.Add(48*time.Hour), 0
+	write(20)
+	l, err := Open(context.Background(), s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := l.Resolve(t.Context(), l.State.Volumes["v"], good.Format(time.RFC3339Nano), h.Clock); err != nil || p.LSN != lsn {
+		t.Errorf("%+v, %v, want LSN %d", p, err, lsn)
+	}
+}
+
 // TestLateTimes: what was written down long after the time that it has is noted.
 func TestLateTimes(t *testing.T) {
 	s, err := objstore.Open(t.Context(), "file://"+t.TempDir(), objstore.Options{})

@@ -214,6 +214,10 @@ func (l *Log) LastTime(ctx context.Context) (time.Time, error) {
 
 // Sound reports whether an LSN behind the catalog is a recovery point.
 func (l *Log) Sound(ctx context.Context, id change.StreamID, lsn uint64) bool {
+	if st := l.State.Streams[id]; st != nil && lsn <= st.Forgotten {
+		_, kept := l.keptAt(id, lsn)
+		return kept
+	}
 	_, _, exact, err := l.exact(ctx, id, lsn)
 	return err == nil && exact && l.resyncing(id, lsn) == nil
 }
