@@ -91,8 +91,9 @@ func docScript(t *testing.T, name, end string) string {
 
 // docGoesOn are the pages whose reader has just done what another page says, up to a line.
 var docGoesOn = map[string]struct{ page, end string }{
-	"docs/twin.md":    {"README.md", "**A host that is lost.**"},
-	"docs/control.md": {"README.md", "Any NBD client can use it"},
+	"docs/block-device.md": {"README.md", "**Going back.**"},
+	"docs/twin.md":         {"README.md", "**A host that is lost.**"},
+	"docs/control.md":      {"README.md", "Any NBD client can use it"},
 }
 
 // docMachine gives a page a machine of its own as far as it can notice: /tmp, shared
