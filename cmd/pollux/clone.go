@@ -131,7 +131,7 @@ func (f *cloneFlags) restorePoint(c *cobra.Command, source string, rep *cloneRep
 	if err != nil {
 		return err
 	}
-	j := &restoreJob{p, t}
+	j := &restoreJob{p, t, nil}
 	if err := t.refused(false); err != nil {
 		return err
 	}

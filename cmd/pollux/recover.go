@@ -278,7 +278,7 @@ func (r *recovery) takeOver(c *cobra.Command, find *transport.Finder) (map[chang
 	for i := range r.streams {
 		ids = append(ids, r.streams[i].ID)
 	}
-	for {
+	for asked := 1; ; asked++ {
 		conn, err := find.Dial(ctx)
 		if err == nil {
 			var taken map[change.StreamID]agent.Taken
@@ -295,7 +295,10 @@ func (r *recovery) takeOver(c *cobra.Command, find *transport.Finder) (map[chang
 		if !fail.Is(err, fail.Retry) || ctx.Err() != nil {
 			return nil, err
 		}
-		fmt.Fprintln(c.ErrOrStderr(), "pollux:", err)
+		if asked < len(r.conf.Journal.Addresses) {
+			continue // that a member does not lead is no news before all have been asked
+		}
+		fmt.Fprintln(c.ErrOrStderr(), "pollux: trying again:", err)
 		time.Sleep(time.Second)
 	}
 }

@@ -23,7 +23,7 @@ import (
 
 type restoreFlags struct {
 	store                  storeFlags
-	out, at                string
+	out, at, from          string
 	overwrite, yes, dryRun bool
 	resume, restart        bool
 	verify, json           bool
@@ -40,7 +40,9 @@ before it) or a bookmark's name; without --at it is the newest point. A group's 
 A new file is sparse and takes its name only when it is complete. What an
 interruption leaves (<file>.partial) is gone on from by the same command, also
 toward a newer point; --restart begins anew. --overwrite onto an image that an
-earlier restore made, and nobody wrote to since, fetches only what differs.`,
+earlier restore made, and nobody wrote to since, fetches only what differs; so does
+--from POINT onto a device that holds that point, as the volume's own does when
+POINT is a bookmark that was set since the last write.`,
 		Args: cobra.ExactArgs(1)}
 	f.store.add(c)
 	c.Flags().StringVarP(&f.out, "output", "o", "", "file or block device to write; for a group a directory (required)")
@@ -48,6 +50,8 @@ earlier restore made, and nobody wrote to since, fetches only what differs.`,
 	c.Flags().BoolVar(&f.overwrite, "overwrite", false, "write even where the target is in use or not empty")
 	c.Flags().BoolVar(&f.yes, "yes", false, "with --overwrite: do not ask")
 	c.Flags().BoolVar(&f.resume, "resume", false, "onto a device: go on from an interrupted restore; nobody must have written to it since")
+	c.Flags().Var(&pointFlag{at: &f.from}, "from",
+		"onto a device: it holds this point of the volume, and nobody has written to it since; fetch only what differs")
 	c.Flags().BoolVar(&f.restart, "restart", false, "do not go on from an interrupted restore, nor from an older image")
 	c.Flags().BoolVar(&f.verify, "verify", false, "read the target back at the end and compare it with the store")
 	c.Flags().Var(&f.limit, "limit", "read no more than this from the store each second, as in 50MiB (default: no limit)")
@@ -85,6 +89,10 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 	}
 	if err := hostdev.CheckImage("restore "+name+" to", "-o "+f.out, f.out); err != nil {
 		return err
+	}
+	if f.from != "" && (f.resume || f.restart) {
+		return fail.New(fail.Invalid, "restore", name, "--from beside --resume or --restart").
+			WithHint("a device holds a point, or half a restore to go on from, or nothing of use: name one of the three")
 	}
 	l, closeStore, err := openLog(c.Context(), &f.store, nil)
 	if err != nil {
@@ -141,6 +149,7 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 type restoreJob struct {
 	point  twin.Point
 	target *restoreTarget
+	from   *twin.Point // what the target holds, as the operator says; nil: nothing is said
 }
 
 // restoreJobs finds the volumes, their points and their targets.
@@ -185,7 +194,13 @@ func restoreJobs(c *cobra.Command, f *restoreFlags, l *twin.Log, name string) (j
 		if p.Note != "" {
 			fmt.Fprintf(c.ErrOrStderr(), "pollux: LSN %d (%s): %s\n", p.LSN, p.Time.UTC().Format(time.RFC3339Nano), p.Note)
 		}
-		jobs = append(jobs, &restoreJob{p, t})
+		job := &restoreJob{point: p, target: t}
+		if f.from != "" {
+			if job.from, err = t.from(c.Context(), l, &p, f.from); err != nil {
+				return nil, group, err
+			}
+		}
+		jobs = append(jobs, job)
 	}
 	if len(jobs) == 0 {
 		return nil, group, missing
@@ -265,6 +280,9 @@ func (t *restoreTarget) refused(overwrite bool) error {
 func (j *restoreJob) run(c *cobra.Command, f *restoreFlags, l *twin.Log) (*restoreReport, error) {
 	start, p, t := time.Now(), j.point, j.target
 	base, what := t.base(f, &p)
+	if j.from != nil {
+		base, what = twin.Complete(j.from.LSN), fmt.Sprintf("LSN %d, which it is said to hold", j.from.LSN)
+	}
 	plan, err := l.Plan(c.Context(), p, base, "")
 	if base != nil && fail.Is(err, fail.NotFound) { // what was written in between is not kept any more
 		base, what, t.reuse = nil, "", false

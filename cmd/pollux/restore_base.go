@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -81,6 +82,24 @@ func (t *restoreTarget) base(f *restoreFlags, p *twin.Point) (base *twin.Base, w
 		return twin.Complete(r.LSN), fmt.Sprintf("the image of LSN %d that is there", r.LSN)
 	}
 	return nil, ""
+}
+
+// from finds the point that a device is said to hold. An interrupted restore of the volume
+// onto it says otherwise.
+func (t *restoreTarget) from(ctx context.Context, l *twin.Log, p *twin.Point, at string) (*twin.Point, error) {
+	if !t.device {
+		return nil, fail.New(fail.Invalid, "restore to", t.path, "--from is for a block device, and this is none").
+			WithHint("an image that restore made, and nobody wrote to since, is known without it: use --overwrite alone")
+	}
+	if t.loadHalfway(p.Volume) != nil {
+		return nil, fail.New(fail.Refused, "restore to", t.path, "an interrupted restore left half a point on it").
+			WithHint("go on with it by --resume in place of --from, or begin anew by --restart")
+	}
+	held, err := l.Resolve(ctx, p.Volume, at, time.Now())
+	if err != nil {
+		return nil, fail.At("find what "+t.path+" holds, --from", at, err)
+	}
+	return &held, nil
 }
 
 // saver writes how far a restore is, every now and then, after what it says is on

@@ -135,6 +135,40 @@ func TestRestoreDevice(t *testing.T) {
 	}
 }
 
+// TestRestoreFrom: once a restore from a point that a device holds has begun, the device
+// holds no point, whatever ends the restore.
+func TestRestoreFrom(t *testing.T) {
+	made, _ := restoreLog(t)
+	l, p, _ := restorePlan(t, made, made.Point.LSN)
+	path := filepath.Join(t.TempDir(), "dev")
+	if err := os.WriteFile(path, make([]byte, restoreBytes), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	device := func() *restoreTarget {
+		return &restoreTarget{path: path, size: restoreBytes, have: restoreBytes, exists: true, device: true}
+	}
+	tg := device()
+	defer os.Remove(tg.statePath())
+	if held, err := tg.from(t.Context(), l, &p, fmt.Sprint(p.LSN)); err != nil || held.LSN != p.LSN {
+		t.Fatal(held, err)
+	}
+	plan, err := l.Plan(t.Context(), p, twin.Complete(p.LSN), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plan.Close()
+	if err := tg.open(true, newSaver(tg, p.Volume, plan.Left()).save); err != nil {
+		t.Fatal(err)
+	}
+	_ = tg.file.Close() // and the process is gone
+	if _, err := device().from(t.Context(), l, &p, fmt.Sprint(p.LSN)); !fail.Is(err, fail.Refused) {
+		t.Errorf("the same --from after a restore that was cut: %v", err)
+	}
+	if b, _ := device().base(&restoreFlags{resume: true}, &p); b == nil {
+		t.Error("--resume does not go on")
+	}
+}
+
 // TestRestoreTwo: while one restore is at a target, another is refused.
 func TestRestoreTwo(t *testing.T) {
 	l, url := restoreLog(t)

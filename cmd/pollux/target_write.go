@@ -21,7 +21,7 @@ import (
 // first what will be there.
 func (t *restoreTarget) open(base bool, save func() error) (err error) {
 	if t.device {
-		return t.openDevice(base)
+		return t.openDevice(base, save)
 	}
 	if err := t.take(); err != nil {
 		return err
@@ -51,7 +51,7 @@ func (t *restoreTarget) open(base bool, save func() error) (err error) {
 }
 
 // openDevice takes a device for this process alone.
-func (t *restoreTarget) openDevice(base bool) (err error) {
+func (t *restoreTarget) openDevice(base bool, save func() error) (err error) {
 	t.file, err = os.OpenFile(t.path, os.O_RDWR|unix.O_EXCL, 0)
 	if errors.Is(err, unix.EBUSY) { // since it was looked at
 		return fail.New(fail.Refused, "restore to", t.path, "the device is in use: "+hostdev.Claimed(t.path)).WithHint("end that use of it, or name another device")
@@ -60,6 +60,9 @@ func (t *restoreTarget) openDevice(base bool) (err error) {
 		return (&fail.Error{Kind: fail.Denied, Op: "open", Object: t.path, Err: err}).WithHint("restore as a user who may write to it, such as root")
 	}
 	err = t.lock()
+	if err == nil && base { // from here on it holds some of both, and no point
+		err = fail.Wrap(fail.Full, "write", t.statePath(), save())
+	}
 	if err == nil && !base { // what the state says is not so while it is zeroed
 		if err = t.forget(); err == nil {
 			err = t.zeroDevice()
