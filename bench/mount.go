@@ -141,7 +141,7 @@ type mounted struct {
 }
 
 func (s *session) mountOnce(ctx context.Context, a *agentProc) (*mounted, error) {
-	args := []string{"mount", volumeName, "--json", "--store", a.store, "--cache", s.dir, "--cache-size", "4GiB", "--nbd", filepath.Join(s.dir, "m.sock")}
+	args := []string{"mount", volumeName, "--json", "--store", a.store, "--cache", s.dir, "--cache-size", "4GiB", "--log-cache", "", "--nbd", filepath.Join(s.dir, "m.sock")}
 	if s.sopts.Endpoint != "" {
 		args = append(args, "--endpoint", s.sopts.Endpoint, "--credentials-file", s.sopts.CredentialsFile, "--region", s.sopts.Region)
 	}

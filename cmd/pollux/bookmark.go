@@ -93,6 +93,7 @@ func newBookmarkList() *cobra.Command {
 	c := &cobra.Command{Use: "ls [--store URL]", Short: "List the bookmarks of the agent, or of an object store", Args: cobra.NoArgs}
 	f.add(c)
 	s.add(c)
+	s.addCache(c)
 	c.Flags().StringVar(&group, "group", "", "only this group's")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		marks := []control.Bookmark{}

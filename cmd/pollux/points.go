@@ -23,6 +23,7 @@ ranges that are listed: where writes were folded because replication was behind,
 and where the primary's WAL had overflowed. From the object store alone.`,
 		Args: cobra.ExactArgs(1)}
 	s.add(c)
+	s.addCache(c)
 	c.Flags().BoolVar(&json, "json", false, "print one JSON object and nothing else")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		l, closeStore, err := openLog(c.Context(), &s, nil)

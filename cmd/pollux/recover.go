@@ -96,6 +96,7 @@ writes the agent's state. Then start the agent: its groups go on with the same l
 What the journal never got (with ack: local) is lost with the host.`,
 		Args: cobra.NoArgs}
 	r.store.add(c)
+	r.store.addCache(c)
 	f := c.Flags()
 	f.StringVarP(&r.path, "config", "c", "/etc/pollux/agent.yaml", "the agent's configuration")
 	f.BoolVar(&r.overwrite, "overwrite", false, "restore even where a backing is there already")

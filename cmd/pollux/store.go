@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,8 +76,29 @@ func (f *storeFlags) addAt(c *cobra.Command, at *string, usage string) {
 	c.Flags().Var(&f.at, "at", usage)
 }
 
-// addPoint adds --at and --no-catalog, of verbs that read a point.
+// addCache adds --log-cache, of verbs that open a log.
+func (f *storeFlags) addCache(c *cobra.Command) {
+	if dir, err := os.UserCacheDir(); err == nil {
+		f.cache = filepath.Join(dir, "pollux")
+	}
+	c.Flags().StringVar(&f.cache, "log-cache", f.cache, `directory that keeps what was read of an S3 store's log, at most 256 MiB; "" is none`)
+}
+
+// logCache is nil where there is none, or none can be made: it is never needed.
+func (f *storeFlags) logCache() *twin.Cache {
+	if f.cache == "" {
+		return nil
+	}
+	c, err := twin.NewCache(f.cache, twin.CacheBytes)
+	if err != nil {
+		return nil
+	}
+	return c
+}
+
+// addPoint adds --at, --no-catalog and --log-cache, of verbs that read a point.
 func (f *storeFlags) addPoint(c *cobra.Command, at *string) {
+	f.addCache(c)
 	f.addAt(c, at, "recovery point: LSN, time (2026-11-28 13:32, or -10m) or bookmark (default: the newest)")
 	c.Flags().BoolVar(&f.whole, "no-catalog", false, "read the log from its beginning: for when a catalog or a map is damaged or missing")
 }
@@ -121,7 +144,7 @@ func openLog(ctx context.Context, f *storeFlags, progress twin.Progress) (*twin.
 		defer bar.end()
 		progress = bar.update
 	}
-	l, err := open(ctx, s, progress)
+	l, err := open(ctx, s, &twin.Reading{Progress: progress, Cache: f.logCache()})
 	if err != nil {
 		done()
 		if fail.Is(err, fail.Retry) && fail.HintOf(err) == "" {

@@ -85,6 +85,7 @@ func newVolumeList() *cobra.Command {
 	c := &cobra.Command{Use: "ls [--store URL]", Short: "List the volumes of the agent, or of an object store", Args: cobra.NoArgs}
 	f.add(c)
 	s.add(c)
+	s.addCache(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if s.url != "" {
 			return listStoreVolumes(c, &f, &s)

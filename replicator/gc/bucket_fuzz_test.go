@@ -271,7 +271,7 @@ func tryBucket(t *testing.T, which uint16, edits []byte) {
 			t.Errorf("%s, %s changed: the error names nothing: %v", verb, name, err)
 		}
 	}
-	for _, open := range []func(context.Context, objstore.Store, twin.Progress) (*twin.Log, error){twin.Open, twin.OpenWhole} {
+	for _, open := range []func(context.Context, objstore.Store, *twin.Reading) (*twin.Log, error){twin.Open, twin.OpenWhole} {
 		l, err := open(ctx, s, nil)
 		if note("open", err); err != nil {
 			continue

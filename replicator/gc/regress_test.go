@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -113,6 +114,9 @@ func TestTransientReplay(t *testing.T) {
 	l.catalog()
 	l.Random(l.r, 3)
 	l.Bookmark("x")
+	noise := make([]byte, 200<<10) // the commands do not come with the footer
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	l.Frame(l.Write("v", 0, noise))
 	pos := l.Position
 	l.Segment()
 	for range 10 {

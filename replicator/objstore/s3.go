@@ -257,7 +257,7 @@ func (s *s3Store) listPage(ctx context.Context, op, prefix, after string) ([]Inf
 		if strings.HasSuffix(name, "/") || name <= after && after != "" {
 			continue
 		}
-		page = append(page, Info{Name: name, Bytes: obj.Size, Modified: obj.LastModified})
+		page = append(page, Info{Name: name, Bytes: obj.Size, Modified: obj.LastModified, Tag: strings.Trim(obj.ETag, `"`)})
 		if len(page) == pageSize {
 			return page, false, nil
 		}

@@ -71,6 +71,7 @@ type Info struct {
 	Name     string
 	Bytes    int64
 	Modified time.Time // the store's clock: for people, never for ordering
+	Tag      string    // another for another content; "" where the store has none
 }
 
 // Options says how a store is reached. The zero value has working defaults.

@@ -20,12 +20,13 @@ func (l *Log) stop(position uint64, err error) {
 // branch looks for later writers behind the damage. Where one went on from a
 // journal index before it, as its fence or its first segment says, the entries
 // from there on are a dead branch.
-func (l *Log) branch(ctx context.Context, cur segment.Token, all []*segment.Index, rest []located) error {
-	more, _, err := l.footers(ctx, rest, nil)
+func (l *Log) branch(ctx context.Context, cur segment.Token, all []footer, rest []located) error {
+	more, err := l.footers(ctx, rest, nil, nil)
 	if err != nil {
 		return err
 	}
-	for _, x := range append(all[:len(all):len(all)], more...) {
+	for _, f := range append(all[:len(all):len(all)], more...) {
+		x := f.x
 		if x != nil && x.Type != segment.Identity && x.Journal == l.Identity.Journal && x.Token.Compare(cur) > 0 {
 			if l.Catalog != nil && x.FirstIndex <= l.Catalog.Marks[l.mark].Index {
 				return errBranch

@@ -61,7 +61,7 @@ func (x *examiner) positions(ctx context.Context) ([]located, error) {
 	if err == nil && all[0].position > 0 {
 		var n int64
 		if n, err = x.store.Size(ctx, uploader.ObjectName(0)); err == nil {
-			all = slices.Insert(all, 0, located{0, n})
+			all = slices.Insert(all, 0, located{0, n, ""})
 		} else if fail.Is(err, fail.NotFound) {
 			err = nil
 		}
@@ -79,7 +79,7 @@ func (x *examiner) footers(ctx context.Context, all []located) ([]*Object, error
 		o := &Object{Position: all[i].position, Name: uploader.ObjectName(all[i].position), Bytes: all[i].bytes, Standing: Valid}
 		objects[i] = o
 		var err error
-		if o.Index, err = uploader.ReadIndex(ctx, x.store, o.Position); ofObject(err) {
+		if o.Index, _, err = uploader.ReadTail(ctx, x.store, o.Position, o.Bytes); ofObject(err) {
 			o.absent = fail.Is(err, fail.NotFound) && o.Position > 0 && o.Position < x.floor
 			o.note(err)
 			err = nil

@@ -17,8 +17,9 @@ import (
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
-// readers is how many requests run at once.
-const readers = 16
+// readers is how many requests run at once: as many as a store has connections unless it
+// is told otherwise. They are small, so that what they take is the way there and back.
+const readers = 64
 
 // Log is an object log as it stood when it was opened: the newest catalog, and what
 // followed it. Older history is read when a point needs it (see view).
@@ -54,8 +55,10 @@ type Log struct {
 	moves   *moves
 	token   segment.Token
 
+	reading *reader
+
 	mu    sync.Mutex
-	views map[int]*Log // of older history, by mark
+	views map[int]*viewing // of older history, by mark
 }
 
 // FrameRef is a frame's or a fold's place in the log.
@@ -65,9 +68,6 @@ type FrameRef struct {
 }
 
 func (r FrameRef) entry() *segment.Entry { return &r.Object.Entries[r.Entry] }
-
-// Progress is told how far a long call has come. It may be nil.
-type Progress func(done, total int64)
 
 func (l *Log) at(position uint64) string { return l.store.URL() + "/" + ObjectName(position) }
 
@@ -85,12 +85,12 @@ func (l *Log) damaged(position uint64, format string, args ...any) error {
 
 // order applies the rules of fences and checks that the journal index goes on
 // without a gap, up to the first object that breaks the log.
-func (l *Log) order(ctx context.Context, all []*segment.Index, errs []error, rest []located) error {
+func (l *Log) order(ctx context.Context, all []footer, rest []located) error {
 	first := l.next
 	r := rules{journal: l.Identity.Journal, next: l.next, cur: l.token}
 	defer func() { l.next, l.token = r.next, r.cur }()
-	for i, x := range all {
-		err, valid := errs[i], false
+	for i := range all {
+		x, err, valid := all[i].x, all[i].err, false
 		position := l.End - uint64(len(all)-i)
 		if err == nil {
 			if valid, err = r.judge(x); err != nil {
@@ -204,22 +204,23 @@ func gapBefore(s *state.State, id change.StreamID, lsn uint64) *state.Gap {
 
 // replay applies the log's commands to the control state, up to the first object
 // whose commands cannot be read.
-func (l *Log) replay(ctx context.Context) error {
+func (l *Log) replay(ctx context.Context, footers []footer) error {
+	of := make(map[uint64]*footer, len(footers))
+	for i := range footers {
+		if x := footers[i].x; x != nil {
+			of[x.Position] = &footers[i]
+		}
+	}
 	bodies, errs := make([][]byte, len(l.Objects)), make([]error, len(l.Objects))
 	err := parallel(ctx, len(l.Objects), func(ctx context.Context, i int) error {
 		x := l.Objects[i]
-		lo, hi := bytesOf(x, isCommand)
-		if hi == 0 {
-			return nil
-		}
+		f := *of[x.Position]
 		errs[i] = objstore.Reread(func() error {
-			b, err := l.store.Read(ctx, uploader.ObjectName(x.Position), lo, hi-lo, nil)
-			if err == nil && int64(len(b)) < hi-lo {
-				err = l.damaged(x.Position, "object cut short at byte %d", lo+int64(len(b)))
-			}
-			if bodies[i] = b; err == nil {
+			b, err := l.bodies(ctx, f, isCommand)
+			if bodies[i] = b; err == nil && b != nil {
 				err = fail.At("replay", l.at(x.Position), checkCommands(x, b))
 			}
+			f.again = true
 			return err
 		})
 		return ctx.Err()

@@ -3,7 +3,6 @@ package twin
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,11 +19,11 @@ import (
 // Errors: fail.NotFound for an empty prefix, fail.Damaged with the object's name when
 // not even the identity can be read. Damage further on ends the log there: see
 // Log.Damage.
-func Open(ctx context.Context, s objstore.Store, progress Progress) (*Log, error) {
+func Open(ctx context.Context, s objstore.Store, r *Reading) (*Log, error) {
 	numbers, err := catalog.List(ctx, s)
 	for err == nil {
 		var l *Log
-		l, err = openAt(ctx, s, numbers, progress)
+		l, err = openAt(ctx, s, numbers, r)
 		if err != nil && !ofObject(err) || err == nil && l.Damage == nil {
 			return l, err
 		}
@@ -48,13 +47,13 @@ func later(numbers, than []uint64) bool {
 }
 
 // openAt opens the log by the newest of some catalogs that can be used.
-func openAt(ctx context.Context, s objstore.Store, numbers []uint64, progress Progress) (*Log, error) {
+func openAt(ctx context.Context, s objstore.Store, numbers []uint64, r *Reading) (*Log, error) {
 	var skipped error
 	for i := len(numbers) - 1; i >= 0; i-- {
 		c, err := catalog.Load(ctx, s, numbers[i])
 		if err == nil {
 			var l *Log
-			if l, err = openFrom(ctx, s, c, progress); err == nil {
+			if l, err = openFrom(ctx, s, c, r); err == nil {
 				l.CatalogDamage = skipped
 				return l, nil
 			}
@@ -66,7 +65,7 @@ func openAt(ctx context.Context, s objstore.Store, numbers []uint64, progress Pr
 			skipped = err
 		}
 	}
-	l, err := openFrom(ctx, s, nil, progress)
+	l, err := openFrom(ctx, s, nil, r)
 	if err != nil {
 		if skipped != nil && ofObject(err) {
 			err = skipped // without a catalog the log cannot be read: that is the cause
@@ -79,16 +78,17 @@ func openAt(ctx context.Context, s objstore.Store, numbers []uint64, progress Pr
 
 // OpenWhole is Open without catalogs, from the log's beginning on, as long as that is
 // there: for when a catalog or a map is damaged.
-func OpenWhole(ctx context.Context, s objstore.Store, progress Progress) (*Log, error) {
-	return openFrom(ctx, s, nil, progress)
+func OpenWhole(ctx context.Context, s objstore.Store, r *Reading) (*Log, error) {
+	return openFrom(ctx, s, nil, r)
 }
 
 // errBranch is of a catalog of which a part is a dead branch by now.
 var errBranch = fail.New(fail.NotFound, "open", "catalog", "a fence went back behind it")
 
 // openFrom opens the log behind a catalog; nil is from the beginning.
-func openFrom(ctx context.Context, s objstore.Store, c *catalog.Catalog, progress Progress) (*Log, error) {
-	l := &Log{store: s, State: state.New(), Catalog: c, Frames: map[change.StreamID][]FrameRef{}, mark: -1, next: 1, views: map[int]*Log{}, moves: newMoves(s, c)}
+func openFrom(ctx context.Context, s objstore.Store, c *catalog.Catalog, r *Reading) (*Log, error) {
+	l := &Log{store: s, State: state.New(), Catalog: c, Frames: map[change.StreamID][]FrameRef{}, mark: -1, next: 1, views: map[int]*viewing{},
+		moves: newMoves(s, c), reading: newReader(r)}
 	first := uint64(0)
 	if c != nil {
 		m := c.End()
@@ -98,61 +98,49 @@ func openFrom(ctx context.Context, s objstore.Store, c *catalog.Catalog, progres
 		if l.State, err = c.LoadState(); err != nil {
 			return nil, err
 		}
-		x, err := uploader.ReadIndex(ctx, s, 0)
-		if err == nil {
-			err = l.identify(ctx, x)
-		}
-		if fail.Is(err, fail.NotFound) || fail.Is(err, fail.Damaged) { // the catalog knows it as well
-			l.Identity, err = state.Identity{Journal: c.Journal, Format: state.FormatVersion}, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if c.Journal != l.Identity.Journal {
-			return nil, fail.New(fail.Damaged, "open", s.URL()+"/"+catalog.Name(c.Number), fmt.Sprintf("it is of journal %s, the log of %s", c.Journal, l.Identity.Journal))
-		}
 	}
-	there, rest, err := l.list(ctx, first)
+	there, rest, err := l.begin(ctx, first)
 	if err != nil {
 		return nil, err
 	}
 	l.End = first + uint64(len(there))
-	all, errs, err := l.footers(ctx, there, progress)
+	if c == nil {
+		there = there[1:] // the identity
+	}
+	footers, err := l.footers(ctx, there, isCommand, l.reading.Progress)
 	if err != nil {
 		return nil, err
 	}
-	if c == nil {
-		if errs[0] != nil {
-			return nil, errs[0]
-		}
-		if err := l.identify(ctx, all[0]); err != nil {
-			return nil, err
-		}
-		all, errs = all[1:], errs[1:]
-	}
-	if err := l.order(ctx, all, errs, rest); err != nil {
+	if err := l.order(ctx, footers, rest); err != nil {
 		return nil, err
 	}
-	if err := l.replay(ctx); err != nil {
+	if err := l.replay(ctx, footers); err != nil {
 		return nil, err
 	}
 	l.index()
+	l.reading.Cache.trim()
 	return l, nil
 }
 
-// footers reads the footers of objects, with an error each where one cannot be
-// read.
-func (l *Log) footers(ctx context.Context, objects []located, progress Progress) ([]*segment.Index, []error, error) {
-	all, errs := make([]*segment.Index, len(objects)), make([]error, len(objects))
-	var done atomic.Int64
-	err := parallel(ctx, len(objects), func(ctx context.Context, i int) error {
-		all[i], errs[i] = uploader.ReadIndexSized(ctx, l.store, objects[i].position, objects[i].bytes)
-		if progress != nil {
-			progress(done.Add(1), int64(len(objects)))
-		}
-		return ctx.Err() // an object that cannot be read, for whatever reason, is one object
-	})
-	return all, errs, err
+// begin reads the identity while it lists what there is from a position on.
+func (l *Log) begin(ctx context.Context, first uint64) (there, rest []located, err error) {
+	known := make(chan error, 1)
+	go func() { known <- l.identify(ctx) }()
+	there, rest, err = l.list(ctx, first)
+	unknown := <-known
+	c := l.Catalog
+	if c != nil && (fail.Is(unknown, fail.NotFound) || fail.Is(unknown, fail.Damaged)) { // the catalog knows it as well
+		l.Identity, unknown = state.Identity{Journal: c.Journal, Format: state.FormatVersion}, nil
+	}
+	switch {
+	case err != nil && (c == nil || unknown == nil):
+		return nil, nil, err
+	case unknown != nil:
+		return nil, nil, unknown
+	case c != nil && c.Journal != l.Identity.Journal:
+		return nil, nil, fail.New(fail.Damaged, "open", l.store.URL()+"/"+catalog.Name(c.Number), fmt.Sprintf("it is of journal %s, the log of %s", c.Journal, l.Identity.Journal))
+	}
+	return there, rest, nil
 }
 
 // parallel runs fn for 0..n-1, a few at a time.
@@ -208,14 +196,30 @@ func (l *Log) list(ctx context.Context, first uint64) (there, rest []located, er
 	return all[:n], all[n:], nil
 }
 
-func (l *Log) identify(ctx context.Context, x *segment.Index) error {
-	if x.Type != segment.Identity {
-		return l.damaged(0, "position 0 is a %v, not the log's identity", x.Type)
+// identify reads the log's identity.
+func (l *Log) identify(ctx context.Context) error {
+	f := l.footer(ctx, located{position: 0, bytes: -1}, everyEntry)
+	if f.err != nil {
+		return f.err
 	}
-	if err := l.document(ctx, x, state.KindIdentity, &l.Identity); err != nil {
+	if f.x.Type != segment.Identity {
+		return l.damaged(0, "position 0 is a %v, not the log's identity", f.x.Type)
+	}
+	if len(f.x.Entries) != 1 {
+		return l.damaged(0, "%v with %d entries", f.x.Type, len(f.x.Entries))
+	}
+	err := objstore.Reread(func() error {
+		b, err := l.bodies(ctx, f, everyEntry)
+		if err == nil {
+			err = fail.At("read", l.at(0), state.Decode(b, state.KindIdentity, &l.Identity))
+		}
+		f.again = true
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	return fail.At("read", l.at(0), checkIdentity(x, &l.Identity))
+	return fail.At("read", l.at(0), checkIdentity(f.x, &l.Identity))
 }
 
 // checkIdentity refuses a log that this build does not know.
@@ -228,19 +232,4 @@ func checkIdentity(x *segment.Index, id *state.Identity) error {
 		return fail.New(fail.Damaged, "open", "object log", fmt.Sprintf("the identity names journal %s, its head %s", id.Journal, x.Journal))
 	}
 	return nil
-}
-
-// document reads the one entry of an identity or a fence.
-func (l *Log) document(ctx context.Context, x *segment.Index, kind state.Kind, v any) error {
-	if len(x.Entries) != 1 {
-		return l.damaged(x.Position, "%v with %d entries", x.Type, len(x.Entries))
-	}
-	e := &x.Entries[0]
-	return objstore.Reread(func() error {
-		b, err := l.store.Read(ctx, uploader.ObjectName(x.Position), e.Offset, int64(e.Bytes), nil)
-		if err != nil {
-			return err
-		}
-		return fail.At("read", l.at(x.Position), state.Decode(b, kind, v))
-	})
 }

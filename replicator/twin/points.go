@@ -58,6 +58,7 @@ type Points struct {
 // PointsOf lists a volume's recovery points.
 func (l *Log) PointsOf(ctx context.Context, v *state.Volume) Points {
 	r, _ := l.RangeOf(v.Stream)
+	l.aheadOf(ctx, v, r.LastLSN)
 	at := func(lsn uint64) At { return At{lsn, l.timeOf(ctx, v, lsn).UTC()} }
 	p := Points{Volume: v.Name, Group: v.Group, Ready: v.Ready && v.FirstLSN <= r.LastLSN, Removed: v.Removed, First: at(l.FirstPoint(ctx, v)), Newest: at(r.LastLSN),
 		Bookmarks: []NamedPoint{}, Coarse: l.coarse(v.Stream, v.FirstLSN), Breaks: []Break{}}
@@ -100,6 +101,28 @@ func (l *Log) PointsOf(ctx context.Context, v *state.Volume) Points {
 	}
 	slices.SortFunc(p.Bookmarks, func(a, b NamedPoint) int { return a.Time.Compare(b.Time) })
 	return p
+}
+
+// aheadOf reads the parts of the log in which the points lie that PointsOf names.
+func (l *Log) aheadOf(ctx context.Context, v *state.Volume, last uint64) {
+	lsns := []uint64{v.FirstLSN, last}
+	if st := l.State.Streams[v.Stream]; st != nil {
+		for i := range st.Resyncs {
+			lsns = append(lsns, st.Resyncs[i].After, st.Resyncs[i].Until)
+		}
+	}
+	for _, b := range l.State.Bookmarks {
+		if lsn, on := b.On(v.Stream); on && b.Group == v.Group {
+			lsns = append(lsns, lsn)
+		}
+	}
+	var marks []int
+	for _, lsn := range lsns {
+		if _, kept := l.keptAt(v.Stream, lsn); !kept && lsn <= last {
+			marks = append(marks, l.markAt(v.Stream, lsn))
+		}
+	}
+	l.ahead(ctx, marks)
 }
 
 // coarse lists the runs of folds of a stream, from an LSN on.

@@ -17,6 +17,7 @@ import (
 type located struct {
 	position uint64
 	bytes    int64
+	tag      string // of the object's content; "" where that is not known
 }
 
 // everything is an end behind all positions.
@@ -38,7 +39,7 @@ func positions(ctx context.Context, s objstore.Store, first, end uint64) ([]loca
 			return errEnough
 		}
 		if err == nil && uploader.ObjectName(pos) == i.Name { // else not ours
-			all = append(all, located{pos, i.Bytes})
+			all = append(all, located{pos, i.Bytes, i.Tag})
 		}
 		return nil
 	})
@@ -66,7 +67,7 @@ func whole(ctx context.Context, s objstore.Store, all []located, first, end uint
 			n, err := s.Size(ctx, uploader.ObjectName(next))
 			switch {
 			case err == nil:
-				out = append(out, located{next, n})
+				out = append(out, located{next, n, ""})
 			case fail.Is(err, fail.NotFound):
 				absent++
 			default:

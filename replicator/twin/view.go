@@ -3,6 +3,7 @@ package twin
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -13,6 +14,13 @@ import (
 	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
+// viewing is a view that is there, or is being read.
+type viewing struct {
+	done chan struct{}
+	l    *Log
+	err  error
+}
+
 // view returns the part of the log between a mark of the catalog and the next one; the
 // last one's is l itself. It is read once.
 func (l *Log) view(ctx context.Context, mark int) (*Log, error) {
@@ -20,13 +28,46 @@ func (l *Log) view(ctx context.Context, mark int) (*Log, error) {
 		return l, nil
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if w := l.views[mark]; w != nil {
-		return w, nil
+	v := l.views[mark]
+	ours := v == nil
+	if ours {
+		v = &viewing{done: make(chan struct{})}
+		l.views[mark] = v
 	}
+	l.mu.Unlock()
+	if !ours {
+		select {
+		case <-v.done:
+			return v.l, v.err
+		case <-ctx.Done():
+			return nil, fail.Wrap(fail.Retry, "read", l.store.URL(), ctx.Err())
+		}
+	}
+	if v.l, v.err = l.readView(ctx, mark); v.err != nil {
+		l.mu.Lock()
+		delete(l.views, mark) // it may pass
+		l.mu.Unlock()
+	}
+	close(v.done)
+	return v.l, v.err
+}
+
+// ahead reads views side by side that are going to be asked for one after another. What
+// fails is told to who asks.
+func (l *Log) ahead(ctx context.Context, marks []int) {
+	marks = slices.DeleteFunc(marks, func(mark int) bool { return mark < 0 || mark == l.mark })
+	slices.Sort(marks)
+	marks = slices.Compact(marks)
+	_ = parallel(ctx, len(marks), func(ctx context.Context, i int) error {
+		_, _ = l.view(ctx, marks[i])
+		return nil
+	})
+}
+
+func (l *Log) readView(ctx context.Context, mark int) (*Log, error) {
 	from, to := &l.Catalog.Marks[mark], &l.Catalog.Marks[mark+1]
 	w := &Log{store: l.store, Identity: l.Identity, State: l.State, Catalog: l.Catalog, Frames: map[change.StreamID][]FrameRef{},
-		moves: l.moves, mark: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch, End: to.Position}
+		moves: l.moves, reading: l.reading, mark: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch, End: to.Position}
 	there, err := positions(ctx, l.store, from.Position, to.Position)
 	if err == nil {
 		there, err = whole(ctx, l.store, there, from.Position, to.Position)
@@ -38,9 +79,9 @@ func (l *Log) view(ctx context.Context, mark int) (*Log, error) {
 		return nil, fail.New(fail.Damaged, "open", l.at(from.Position+n), "the object is missing").
 			WithHint("an object of the log was deleted; restore it from a version or replica of the bucket. Points that do not need it can be restored")
 	}
-	all, errs, err := w.footers(ctx, there, nil)
+	footers, err := w.footers(ctx, there, nil, nil)
 	if err == nil {
-		err = w.order(ctx, all, errs, nil)
+		err = w.order(ctx, footers, nil)
 	}
 	if err != nil {
 		return nil, err
@@ -52,21 +93,33 @@ func (l *Log) view(ctx context.Context, mark int) (*Log, error) {
 	if w.Damage != nil {
 		return nil, w.Damage
 	}
-	l.views[mark] = w
+	l.reading.Cache.trim()
 	return w, nil
 }
 
 // viewAt returns the part of the log in which a stream's LSN lies. It is nil where that
 // is gone; then the LSN is a point only if it is kept.
 func (l *Log) viewAt(ctx context.Context, id change.StreamID, lsn uint64) (*Log, error) {
-	if l.Catalog == nil || lsn == 0 || lsn > l.start(id).LSN {
-		return l, nil
-	}
-	mark := l.Catalog.MarkBefore(id, lsn)
-	if first, cut := l.first(id); mark < 0 || (cut && lsn < first.LSN) {
+	mark := l.markAt(id, lsn)
+	if mark == notKept {
 		return nil, nil
 	}
 	return l.view(ctx, mark)
+}
+
+// notKept is the mark of what is no longer in the log.
+const notKept = -2
+
+// markAt returns the mark of the part of the log in which a stream's LSN lies.
+func (l *Log) markAt(id change.StreamID, lsn uint64) int {
+	if l.Catalog == nil || lsn == 0 || lsn > l.start(id).LSN {
+		return l.mark
+	}
+	mark := l.Catalog.MarkBefore(id, lsn)
+	if first, cut := l.first(id); mark < 0 || (cut && lsn < first.LSN) {
+		return notKept
+	}
+	return mark
 }
 
 // first returns the kept point from which on a stream's frames are all there; cut is
@@ -128,10 +181,9 @@ func (l *Log) frames(ctx context.Context, id change.StreamID, after, through uin
 			return nil, prev, fail.New(fail.NotFound, "read", "stream "+id.String(), fmt.Sprintf("what was written behind LSN %d is not kept any more", after))
 		}
 	}
-	for ; mark <= l.mark; mark++ {
-		if mark < l.mark && l.Catalog.PointAt(mark, id) == l.Catalog.PointAt(mark+1, id) {
-			continue // it did not move
-		}
+	marks := l.moving(id, mark, through)
+	l.ahead(ctx, slices.Clone(marks))
+	for _, mark := range marks {
 		w, err := l.view(ctx, mark)
 		if err != nil {
 			return nil, prev, err
@@ -153,6 +205,18 @@ func (l *Log) frames(ctx context.Context, id change.StreamID, after, through uin
 		}
 	}
 	return out, prev, nil
+}
+
+// moving returns the marks from one on behind which a stream moved, as far as an LSN.
+func (l *Log) moving(id change.StreamID, mark int, through uint64) (out []int) {
+	for ; mark < l.mark; mark++ {
+		if at := l.Catalog.PointAt(mark, id); at.LSN >= through && len(out) > 0 {
+			return out
+		} else if at != l.Catalog.PointAt(mark+1, id) {
+			out = append(out, mark)
+		}
+	}
+	return append(out, l.mark)
 }
 
 // timeOf is when the frame ended in which an LSN lies.

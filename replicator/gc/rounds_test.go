@@ -1,0 +1,67 @@
+package gc
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/pollux-dr/pollux/replicator/logtest"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/twin"
+)
+
+// TestPointsRounds: the parts of history that points are named from are read side by
+// side: a list each, and one request for each object.
+func TestPointsRounds(t *testing.T) {
+	l := newTestLog(t, false)
+	const catalogs, each = 12, 4
+	for i := range catalogs {
+		for range each {
+			l.Frame(l.Write("v", 0, []byte{byte(i)}))
+			l.Segment()
+		}
+		l.Bookmark(fmt.Sprintf("b%d", i))
+		l.Segment()
+		l.Clock = l.Clock.Add(time.Hour)
+		l.catalog()
+	}
+	in := l.open()
+	v, err := in.Volume("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := in.Resolve(t.Context(), v, "b0", l.Clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const ends, most = catalogs * (each + 1), 4 // the first part has identity and fence as well
+	requests, rounds := logtest.Cost(t, l.Store, func(ctx context.Context, s objstore.Store) {
+		far, err := twin.Open(ctx, s, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if got := far.PointsOf(ctx, v); len(got.Bookmarks) != catalogs || !got.Bookmarks[0].InLog {
+			t.Errorf("%+v", got)
+		}
+	})
+	// To open it: the catalogs' list, the newest of them, the log's list beside the identity.
+	// Then the parts' lists, and their objects.
+	if requests > 4+catalogs+ends+most || rounds > 3+1+2 {
+		t.Errorf("points: %d requests in %d rounds", requests, rounds)
+	}
+	requests, rounds = logtest.Cost(t, l.Store, func(ctx context.Context, s objstore.Store) {
+		far, err := twin.Open(ctx, s, nil)
+		if err == nil {
+			var changed interface{ Close() error }
+			if changed, err = far.Changed(ctx, v.Stream, p.LSN, l.Point.LSN, t.TempDir()); err == nil {
+				err = changed.Close()
+			}
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	t.Logf("changed: %d requests in %d rounds", requests, rounds)
+}

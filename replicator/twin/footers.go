@@ -1,0 +1,129 @@
+package twin
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/uploader"
+)
+
+// Progress is told how far a long call has come. It may be nil.
+type Progress func(done, total int64)
+
+// Reading says how a log is read; nil is the zero value.
+type Reading struct {
+	Progress Progress
+	Cache    *Cache // of what was read before, on local disk; nil is none
+}
+
+// reader is what a log and its views share.
+type reader struct {
+	Reading
+	slots chan struct{} // requests for footers, of all views together
+}
+
+func newReader(r *Reading) *reader {
+	x := &reader{slots: make(chan struct{}, readers)}
+	if r != nil {
+		x.Reading = *r
+	}
+	return x
+}
+
+// footer is what was read of an object's end.
+type footer struct {
+	of   located
+	x    *segment.Index
+	body []byte // of the entries that were wanted, where they came with it
+	lo   int64  // where body begins in the object
+	err  error  // why x is nil
+
+	again bool // what is at hand came damaged: bodies are read from the store
+}
+
+// footers reads the ends of objects, of which the bodies of some entries will be
+// wanted; one that cannot be read, for whatever reason, is one object.
+func (l *Log) footers(ctx context.Context, objects []located, want func(*segment.Entry) bool, progress Progress) ([]footer, error) {
+	all := make([]footer, len(objects))
+	var done atomic.Int64
+	err := parallel(ctx, len(objects), func(ctx context.Context, i int) error {
+		all[i] = l.footer(ctx, objects[i], want)
+		if progress != nil {
+			progress(done.Add(1), int64(len(objects)))
+		}
+		return ctx.Err()
+	})
+	return all, err
+}
+
+// footer reads the end of an object. A body that came with it is kept, a copy of it
+// alone: an end has 64 KiB, and there may be many.
+func (l *Log) footer(ctx context.Context, of located, want func(*segment.Entry) bool) footer {
+	f := footer{of: of}
+	if b, ok := l.reading.Cache.get(l.Identity.Journal, of, endPart); ok {
+		if f.x, f.err = uploader.ParseTail(l.store, of.position, b, of.bytes); f.err == nil {
+			f.keep(b, want)
+			return f
+		}
+	}
+	select {
+	case l.reading.slots <- struct{}{}:
+		defer func() { <-l.reading.slots }()
+	case <-ctx.Done():
+		f.err = ctx.Err()
+		return f
+	}
+	var tail []byte
+	if f.x, tail, f.err = uploader.ReadTail(ctx, l.store, of.position, of.bytes); f.err != nil {
+		return f
+	}
+	n, _ := segment.TailBytes(tail, f.x.Bytes) // it was parsed
+	if f.keep(tail, want) {
+		n = max(n, f.x.Bytes-f.lo)
+	}
+	l.reading.Cache.put(l.Identity.Journal, of, endPart, tail[int64(len(tail))-n:])
+	return f
+}
+
+// keep takes the body from an object's end, where all of it is there.
+func (f *footer) keep(tail []byte, want func(*segment.Entry) bool) bool {
+	if want == nil {
+		return false
+	}
+	lo, hi := bytesOf(f.x, want)
+	before := f.x.Bytes - int64(len(tail))
+	if hi == 0 || lo < before {
+		return false
+	}
+	f.lo, f.body = lo, append([]byte{}, tail[lo-before:hi-before]...)
+	return true
+}
+
+// bodies returns the bytes of an object from the first of the wanted entries to the last;
+// nil where there is none. By now there may be fewer of them than when the footer was read.
+func (l *Log) bodies(ctx context.Context, f footer, want func(*segment.Entry) bool) ([]byte, error) {
+	lo, hi := bytesOf(f.x, want)
+	if hi == 0 {
+		return nil, nil
+	}
+	if f.body != nil && !f.again {
+		return f.body[lo-f.lo : hi-f.lo], nil
+	}
+	part := fmt.Sprintf("%d-%d", lo, hi)
+	if b, ok := l.reading.Cache.get(l.Identity.Journal, f.of, part); ok && !f.again && int64(len(b)) == hi-lo {
+		return b, nil
+	}
+	b, err := l.store.Read(ctx, uploader.ObjectName(f.x.Position), lo, hi-lo, nil)
+	if err == nil && int64(len(b)) < hi-lo {
+		err = l.damaged(f.x.Position, "object cut short at byte %d", lo+int64(len(b)))
+	}
+	if err == nil {
+		l.reading.Cache.put(l.Identity.Journal, f.of, part, b)
+	}
+	return b, err
+}
+
+// everyEntry wants the bodies of all entries.
+func everyEntry(*segment.Entry) bool { return true }
