@@ -192,6 +192,11 @@ func (a *Agent) InitialSync(ctx context.Context, name string) (readyLSN uint64, 
 // copyAll logs what the backing holds; with zeros, holes and blocks of zeros too.
 func (v *Volume) copyAll(ctx context.Context, zeros bool) error {
 	const step = 256 << 10
+	copied, end, err := v.beginInitial(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	for pos := int64(0); pos < v.conf.SizeBytes; {
 		start, n, err := v.back.Data(pos)
 		if err != nil {
@@ -213,6 +218,7 @@ func (v *Volume) copyAll(ctx context.Context, zeros bool) error {
 			if err := v.copyIn(ctx, pos, k, zeros); err != nil {
 				return err
 			}
+			copied(int64(k))
 			pos += int64(k)
 		}
 	}

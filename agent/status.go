@@ -27,6 +27,7 @@ type StreamStatus struct {
 	BackErr    error // a backing was cut under us, or could not be synced
 	ApplyErr   error // applying to the backing is delayed
 	Overflow   *Overflow
+	Initial    *InitialSync
 }
 
 // Status is where the agent stands.
@@ -62,7 +63,7 @@ func (s *stream) status() StreamStatus {
 	defer s.mu.Unlock()
 	return StreamStatus{
 		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
-		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.remote(), Overflow: s.overflowStatus(),
+		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.remote(), Overflow: s.overflowStatus(), Initial: s.initialStatus(),
 		Kept: s.keptNow(), Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, BackErr: cmp.Or(s.backErr, s.syncErr), FullErr: s.fullErr,
 	}
 }

@@ -52,6 +52,7 @@ type stream struct {
 	suspended error
 
 	mu        sync.Mutex
+	initial   *InitialSync // while one of its volumes has one
 	nextLSN   uint64
 	lastTime  int64
 	open      []rec

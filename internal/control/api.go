@@ -200,6 +200,16 @@ type GroupStatus struct {
 	DurableLSN       uint64     `json:"durable_lsn"`
 	LastPointTime    *time.Time `json:"last_point_time"`
 	BacklogBytes     int64      `json:"backlog_bytes"`
+	// InitialSync is there while one runs.
+	InitialSync *InitialSync `json:"initial_sync,omitempty"`
+}
+
+// InitialSync is how far the initial syncs of a group's volumes are.
+type InitialSync struct {
+	Bytes       int64    `json:"bytes"` // that the backings hold
+	CopiedBytes int64    `json:"copied_bytes"`
+	Percent     int      `json:"percent"`
+	LeftSeconds *float64 `json:"left_seconds"` // at the rate so far; null before there is one
 }
 
 // JournalStatus is where the journal stands.

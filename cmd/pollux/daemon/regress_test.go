@@ -194,8 +194,30 @@ func TestVerbsDuringInitialSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	st, err := svc.Status(ctx, struct{}{})
+	for err == nil && st.Groups[0].InitialSync == nil && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+		st, err = svc.Status(ctx, struct{}{})
+	}
 	if err != nil || st.Groups[0].State != "Initializing" {
 		t.Errorf("during the sync: %+v, %v", st.Groups, err)
+	}
+	if want := "initial sync: 0%, 0 B of 1.0 MiB, ETA ?"; st.Groups[0].Reason != want || st.Groups[0].InitialSync == nil {
+		t.Errorf("at its beginning: %q, not %q", st.Groups[0].Reason, want)
+	}
+	for i := (*control.InitialSync)(nil); i == nil || i.Percent < 25; { // of four steps one
+		select {
+		case held <- struct{}{}:
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal("no progress is told")
+		}
+		if st, err = svc.Status(ctx, struct{}{}); err != nil || st.Groups[0].InitialSync == nil {
+			t.Fatalf("%+v, %v", st, err)
+		}
+		i = st.Groups[0].InitialSync
+	}
+	if i := st.Groups[0].InitialSync; i.Bytes != 1<<20 || i.CopiedBytes < 1<<18 || i.LeftSeconds == nil || *i.LeftSeconds <= 0 {
+		t.Errorf("a quarter in: %+v", i)
 	}
 	leave()
 	if err := <-created; !fail.Is(err, fail.Retry) {

@@ -83,6 +83,7 @@ func (d *Daemon) groupStatus(g *state.Group, s *agent.StreamStatus, a *agent.Sta
 		out.LastPointTime = &t
 	}
 	out.AckKept, out.AckReason, out.AckDegraded, out.FlushesWaiting = s.Kept.Ack, s.Kept.Why, s.Kept.Degraded, s.Kept.Waiting
+	out.InitialSync = initialStatus(s.Initial)
 	out.State, out.Reason = groupState(g, s, a, targets, initializing)
 	if name, ok := d.accepted.Load(g.Name); ok && s.Suspended != nil {
 		out.Reason = fmt.Sprintf("the backing of volume %s is accepted: restart the agent, which then goes on from it", name)
@@ -111,6 +112,31 @@ func resyncing(o *agent.Overflow, because func(string) string) string {
 		return fmt.Sprintf("%s of %s that changed are copied; the newest point is LSN %d", text.Bytes(o.CopiedBytes), text.Bytes(o.Bytes), o.After)
 	}
 	return because(fmt.Sprintf("the WAL overflowed, and %s have changed since LSN %d, the newest point", text.Bytes(o.Bytes), o.After))
+}
+
+// initialSync says how far the initial syncs of a group are.
+func initialSync(i *agent.InitialSync) string {
+	if i == nil || i.Bytes == 0 {
+		return "initial sync"
+	}
+	left := "ETA ?"
+	if d, ok := i.Left(time.Now()); ok {
+		left = "ETA " + d.Round(time.Second).String()
+	}
+	return fmt.Sprintf("initial sync: %d%%, %s of %s, %s", i.Percent(), text.Bytes(i.CopiedBytes), text.Bytes(i.Bytes), left)
+}
+
+// initialStatus is initialSync in figures.
+func initialStatus(i *agent.InitialSync) *control.InitialSync {
+	if i == nil {
+		return nil
+	}
+	out := &control.InitialSync{Bytes: i.Bytes, CopiedBytes: i.CopiedBytes, Percent: i.Percent()}
+	if d, ok := i.Left(time.Now()); ok {
+		s := d.Seconds()
+		out.LeftSeconds = &s
+	}
+	return out
 }
 
 // slowRequest is how long a store may take before the status says so.
@@ -179,7 +205,7 @@ func groupState(g *state.Group, s *agent.StreamStatus, a *agent.Status, targets 
 	case a.Slow:
 		return "Throttled", because("the WAL is nearly full" + heldBy(a))
 	case initializing:
-		return "Initializing", "initial sync"
+		return "Initializing", initialSync(s.Initial)
 	case s.Lag.Seconds() > g.RPOTargetSeconds:
 		return "Lagging", because("lag is above the RPO target")
 	}
