@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -259,6 +260,7 @@ func (b *osBacking) Whole() error {
 	return nil // a closed file is another's finding
 }
 
+// Data implements Backing by SEEK_DATA and SEEK_HOLE.
 func (b *osBacking) Data(off int64) (start, n int64, err error) {
 	if off >= b.size {
 		return 0, 0, nil
@@ -271,11 +273,16 @@ func (b *osBacking) Data(off int64) (start, n int64, err error) {
 	}
 	end := b.size
 	err = b.control(func(fd int) error {
-		if start, err = unix.Seek(fd, off, unix.SEEK_DATA); err != nil {
+		if start, end, err = seekData(fd, off, b.size); err != nil {
 			return err
 		}
-		if e, err := unix.Seek(fd, start, unix.SEEK_HOLE); err == nil {
-			end = min(end, e)
+		if looked, some := block.ForgetUnwritten(fd, start, end); some || looked < end {
+			if start, end, err = seekData(fd, off, b.size); err != nil {
+				return err
+			}
+			if looked > start { // behind it there may be more
+				end = min(end, looked)
+			}
 		}
 		return nil
 	})
@@ -289,6 +296,17 @@ func (b *osBacking) Data(off int64) (start, n int64, err error) {
 		return 0, 0, nil
 	}
 	return start, end - start, nil
+}
+
+// seekData returns the first run of data from an offset on, up to a size.
+func seekData(fd int, off, size int64) (start, end int64, err error) {
+	if start, err = unix.Seek(fd, off, unix.SEEK_DATA); err != nil {
+		return 0, 0, err
+	}
+	if end, err = unix.Seek(fd, start, unix.SEEK_HOLE); err != nil {
+		return start, size, nil
+	}
+	return start, min(end, size), nil
 }
 
 func (b *osBacking) Close() error {

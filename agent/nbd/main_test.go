@@ -69,8 +69,7 @@ func (e exports) Open(_ context.Context, name string) (block.Device, error) {
 func (e exports) List(context.Context) []Export {
 	var out []Export
 	for name, d := range e {
-		info := d.Info()
-		out = append(out, Export{Name: name, Description: info.Description, SizeBytes: info.SizeBytes})
+		out = append(out, ExportOf(name, d))
 	}
 	return out
 }

@@ -31,6 +31,12 @@ type Export struct {
 	SizeBytes   int64
 }
 
+// ExportOf describes a device as it does itself when it is opened.
+func ExportOf(name string, dev block.Device) Export {
+	info := dev.Info()
+	return Export{Name: name, Description: info.Description, SizeBytes: info.SizeBytes}
+}
+
 // Metrics receives what a server counts. Its methods are called on the path of
 // every request and must be quick.
 type Metrics interface {

@@ -185,8 +185,7 @@ func (e oneExport) Open(_ context.Context, name string) (block.Device, error) {
 }
 
 func (e oneExport) List(context.Context) []nbd.Export {
-	info := e.dev.Info()
-	return []nbd.Export{{Name: e.name, Description: info.Description, SizeBytes: info.SizeBytes}}
+	return []nbd.Export{nbd.ExportOf(e.name, e.dev)}
 }
 
 // serveMount serves until ctx ends.

@@ -168,6 +168,13 @@ func (d *File) Extents(ctx context.Context, off, n int64) ([]Extent, error) {
 	err := d.control(func(fd int) error {
 		for end := off + n; off < end && len(out) < maxFileExtents && ctx.Err() == nil; {
 			next, hole, err := nextExtent(fd, off, end)
+			if err == nil && !hole {
+				if looked, some := ForgetUnwritten(fd, off, next); some {
+					next, hole, err = nextExtent(fd, off, min(end, looked))
+				} else {
+					next = min(next, looked)
+				}
+			}
 			if err != nil {
 				return err
 			}

@@ -235,3 +235,31 @@ func TestVerbsDuringInitialSync(t *testing.T) {
 		}
 	}
 }
+
+// TestOneDescription: an export is listed as it describes itself when it is opened.
+func TestOneDescription(t *testing.T) {
+	conf, _ := regressConf(t)
+	ctx, cancel := context.WithTimeout(context.Background(), crashTimeout)
+	defer cancel()
+	d, err := start(ctx, conf, "t", slog.New(slog.DiscardHandler), seams{fs: vfs.Default, openBacking: backing.Open})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	svc := service{Daemon: d}
+	if _, err := svc.GroupPut(ctx, control.GroupPut{Name: "g", Create: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := svc.VolumeCreate(ctx, control.VolumeCreate{Name: "v", Group: "g", SizeBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	e := exports{d.agent}
+	list := e.List(ctx)
+	dev, err := e.Open(ctx, "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != 1 || list[0].Description != dev.Info().Description || list[0].SizeBytes != dev.Info().SizeBytes {
+		t.Errorf("listed as %+v, opened as %+v", list, dev.Info())
+	}
+}

@@ -55,8 +55,8 @@ func (e exports) Open(_ context.Context, name string) (block.Device, error) {
 func (e exports) List(context.Context) []nbd.Export {
 	var out []nbd.Export
 	for _, v := range e.a.Volumes() {
-		if v.Ready {
-			out = append(out, nbd.Export{Name: v.Name, Description: "group " + v.Group, SizeBytes: v.SizeBytes})
+		if dev, err := e.a.Device(v.Name); err == nil { // those that Open does
+			out = append(out, nbd.ExportOf(v.Name, dev))
 		}
 	}
 	return out
