@@ -89,7 +89,7 @@ type storeFlags struct {
 	patient atomic.Bool // what may pass is waited out for ever
 	// patience is for how long an operation is tried without progress; 0: the default.
 	patience quantity.Duration
-	cache   string      // directory for what was read of logs
+	cache    string // directory for what was read of logs
 }
 
 func (f *storeFlags) add(c *cobra.Command) {
