@@ -75,7 +75,7 @@ func WithRetry(s Store, p Policy) Store {
 	if p.Rand == nil {
 		p.Rand = rand.Float64
 	}
-	return &retrying{Store: s, p: p}
+	return &retrying{Store: s, p: p, gate: newGate()}
 }
 
 type realClock struct{}
@@ -97,6 +97,7 @@ type retrying struct {
 	Store
 	p       Policy
 	reached atomic.Bool
+	gate    *gate
 }
 
 // leastTries is how often an operation is tried, however short the patience is.
@@ -124,13 +125,14 @@ func (r *retrying) over(w *patience) error {
 	return fmt.Errorf("no progress within %v", limit)
 }
 
-// do calls f until it succeeds or fails for good.
+// do calls f, a request, until it succeeds or fails for good.
 func (r *retrying) do(ctx context.Context, op, name string, f func() error) error {
 	var w patience
 	r.progress(&w)
-	return r.doFor(ctx, &w, op, name, f)
+	return r.doFor(ctx, &w, op, name, func() error { return r.gate.run(ctx, f) })
 }
 
+// doFor is do of what makes its own requests.
 func (r *retrying) doFor(ctx context.Context, w *patience, op, name string, f func() error) error {
 	wait := r.p.MinBackoff
 	for {
@@ -199,7 +201,8 @@ func (r *retrying) Size(ctx context.Context, name string) (n int64, err error) {
 	return n, err
 }
 
-// List goes on where it was interrupted, so fn sees each name once.
+// List goes on where it was interrupted, so fn sees each name once. It does not count among
+// the requests that run: fn may make some.
 func (r *retrying) List(ctx context.Context, prefix, after string, fn func(Info) error) error {
 	var failed error // fn's, which is the caller's business and never repeated
 	var w patience
