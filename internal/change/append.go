@@ -137,7 +137,8 @@ func (a *Append) Check() error {
 func (a *Append) header(i int) (h Header, at Point, err error) {
 	h, hash, err := ParseHeader(a.Items[i].Header)
 	if err == nil && h.Stream != a.Stream {
-		err = fail.New(fail.Damaged, "check", "append", fmt.Sprintf("frame %d is of stream %s, the append of %s", i, h.Stream, a.Stream))
+		err = fail.New(fail.Damaged, "check", "append",
+			fmt.Sprintf("frame %d is of stream %s, the append of %s", i, h.Stream, a.Stream))
 	}
 	return h, Point{LSN: h.LastLSN, Hash: hash}, err
 }

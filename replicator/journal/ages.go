@@ -57,7 +57,8 @@ func (a *ages) now() time.Duration { return a.base + time.Duration(clock.SinceSt
 
 // note takes samples of the groups whose last one is old enough, and returns the names
 // of the groups whose samples have changed.
-func (a *ages) note(now time.Duration, wall time.Time, s *state.State, points map[change.StreamID]change.Point) (changed []string) {
+func (a *ages) note(now time.Duration, wall time.Time, s *state.State,
+	points map[change.StreamID]change.Point) (changed []string) {
 	for name := range a.groups {
 		if g := s.Groups[name]; g == nil || g.Retention.Forever() {
 			delete(a.groups, name)

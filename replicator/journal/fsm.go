@@ -158,7 +158,8 @@ func (f *fsm) tryAll(b *pebble.Batch, logs []*raft.Log, refused map[uint64]error
 func (f *fsm) applySafely(b *pebble.Batch, l *raft.Log) (r result, poison error) {
 	defer func() {
 		if p := recover(); p != nil {
-			poison = fail.New(fail.Internal, "apply", fmt.Sprintf("Raft entry %d", l.Index), "it cannot be applied, and is refused").
+			entry := fmt.Sprintf("Raft entry %d", l.Index)
+			poison = fail.New(fail.Internal, "apply", entry, "it cannot be applied, and is refused").
 				WithHint("this is a fault of pollux: report it, with the journal's log")
 			f.log.Error("applying an entry panicked: it is refused, and the journal goes on", "raft_index", l.Index, "panic", p,
 				"stack", string(debug.Stack()))
@@ -178,7 +179,8 @@ func (f *fsm) record(b *pebble.Batch, l *raft.Log, err error) {
 			what = kind.String()
 		}
 	}
-	e := state.Audit{Time: l.AppendedAt.UTC(), Who: "journal", Host: "every member", Verb: what, Request: json.RawMessage("null"), Outcome: err.Error()}
+	e := state.Audit{Time: l.AppendedAt.UTC(), Who: "journal", Host: "every member", Verb: what,
+		Request: json.RawMessage("null"), Outcome: err.Error()}
 	f.applyCommand(b, state.Encode(state.KindAudit, e))
 }
 
@@ -290,7 +292,8 @@ func (f *fsm) checkResyncEnd(body []byte) error {
 		return fail.Wrap(fail.Damaged, "decode", state.KindResyncEnd.String(), err)
 	}
 	if at := f.points[r.Stream]; r.LSN > at.LSN {
-		return fail.New(fail.Refused, "end resync", r.Stream.String(), fmt.Sprintf("at LSN %d, the stream ends at %v", r.LSN, at))
+		return fail.New(fail.Refused, "end resync", r.Stream.String(),
+			fmt.Sprintf("at LSN %d, the stream ends at %v", r.LSN, at))
 	}
 	return nil
 }

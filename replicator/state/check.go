@@ -47,7 +47,8 @@ func checkAgent(name string) error {
 }
 
 func checkText(what, s string) error {
-	if len(s) > maxText || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	odd := func(r rune) bool { return !unicode.IsPrint(r) }
+	if len(s) > maxText || !utf8.ValidString(s) || strings.ContainsFunc(s, odd) {
 		return invalid("%s of %d bytes: it must be printable, and %d bytes at most", what, len(s), maxText)
 	}
 	return nil
@@ -119,7 +120,8 @@ func (g *Group) check() error {
 }
 
 func (st *Stream) check() error {
-	if st.Number != 0 || st.Lease != (change.Lease{}) || len(st.Gaps) > 0 || len(st.Resyncs) > 0 || st.Horizon != 0 || st.Forgotten != 0 {
+	if st.Number != 0 || st.Lease != (change.Lease{}) || len(st.Gaps) > 0 || len(st.Resyncs) > 0 ||
+		st.Horizon != 0 || st.Forgotten != 0 {
 		return invalid("a new stream has no number, lease, gaps, resyncs or horizon: the journal gives them")
 	}
 	return first(checkStream(st.ID), CheckName("group", st.Group), checkAgent(st.Agent))
@@ -149,8 +151,8 @@ func (b *Bookmark) check() error {
 	if b.Points != nil {
 		return invalid("points of several streams are made by a mark")
 	}
-	return first(CheckName("bookmark", b.Name), CheckName("group", b.Group), checkStream(b.Stream), checkLSN("bookmark's", b.LSN),
-		checkSeconds("hold", b.HeldSeconds))
+	return first(CheckName("bookmark", b.Name), CheckName("group", b.Group), checkStream(b.Stream),
+		checkLSN("bookmark's", b.LSN), checkSeconds("hold", b.HeldSeconds))
 }
 
 func (r *BookmarkRemove) check() error {
@@ -162,7 +164,7 @@ func (g *LeaseGrant) check() error { return first(checkStream(g.Stream), checkAg
 func (h *Heartbeat) check() error { return nil }
 
 func (a *Audit) check() error {
-	err := a.checkSize() // texts are made printable when they are taken: agents of earlier releases send errors as they are
+	err := a.checkSize() // agents of earlier releases send errors as they are; what is taken of them is made printable
 	if err == nil && a.Number != 0 {
 		err = invalid("the journal numbers audit entries")
 	}

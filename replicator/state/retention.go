@@ -142,7 +142,8 @@ func (s *State) moveStreamHorizon(h *StreamHorizon) (changed []string, err error
 // beforeHorizon refuses what is to be kept at an LSN that may not be kept any more.
 func (s *State) beforeHorizon(what string, id change.StreamID, lsn uint64) error {
 	if st := s.Streams[id]; st != nil && lsn <= st.Horizon {
-		return fail.New(fail.Refused, "add", what, fmt.Sprintf("its point, LSN %d, is older than all points that are kept for sure: those behind LSN %d", lsn, st.Horizon))
+		return fail.New(fail.Refused, "add", what, fmt.Sprintf("its point, LSN %d, is older than all points that are kept for sure: "+
+			"those behind LSN %d", lsn, st.Horizon))
 	}
 	return nil
 }

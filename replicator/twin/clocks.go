@@ -30,10 +30,14 @@ func (q *query) clocks(t time.Time) error {
 	late := time.Unix(0, here.Written).Sub(time.Unix(0, here.Time))
 	switch {
 	case taken.LSN > q.p.LSN && ahead > clockTolerance:
-		return fail.New(fail.Refused, "resolve", "--at "+q.at, fmt.Sprintf("the time is ambiguous: the agent's clock was %s ahead of the journal's then", text.Duration(ahead.Round(time.Second)))).
-			WithHint(fmt.Sprintf("by the agent's clock the point is LSN %d, by the journal's LSN %d: name one of them, or one between, with --at", q.p.LSN, taken.LSN))
+		why := fmt.Sprintf("the time is ambiguous: the agent's clock was %s ahead of the journal's then",
+			text.Duration(ahead.Round(time.Second)))
+		return fail.New(fail.Refused, "resolve", "--at "+q.at, why).
+			WithHint(fmt.Sprintf("by the agent's clock the point is LSN %d, by the journal's LSN %d: "+
+				"name one of them, or one between, with --at", q.p.LSN, taken.LSN))
 	case taken.LSN < q.p.LSN && here.Written > t.UnixNano() && late > clockTolerance:
-		q.p.Note = fmt.Sprintf("the journal wrote this point down %s after the time that the agent gave it: replication was behind, or the agent's clock was; by the journal's clock the point of that time is LSN %d",
+		q.p.Note = fmt.Sprintf("the journal wrote this point down %s after the time that the agent gave it: "+
+			"replication was behind, or the agent's clock was; by the journal's clock the point of that time is LSN %d",
 			text.Duration(late.Round(time.Second)), taken.LSN)
 	}
 	return nil
