@@ -17,6 +17,7 @@ type together struct {
 
 	mu        sync.Mutex
 	now, most int
+	once      sync.Once
 	met       chan struct{}
 }
 
@@ -24,7 +25,7 @@ func (s *together) Delete(ctx context.Context, name string) error {
 	s.mu.Lock()
 	s.now++
 	if s.most = max(s.most, s.now); s.now == s.want {
-		close(s.met)
+		s.once.Do(func() { close(s.met) }) // it may be so many again
 	}
 	s.mu.Unlock()
 	defer func() {

@@ -40,7 +40,7 @@ type footer struct {
 	lo   int64  // where body begins in the object
 	err  error  // why x is nil
 
-	again bool // what is at hand came damaged: bodies are read from the store
+	again bool // what is at hand came damaged: bodies are asked of the store once more
 }
 
 // footers reads the ends of objects, of which the bodies of some entries will be
@@ -108,7 +108,16 @@ func (l *Log) bodies(ctx context.Context, f footer, want func(*segment.Entry) bo
 	if hi == 0 {
 		return nil, nil
 	}
-	if f.body != nil && !f.again {
+	if f.body != nil && f.again {
+		_, tail, err := uploader.ReadTail(ctx, l.store, f.x.Position, f.of.bytes)
+		if err != nil {
+			return nil, err
+		}
+		if lo := f.x.Bytes - int64(len(tail)); f.lo >= lo && f.lo+int64(len(f.body)) <= f.x.Bytes {
+			f.body = tail[f.lo-lo:][:len(f.body)]
+		}
+	}
+	if f.body != nil {
 		return f.body[lo-f.lo : hi-f.lo], nil
 	}
 	part := fmt.Sprintf("%d-%d", lo, hi)
