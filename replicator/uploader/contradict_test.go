@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -77,8 +78,14 @@ func TestContradictions(t *testing.T) {
 				r.propose(3)
 			}
 			r.await()
-			if st := u.Status(); st.Fenced || st.Stopped || st.Err != nil {
-				t.Errorf("status %+v", st)
+			for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) { // the journal knows a moment before
+				st := u.Status()
+				if !st.Fenced && !st.Stopped && st.Err == nil {
+					break
+				}
+				if time.Now().After(end) {
+					t.Fatalf("status %+v", st)
+				}
 			}
 			if err := stop(); err != nil {
 				t.Error(err)
