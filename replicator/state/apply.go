@@ -2,7 +2,6 @@ package state
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -54,10 +53,13 @@ func many[T any](check func(*T) error, do func(*State, *T) ([]string, error)) co
 			if err == nil {
 				err = check(v)
 			}
-			if most := 2*len(encode(v)) + maxUnknown; err == nil && len(body) > most {
-				err = invalid("%d bytes, of which %d are known", len(body), len(encode(v)))
+			if err != nil || len(body) <= maxUnknown {
+				return err
 			}
-			return err
+			if known := len(encode(v)); len(body) > 2*known+maxUnknown {
+				return invalid("%d bytes, of which %d are known", len(body), known)
+			}
+			return nil
 		},
 		apply: func(s *State, body []byte) ([]string, error) {
 			v, err := decode(body)
@@ -109,16 +111,6 @@ func (s *State) Apply(kind Kind, body []byte) (changed []string, err error) {
 		changed, err = c.apply(s, body)
 	}
 	return changed, err
-}
-
-// Kinds lists the commands in the order of their numbers.
-func Kinds() []Kind {
-	var all []Kind
-	for k := range commands {
-		all = append(all, k)
-	}
-	slices.Sort(all)
-	return all
 }
 
 // invalid says what is wrong with a command.

@@ -12,29 +12,36 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
-// TestAmbiguousTimes: a time for which the agent's clock and the journal's name
-// different points is refused with both, or noted.
-func TestAmbiguousTimes(t *testing.T) {
+// timed is a log of one volume with a frame every ten seconds; write adds so many, each
+// in a segment of its own or with others.
+func timed(t *testing.T) (h *logtest.Log, write func(n int)) {
 	s, err := objstore.Open(t.Context(), "file://"+t.TempDir(), objstore.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := logtest.New(t, s)
+	h = logtest.New(t, s)
 	h.Step = 10 * time.Second
 	h.Volume("v", 1<<20)
 	r := rand.New(rand.NewPCG(1, 2))
-	write := func(n int) {
+	write = func(n int) {
 		for range n {
 			h.Random(r, 1)
 		}
 	}
+	return h, write
+}
+
+// TestAmbiguousTimes: a time for which the agent's clock and the journal's name
+// different points is refused with both, or noted.
+func TestAmbiguousTimes(t *testing.T) {
+	h, write := timed(t)
 	start := h.Clock
 	write(60) // ten minutes in which both are right
 	right, lsn := h.Clock, h.Point.LSN
 	h.Skew = 3 * time.Hour
 	write(60) // and ten in which the agent's is ahead
 	jumped, later := h.Clock, h.Point.LSN
-	l, err := Open(context.Background(), s, nil)
+	l, err := Open(context.Background(), h.Store, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,19 +66,7 @@ func TestAmbiguousTimes(t *testing.T) {
 // TestJournalClockDips: a journal's clock that was behind for one object makes no other
 // time ambiguous.
 func TestJournalClockDips(t *testing.T) {
-	s, err := objstore.Open(t.Context(), "file://"+t.TempDir(), objstore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := logtest.New(t, s)
-	h.Step = 10 * time.Second
-	h.Volume("v", 1<<20)
-	r := rand.New(rand.NewPCG(1, 2))
-	write := func(n int) {
-		for range n {
-			h.Random(r, 1)
-		}
-	}
+	h, write := timed(t)
 	write(60)
 	good, lsn := h.Clock, h.Point.LSN
 	write(60)
@@ -79,7 +74,7 @@ func TestJournalClockDips(t *testing.T) {
 	write(1)
 	h.Clock, h.Skew = h.Clock.Add(48*time.Hour), 0
 	write(20)
-	l, err := Open(context.Background(), s, nil)
+	l, err := Open(context.Background(), h.Store, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
