@@ -215,22 +215,28 @@ func (s *Server) args() []string {
 	return []string{"--quiet", "--keep-alive", "--port", s.port.address(), "posix", "--versioning-dir", filepath.Join(s.dir, "versions"), data}
 }
 
-// await polls until the server lists its buckets, as it will for a client.
+// await polls until the server lists its buckets, as it will for a client, and knows who is
+// nobody: MinIO answers its owner before it does.
 func (s *Server) await(ctx context.Context, proc *child.Process) error {
 	transport := &http.Transport{DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
-	c, err := minio.New(s.port.address(), &minio.Options{
-		Creds: credentials.NewStaticV4(accessKey, secretKey, ""), Transport: transport, Region: "us-east-1", MaxRetries: 1,
-	})
-	if err != nil {
+	list := func(key, secret string) error {
+		c, err := minio.New(s.port.address(), &minio.Options{
+			Creds: credentials.NewStaticV4(key, secret, ""), Transport: transport, Region: "us-east-1", MaxRetries: 1,
+		})
+		if err == nil {
+			_, err = c.ListBuckets(ctx)
+		}
 		return err
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		_, err := c.ListBuckets(ctx)
+		err := list(accessKey, secretKey)
 		if err == nil {
-			return nil
+			if err = list("nobody", secretKey); minio.ToErrorResponse(err).StatusCode < http.StatusInternalServerError {
+				return nil
+			}
 		}
 		select {
 		case <-proc.Done():

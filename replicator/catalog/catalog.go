@@ -53,11 +53,16 @@ type Pack struct {
 	Moved []uint64 `json:"moved"`
 }
 
-// Fence is one of the log. A writer that it fenced might still try the positions from
-// From up to it: they are never freed.
+// Fence is one of the log. The writer that it fenced might still try the positions from
+// From up to it: they are kept, for ever if that writer does not check its tail.
 type Fence struct {
 	Position uint64 `json:"position"`
 	From     uint64 `json:"from"`
+	// ChecksTail: the writer that it fenced does.
+	ChecksTail bool `json:"checks_tail,omitempty"`
+	// Passed is when the store had a catalog that has passed the fence, by the store's
+	// clock; zero before.
+	Passed time.Time `json:"passed,omitzero"`
 }
 
 // Mark is a place in the log from which on it can be read.
@@ -67,6 +72,8 @@ type Mark struct {
 	Token    segment.Token `json:"token"`    // in force there
 	Durable  uint64        `json:"durable"`  // the position that the last segment before it stated
 	Time     time.Time     `json:"time"`     // when it was made
+	// ChecksTail: the writer of the token does.
+	ChecksTail bool `json:"checks_tail,omitempty"`
 	// Streams are those that have moved since the mark before.
 	Streams map[change.StreamID]At `json:"streams,omitempty"`
 }
@@ -145,6 +152,13 @@ func (l *Layer) Extents() (n int64) {
 
 // End is the last mark.
 func (c *Catalog) End() *Mark { return &c.Marks[len(c.Marks)-1] }
+
+// Passed reports whether the log has passed a position: those may be freed that nothing
+// needs. Of the others, each is as its first writer left it.
+func (c *Catalog) Passed(position uint64) bool {
+	end := c.End()
+	return position < c.Marks[0].Position && position+1 < min(end.Durable, end.Position)
+}
 
 // PointAt returns where a stream stood at a mark.
 func (c *Catalog) PointAt(mark int, id change.StreamID) At {

@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -106,6 +107,51 @@ func List(ctx context.Context, s objstore.Store) (numbers []uint64, err error) {
 		return nil
 	})
 	return numbers, err
+}
+
+// A writer checks the tail of its log, in the newest catalog, before it counts as durable
+// what it created more than TailCheck after the last time (package uploader). So a fence, and
+// the positions before it, can be freed once a catalog has passed it for FenceGrace, by the
+// store's clock: the difference is for that clock's own errors.
+const (
+	TailCheck  = 6 * time.Hour
+	FenceGrace = 2 * TailCheck
+)
+
+// Newest loads the newest catalog that can be read, nil where there is none. A list may be
+// stale: what follows its last is asked for by name.
+func Newest(ctx context.Context, s objstore.Store) (newest *Catalog, err error) {
+	numbers, err := List(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	next := uint64(0)
+	for i := len(numbers) - 1; i >= 0 && newest == nil; i-- {
+		next = max(next, numbers[i]+1)
+		if newest, err = Load(ctx, s, numbers[i]); err != nil && !ofObject(err) {
+			return nil, err
+		}
+	}
+	for ; ; next++ {
+		c, err := Load(ctx, s, next)
+		switch {
+		case err == nil:
+			newest = c
+		case fail.Is(err, fail.NotFound):
+			return newest, nil
+		case !ofObject(err):
+			return nil, err
+		}
+	}
+}
+
+// ofObject reports whether an error says something about an object, not about the way to it.
+func ofObject(err error) bool {
+	switch fail.KindOf(err) {
+	case fail.Damaged, fail.Unsupported, fail.NotFound:
+		return true
+	}
+	return false
 }
 
 // Load reads a catalog. Errors: fail.NotFound, fail.Damaged and fail.Unsupported with

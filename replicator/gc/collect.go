@@ -142,6 +142,7 @@ func (g *collection) run(ctx context.Context) error {
 	if err := g.present(ctx, c, r, all); err != nil {
 		return err
 	}
+	changed = settleFences(old, c, all, g.o.Now()) || changed
 	g.warnUnextended(ctx, c)
 	moved, err := g.repack(ctx, c, r, all)
 	if err != nil {
@@ -191,13 +192,15 @@ func worthNoting(was, is map[string]time.Time) bool {
 // listed are the objects of a log that can become garbage.
 type listed struct {
 	objects map[string]objstore.Info
-	stay    []string // names of what cannot
+	stay    []string  // names of what cannot
+	newest  time.Time // when the newest of all was made, by the store's clock
 }
 
 func (g *collection) list(ctx context.Context) (*listed, error) {
 	all := &listed{objects: map[string]objstore.Info{}}
 	for _, prefix := range []string{"log/", "map/", "pack/", "catalog/"} {
 		err := g.store.List(ctx, prefix, "", func(i objstore.Info) error {
+			all.newest = later(all.newest, i.Modified)
 			if prefix == "log/" {
 				if pos, ok := positionOf(i.Name); !ok {
 					return nil // not ours
@@ -250,7 +253,7 @@ const maxRuns = 1 << 20
 // protected reports whether a fenced writer might try the position, or the present one
 // looks for it.
 func protected(c *catalog.Catalog, position uint64) bool {
-	if position+1 >= min(c.End().Durable, c.End().Position) {
+	if !c.Passed(position) {
 		return true
 	}
 	for _, f := range c.Fences {

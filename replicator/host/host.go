@@ -42,6 +42,7 @@ type Host struct {
 type target struct {
 	conf  config.Target
 	store objstore.Store
+	dates *objstore.Dates // of its answers
 
 	mu    sync.Mutex
 	up    *uploader.Uploader
@@ -80,10 +81,10 @@ func Open(ctx context.Context, o Options) (*Host, error) {
 }
 
 func (h *Host) openTarget(ctx context.Context, tc config.Target) error {
-	t := &target{conf: tc}
+	t := &target{conf: tc, dates: &objstore.Dates{}}
 	open := func(ctx context.Context) (objstore.Store, error) {
 		return objstore.Open(ctx, tc.URL, objstore.Options{FS: h.o.FS, Endpoint: tc.Endpoint, Region: tc.Region,
-			CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Lock: lockRule(tc), Observe: h.o.Observe(tc.Name)})
+			CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Lock: lockRule(tc), Dates: t.dates, Observe: h.o.Observe(tc.Name)})
 	}
 	s, err := open(ctx)
 	if err != nil && !fail.Is(err, fail.Invalid) && (h.o.Journal.Cluster != nil || h.Target(tc.Name).Position > 0) {
@@ -122,7 +123,7 @@ func (h *Host) upload(ctx context.Context, t *target, term uint64) {
 		}
 	}
 	up := uploader.New(uploader.Options{Target: t.conf.Name, Journal: h.Journal, Term: term, Store: t.store,
-		Siblings: siblings, Logger: h.o.Logger, FoldFromBytes: h.o.FoldFromBytes,
+		Dates: t.dates, Siblings: siblings, Logger: h.o.Logger, FoldFromBytes: h.o.FoldFromBytes,
 		RequestsPerSecond: *t.conf.Requests.Rate, Burst: t.conf.Requests.Burst})
 	t.begin(up)
 	err := up.Run(ctx)

@@ -34,6 +34,8 @@ type Log struct {
 	Codec   change.Codec
 	Folding bool // what may be folded is
 	Keeping bool // Random keeps what the volumes hold at each frame
+	// Unchecked: the writer is of a release that did not check its tail.
+	Unchecked bool
 
 	Volumes map[string]uint32 // numbers by name
 	Sizes   map[string]int64
@@ -81,7 +83,8 @@ func (l *Log) Fence() {
 	l.T.Helper()
 	l.token.Term++
 	l.token.Writer[1]++
-	l.put(segment.Document(segment.Head{Type: segment.Fence, Journal: Journal, Token: l.token, Position: l.Position, DurablePosition: l.Position, FirstIndex: l.index},
+	l.put(segment.Document(segment.Head{Type: segment.Fence, Journal: Journal, Token: l.token, ChecksTail: !l.Unchecked,
+		Position: l.Position, DurablePosition: l.Position, FirstIndex: l.index},
 		state.KindFence, state.Fence{NextIndex: l.index, Streams: map[change.StreamID]change.Point{l.Stream: l.Point}, Reason: "test"}))
 }
 
@@ -151,7 +154,8 @@ func (l *Log) Segment() {
 	if l.Folding {
 		l.fold()
 	}
-	h := segment.Head{Type: segment.Segment, Journal: Journal, Token: l.token, Position: l.Position, DurablePosition: l.Position, FirstIndex: l.index, LastIndex: l.index + n - 1,
+	h := segment.Head{Type: segment.Segment, Journal: Journal, Token: l.token, ChecksTail: !l.Unchecked,
+		Position: l.Position, DurablePosition: l.Position, FirstIndex: l.index, LastIndex: l.index + n - 1,
 		Time: l.Clock.UnixNano()}
 	obj, err := segment.Build(h, l.entries, nil, func(i int, dst []byte) error { copy(dst, l.bodies[i]); return nil })
 	if err != nil {

@@ -35,10 +35,11 @@ const (
 // by link(2), which refuses a name that exists, after its content was synced;
 // so the final name never shows a part of it.
 type fileStore struct {
-	fs   vfs.FS
-	root string
-	dirs sync.Map // directories known to be durable: path -> struct{}
-	bufs sync.Pool
+	fs    vfs.FS
+	root  string
+	dirs  sync.Map // directories known to be durable: path -> struct{}
+	dates *Dates
+	bufs  sync.Pool
 
 	mu     sync.Mutex
 	newest string // the name created last, or read first: while it is there, so is the store
@@ -46,7 +47,7 @@ type fileStore struct {
 
 func openFile(u *url.URL, opts Options) (Store, error) {
 	const op = "open object store"
-	s := &fileStore{fs: opts.FS, root: u.Path}
+	s := &fileStore{fs: opts.FS, root: u.Path, dates: opts.Dates}
 	if s.fs == nil {
 		s.fs = vfs.Default
 	}
@@ -150,6 +151,9 @@ func (s *fileStore) Create(ctx context.Context, name string, body []byte) error 
 		s.mu.Lock()
 		s.newest = name
 		s.mu.Unlock()
+		if is, serr := s.fs.Stat(path); serr == nil { // it is there whatever this says
+			s.dates.Note(is.ModTime())
+		}
 	}
 	return s.createError(op, name, err)
 }

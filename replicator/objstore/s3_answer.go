@@ -22,7 +22,10 @@ import (
 // answers is a transport that lets only those successes through that an object store may
 // answer with. A proxy, a balancer or a captive portal in between answers 200 too, and the
 // client would take a page of text for an empty list, an object, or a create that is durable.
-type answers struct{ http.RoundTripper }
+type answers struct {
+	http.RoundTripper
+	dates *Dates
+}
 
 // answerError is of an answer that is not an object store's. It passes.
 type answerError struct{ text string }
@@ -34,6 +37,10 @@ const hintAnswer = "the answer is not an object store's: check the endpoint and 
 // RoundTrip implements http.RoundTripper.
 func (a answers) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := a.RoundTripper.RoundTrip(r)
+	if err == nil {
+		date, _ := http.ParseTime(resp.Header.Get("Date")) // else zero
+		a.dates.Note(date)
+	}
 	if err != nil || resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return resp, err
 	}

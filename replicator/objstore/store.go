@@ -111,6 +111,9 @@ type Options struct {
 
 	// Observe, if set, hears of every attempt when it ends; see WithObserver.
 	Observe func(Request)
+
+	// Dates, if set, hears of the time of each answer, before the call returns.
+	Dates *Dates
 }
 
 // Open opens the store that rawURL names: file:///directory or

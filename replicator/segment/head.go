@@ -74,7 +74,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 //	 8 16 journal UUID     80  8 time, ns
 //	24  8 token: epoch     88  4 key id (0)
 //	32  8 token: term      92 16 token: writer
-//	40  8 reserved        108 16 reserved   124 4 CRC-32C of bytes 0..123
+//	40  1 flags           108 16 reserved   124 4 CRC-32C of bytes 0..123
 //
 // Magic, version and checksum stand there in every version, so that damage is
 // never taken for a later one.
@@ -87,7 +87,13 @@ type Head struct {
 	DurablePosition       uint64
 	FirstIndex, LastIndex uint64
 	Time                  int64 // ns since 1970, the writer's clock
+	// ChecksTail: the writer looks whether its positions were freed before it counts what it
+	// created there (see uploader). Readers of earlier releases pass over the flag.
+	ChecksTail bool
 }
+
+// flagChecksTail is Head.ChecksTail among the flags.
+const flagChecksTail = 1
 
 func (h *Head) put(b []byte) {
 	b = b[:HeadBytes]
@@ -99,6 +105,9 @@ func (h *Head) put(b []byte) {
 	copy(b[8:], h.Journal[:])
 	le.PutUint64(b[24:], h.Token.Epoch)
 	le.PutUint64(b[32:], h.Token.Term)
+	if h.ChecksTail {
+		b[40] = flagChecksTail
+	}
 	le.PutUint64(b[48:], h.Position)
 	le.PutUint64(b[56:], h.DurablePosition)
 	le.PutUint64(b[64:], h.FirstIndex)
@@ -135,7 +144,7 @@ func ParseHead(b []byte, at int64) (Head, error) {
 	copy(h.Token.Writer[:], b[92:])
 	h.Position, h.DurablePosition = le.Uint64(b[48:]), le.Uint64(b[56:])
 	h.FirstIndex, h.LastIndex = le.Uint64(b[64:]), le.Uint64(b[72:])
-	h.Time = int64(le.Uint64(b[80:]))
+	h.Time, h.ChecksTail = int64(le.Uint64(b[80:])), b[40]&flagChecksTail != 0
 	if h.Type < Identity || h.Type > Fence {
 		return h, fail.New(fail.Unsupported, "decode object", "", fmt.Sprintf("object type %d", b[6]))
 	}

@@ -51,6 +51,7 @@ type Log struct {
 	mark    int             // of the catalog, from which on it was read; -1: from the beginning
 	next    uint64          // the journal index that follows
 	durable uint64          // the position that the last segment stated
+	checks  bool            // the writer of the token in force checks its tail
 	fences  []catalog.Fence // behind the catalog
 	moves   *moves
 	token   segment.Token
@@ -108,7 +109,8 @@ func (l *Log) order(ctx context.Context, all []footer, rest []located) error {
 				return errBranch
 			}
 			l.Epoch = x.Token.Epoch
-			l.fences = append(l.fences, catalog.Fence{Position: x.Position, From: l.durable})
+			l.fences = append(l.fences, catalog.Fence{Position: x.Position, From: l.durable, ChecksTail: l.checks})
+			l.checks = x.ChecksTail
 			l.cut(x.FirstIndex)
 		default:
 			l.durable = x.DurablePosition

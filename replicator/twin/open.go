@@ -92,7 +92,7 @@ func openFrom(ctx context.Context, s objstore.Store, c *catalog.Catalog, r *Read
 	first := uint64(0)
 	if c != nil {
 		m := c.End()
-		l.durable = m.Durable
+		l.durable, l.checks = m.Durable, m.ChecksTail
 		l.mark, l.next, l.token, l.Epoch, first = len(c.Marks)-1, m.Index+1, m.Token, m.Token.Epoch, m.Position
 		var err error
 		if l.State, err = c.LoadState(); err != nil {

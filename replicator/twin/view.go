@@ -254,7 +254,8 @@ func (l *Log) When(ctx context.Context, id change.StreamID, lsn uint64) catalog.
 
 // Mark is where the log ends, to be read on from there.
 func (l *Log) Mark(now time.Time) catalog.Mark {
-	m := catalog.Mark{Position: l.End, Index: l.next - 1, Token: l.token, Durable: l.durable, Time: now.UTC(), Streams: map[change.StreamID]catalog.At{}}
+	m := catalog.Mark{Position: l.End, Index: l.next - 1, Token: l.token, Durable: l.durable, ChecksTail: l.checks,
+		Time: now.UTC(), Streams: map[change.StreamID]catalog.At{}}
 	for id, f := range l.Frames {
 		if n := len(f); n > 0 {
 			e := f[n-1].entry()

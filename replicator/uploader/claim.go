@@ -219,7 +219,7 @@ func sameEntries(ours []journal.Entry, theirs []segment.Entry) (uint64, bool) {
 func (u *Uploader) fence(ctx context.Context) error {
 	id, _, _ := u.o.Journal.ID()
 	doc := state.Fence{NextIndex: u.next, Streams: u.o.Journal.TargetPoints(u.o.Target), Reason: "writer started"}
-	h := segment.Head{Type: segment.Fence, Journal: id, Token: u.token, Position: u.pos, DurablePosition: u.pos,
+	h := segment.Head{Type: segment.Fence, Journal: id, Token: u.token, ChecksTail: true, Position: u.pos, DurablePosition: u.pos,
 		FirstIndex: u.next, Time: clock.Now().UnixNano()}
 	obj := segment.Document(h, state.KindFence, doc)
 	if err := u.timed(u.pos, func() error { return u.store.Create(ctx, ObjectName(u.pos), obj) }); err != nil {

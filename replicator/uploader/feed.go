@@ -167,7 +167,7 @@ func (u *Uploader) build(ctx context.Context) (*object, error) {
 func (u *Uploader) encode(entries []segment.Entry, first, last uint64,
 	fetch func(i int, dst []byte) error) ([]byte, error) {
 	id, _, _ := u.o.Journal.ID()
-	h := segment.Head{Type: segment.Segment, Journal: id, Token: u.token,
+	h := segment.Head{Type: segment.Segment, Journal: id, Token: u.token, ChecksTail: true,
 		Position: u.pos, DurablePosition: u.Status().Position,
 		FirstIndex: first, LastIndex: last, Time: clock.Now().UnixNano()}
 	buf, _ := u.pool.Get().(*[]byte)

@@ -27,7 +27,11 @@ type Options struct {
 	// Siblings are the journal's other targets, as Store is. The target is filled
 	// from them where the journal no longer has what it lacks.
 	Siblings map[string]objstore.Store
-	Logger   *slog.Logger
+	// Dates collects the times of Store's answers.
+	Dates *objstore.Dates
+	// SinceBoot is the machine's age; nil is the real one.
+	SinceBoot func() time.Duration
+	Logger    *slog.Logger
 	// RequestsPerSecond and Burst bound the objects created; 0 per second is
 	// unlimited.
 	RequestsPerSecond float64
@@ -59,6 +63,7 @@ type Uploader struct {
 	o     Options
 	token segment.Token
 	store *objstore.Limited
+	tail  tail
 
 	pos  uint64 // next position to use
 	next uint64 // next journal index to upload
@@ -123,6 +128,7 @@ func New(o Options) *Uploader {
 	u := &Uploader{o: o, token: segment.Token{Epoch: epoch, Term: o.Term, Writer: uuid.New()},
 		store: objstore.WithRequests(o.Store, o.RequestsPerSecond, o.Burst), landed: make(chan struct{}, 1), careful: segment.MaxInFlight,
 		order: make(chan *object, segment.MaxInFlight)}
+	u.tail = newTail(o.Dates, o.SinceBoot)
 	u.window = maxWindowBytes
 	u.began, u.pace = map[uint64]time.Time{}, newPace()
 	t := o.Journal.Target(o.Target)
@@ -196,8 +202,14 @@ func final(err error) bool {
 	return false
 }
 
-// commit has the journal record progress. A repeat changes nothing.
+// commit has the journal record progress, in objects that are there by now. A repeat changes
+// nothing.
 func (u *Uploader) commit(ctx context.Context, up journal.Uploaded) error {
+	if u.tail.due() {
+		if err := u.until(ctx, func() error { return u.checkTail(ctx) }); err != nil {
+			return err
+		}
+	}
 	return u.until(ctx, func() error { return u.o.Journal.Uploaded(up) })
 }
 
