@@ -130,7 +130,7 @@ func makeHost(t *testing.T, p *eraPlace) *site {
 	m.volume("all", "x", 1)
 	for round := range 3 {
 		for _, name := range []string{"v", "w", "x"} {
-			m.write(name, 30)
+			m.write(name, 8)
 		}
 		m.bookmark("folds", fmt.Sprint("early", round))
 		m.bookmark("all", fmt.Sprint("early", round))
