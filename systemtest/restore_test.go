@@ -41,6 +41,15 @@ func (s *site) mark(group, name string) {
 	s.t.Helper()
 	s.verb("bookmark", "add", name, "--group", group)
 	s.drained(group, time.Minute)
+	until(s.t, time.Minute, "the store has bookmark "+name, func() error { // which comes behind its point
+		v := s.verb(append([]string{"bookmark", "ls", "--group", group}, s.storeArgs()...)...)
+		for _, b := range v["bookmarks"].([]any) {
+			if b.(map[string]any)["name"] == name {
+				return nil
+			}
+		}
+		return fmt.Errorf("%v", v)
+	})
 }
 
 // TestRestoreResumes kills restores, goes on toward newer points and back to older

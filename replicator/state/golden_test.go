@@ -1,0 +1,177 @@
+package state
+
+import (
+	"encoding/json"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/golden"
+)
+
+// vector is a command that is kept as name.command. A new kind gets a line of its own;
+// where a command gains a field, the new form gets one, and the old line stays with old
+// set: this build reads it, and does not write it any more.
+type vector struct {
+	name string
+	kind Kind
+	want any
+	old  bool
+}
+
+var (
+	goldenStream = uuid.MustParse("51000000-0000-4000-8000-000000000001")
+	goldenOther  = uuid.MustParse("51000000-0000-4000-8000-000000000002")
+	goldenMark   = uuid.MustParse("51000000-0000-4000-8000-000000000003")
+	goldenVoid   = uuid.MustParse("51000000-0000-4000-8000-000000000004")
+	goldenHash   = change.Hash{0xaa, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0xbb}
+)
+
+func goldenTime(minute int) time.Time {
+	return time.Date(2026, 11, 20, 10, minute, 30, 123456789, time.UTC)
+}
+
+// goldenHistory are commands in an order in which all of them apply.
+func goldenHistory() []vector {
+	lease := change.Lease{Epoch: 1, Number: 1}
+	gap := Gap{From: change.Point{LSN: 40, Hash: goldenHash}, To: change.Point{LSN: 90, Hash: change.Hash{1}}}
+	step := func(id uuid.UUID, stream change.StreamID) MarkStep {
+		return MarkStep{ID: id, Group: "db", Stream: stream}
+	}
+	held, heldOther := step(goldenMark, goldenStream), step(goldenMark, goldenOther)
+	held.LSN, heldOther.LSN = 120, 7
+	confirm, confirmOther := step(goldenMark, goldenStream), step(goldenMark, goldenOther)
+	confirm.HeldSeconds, confirmOther.HeldSeconds = 0.25, 0.5
+	void := step(goldenVoid, goldenOther)
+	void.Why = "writers of host-b were not held in time"
+	volume := func(name string, stream change.StreamID, agent string) Volume {
+		return Volume{Name: name, Group: "db", Stream: stream, Agent: agent, SizeBytes: 1 << 30,
+			Backing: "/srv/" + name + ".img", Created: goldenTime(2)}
+	}
+	return []vector{
+		{name: "group-put", kind: KindGroupPut, want: Group{Name: "db", Ack: "local", OnAckLoss: "degrade",
+			Overflow: "bitmap", PITR: PITRFold,
+			RPOTargetSeconds: 2.5, Paused: true, Retention: &Retention{EveryWriteSeconds: 3600,
+				HourlySeconds: 86400, DailySeconds: 864000},
+			Owner: "host-a", Agents: []string{"host-b"}, Created: goldenTime(0)}},
+		{name: "group-put-least", kind: KindGroupPut, want: Group{Name: "mail", Ack: "journal",
+			Overflow: "throttle", PITR: PITREveryWrite, Created: goldenTime(0)}},
+		{name: "stream-create", kind: KindStreamCreate, want: Stream{ID: goldenStream, Group: "db", Agent: "host-a"}},
+		{name: "stream-create-other", kind: KindStreamCreate, want: Stream{ID: goldenOther, Group: "db",
+			Agent: "host-b"}},
+		{name: "lease", kind: KindLease, want: LeaseGrant{Stream: goldenStream, Agent: "host-a", Epoch: 1}},
+		{name: "volume-create", kind: KindVolumeCreate, want: volume("data", goldenStream, "host-a")},
+		{name: "volume-create-other", kind: KindVolumeCreate, want: volume("log", goldenOther, "host-b")},
+		{name: "volume-create-removed", kind: KindVolumeCreate, want: volume("tmp", goldenOther, "host-b")},
+		{name: "volume-ready", kind: KindVolumeReady, want: VolumeReady{Name: "data", FirstLSN: 17}},
+		{name: "volume-remove", kind: KindVolumeRemove, want: VolumeRemove{Name: "tmp"}},
+		{name: "bookmark-add", kind: KindBookmarkAdd, want: Bookmark{Name: "before-upgrade", Group: "db",
+			Stream: goldenStream, LSN: 30, Epoch: 1, Time: goldenTime(5),
+			Points: map[change.StreamID]uint64{goldenStream: 30, goldenOther: 4}, HeldSeconds: 0.125, Quiesced: true}},
+		{name: "bookmark-add-least", kind: KindBookmarkAdd, want: Bookmark{Name: "b", Group: "db",
+			Stream: goldenStream, LSN: 31, Epoch: 1, Time: goldenTime(6)}},
+		{name: "bookmark-remove", kind: KindBookmarkRemove, want: BookmarkRemove{Name: "b", Group: "db"}},
+		{name: "heartbeat", kind: KindHeartbeat, want: Heartbeat{Time: goldenTime(7)}},
+		{name: "audit", kind: KindAudit, want: Audit{Time: goldenTime(8), Who: "uid 0", Host: "host-a",
+			Verb: "volume attach", Request: json.RawMessage(`{"name":"data"}`), Outcome: "done"}},
+		{name: "resync-begin", kind: KindResyncBegin, want: ResyncBegin{Stream: goldenStream, Lease: lease, Gap: gap}},
+		{name: "resync-end", kind: KindResyncEnd, want: ResyncEnd{Stream: goldenStream, Lease: lease,
+			To: gap.To, LSN: 110}},
+		{name: "mark-begin", kind: KindMarkBegin, want: MarkBegin{ID: goldenMark, Name: "both", Group: "db",
+			Time: goldenTime(9), LimitSeconds: 5, Epoch: 1}},
+		{name: "mark-held", kind: KindMarkHeld, want: held},
+		{name: "mark-held-other", kind: KindMarkHeld, want: heldOther},
+		{name: "mark-confirm", kind: KindMarkConfirm, want: confirm},
+		{name: "mark-confirm-other", kind: KindMarkConfirm, want: confirmOther},
+		{name: "mark-begin-void", kind: KindMarkBegin, want: MarkBegin{ID: goldenVoid, Name: "again",
+			Group: "db", Time: goldenTime(10), LimitSeconds: 5, Epoch: 1}},
+		{name: "mark-void", kind: KindMarkVoid, want: void},
+		{name: "horizon", kind: KindHorizon, want: Horizon{Groups: map[string]time.Time{"db": goldenTime(1)}}},
+		{name: "stream-horizon", kind: KindStreamHorizon,
+			want: StreamHorizon{Streams: map[change.StreamID]uint64{goldenStream: 25},
+				Groups: map[string]time.Time{"db": goldenTime(3)}}},
+	}
+}
+
+// goldenDocuments are the documents of an object log.
+func goldenDocuments() []vector {
+	return []vector{
+		{name: "identity", kind: KindIdentity, want: Identity{Journal: goldenMark, Format: 1, Site: "north",
+			Created: goldenTime(0)}},
+		{name: "fence", kind: KindFence, want: Fence{NextIndex: 77, Reason: "leader host-b of term 3",
+			Streams: map[change.StreamID]change.Point{goldenStream: {LSN: 40, Hash: goldenHash}}}},
+	}
+}
+
+// kept reads a vector and checks that it says what it is to say.
+func (v *vector) kept(t *testing.T) (body []byte) {
+	t.Helper()
+	var b []byte
+	if name := v.name + ".command"; v.old {
+		b = golden.Kept(t, name, nil)
+	} else {
+		b = golden.Same(t, name, Encode(v.kind, v.want))
+	}
+	kind, body, err := Open(b)
+	if err != nil || kind != v.kind {
+		t.Fatalf("%s: kind %v, %v", v.name, kind, err)
+	}
+	got := reflect.New(reflect.TypeOf(v.want))
+	if err := Decode(b, v.kind, got.Interface()); err != nil {
+		t.Fatalf("%s: %v", v.name, err)
+	}
+	if diff := cmp.Diff(v.want, got.Elem().Interface()); diff != "" {
+		t.Errorf("%s means something else: %s", v.name, diff)
+	}
+	return body
+}
+
+// TestGoldenCommands: every kind of command has a vector, all are understood as they
+// were, and what they make of a state is what an earlier build saved of it.
+func TestGoldenCommands(t *testing.T) {
+	missing := golden.Constants(t, "Kind", "")
+	s := New()
+	for _, v := range goldenHistory() {
+		maps.DeleteFunc(missing, func(_ string, n uint64) bool { return n == uint64(v.kind) })
+		if _, err := s.Apply(v.kind, v.kept(t)); err != nil {
+			t.Errorf("%s does not apply: %v", v.name, err)
+		}
+	}
+	for _, v := range goldenDocuments() {
+		maps.DeleteFunc(missing, func(_ string, n uint64) bool { return n == uint64(v.kind) })
+		v.kept(t)
+	}
+	if len(missing) > 0 {
+		t.Errorf("no vector of %v", slices.Sorted(maps.Keys(missing)))
+	}
+
+	saved := golden.Kept(t, "state.txt", func() []byte { return []byte(saved(s)) })
+	loaded := New()
+	for line := range strings.Lines(string(saved)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if err := loaded.Load(key, []byte(value)); err != nil {
+			t.Errorf("%s does not load: %v", key, err)
+		}
+	}
+	if diff := cmp.Diff(loaded, s, cmp.AllowUnexported(State{})); diff != "" {
+		t.Errorf("the commands make another state than the one that was saved: %s", diff)
+	}
+}
+
+// saved are all keys of a state with their values, a line each.
+func saved(s *State) string {
+	var out strings.Builder
+	keys := s.Keys()
+	slices.Sort(keys)
+	for _, key := range keys {
+		out.WriteString(key + " " + string(s.Save(key)) + "\n")
+	}
+	return out.String()
+}
