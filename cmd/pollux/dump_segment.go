@@ -12,9 +12,9 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // headInfo is an object's head.
@@ -128,7 +128,7 @@ func readObject(c *cobra.Command, s *storeFlags, arg string) (name string, b []b
 		return "", nil, err
 	}
 	defer done()
-	name = uploader.ObjectName(pos)
+	name = objlog.ObjectName(pos)
 	b, err = objstore.ReadWhole(c.Context(), store, name, segment.MaxObjectBytes)
 	return store.URL() + "/" + name, b, err
 }

@@ -13,10 +13,10 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 	"github.com/pollux-dr/pollux/wal"
 )
 
@@ -74,7 +74,7 @@ func dumpStore(t *testing.T) (url, dir string) {
 		segment.Document(segment.Head{Type: segment.Fence, Journal: dumpJournal, Token: tok, Position: 1, FirstIndex: 1}, state.KindFence, state.Fence{NextIndex: 1}),
 		obj,
 	} {
-		if err := s.Create(t.Context(), uploader.ObjectName(uint64(i)), b); err != nil {
+		if err := s.Create(t.Context(), objlog.ObjectName(uint64(i)), b); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -107,7 +107,7 @@ func TestDumpLog(t *testing.T) {
 	if err != nil || !strings.Contains(out, "LSN 1 to 4, 2 frames, 4 records (2 mark, 2 write)") || !strings.Contains(out, "3 objects") {
 		t.Errorf("%v:\n%s", err, out)
 	}
-	flipFile(t, filepath.Join(dir, uploader.ObjectName(1)), 140)
+	flipFile(t, filepath.Join(dir, objlog.ObjectName(1)), 140)
 	out, err = runVerb(t, "dump", "log", "--store", url, "--json")
 	var d logDump
 	asJSON(t, out, &d)
@@ -128,7 +128,7 @@ func TestDumpSegmentAndFrame(t *testing.T) {
 	if err != nil || d.Head.Type != "segment" || len(d.Entries) != 2 || d.Entries[1].Index != 2 || d.Entries[1].Frame.LastLSN != 4 {
 		t.Errorf("%v:\n%s", err, out)
 	}
-	file := filepath.Join(dir, uploader.ObjectName(2))
+	file := filepath.Join(dir, objlog.ObjectName(2))
 	out, err = runVerb(t, "dump", "frame", file, "--offset", fmt.Sprint(d.Entries[1].Offset))
 	if err != nil || !strings.Contains(out, "LSN 3 to 4") || !strings.Contains(out, "noon") || !strings.Contains(out, "checksums are right") {
 		t.Errorf("%v:\n%s", err, out)

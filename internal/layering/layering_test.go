@@ -2,6 +2,7 @@ package layering
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -23,6 +24,32 @@ var below = map[string][]string{
 	"replicator/state":    {"internal"},
 	"replicator/segment":  {"replicator/state", "internal"},
 	"replicator/objstore": {"replicator/objstore", "internal"},
+	"replicator/objlog":   {"replicator/objlog", "replicator/objstore", "replicator/segment", "internal"},
+}
+
+// unlinked says what packages may not link, however many imports lie between: who works from
+// the bucket alone needs no journal.
+var unlinked = map[string][]string{
+	"replicator/objlog":   {"github.com/hashicorp/raft", "github.com/cockroachdb/pebble/v2", module + "replicator/journal", module + "wal"},
+	"replicator/objstore": {"github.com/hashicorp/raft", "github.com/cockroachdb/pebble/v2", module + "replicator/journal", module + "wal"},
+	"replicator/twin":     {"github.com/hashicorp/raft", module + "replicator/journal", module + "replicator/uploader", module + "wal", module + "transport"},
+	"replicator/gc":       {"github.com/hashicorp/raft", module + "replicator/journal", module + "replicator/uploader", module + "wal", module + "transport"},
+	"replicator/mount":    {"github.com/hashicorp/raft", module + "replicator/journal", module + "replicator/uploader", module + "wal", module + "transport"},
+}
+
+func TestUnlinked(t *testing.T) {
+	for pkg, never := range unlinked {
+		out, err := exec.Command("go", "list", "-deps", module+pkg).Output()
+		if err != nil {
+			t.Fatalf("go list -deps: %v", err)
+		}
+		deps := strings.Fields(string(out))
+		for _, p := range never {
+			if slices.Contains(deps, p) {
+				t.Errorf("%s links %s", pkg, p)
+			}
+		}
+	}
 }
 
 func under(pkg, folder string) bool { return pkg == folder || strings.HasPrefix(pkg, folder+"/") }

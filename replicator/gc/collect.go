@@ -3,7 +3,6 @@ package gc
 import (
 	"context"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -11,10 +10,10 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/pack"
 	"github.com/pollux-dr/pollux/replicator/twin"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // CollectOptions say what a collection may do.
@@ -202,7 +201,7 @@ func (g *collection) list(ctx context.Context) (*listed, error) {
 		err := g.store.List(ctx, prefix, "", func(i objstore.Info) error {
 			all.newest = later(all.newest, i.Modified)
 			if prefix == "log/" {
-				if pos, ok := positionOf(i.Name); !ok {
+				if pos, ok := objlog.PositionOf(i.Name); !ok {
 					return nil // not ours
 				} else if pos == 0 || pos >= g.rep.Floor {
 					all.stay = append(all.stay, i.Name)
@@ -217,11 +216,6 @@ func (g *collection) list(ctx context.Context) (*listed, error) {
 		}
 	}
 	return all, nil
-}
-
-func positionOf(name string) (uint64, bool) {
-	pos, err := strconv.ParseUint(strings.TrimPrefix(name, "log/"), 10, 64)
-	return pos, err == nil && uploader.ObjectName(pos) == name
 }
 
 // repack moves what is needed of objects of which little is.
@@ -298,7 +292,7 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 	}), c.Packs[old:]...)
 	dead, now := map[string]time.Time{}, later(g.o.Now(), g.last).UTC() // a clock that is behind takes nothing of the grace
 	for name := range all.objects {
-		if pos, ok := positionOf(name); ok {
+		if pos, ok := objlog.PositionOf(name); ok {
 			if protected(c, pos) || (r.live[pos] != nil && !gone[pos]) {
 				continue
 			}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
+
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -74,7 +76,7 @@ func TestNeededMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range names {
-		pos, isLog := positionOf(name)
+		pos, isLog := objlog.PositionOf(name)
 		_, dead := c.Dead[name]
 		if dead || strings.HasPrefix(name, "catalog/") || isLog && (pos < c.Marks[0].Position || pos+1 >= c.End().Position) {
 			continue

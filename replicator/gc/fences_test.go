@@ -10,9 +10,9 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // dated is a store whose clock is the log's.
@@ -41,7 +41,7 @@ func TestFencesSettle(t *testing.T) {
 		l.Random(l.r, 10)
 		at := l.Position
 		l.Fence()
-		name, passed := uploader.ObjectName(at), time.Time{}
+		name, passed := objlog.ObjectName(at), time.Time{}
 		for range 30 {
 			l.Random(l.r, 3)
 			l.horizon()

@@ -11,8 +11,8 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // Locked is what a collection did about Object Lock.
@@ -53,7 +53,7 @@ func (g *collection) warnUnextended(ctx context.Context, c *catalog.Catalog) {
 	if g.o.Lock.For > 0 || next == 0 {
 		return
 	}
-	if is, err := g.store.Lock(ctx, uploader.ObjectName(next-1)); err == nil && is.Mode != "" {
+	if is, err := g.store.Lock(ctx, objlog.ObjectName(next-1)); err == nil && is.Mode != "" {
 		g.o.Logger.Warn("the log's objects are kept until a date (Object Lock), and gc does not extend it", "until", is.Until,
 			"hint", "give gc the target's object_lock: --object-lock "+strings.ToLower(is.Mode)+"=TIME")
 	}

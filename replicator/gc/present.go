@@ -5,10 +5,10 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/pack"
 	"github.com/pollux-dr/pollux/replicator/twin"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // present refuses to go on when an object that is needed is not there: what is made of
@@ -30,7 +30,7 @@ func (g *collection) present(ctx context.Context, c *catalog.Catalog, r *refs, a
 		if err != nil {
 			return false, err
 		}
-		if pos, ok := positionOf(name); ok && pos >= g.rep.Floor {
+		if pos, ok := objlog.PositionOf(name); ok && pos >= g.rep.Floor {
 			all.stay, stay[name] = append(all.stay, name), true
 		} else {
 			all.objects[name] = objstore.Info{Name: name, Bytes: n}
@@ -47,7 +47,7 @@ func (g *collection) present(ctx context.Context, c *catalog.Catalog, r *refs, a
 				"delete the marker that hides it); until then nothing is deleted")
 	}
 	for pos := c.Marks[0].Position; pos < c.End().Position; pos++ {
-		if err := need(uploader.ObjectName(pos)); err != nil {
+		if err := need(objlog.ObjectName(pos)); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
+
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -71,7 +73,7 @@ func Measure(ctx context.Context, s objstore.Store, o Options) (*Usage, error) {
 		u.Objects, u.Bytes = u.Objects+1, u.Bytes+size
 		kind, _, _ := strings.Cut(name, "/")
 		_, dead := c.Dead[name]
-		switch pos, isLog := positionOf(name); {
+		switch pos, isLog := objlog.PositionOf(name); {
 		case kind == "map" || kind == "catalog":
 			if dead {
 				u.GarbageBytes += size

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/liar"
 	"github.com/pollux-dr/pollux/replicator/journal"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/uploader"
@@ -78,7 +79,7 @@ func (m *member) check() {
 	m.t.Helper()
 	at, next := m.j.Target(target), uint64(1)
 	for pos := uint64(1); pos < at.Position; pos++ {
-		x, err := uploader.ReadIndex(m.t.Context(), m.lies.honest, pos)
+		x, err := objlog.ReadIndex(m.t.Context(), m.lies.honest, pos)
 		if err != nil {
 			m.t.Fatalf("the journal counts on position %d: %v", pos, err)
 		}

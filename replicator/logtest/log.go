@@ -14,10 +14,10 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/replicator/fold"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // Journal is the id of every log's journal.
@@ -72,7 +72,7 @@ func New(t testing.TB, s objstore.Store) *Log {
 
 func (l *Log) put(obj []byte) {
 	l.T.Helper()
-	if err := l.Store.Create(context.Background(), uploader.ObjectName(l.Position), obj); err != nil {
+	if err := l.Store.Create(context.Background(), objlog.ObjectName(l.Position), obj); err != nil {
 		l.T.Fatal(err)
 	}
 	l.Position++

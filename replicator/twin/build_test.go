@@ -16,10 +16,10 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/replicator/fold"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -80,7 +80,7 @@ func (h *history) fork(tok segment.Token) *history {
 
 func (h *history) put(pos uint64, obj []byte) {
 	h.t.Helper()
-	if err := h.store.Create(h.t.Context(), uploader.ObjectName(pos), obj); err != nil {
+	if err := h.store.Create(h.t.Context(), objlog.ObjectName(pos), obj); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -204,7 +204,7 @@ func (h *history) mustOpen() *Log {
 }
 
 // file is an object's file, to be damaged.
-func (h *history) file(pos uint64) string { return filepath.Join(h.dir, uploader.ObjectName(pos)) }
+func (h *history) file(pos uint64) string { return filepath.Join(h.dir, objlog.ObjectName(pos)) }
 
 func (h *history) remove(pos uint64) {
 	h.t.Helper()

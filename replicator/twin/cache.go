@@ -16,7 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/uploader"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 )
 
 // Cache keeps on local disk what was read of logs: objects never change, so that a log that
@@ -56,7 +56,7 @@ func (c *Cache) path(journal uuid.UUID, of located, part string) string {
 		return ""
 	}
 	content := sha256.Sum256(fmt.Appendf(nil, "%d %s", of.bytes, of.tag))
-	return filepath.Join(c.dir, journal.String(), fmt.Sprintf("%s-%x-%s", filepath.Base(uploader.ObjectName(of.position)), content[:12], part))
+	return filepath.Join(c.dir, journal.String(), fmt.Sprintf("%s-%x-%s", filepath.Base(objlog.ObjectName(of.position)), content[:12], part))
 }
 
 func (c *Cache) get(journal uuid.UUID, of located, part string) ([]byte, bool) {

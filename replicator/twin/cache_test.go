@@ -12,9 +12,9 @@ import (
 	"testing"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // tagged is a store whose lists have tags, as those of S3 servers.
@@ -142,7 +142,7 @@ func (s *countedReads) Read(ctx context.Context, name string, off, n int64, buf 
 }
 
 func size(t *testing.T, h *history, pos uint64) int {
-	n, err := h.store.Size(t.Context(), uploader.ObjectName(pos))
+	n, err := h.store.Size(t.Context(), objlog.ObjectName(pos))
 	if err != nil {
 		t.Fatal(err)
 	}

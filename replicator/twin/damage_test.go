@@ -10,9 +10,9 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // older is a log in which LSN n fills the volume's first block with n, an object
@@ -65,7 +65,7 @@ func TestDamageKeepsOlderPoints(t *testing.T) {
 			if held < pos && err != nil {
 				t.Fatalf("%s: LSN %d: %v", what, lsn, err)
 			}
-			if err != nil && !strings.Contains(err.Error(), uploader.ObjectName(pos)) {
+			if err != nil && !strings.Contains(err.Error(), objlog.ObjectName(pos)) {
 				t.Fatalf("%s: LSN %d: %v", what, lsn, err)
 			}
 		}
@@ -73,7 +73,7 @@ func TestDamageKeepsOlderPoints(t *testing.T) {
 			t.Fatalf("%s: bookmark b2: %d, %v", what, got, err)
 		}
 		got, err := at(h, "") // right in spite of the damage, or the reason and the way out
-		if err == nil && got != 7 || err != nil && (!strings.Contains(err.Error(), uploader.ObjectName(pos)) || fail.KindOf(err) != fail.Damaged) {
+		if err == nil && got != 7 || err != nil && (!strings.Contains(err.Error(), objlog.ObjectName(pos)) || fail.KindOf(err) != fail.Damaged) {
 			t.Fatalf("%s: the newest point: %d, %v", what, got, err)
 		}
 	}
@@ -101,7 +101,7 @@ func TestDamageHint(t *testing.T) {
 	h.remove(5) // LSN 4
 	for _, point := range []string{"", "4", "7", "b5", "-0s", "2030-01-01T00:00:00Z"} {
 		_, err := at(h, point)
-		if !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), uploader.ObjectName(5)) || !strings.Contains(fail.HintOf(err), "LSN 1 to 3") {
+		if !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), objlog.ObjectName(5)) || !strings.Contains(fail.HintOf(err), "LSN 1 to 3") {
 			t.Errorf("--at %q: %v, hint %q", point, err, fail.HintOf(err))
 		}
 	}
@@ -147,7 +147,7 @@ func TestUnreadableObject(t *testing.T) {
 		}
 	}
 	for _, point := range []string{"", "6", "7"} {
-		if _, err := at(h, point); !fail.Is(err, fail.Retry) || !strings.Contains(err.Error(), uploader.ObjectName(7)) {
+		if _, err := at(h, point); !fail.Is(err, fail.Retry) || !strings.Contains(err.Error(), objlog.ObjectName(7)) {
 			t.Errorf("--at %q: %v", point, err)
 		}
 	}
@@ -157,7 +157,7 @@ func TestUnreadableObject(t *testing.T) {
 type badSector struct{ objstore.Store }
 
 func (s badSector) Read(ctx context.Context, name string, off, n int64, buf []byte) ([]byte, error) {
-	if name == uploader.ObjectName(7) {
+	if name == objlog.ObjectName(7) {
 		return nil, fail.New(fail.Retry, "read", name, "input/output error")
 	}
 	return s.Store.Read(ctx, name, off, n, buf)

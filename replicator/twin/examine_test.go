@@ -10,8 +10,8 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 func (l *Log) pointAt(id change.StreamID, lsn uint64) change.Point {
@@ -84,7 +84,7 @@ func TestExamineDamage(t *testing.T) {
 			h.flip(pos, off)
 			found, totals := examine(t, h)
 			o := found[pos]
-			if len(found) != 4 || totals.Damaged == 0 || o.Err == nil || !strings.Contains(o.Err.Error(), uploader.ObjectName(pos)) ||
+			if len(found) != 4 || totals.Damaged == 0 || o.Err == nil || !strings.Contains(o.Err.Error(), objlog.ObjectName(pos)) ||
 				(!strings.Contains(o.Err.Error(), "at byte") && !fail.Is(o.Err, fail.Unsupported)) {
 				t.Fatalf("position %d byte %d: %v", pos, off, o.Err)
 			}
@@ -95,7 +95,7 @@ func TestExamineDamage(t *testing.T) {
 			}
 			if img, err := tryImage(h); err == nil && string(img) != string(want) {
 				t.Fatalf("position %d byte %d: another image", pos, off)
-			} else if err != nil && !strings.Contains(err.Error(), uploader.ObjectName(pos)) {
+			} else if err != nil && !strings.Contains(err.Error(), objlog.ObjectName(pos)) {
 				t.Fatalf("position %d byte %d: restore: %v", pos, off, err)
 			}
 			h.flip(pos, off)

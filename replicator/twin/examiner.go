@@ -12,10 +12,10 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // examiner walks a log from its first object to its last.
@@ -60,7 +60,7 @@ func (x *examiner) positions(ctx context.Context) ([]located, error) {
 	all, err := positions(ctx, x.store, 0, everything)
 	if err == nil && all[0].position > 0 {
 		var n int64
-		if n, err = x.store.Size(ctx, uploader.ObjectName(0)); err == nil {
+		if n, err = x.store.Size(ctx, objlog.ObjectName(0)); err == nil {
 			all = slices.Insert(all, 0, located{0, n, ""})
 		} else if fail.Is(err, fail.NotFound) {
 			err = nil
@@ -76,10 +76,10 @@ func (x *examiner) positions(ctx context.Context) ([]located, error) {
 func (x *examiner) footers(ctx context.Context, all []located) ([]*Object, error) {
 	objects := make([]*Object, len(all))
 	err := parallel(ctx, len(all), func(ctx context.Context, i int) error {
-		o := &Object{Position: all[i].position, Name: uploader.ObjectName(all[i].position), Bytes: all[i].bytes, Standing: Valid}
+		o := &Object{Position: all[i].position, Name: objlog.ObjectName(all[i].position), Bytes: all[i].bytes, Standing: Valid}
 		objects[i] = o
 		var err error
-		if o.Index, _, err = uploader.ReadTail(ctx, x.store, o.Position, o.Bytes); ofObject(err) {
+		if o.Index, _, err = objlog.ReadTail(ctx, x.store, o.Position, o.Bytes); ofObject(err) {
 			o.absent = fail.Is(err, fail.NotFound) && o.Position > 0 && o.Position < x.floor
 			o.note(err)
 			err = nil
@@ -111,7 +111,7 @@ func (x *examiner) gaps(objects []*Object) []*Object {
 			next = min(o.Position, x.floor)
 		}
 		if through := min(o.Position, reached); next < through {
-			m := &Object{Position: next, Name: uploader.ObjectName(next), Standing: Missing}
+			m := &Object{Position: next, Name: objlog.ObjectName(next), Standing: Missing}
 			m.note((&Log{store: x.store}).missing(next, o.Position))
 			if through-next > 1 {
 				m.Err = fail.At("open", fmt.Sprintf("positions %d to %d", next, through-1), m.Err)

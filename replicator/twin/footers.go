@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/segment"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // Progress is told how far a long call has come. It may be nil.
@@ -63,7 +63,7 @@ func (l *Log) footers(ctx context.Context, objects []located, want func(*segment
 func (l *Log) footer(ctx context.Context, of located, want func(*segment.Entry) bool) footer {
 	f := footer{of: of}
 	if b, ok := l.reading.Cache.get(l.Identity.Journal, of, endPart); ok {
-		if f.x, f.err = uploader.ParseTail(l.store, of.position, b, of.bytes); f.err == nil {
+		if f.x, f.err = objlog.ParseTail(l.store, of.position, b, of.bytes); f.err == nil {
 			f.keep(b, want)
 			return f
 		}
@@ -76,7 +76,7 @@ func (l *Log) footer(ctx context.Context, of located, want func(*segment.Entry) 
 		return f
 	}
 	var tail []byte
-	if f.x, tail, f.err = uploader.ReadTail(ctx, l.store, of.position, of.bytes); f.err != nil {
+	if f.x, tail, f.err = objlog.ReadTail(ctx, l.store, of.position, of.bytes); f.err != nil {
 		return f
 	}
 	n, _ := segment.TailBytes(tail, f.x.Bytes) // it was parsed
@@ -109,7 +109,7 @@ func (l *Log) bodies(ctx context.Context, f footer, want func(*segment.Entry) bo
 		return nil, nil
 	}
 	if f.body != nil && f.again {
-		_, tail, err := uploader.ReadTail(ctx, l.store, f.x.Position, f.of.bytes)
+		_, tail, err := objlog.ReadTail(ctx, l.store, f.x.Position, f.of.bytes)
 		if err != nil {
 			return nil, err
 		}
@@ -124,7 +124,7 @@ func (l *Log) bodies(ctx context.Context, f footer, want func(*segment.Entry) bo
 	if b, ok := l.reading.Cache.get(l.Identity.Journal, f.of, part); ok && !f.again && int64(len(b)) == hi-lo {
 		return b, nil
 	}
-	b, err := l.store.Read(ctx, uploader.ObjectName(f.x.Position), lo, hi-lo, nil)
+	b, err := l.store.Read(ctx, objlog.ObjectName(f.x.Position), lo, hi-lo, nil)
 	if err == nil && int64(len(b)) < hi-lo {
 		err = l.damaged(f.x.Position, "object cut short at byte %d", lo+int64(len(b)))
 	}

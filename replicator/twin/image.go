@@ -9,9 +9,9 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // Image is what a volume holds at a point: its map, and the way to its blocks.
@@ -181,7 +181,7 @@ func (l *Log) tables(ctx context.Context, x *segment.Index) error {
 	if x.HasTables() {
 		return nil
 	}
-	b, err := objstore.ReadWhole(ctx, l.store, uploader.ObjectName(x.Position), segment.MaxObjectBytes)
+	b, err := objstore.ReadWhole(ctx, l.store, objlog.ObjectName(x.Position), segment.MaxObjectBytes)
 	if err != nil {
 		return err
 	}

@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // forgetful is a store of which a list lacks objects that are there, as one of a
@@ -40,7 +40,7 @@ func TestListIsNoSnapshot(t *testing.T) {
 	for range 10 {
 		drawn := map[string]bool{}
 		for pos := range h.pos - 1 { // the last one tells of the others
-			drawn[uploader.ObjectName(pos)] = rand.IntN(3) == 0
+			drawn[objlog.ObjectName(pos)] = rand.IntN(3) == 0
 		}
 		h.store = forgetful{real, func(name string) bool { return drawn[name] }}
 		l, err := Open(t.Context(), h.store, nil)
@@ -56,7 +56,7 @@ func TestListIsNoSnapshot(t *testing.T) {
 		}
 	}
 	h.store = real
-	if err := real.Delete(t.Context(), uploader.ObjectName(50)); err != nil {
+	if err := real.Delete(t.Context(), objlog.ObjectName(50)); err != nil {
 		t.Fatal(err)
 	}
 	l, err := Open(t.Context(), real, nil)

@@ -10,11 +10,11 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/pack"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // readers is how many requests run at once: as many as a store has connections unless it
@@ -77,7 +77,7 @@ func ObjectName(position uint64) string {
 	if position&pack.Bit != 0 {
 		return pack.Name(position &^ pack.Bit)
 	}
-	return uploader.ObjectName(position)
+	return objlog.ObjectName(position)
 }
 
 func (l *Log) damaged(position uint64, format string, args ...any) error {

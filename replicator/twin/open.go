@@ -9,10 +9,10 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // Open reads the newest catalog and, from there on, the log's footers and commands.
@@ -179,7 +179,7 @@ func (l *Log) list(ctx context.Context, first uint64) (there, rest []located, er
 	for _, o := range all[n:] {
 		gone := free == 0 || missing(free, o.position, nil)
 		if !gone {
-			x, err := uploader.ReadIndex(ctx, l.store, o.position)
+			x, err := objlog.ReadIndex(ctx, l.store, o.position)
 			if ctx.Err() != nil {
 				return nil, nil, err
 			}

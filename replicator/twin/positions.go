@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // located is an object of the log as a List tells it.
@@ -31,14 +29,14 @@ func positions(ctx context.Context, s objstore.Store, first, end uint64) ([]loca
 	var all []located
 	after := ""
 	if first > 0 {
-		after = uploader.ObjectName(first - 1)
+		after = objlog.ObjectName(first - 1)
 	}
-	err := s.List(ctx, "log/", after, func(i objstore.Info) error {
-		pos, err := strconv.ParseUint(strings.TrimPrefix(i.Name, "log/"), 10, 64)
-		if err == nil && pos >= end {
+	err := s.List(ctx, objlog.Prefix, after, func(i objstore.Info) error {
+		pos, ok := objlog.PositionOf(i.Name)
+		if ok && pos >= end {
 			return errEnough
 		}
-		if err == nil && uploader.ObjectName(pos) == i.Name { // else not ours
+		if ok { // else not ours
 			all = append(all, located{pos, i.Bytes, i.Tag})
 		}
 		return nil
@@ -64,7 +62,7 @@ func whole(ctx context.Context, s objstore.Store, all []located, first, end uint
 	out, next, absent := make([]located, 0, len(all)), first, 0
 	ask := func(to uint64) error {
 		for ; next < to && absent < asked; next++ {
-			n, err := s.Size(ctx, uploader.ObjectName(next))
+			n, err := s.Size(ctx, objlog.ObjectName(next))
 			switch {
 			case err == nil:
 				out = append(out, located{next, n, ""})

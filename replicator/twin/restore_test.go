@@ -14,8 +14,8 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/cover"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 const modelVolumeBytes = 5*cover.Granule + 1000
@@ -335,7 +335,7 @@ func TestRestoreFails(t *testing.T) {
 	for _, x := range l.Objects {
 		h.remove(x.Position)
 	}
-	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), uploader.ObjectName(0)[:20]) {
+	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), objlog.ObjectName(0)[:20]) {
 		t.Errorf("object gone meanwhile: %v", err)
 	}
 }

@@ -7,10 +7,10 @@ import (
 	"testing"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // firstByte is what volume vola holds at its beginning, at the newest point.
@@ -171,7 +171,7 @@ func TestBrokenLogs(t *testing.T) {
 	} {
 		h := tt.do(started(t))
 		_, err := h.open()
-		if !fail.Is(err, tt.kind) || !strings.Contains(err.Error(), uploader.ObjectName(tt.pos)) || !strings.Contains(err.Error(), tt.text) {
+		if !fail.Is(err, tt.kind) || !strings.Contains(err.Error(), objlog.ObjectName(tt.pos)) || !strings.Contains(err.Error(), tt.text) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 		// Examine names the same object.
@@ -224,7 +224,7 @@ func TestMissing(t *testing.T) {
 		h := long()
 		h.remove(pos)
 		_, err := h.open()
-		if !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), uploader.ObjectName(pos)) || fail.HintOf(err) == "" {
+		if !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), objlog.ObjectName(pos)) || fail.HintOf(err) == "" {
 			t.Errorf("without %d: %v", pos, err)
 		}
 		found, totals := examine(t, h)

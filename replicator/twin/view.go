@@ -10,8 +10,8 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 // viewing is a view that is there, or is being read.
@@ -270,7 +270,7 @@ func (l *Log) Fences() []catalog.Fence { return l.fences }
 
 // LastTime is when the newest object of the log was written, by the journal's clock.
 func (l *Log) LastTime(ctx context.Context) (time.Time, error) {
-	x, err := uploader.ReadIndex(ctx, l.store, l.End-1)
+	x, err := objlog.ReadIndex(ctx, l.store, l.End-1)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
+
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -21,7 +23,7 @@ func (u *Uploader) claim(ctx context.Context) error {
 	}
 	t := u.o.Journal.Target(u.o.Target)
 	if t.Position > 1 { // another check that this is the log, and all of it
-		if _, err := ReadIndex(ctx, u.o.Store, t.Position-1); err != nil {
+		if _, err := objlog.ReadIndex(ctx, u.o.Store, t.Position-1); err != nil {
 			return u.lostLog(err, t.Position-1)
 		}
 	}
@@ -29,7 +31,7 @@ func (u *Uploader) claim(ctx context.Context) error {
 	cur := t.Token
 	var taken error // of this very position
 	for {
-		x, err := ReadIndex(ctx, u.o.Store, u.pos)
+		x, err := objlog.ReadIndex(ctx, u.o.Store, u.pos)
 		if fail.Is(err, fail.NotFound) {
 			if taken != nil {
 				return taken // the store contradicts itself
@@ -60,7 +62,7 @@ func (u *Uploader) lostLog(err error, position uint64) error {
 		return err
 	}
 	return fail.New(fail.NotFound, "claim", u.o.Store.URL(),
-		fmt.Sprintf("object %s is missing, and this journal has written %d objects", ObjectName(position), u.o.Journal.Target(u.o.Target).Position)).
+		fmt.Sprintf("object %s is missing, and this journal has written %d objects", objlog.ObjectName(position), u.o.Journal.Target(u.o.Target).Position)).
 		WithHint("is the right directory mounted, or the url wrong? Nothing is written until the log is back")
 }
 
@@ -70,13 +72,13 @@ func (u *Uploader) identify(ctx context.Context) error {
 	doc := state.Identity{Journal: id, Format: state.FormatVersion, Site: site, Created: u.o.Journal.Created()}
 	obj := segment.Document(segment.Head{Type: segment.Identity, Journal: id, Token: segment.Token{Epoch: u.token.Epoch},
 		FirstIndex: 1, Time: doc.Created.UnixNano()}, state.KindIdentity, doc)
-	x, err := ReadIndex(ctx, u.o.Store, 0)
+	x, err := objlog.ReadIndex(ctx, u.o.Store, 0)
 	if n := u.o.Journal.Target(u.o.Target).Position; n > 0 && err != nil {
 		return u.lostLog(err, 0)
 	}
 	if fail.Is(err, fail.NotFound) {
-		if err = u.timed(0, func() error { return u.store.Create(ctx, ObjectName(0), obj) }); err == nil || fail.Is(err, fail.Exists) {
-			x, err = ReadIndex(ctx, u.o.Store, 0)
+		if err = u.timed(0, func() error { return u.store.Create(ctx, objlog.ObjectName(0), obj) }); err == nil || fail.Is(err, fail.Exists) {
+			x, err = objlog.ReadIndex(ctx, u.o.Store, 0)
 		}
 	}
 	if err != nil {
@@ -92,14 +94,14 @@ func (u *Uploader) identify(ctx context.Context) error {
 // checkFormat refuses to write into a log of a format that this build does not
 // know.
 func (u *Uploader) checkFormat(ctx context.Context, x *segment.Index) error {
-	object := u.o.Store.URL() + "/" + ObjectName(0)
+	object := u.o.Store.URL() + "/" + objlog.ObjectName(0)
 	if x.Type != segment.Identity || len(x.Entries) != 1 {
 		return fail.New(fail.Damaged, "claim", object, "position 0 is not the log's identity")
 	}
 	e := &x.Entries[0]
 	var there state.Identity
 	err := objstore.Reread(func() error {
-		b, err := u.o.Store.Read(ctx, ObjectName(0), e.Offset, int64(e.Bytes), nil)
+		b, err := u.o.Store.Read(ctx, objlog.ObjectName(0), e.Offset, int64(e.Bytes), nil)
 		if err != nil {
 			return err
 		}
@@ -117,7 +119,7 @@ func (u *Uploader) checkFormat(ctx context.Context, x *segment.Index) error {
 
 // adopt takes an object that is already in the log into account.
 func (u *Uploader) adopt(ctx context.Context, x *segment.Index, cur *segment.Token) error {
-	object := u.o.Store.URL() + "/" + ObjectName(u.pos)
+	object := u.o.Store.URL() + "/" + objlog.ObjectName(u.pos)
 	if c := x.Token.Compare(u.token); c > 0 || (c == 0 && x.Token.Writer != u.token.Writer) {
 		return fail.New(fail.Fenced, "claim", object, fmt.Sprintf("another writer holds the log: %v; ours is %v", x.Token, u.token)).
 			WithHint("this journal was replaced elsewhere; do not start it again")
@@ -222,7 +224,7 @@ func (u *Uploader) fence(ctx context.Context) error {
 	h := segment.Head{Type: segment.Fence, Journal: id, Token: u.token, ChecksTail: true, Position: u.pos, DurablePosition: u.pos,
 		FirstIndex: u.next, Time: clock.Now().UnixNano()}
 	obj := segment.Document(h, state.KindFence, doc)
-	if err := u.timed(u.pos, func() error { return u.store.Create(ctx, ObjectName(u.pos), obj) }); err != nil {
+	if err := u.timed(u.pos, func() error { return u.store.Create(ctx, objlog.ObjectName(u.pos), obj) }); err != nil {
 		return err
 	}
 	u.pos++

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
+
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
@@ -136,7 +138,7 @@ func (r *rig) checkLog() {
 	r.t.Helper()
 	next, at := uint64(1), r.j.Target("x")
 	for pos := uint64(1); pos < at.Position; pos++ {
-		x, err := ReadIndex(context.Background(), r.store, pos)
+		x, err := objlog.ReadIndex(context.Background(), r.store, pos)
 		if err != nil {
 			r.t.Fatal(err)
 		}

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"time"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
+
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pollux-dr/pollux/internal/change"
@@ -230,7 +232,7 @@ func (u *Uploader) alone() bool {
 // there already, and only its very bytes fit before them.
 func (u *Uploader) land(ctx context.Context, ob *object) error {
 	for {
-		err := u.timed(ob.pos, func() error { return u.store.Create(ctx, ObjectName(ob.pos), ob.body) })
+		err := u.timed(ob.pos, func() error { return u.store.Create(ctx, objlog.ObjectName(ob.pos), ob.body) })
 		if !fail.Is(err, fail.Exists) {
 			return err
 		}
@@ -243,7 +245,7 @@ func (u *Uploader) land(ctx context.Context, ob *object) error {
 // stepOver moves an object past one that a fenced writer left at its position; nothing else
 // is on its way then. Only an object that is really there, and a newer writer's, is a fence.
 func (u *Uploader) stepOver(ctx context.Context, ob *object, exists error) error {
-	x, err := ReadIndex(ctx, u.o.Store, ob.pos)
+	x, err := objlog.ReadIndex(ctx, u.o.Store, ob.pos)
 	if err != nil {
 		return fail.At("look at", "what is there already", err)
 	}
@@ -253,7 +255,7 @@ func (u *Uploader) stepOver(ctx context.Context, ob *object, exists error) error
 	case x.Journal == id && x.Token == u.token:
 		return exists // ours, which another answer will say
 	case x.Journal != id || c >= 0 || !u.alone():
-		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+ObjectName(ob.pos),
+		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+objlog.ObjectName(ob.pos),
 			fmt.Sprintf("another writer has taken the log over: journal %s, %v; ours is %s, %v",
 				x.Journal, x.Token, id, u.token))
 	}

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"time"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
+
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pollux-dr/pollux/internal/change"
@@ -173,7 +175,7 @@ func (u *Uploader) lookAhead(ctx context.Context, f *filler, end uint64) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for i := had; i < len(f.ahead); i++ {
 		g.Go(func() error {
-			x, err := ReadIndex(ctx, f.store, f.pos+uint64(i))
+			x, err := objlog.ReadIndex(ctx, f.store, f.pos+uint64(i))
 			if fail.Is(err, fail.NotFound) {
 				return nil
 			}
@@ -204,7 +206,7 @@ func (f *filler) wanted(x *segment.Index, next uint64) ([]segment.Entry, error) 
 		}
 	}
 	if covered != x.LastIndex+1-next {
-		return nil, fail.New(fail.NotFound, "read", f.store.URL()+"/"+ObjectName(x.Position),
+		return nil, fail.New(fail.NotFound, "read", f.store.URL()+"/"+objlog.ObjectName(x.Position),
 			fmt.Sprintf("frames from before journal index %d are folded together with later ones there", next))
 	}
 	return out, nil
@@ -228,7 +230,7 @@ func (f *filler) fetch(ctx context.Context, pieces []piece) error {
 	for i := range pieces {
 		p := &pieces[i]
 		g.Go(func() (err error) {
-			name := ObjectName(p.pos)
+			name := objlog.ObjectName(p.pos)
 			if p.obj, err = f.store.Read(ctx, name, 0, -1, nil); err != nil {
 				return err
 			}
@@ -246,7 +248,7 @@ func (u *Uploader) find(ctx context.Context, f *filler, end uint64) error {
 	low, high := uint64(1), end // the last one that begins at or before it is in [low, high)
 	for high-low > 1 {
 		mid := low + (high-low)/2
-		x, err := ReadIndex(ctx, f.store, mid)
+		x, err := objlog.ReadIndex(ctx, f.store, mid)
 		switch {
 		case fail.Is(err, fail.NotFound):
 			low = mid

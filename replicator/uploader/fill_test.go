@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
+
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
@@ -109,7 +111,7 @@ func (p *pair) hashes(s objstore.Store, position uint64) (out []change.Hash) {
 	p.t.Helper()
 	next, cur := uint64(1), segment.Token{}
 	for pos := uint64(1); pos < position; pos++ {
-		obj, err := s.Read(context.Background(), ObjectName(pos), 0, -1, nil)
+		obj, err := s.Read(context.Background(), objlog.ObjectName(pos), 0, -1, nil)
 		if err != nil {
 			p.t.Fatal(err)
 		}
@@ -220,12 +222,12 @@ func TestNobodyHasItAnyMore(t *testing.T) {
 	stop()
 	end := p.j.Target("spare").Index
 	for pos := uint64(1); pos < p.j.Target("x").Position; pos++ {
-		x, err := ReadIndex(context.Background(), p.store, pos)
+		x, err := objlog.ReadIndex(context.Background(), p.store, pos)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if x.Type == segment.Segment && x.FirstIndex <= end+5 {
-			if err := p.store.Delete(context.Background(), ObjectName(pos)); err != nil {
+			if err := p.store.Delete(context.Background(), objlog.ObjectName(pos)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -318,7 +320,7 @@ func TestFindPassesTheFences(t *testing.T) {
 			b = segment.Document(h, state.KindFence, state.Fence{NextIndex: from})
 		}
 		if err == nil {
-			err = r.store.Create(t.Context(), ObjectName(pos), b)
+			err = r.store.Create(t.Context(), objlog.ObjectName(pos), b)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -340,7 +342,7 @@ func TestFindPassesTheFences(t *testing.T) {
 	}
 	const freed = 31
 	for pos := range uint64(freed) {
-		if err := r.store.Delete(t.Context(), ObjectName(pos)); err != nil && !fail.Is(err, fail.NotFound) {
+		if err := r.store.Delete(t.Context(), objlog.ObjectName(pos)); err != nil && !fail.Is(err, fail.NotFound) {
 			t.Fatal(err)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
+
 	"github.com/google/uuid"
 	"github.com/zeebo/xxh3"
 
@@ -138,7 +140,7 @@ func (r *rig) runFolding() (u *Uploader, stop func() error) {
 // kinds lists the entries of a stream in the target's log.
 func (r *rig) kinds(id uuid.UUID) (frames, folds int, covers uint32) {
 	for pos := uint64(1); pos < r.j.Target("x").Position; pos++ {
-		x, err := ReadIndex(context.Background(), r.store, pos)
+		x, err := objlog.ReadIndex(context.Background(), r.store, pos)
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -208,7 +210,7 @@ func TestAdoptsFolds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.store.Create(t.Context(), ObjectName(ob.pos), ob.body); err != nil {
+	if err := r.store.Create(t.Context(), objlog.ObjectName(ob.pos), ob.body); err != nil {
 		t.Fatal(err)
 	}
 	s.conn.Close()

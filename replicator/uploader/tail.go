@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
+
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
@@ -51,7 +53,7 @@ func (u *Uploader) checkTail(ctx context.Context) error {
 	from := max(1, u.o.Journal.Target(u.o.Target).Position)
 	id, _, _ := u.o.Journal.ID()
 	if c != nil && (c.Journal != id || c.Passed(from)) {
-		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+ObjectName(from),
+		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+objlog.ObjectName(from),
 			fmt.Sprintf("catalog %d, of journal %s, has passed this position: another writer has gone on behind it", c.Number, c.Journal)).
 			WithHint("this journal's state is older than its bucket, or it was replaced elsewhere: do not start it again")
 	}

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
+
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -93,7 +95,7 @@ func TestHeadsSayThatTheTailIsChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	for pos, want := range []bool{false, true, true} {
-		if x, err := ReadIndex(t.Context(), r.store, uint64(pos)); err != nil || x.ChecksTail != want {
+		if x, err := objlog.ReadIndex(t.Context(), r.store, uint64(pos)); err != nil || x.ChecksTail != want {
 			t.Errorf("position %d: %v, %v", pos, x.ChecksTail, err)
 		}
 	}

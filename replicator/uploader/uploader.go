@@ -2,7 +2,6 @@ package uploader
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -54,9 +53,6 @@ const (
 	// maxFlyingBytes: with so much on its way nothing is added, to bound memory.
 	maxFlyingBytes = 32 << 20
 )
-
-// ObjectName is the name of a position of the log.
-func ObjectName(position uint64) string { return fmt.Sprintf("log/%020d", position) }
 
 // Uploader writes one object log.
 type Uploader struct {

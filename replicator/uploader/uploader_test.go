@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
+
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 
@@ -79,7 +81,7 @@ func (r *rig) alien(pos uint64, token segment.Token, typ segment.Type) {
 	id, _, _ := r.j.ID()
 	kind, doc := state.KindFence, any(state.Fence{NextIndex: 1})
 	h := segment.Head{Type: typ, Journal: id, Token: token, Position: pos, FirstIndex: 1}
-	if err := r.store.Create(context.Background(), ObjectName(pos), segment.Document(h, kind, doc)); err != nil {
+	if err := r.store.Create(context.Background(), objlog.ObjectName(pos), segment.Document(h, kind, doc)); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -94,7 +96,7 @@ func TestUploadsEverythingInOrder(t *testing.T) {
 	}
 	next := uint64(1)
 	for pos := uint64(1); pos < r.j.Target("x").Position; pos++ {
-		x, err := ReadIndex(context.Background(), r.store, pos)
+		x, err := objlog.ReadIndex(context.Background(), r.store, pos)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +128,7 @@ func TestZombieIsSteppedOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, pos := range []uint64{2, 5, 7} {
-		x, err := ReadIndex(context.Background(), r.store, pos)
+		x, err := objlog.ReadIndex(context.Background(), r.store, pos)
 		if err != nil || x.Type != segment.Segment || x.Position != pos {
 			t.Errorf("position %d: %+v, %v", pos, x, err)
 		}
@@ -176,7 +178,7 @@ func TestAdoptsWhatLanded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.store.Create(context.Background(), ObjectName(tgt.Position), obj); err != nil {
+	if err := r.store.Create(context.Background(), objlog.ObjectName(tgt.Position), obj); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.j.Close(); err != nil {
@@ -189,7 +191,7 @@ func TestAdoptsWhatLanded(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	x, err := ReadIndex(context.Background(), r.store, tgt.Position+1)
+	x, err := objlog.ReadIndex(context.Background(), r.store, tgt.Position+1)
 	if err != nil || x.Type != segment.Fence || x.FirstIndex != e.Index+1 {
 		t.Errorf("after the adopted object: %+v, %v; want the new writer's fence for index %d", x, err, e.Index+1)
 	}
@@ -199,7 +201,7 @@ func TestAdoptsWhatLanded(t *testing.T) {
 func TestAnotherJournalIsRefused(t *testing.T) {
 	r := newRig(t)
 	h := segment.Head{Type: segment.Identity, Journal: uuid.New(), Token: segment.Token{Epoch: 1}, FirstIndex: 1}
-	if err := r.store.Create(context.Background(), ObjectName(0), segment.Document(h, state.KindIdentity, state.Identity{Journal: h.Journal, Format: state.FormatVersion})); err != nil {
+	if err := r.store.Create(context.Background(), objlog.ObjectName(0), segment.Document(h, state.KindIdentity, state.Identity{Journal: h.Journal, Format: state.FormatVersion})); err != nil {
 		t.Fatal(err)
 	}
 	u, stop := r.run()
