@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/pollux-dr/pollux/internal/provenance"
+
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/agent/backing"
@@ -90,7 +92,7 @@ func (s *stream) suspend(err error) {
 // cannot go on, or from another volume. A file that says nothing is taken on the
 // operator's word.
 func (v *Volume) checkRestored() error {
-	r, ok := backing.RestoredAt(v.conf.Backing)
+	r, ok := provenance.RestoredAt(v.conf.Backing)
 	if !ok {
 		return nil
 	}

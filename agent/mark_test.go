@@ -9,10 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/provenance"
+
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -30,7 +31,7 @@ func marked(t *testing.T, ctx context.Context) (o Options, stream uuid.UUID, img
 	if _, err := a.AddVolume(ctx, VolumeConf{Name: "v", Number: 3, Group: "g", Stream: stream, SizeBytes: 1 << 20, Backing: img}); err != nil {
 		t.Fatal(err)
 	}
-	if backing.MarkOf(img) == "" {
+	if provenance.BackingOf(img) == "" {
 		t.Fatal("the backing bears no mark")
 	}
 	v, err := a.Device("v")
@@ -111,7 +112,7 @@ func TestReplacedBacking(t *testing.T) {
 	if err := os.Rename(img+".copy", img); err != nil {
 		t.Fatal(err)
 	}
-	if backing.MarkOf(img) == "" {
+	if provenance.BackingOf(img) == "" {
 		t.Fatal("cp -a did not copy the mark")
 	}
 	replaced(t, o, stream, "a copy with the mark")
@@ -129,7 +130,7 @@ func TestReplacedBacking(t *testing.T) {
 	if err := a.RemoveVolume(ctx, "v"); err != nil {
 		t.Fatal(err)
 	}
-	if m := backing.MarkOf(img); m != "" {
+	if m := provenance.BackingOf(img); m != "" {
 		t.Errorf("a removed volume's backing still bears %q", m)
 	}
 }
@@ -148,7 +149,7 @@ func TestAcceptBacking(t *testing.T) {
 	if err := os.WriteFile(img, image, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.AcceptBacking("v", true); err != nil || backing.MarkOf(img) != "" {
+	if err := a.AcceptBacking("v", true); err != nil || provenance.BackingOf(img) != "" {
 		t.Errorf("dry run: %v", err)
 	}
 	if err := a.AcceptBacking("v", false); err != nil {
@@ -181,13 +182,13 @@ func TestAcceptChecksThePoint(t *testing.T) {
 	a, _, stream, img := lost(t, ctx)
 	defer leave(a)
 	a.trim() // of a suspended stream it frees nothing
-	accept := func(r backing.Restored) error {
+	accept := func(r provenance.Restored) error {
 		f, err := os.Create(img)
 		if err == nil {
 			err = f.Truncate(1 << 20)
 		}
 		if err == nil {
-			err = backing.SetRestored(f, r)
+			err = provenance.SetRestored(f, r)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -196,8 +197,8 @@ func TestAcceptChecksThePoint(t *testing.T) {
 		return a.AcceptBacking("v", true)
 	}
 	s := a.streams[stream]
-	right := backing.Restored{Stream: stream.String(), Volume: 3, LSN: 0}
-	for _, wrong := range []backing.Restored{{Stream: uuid.NewString(), Volume: 3}, {Stream: stream.String(), Volume: 4}} {
+	right := provenance.Restored{Stream: stream.String(), Volume: 3, LSN: 0}
+	for _, wrong := range []provenance.Restored{{Stream: uuid.NewString(), Volume: 3}, {Stream: stream.String(), Volume: 4}} {
 		if err := accept(wrong); !fail.Is(err, fail.Refused) || !strings.Contains(err.Error(), "another volume") {
 			t.Errorf("%+v: %v", wrong, err)
 		}
@@ -216,7 +217,7 @@ func TestAcceptChecksThePoint(t *testing.T) {
 	if err := a.AcceptBacking("v", false); err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := backing.RestoredAt(img); ok {
+	if _, ok := provenance.RestoredAt(img); ok {
 		t.Error("an accepted backing still says what it was restored to")
 	}
 }

@@ -8,16 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/provenance"
 )
-
-// markName is the extended attribute that says whose backing a file is: an id,
-// the file's inode and when that was made (a copy that keeps attributes is another
-// file all the same, and inode numbers come back), and a text for people:
-//
-//	<id> inode <number> born <ns since 1970, 0: not known>: <text>
-const markName = "user.pollux.backing"
-
-const maxMarkBytes = 1024
 
 // markPrefix is a mark without its text.
 func (b *osBacking) markPrefix(id string) (string, error) {
@@ -34,12 +26,12 @@ func (b *osBacking) SetMark(id, text string) error {
 	}
 	prefix, err := b.markPrefix(id)
 	if err == nil {
-		err = b.control(func(fd int) error { return unix.Fsetxattr(fd, markName, []byte(prefix+text), 0) })
+		err = b.control(func(fd int) error { return unix.Fsetxattr(fd, provenance.BackingName, []byte(prefix+text), 0) })
 	}
 	if err != nil {
 		return fail.Wrap(fail.Unsupported, "mark backing", b.path, err)
 	}
-	_ = b.control(func(fd int) error { return unix.Fremovexattr(fd, RestoredName) }) // from now on it changes
+	_ = b.control(func(fd int) error { return unix.Fremovexattr(fd, provenance.RestoredName) }) // from now on it changes
 	return ioError("sync backing", b.path, b.f.Sync())
 }
 
@@ -47,7 +39,7 @@ func (b *osBacking) HasMark(id string) bool {
 	prefix, err := b.markPrefix(id)
 	mark := ""
 	_ = b.control(func(fd int) error {
-		mark = readMark(func(p []byte) (int, error) { return unix.Fgetxattr(fd, markName, p) })
+		mark = provenance.Read(func(p []byte) (int, error) { return unix.Fgetxattr(fd, provenance.BackingName, p) })
 		return nil
 	})
 	return err == nil && strings.HasPrefix(mark, prefix)
@@ -57,25 +49,9 @@ func (b *osBacking) ClearMark(id string) error {
 	if !b.HasMark(id) {
 		return nil // another volume's by now
 	}
-	err := b.control(func(fd int) error { return unix.Fremovexattr(fd, markName) })
+	err := b.control(func(fd int) error { return unix.Fremovexattr(fd, provenance.BackingName) })
 	if errors.Is(err, unix.ENODATA) {
 		err = nil
 	}
 	return fail.Wrap(fail.Internal, "take the mark from backing", b.path, err)
-}
-
-func readMark(get func(p []byte) (int, error)) string {
-	p := make([]byte, maxMarkBytes)
-	n, err := get(p)
-	if err != nil {
-		return ""
-	}
-	return string(p[:n])
-}
-
-// MarkOf returns the text of the mark that the file at path bears, "" for none.
-func MarkOf(path string) string {
-	mark := readMark(func(p []byte) (int, error) { return unix.Getxattr(path, markName, p) })
-	_, text, _ := strings.Cut(mark, ": ")
-	return text
 }

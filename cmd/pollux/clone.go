@@ -1,20 +1,18 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/pollux-dr/pollux/replicator/image"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
-	"github.com/pollux-dr/pollux/internal/nbdclient"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 )
@@ -127,15 +125,14 @@ func (f *cloneFlags) restorePoint(c *cobra.Command, source string, rep *cloneRep
 	if err != nil {
 		return err
 	}
-	t, err := inspectTarget(f.backing, p.Volume.SizeBytes)
+	t, err := image.Inspect(f.backing, p.Volume.SizeBytes)
 	if err != nil {
 		return err
 	}
-	j := &restoreJob{p, t, nil}
-	if err := t.refused(false); err != nil {
+	if err := t.Refused(false); err != nil {
 		return err
 	}
-	r, err := j.run(c, &f.restoreFlags, l)
+	r, err := image.Restore(c.Context(), l, p, t, f.options(c))
 	if err != nil {
 		return err
 	}
@@ -154,41 +151,13 @@ func (f *cloneFlags) copyMount(c *cobra.Command, uri string, rep *cloneReport) e
 	}
 	defer conn.Close()
 	rep.Copied, rep.size = conn.Size(), conn.Size()
-	t, err := inspectTarget(f.backing, conn.Size())
+	t, err := image.Inspect(f.backing, conn.Size())
 	if err == nil {
-		err = t.refused(false)
+		err = t.Refused(false)
 	}
 	if err != nil || f.dryRun {
 		return err
 	}
-	if err := t.open(false, nil); err != nil {
-		return err
-	}
-	bar := newProgress(c.ErrOrStderr(), "copying")
-	rep.Copied, err = copyData(c.Context(), conn, t.file, bar.update)
-	bar.end()
-	if err != nil {
-		return errors.Join(err, t.file.Close(), os.Remove(t.partial()))
-	}
-	return t.finish()
-}
-
-// copyData copies all that is not zeros.
-func copyData(ctx context.Context, conn *nbdclient.Conn, out *os.File, progress func(done, total int64)) (copied int64, err error) {
-	size := conn.Size()
-	b, none := make([]byte, 1<<20), make([]byte, 1<<20)
-	for off := int64(0); off < size; off += int64(len(b)) {
-		p := b[:min(int64(len(b)), size-off)]
-		if err := conn.ReadAt(ctx, p, off); err != nil {
-			return copied, err
-		}
-		if !bytes.Equal(p, none[:len(p)]) {
-			if _, err := out.WriteAt(p, off); err != nil {
-				return copied, fail.Wrap(fail.Full, "write", out.Name(), err)
-			}
-			copied += int64(len(p))
-		}
-		progress(off+int64(len(p)), size)
-	}
-	return copied, nil
+	rep.Copied, err = t.Copy(c.Context(), conn.ReadAt, f.options(c))
+	return err
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pollux-dr/pollux/replicator/image"
+
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/spf13/cobra"
 
@@ -240,18 +242,18 @@ func (r *recovery) look(ctx context.Context, find *transport.Finder) error {
 }
 
 // inspect looks at the backings' places.
-func (r *recovery) inspect(rep *recoverReport) ([]*restoreTarget, error) {
-	var out []*restoreTarget
+func (r *recovery) inspect(rep *recoverReport) ([]*image.Target, error) {
+	var out []*image.Target
 	for i := range r.volumes {
 		v := &r.volumes[i]
 		t, err := r.targetOf(v)
 		if err == nil {
-			err = t.refused(r.overwrite)
+			err = t.Refused(r.overwrite)
 		}
 		if err != nil {
 			return nil, err
 		}
-		rep.Volumes = append(rep.Volumes, recoveredVolume{Name: v.Name, Group: v.Group, Backing: v.Backing, Size: v.SizeBytes, Target: t.what})
+		rep.Volumes = append(rep.Volumes, recoveredVolume{Name: v.Name, Group: v.Group, Backing: v.Backing, Size: v.SizeBytes, Target: t.What})
 		out = append(out, t)
 	}
 	return out, nil
@@ -259,17 +261,17 @@ func (r *recovery) inspect(rep *recoverReport) ([]*restoreTarget, error) {
 
 // targetOf looks at a backing's place. A dry run makes no directory for it, and says
 // what would be so in one.
-func (r *recovery) targetOf(v *state.Volume) (*restoreTarget, error) {
+func (r *recovery) targetOf(v *state.Volume) (*image.Target, error) {
 	dir := filepath.Dir(v.Backing)
 	if _, err := os.Stat(dir); r.dryRun && errors.Is(err, os.ErrNotExist) && !hostdev.BelowDev(v.Backing) {
-		return &restoreTarget{path: v.Backing, size: v.SizeBytes, what: "new file"}, nil
+		return image.Absent(v.Backing, v.SizeBytes), nil
 	}
 	if !hostdev.BelowDev(v.Backing) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fail.Wrap(fail.Denied, "create", dir, err)
 		}
 	}
-	return inspectTarget(v.Backing, v.SizeBytes)
+	return image.Inspect(v.Backing, v.SizeBytes)
 }
 
 func (r *recovery) takeOver(c *cobra.Command, find *transport.Finder) (map[change.StreamID]agent.Taken, error) {
@@ -304,7 +306,7 @@ func (r *recovery) takeOver(c *cobra.Command, find *transport.Finder) (map[chang
 	}
 }
 
-func (r *recovery) restore(c *cobra.Command, rep *recoverReport, targets []*restoreTarget, taken map[change.StreamID]agent.Taken) error {
+func (r *recovery) restore(c *cobra.Command, rep *recoverReport, targets []*image.Target, taken map[change.StreamID]agent.Taken) error {
 	if len(r.volumes) == 0 {
 		return nil
 	}
@@ -331,14 +333,7 @@ func (r *recovery) restore(c *cobra.Command, rep *recoverReport, targets []*rest
 			return fail.New(fail.Damaged, "recover", v.Name, fmt.Sprintf("the store's newest point is LSN %d, the journal's %d", p.LSN, lsn)).
 				WithHint("is this the journal's store?")
 		}
-		plan, err := l.Plan(c.Context(), p, nil, "")
-		if err != nil {
-			return err
-		}
-		if _, err := writeTarget(c, &restoreFlags{}, l, plan, nil, targets[i]); err != nil {
-			return errors.Join(err, plan.Close())
-		}
-		if err := plan.Close(); err != nil {
+		if _, err := image.Restore(c.Context(), l, p, targets[i], image.Options{Restart: true, Stage: stages(c.ErrOrStderr())}); err != nil {
 			return err
 		}
 		rep.Volumes[i].LSN = lsn

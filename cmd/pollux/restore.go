@@ -9,10 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
+	"github.com/pollux-dr/pollux/replicator/image"
 
-	"github.com/pollux-dr/pollux/agent/backing"
+	"github.com/spf13/cobra"
+
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/quantity"
@@ -61,28 +61,6 @@ POINT is a bookmark that was set since the last write.`,
 	return c
 }
 
-// restoreReport is what `pollux restore --json` prints, of a group in a list.
-type restoreReport struct {
-	Volume     string    `json:"volume"`
-	Output     string    `json:"output"`
-	Epoch      uint64    `json:"epoch"`
-	LSN        uint64    `json:"lsn"`
-	Time       time.Time `json:"time"`
-	SizeBytes  int64     `json:"size_bytes"`
-	LiveBytes  int64     `json:"live_bytes"` // of data at the point
-	Objects    int       `json:"objects"`
-	FetchBytes int64     `json:"fetch_bytes"`
-	DryRun     bool      `json:"dry_run"`
-	Target     string    `json:"target"`               // what was there before
-	Base       string    `json:"base,omitempty"`       // what it went on from
-	Verified   bool      `json:"verified"`             // read back and compared
-	Objections []string  `json:"objections,omitempty"` // of a dry run: why it would be refused without --overwrite
-	Seconds    float64   `json:"seconds"`
-	LogDamage  string    `json:"log_damage,omitempty"` // of objects behind the point's
-	Note       string    `json:"note,omitempty"`       // why the point is not quite what was asked for
-	twin.Result
-}
-
 func restore(c *cobra.Command, f *restoreFlags, name string) error {
 	if f.out == "" {
 		return fail.New(fail.Invalid, "restore", name, "no target").WithHint("name a file or a block device with -o")
@@ -108,10 +86,12 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 			return err
 		}
 	}
-	reports := make([]*restoreReport, 0, len(jobs))
+	reports := make([]*image.Report, 0, len(jobs))
 	var failures error
 	for _, j := range jobs {
-		rep, err := j.run(c, f, l)
+		o := f.options(c)
+		o.Held = j.held
+		rep, err := image.Restore(c.Context(), l, j.point, j.target, o)
 		if err != nil && group && c.Context().Err() == nil { // the others are worth having
 			err = fail.At("restore", "volume "+j.point.Volume.Name, err)
 			fmt.Fprintln(c.ErrOrStderr(), "pollux:", err)
@@ -140,7 +120,7 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 		return err
 	}
 	for _, j := range jobs {
-		err = errors.Join(err, j.target.refused(f.overwrite))
+		err = errors.Join(err, j.target.Refused(f.overwrite))
 	}
 	return err
 }
@@ -148,8 +128,8 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 // restoreJob is one volume on its way to its target.
 type restoreJob struct {
 	point  twin.Point
-	target *restoreTarget
-	from   *twin.Point // what the target holds, as the operator says; nil: nothing is said
+	target *image.Target
+	held   *twin.Point // what the target holds, as the operator says; nil: nothing is said
 }
 
 // restoreJobs finds the volumes, their points and their targets.
@@ -187,7 +167,7 @@ func restoreJobs(c *cobra.Command, f *restoreFlags, l *twin.Log, name string) (j
 		if group {
 			out = filepath.Join(f.out, v.Name+".img")
 		}
-		t, err := inspectTarget(out, v.SizeBytes)
+		t, err := image.Inspect(out, v.SizeBytes)
 		if err != nil {
 			return nil, group, err
 		}
@@ -196,7 +176,7 @@ func restoreJobs(c *cobra.Command, f *restoreFlags, l *twin.Log, name string) (j
 		}
 		job := &restoreJob{point: p, target: t}
 		if f.from != "" {
-			if job.from, err = t.from(c.Context(), l, &p, f.from); err != nil {
+			if job.held, err = t.Held(c.Context(), l, &p, f.from); err != nil {
 				return nil, group, err
 			}
 		}
@@ -255,100 +235,33 @@ func (j *restoreJob) check(c *cobra.Command, f *restoreFlags) error {
 	if f.dryRun { // which reports first
 		return nil
 	}
-	if err := t.refused(f.overwrite); err != nil || len(t.objections) == 0 {
+	if err := t.Refused(f.overwrite); err != nil || len(t.Objections) == 0 {
 		return err
 	}
 	if f.yes {
-		fmt.Fprintf(c.ErrOrStderr(), "pollux: %s: overwriting in spite of this: %s\n", t.path, strings.Join(t.objections, "; "))
+		fmt.Fprintf(c.ErrOrStderr(), "pollux: %s: overwriting in spite of this: %s\n", t.Path, strings.Join(t.Objections, "; "))
 	}
-	return confirm(c, fmt.Sprintf("%s: %s. Restoring overwrites all of it.", t.path, strings.Join(t.objections, "; ")), t.path, f.yes)
+	return confirm(c, fmt.Sprintf("%s: %s. Restoring overwrites all of it.", t.Path, strings.Join(t.Objections, "; ")), t.Path, f.yes)
 }
 
-// refused is the error of a target that must not be written to, nil where it may be:
-// with overwrite, in spite of its objections.
-func (t *restoreTarget) refused(overwrite bool) error {
-	if t.live != nil {
-		return fail.New(fail.Refused, "restore to", t.path, t.live.text).WithHint(t.live.hint)
-	}
-	if overwrite || len(t.objections) == 0 {
-		return nil
-	}
-	return fail.New(fail.Refused, "restore to", t.path, strings.Join(t.objections, "; ")).
-		WithHint("choose another target, or add --overwrite to lose what is there")
+// options are the flags of one restore.
+func (f *restoreFlags) options(c *cobra.Command) image.Options {
+	return image.Options{Overwrite: f.overwrite, Resume: f.resume, Restart: f.restart, Verify: f.verify, DryRun: f.dryRun,
+		BytesPerSecond: int64(f.limit), Stage: stages(c.ErrOrStderr()),
+		GoingOn: func(path, what string) {
+			fmt.Fprintf(c.ErrOrStderr(), "pollux: %s: going on from %s; --restart would begin anew\n", path, what)
+		}}
 }
 
-func (j *restoreJob) run(c *cobra.Command, f *restoreFlags, l *twin.Log) (*restoreReport, error) {
-	start, p, t := time.Now(), j.point, j.target
-	base, what := t.base(f, &p)
-	if j.from != nil {
-		base, what = twin.Complete(j.from.LSN), fmt.Sprintf("LSN %d, which it is said to hold", j.from.LSN)
+// stages shows how far each stage of writing an image is.
+func stages(w io.Writer) func(string) (twin.Progress, func()) {
+	return func(what string) (twin.Progress, func()) {
+		bar := newProgress(w, what)
+		return bar.update, bar.end
 	}
-	plan, err := l.Plan(c.Context(), p, base, "")
-	if base != nil && fail.Is(err, fail.NotFound) { // what was written in between is not kept any more
-		base, what, t.reuse = nil, "", false
-		plan, err = l.Plan(c.Context(), p, nil, "")
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer plan.Close()
-	rep := &restoreReport{Volume: p.Volume.Name, Output: t.path, Epoch: p.Epoch, LSN: p.LSN, Time: p.Time.UTC(), SizeBytes: p.Volume.SizeBytes,
-		Note: p.Note, LiveBytes: plan.LiveBytes, Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: f.dryRun, Target: t.what, Base: what, LogDamage: damageText(l, p.Volume)}
-	if f.dryRun {
-		rep.Objections = t.objections
-		return rep, nil
-	}
-	if what != "" {
-		fmt.Fprintf(c.ErrOrStderr(), "pollux: %s: going on from %s; --restart would begin anew\n", t.path, what)
-	}
-	if rep.Result, err = writeTarget(c, f, l, plan, base, t); err != nil {
-		return nil, err
-	}
-	rep.Verified, rep.Seconds = f.verify, time.Since(start).Seconds()
-	return rep, nil
 }
 
-// writeTarget carries a plan out on a target, which is complete when it returns nil.
-func writeTarget(c *cobra.Command, f *restoreFlags, l *twin.Log, plan *twin.Plan, base *twin.Base, t *restoreTarget) (res twin.Result, err error) {
-	v, p := plan.Point.Volume, plan.Point
-	save := newSaver(t, v, plan.Left())
-	if err := t.open(base != nil, save.save); err != nil {
-		return res, err
-	}
-	bar := newProgress(c.ErrOrStderr(), "restoring")
-	run := twin.Run{Progress: bar.update, BytesPerSecond: int64(f.limit), Done: save.reached}
-	res, err = plan.Restore(c.Context(), t, run)
-	bar.end()
-	if err == nil && f.verify {
-		if err = verifyTarget(c, f, l, p, t); fail.Is(err, fail.Damaged) {
-			save.distrust(err) // the next one begins anew
-		}
-	}
-	if err != nil {
-		return res, t.interrupted(err, save)
-	}
-	if !t.device { // best effort: `pollux volume accept` looks at it, and the next restore
-		_ = backing.SetRestored(t.file, backing.Restored{Stream: v.Stream.String(), Volume: v.Number, LSN: p.LSN})
-	}
-	return res, t.finish()
-}
-
-// verifyTarget compares what the disk has with the store.
-func verifyTarget(c *cobra.Command, f *restoreFlags, l *twin.Log, p twin.Point, t *restoreTarget) error {
-	if err := t.file.Sync(); err != nil {
-		return fail.Wrap(fail.Full, "sync", t.path, err)
-	}
-	_ = unix.Fadvise(int(t.file.Fd()), 0, 0, unix.FADV_DONTNEED) // so that it is read from the disk
-	plan, err := l.Plan(c.Context(), p, nil, "")
-	if err != nil {
-		return err
-	}
-	bar := newProgress(c.ErrOrStderr(), "verifying")
-	defer bar.end()
-	return errors.Join(fail.At("verify", t.path, plan.Verify(c.Context(), t, twin.Run{Progress: bar.update, BytesPerSecond: int64(f.limit)})), plan.Close())
-}
-
-func printRestored(w io.Writer, f *restoreFlags, r *restoreReport, t *restoreTarget) {
+func printRestored(w io.Writer, f *restoreFlags, r *image.Report, t *image.Target) {
 	fmt.Fprintf(w, "volume %s at epoch %d LSN %d, %s\n", r.Volume, r.Epoch, r.LSN, r.Time.Format(time.RFC3339Nano))
 	if r.DryRun {
 		fmt.Fprintf(w, "would fetch %s from %d objects for %s of data, in a volume of %s, and write to %s (%s)\n", text.Bytes(r.FetchBytes), r.Objects,
@@ -356,8 +269,8 @@ func printRestored(w io.Writer, f *restoreFlags, r *restoreReport, t *restoreTar
 		if r.Base != "" {
 			fmt.Fprintf(w, "would go on from %s\n", r.Base)
 		}
-		for _, o := range t.objections {
-			if t.refused(f.overwrite) == nil {
+		for _, o := range t.Objections {
+			if t.Refused(f.overwrite) == nil {
 				fmt.Fprintf(w, "would overwrite in spite of this: %s\n", o)
 			}
 		}

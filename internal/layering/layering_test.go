@@ -34,6 +34,7 @@ var unlinked = map[string][]string{
 	"replicator/objstore": {"github.com/hashicorp/raft", "github.com/cockroachdb/pebble/v2", module + "replicator/journal", module + "wal"},
 	"replicator/twin":     {"github.com/hashicorp/raft", module + "replicator/journal", module + "replicator/uploader", module + "wal", module + "transport"},
 	"replicator/gc":       {"github.com/hashicorp/raft", module + "replicator/journal", module + "replicator/uploader", module + "wal", module + "transport"},
+	"replicator/image":    {"github.com/hashicorp/raft", module + "replicator/journal", module + "replicator/uploader", module + "wal", module + "transport"},
 	"replicator/mount":    {"github.com/hashicorp/raft", module + "replicator/journal", module + "replicator/uploader", module + "wal", module + "transport"},
 }
 

@@ -1,4 +1,4 @@
-package main
+package image
 
 import (
 	"bytes"
@@ -7,42 +7,49 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
+	"github.com/pollux-dr/pollux/internal/provenance"
 	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
-// restoreTarget is the file or device that a restore writes.
-type restoreTarget struct {
-	path       string
-	size       int64 // of the volume
-	have       int64 // of what is there
-	exists     bool
-	reuse      bool // what is there is an image to go on from
-	device     bool
-	what       string   // for people: "new file", "ext4 filesystem, 10GiB block device"
-	objections []string // why it should not be overwritten
-	live       *liveUse // why it must not be, whoever insists
-	file       *os.File
+// Target is the file or device that an image is written to.
+type Target struct {
+	Path       string
+	Size       int64    // of the volume
+	What       string   // was there before, for people: "new file", "10GiB block device with an ext4 filesystem"
+	Objections []string // why it should not be overwritten
+
+	have   int64 // of what is there
+	exists bool
+	reuse  bool // what is there is an image to go on from
+	device bool
+	live   *liveUse // why it must not be overwritten, whoever insists
+	file   *os.File
 }
 
 // liveUse is a use of a target that nobody can overrule, and how it ends.
 type liveUse struct{ text, hint string }
 
-// inspectTarget looks at path without changing anything. A target that can never
+// Absent is a target that is not there yet.
+func Absent(path string, size int64) *Target {
+	return &Target{Path: path, Size: size, What: "new file"}
+}
+
+// Inspect looks at path without changing anything. A target that can never
 // take the volume is an error; one that would lose something has objections.
-func inspectTarget(path string, size int64) (*restoreTarget, error) {
+func Inspect(path string, size int64) (*Target, error) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real // what a link leads to is meant, not the link
 	}
 	if err := hostdev.CheckImage("restore to", path, path); err != nil {
 		return nil, err
 	}
-	t := &restoreTarget{path: path, size: size, what: "new file"}
+	t := Absent(path, size)
 	st, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return t, nil
@@ -58,42 +65,42 @@ func inspectTarget(path string, size int64) (*restoreTarget, error) {
 	return t, t.examine()
 }
 
-func (t *restoreTarget) examine() error {
-	f, err := os.Open(t.path)
+func (t *Target) examine() error {
+	f, err := os.Open(t.Path)
 	if err != nil {
-		return fail.Wrap(fail.Denied, "look at", t.path, err)
+		return fail.Wrap(fail.Denied, "look at", t.Path, err)
 	}
 	defer f.Close()
 	t.have, err = f.Seek(0, io.SeekEnd)
 	have := t.have
 	if err != nil {
-		return fail.Wrap(fail.Internal, "measure", t.path, err)
+		return fail.Wrap(fail.Internal, "measure", t.Path, err)
 	}
 	kind := "regular file"
 	if t.device {
 		kind = "block device"
 	}
 	content := signature(f)
-	t.what = fmt.Sprintf("%s %s with %s", quantity.Bytes(have), kind, content)
-	object := func(format string, args ...any) { t.objections = append(t.objections, fmt.Sprintf(format, args...)) }
-	if t.device && have < t.size {
-		return fail.New(fail.Refused, "restore to", t.path, fmt.Sprintf("the device has %d bytes, the volume %d", have, t.size)).
+	t.What = fmt.Sprintf("%s %s with %s", quantity.Bytes(have), kind, content)
+	object := func(format string, args ...any) { t.Objections = append(t.Objections, fmt.Sprintf(format, args...)) }
+	if t.device && have < t.Size {
+		return fail.New(fail.Refused, "restore to", t.Path, fmt.Sprintf("the device has %d bytes, the volume %d", have, t.Size)).
 			WithHint("name a device that is large enough, and is attached: lsblk shows the sizes")
 	}
-	if !t.device && have > 0 && have < t.size {
-		object("it is too small (%d bytes; the volume has %d)", have, t.size)
+	if !t.device && have > 0 && have < t.Size {
+		object("it is too small (%d bytes; the volume has %d)", have, t.Size)
 	}
 	if content != "nothing but zeros" && have > 0 {
-		object("it is not empty: %s", t.what)
+		object("it is not empty: %s", t.What)
 	}
 	if t.device {
-		if use := hostdev.Claimed(t.path); use != "" { // the kernel lets nobody else write
+		if use := hostdev.Claimed(t.Path); use != "" { // the kernel lets nobody else write
 			t.live = &liveUse{"the device is in use: " + use, "end that use of it (umount, swapoff, vgchange -an, stop the agent that serves it), or name another device"}
 		}
-	} else if use := hostdev.UseOf(t.path); use != "" {
+	} else if use := hostdev.UseOf(t.Path); use != "" {
 		object("it is in use: %s", use)
 	}
-	whose, who := backing.MarkOf(t.path), hostdev.HeldBy(t.path)
+	whose, who := provenance.BackingOf(t.Path), hostdev.HeldBy(t.Path)
 	if whose != "" && who != "" {
 		t.live = &liveUse{fmt.Sprintf("it is the backing of a protected volume (%s), and in use by %s", whose, who),
 			"end the protection of that volume first (pollux volume rm keeps its history), or restore to another path"}
@@ -105,6 +112,19 @@ func (t *restoreTarget) examine() error {
 		object("it is held open by %s", who)
 	}
 	return nil
+}
+
+// Refused is the error of a target that must not be written to, nil where it may be: with
+// overwrite, in spite of its objections.
+func (t *Target) Refused(overwrite bool) error {
+	if t.live != nil {
+		return fail.New(fail.Refused, "restore to", t.Path, t.live.text).WithHint(t.live.hint)
+	}
+	if overwrite || len(t.Objections) == 0 {
+		return nil
+	}
+	return fail.New(fail.Refused, "restore to", t.Path, strings.Join(t.Objections, "; ")).
+		WithHint("choose another target, or add --overwrite to lose what is there")
 }
 
 // signature says what a target seems to hold.

@@ -1,4 +1,4 @@
-package backing
+package provenance
 
 import (
 	"fmt"
@@ -39,7 +39,7 @@ func SetRestored(f *os.File, r Restored) error {
 
 // RestoredAt returns what SetRestored wrote; ok is false where it did not.
 func RestoredAt(path string) (r Restored, ok bool) {
-	text := readMark(func(p []byte) (int, error) { return unix.Getxattr(path, RestoredName, p) })
+	text := Read(func(p []byte) (int, error) { return unix.Getxattr(path, RestoredName, p) })
 	var when int64
 	n, _ := fmt.Sscanf(text, "%s %d %d %d", &r.Stream, &r.Volume, &r.LSN, &when)
 	if st, err := os.Stat(path); err == nil && n == 4 {

@@ -1,4 +1,4 @@
-package main
+package image
 
 import (
 	"encoding/binary"
@@ -10,23 +10,23 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
-	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
+	"github.com/pollux-dr/pollux/internal/provenance"
 )
 
 // open makes the target ready. Without a base it reads as zeros when it returns. A
 // file is written under another name, and gets its own when it is complete; save says
 // first what will be there.
-func (t *restoreTarget) open(base bool, save func() error) (err error) {
+func (t *Target) open(base bool, save func() error) (err error) {
 	if t.device {
 		return t.openDevice(base, save)
 	}
 	if err := t.take(); err != nil {
 		return err
 	}
-	fits := func() error { return fail.Wrap(fail.Full, "create", t.partial(), t.file.Truncate(t.size)) }
+	fits := func() error { return fail.Wrap(fail.Full, "create", t.partial(), t.file.Truncate(t.Size)) }
 	switch {
 	case t.reuse: // the partial file must not be taken for the one that save speaks of
 		if err = t.forget(); err == nil {
@@ -51,13 +51,13 @@ func (t *restoreTarget) open(base bool, save func() error) (err error) {
 }
 
 // openDevice takes a device for this process alone.
-func (t *restoreTarget) openDevice(base bool, save func() error) (err error) {
-	t.file, err = os.OpenFile(t.path, os.O_RDWR|unix.O_EXCL, 0)
+func (t *Target) openDevice(base bool, save func() error) (err error) {
+	t.file, err = os.OpenFile(t.Path, os.O_RDWR|unix.O_EXCL, 0)
 	if errors.Is(err, unix.EBUSY) { // since it was looked at
-		return fail.New(fail.Refused, "restore to", t.path, "the device is in use: "+hostdev.Claimed(t.path)).WithHint("end that use of it, or name another device")
+		return fail.New(fail.Refused, "restore to", t.Path, "the device is in use: "+hostdev.Claimed(t.Path)).WithHint("end that use of it, or name another device")
 	}
 	if err != nil {
-		return (&fail.Error{Kind: fail.Denied, Op: "open", Object: t.path, Err: err}).WithHint("restore as a user who may write to it, such as root")
+		return (&fail.Error{Kind: fail.Denied, Op: "open", Object: t.Path, Err: err}).WithHint("restore as a user who may write to it, such as root")
 	}
 	err = t.lock()
 	if err == nil && base { // from here on it holds some of both, and no point
@@ -75,7 +75,7 @@ func (t *restoreTarget) openDevice(base bool, save func() error) (err error) {
 }
 
 // take opens the partial file, which no other restore must have.
-func (t *restoreTarget) take() (err error) {
+func (t *Target) take() (err error) {
 	if t.file, err = os.OpenFile(t.partial(), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return fail.Wrap(fail.Denied, "create", t.partial(), err)
 	}
@@ -91,23 +91,23 @@ func (t *restoreTarget) take() (err error) {
 	return err
 }
 
-func (t *restoreTarget) lock() error {
+func (t *Target) lock() error {
 	if unix.Flock(int(t.file.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return t.busy()
 	}
 	return nil
 }
 
-func (t *restoreTarget) busy() error {
-	return fail.New(fail.Refused, "restore to", t.path, "another restore is at it").WithHint("wait for it, or choose another target")
+func (t *Target) busy() error {
+	return fail.New(fail.Refused, "restore to", t.Path, "another restore is at it").WithHint("wait for it, or choose another target")
 }
 
 // swap goes on with the image that is there, under the partial file's name: while it is
 // changed it is no image.
-func (t *restoreTarget) swap(save func() error) error {
-	image, err := os.OpenFile(t.path, os.O_RDWR, 0)
+func (t *Target) swap(save func() error) error {
+	image, err := os.OpenFile(t.Path, os.O_RDWR, 0)
 	if err != nil {
-		return fail.Wrap(fail.Denied, "open", t.path, err)
+		return fail.Wrap(fail.Denied, "open", t.Path, err)
 	}
 	empty := t.file
 	defer empty.Close() // with its lock, which the image's replaces
@@ -115,30 +115,30 @@ func (t *restoreTarget) swap(save func() error) error {
 	if err := t.lock(); err != nil {
 		return err
 	}
-	_ = unix.Fremovexattr(int(image.Fd()), backing.RestoredName)
-	if err := os.Rename(t.path, t.partial()); err != nil {
-		return fail.Wrap(fail.Denied, "rename", t.path, err)
+	_ = unix.Fremovexattr(int(image.Fd()), provenance.RestoredName)
+	if err := os.Rename(t.Path, t.partial()); err != nil {
+		return fail.Wrap(fail.Denied, "rename", t.Path, err)
 	}
-	if err := errors.Join(image.Sync(), durable.SyncDir(vfs.Default, filepath.Dir(t.path))); err != nil {
-		return fail.Wrap(fail.Full, "sync", t.path, err)
+	if err := errors.Join(image.Sync(), durable.SyncDir(vfs.Default, filepath.Dir(t.Path))); err != nil {
+		return fail.Wrap(fail.Full, "sync", t.Path, err)
 	}
 	return fail.Wrap(fail.Full, "write", t.statePath(), save())
 }
 
-func (t *restoreTarget) partial() string { return t.path + ".partial" }
+func (t *Target) partial() string { return t.Path + ".partial" }
 
 // WriteAt makes a target what twin writes to.
-func (t *restoreTarget) WriteAt(b []byte, off int64) (int, error) { return t.file.WriteAt(b, off) }
+func (t *Target) WriteAt(b []byte, off int64) (int, error) { return t.file.WriteAt(b, off) }
 
 // ReadAt reads back what was written.
-func (t *restoreTarget) ReadAt(b []byte, off int64) (int, error) { return t.file.ReadAt(b, off) }
+func (t *Target) ReadAt(b []byte, off int64) (int, error) { return t.file.ReadAt(b, off) }
 
 // NextData is where a hole at off ends.
-func (t *restoreTarget) NextData(off int64) int64 {
+func (t *Target) NextData(off int64) int64 {
 	next, err := unix.Seek(int(t.file.Fd()), off, unix.SEEK_DATA)
 	switch {
 	case err == unix.ENXIO:
-		return t.size
+		return t.Size
 	case err != nil || t.device:
 		return off
 	}
@@ -146,7 +146,7 @@ func (t *restoreTarget) NextData(off int64) int64 {
 }
 
 // Zero makes a range zeros, and a hole where that can be.
-func (t *restoreTarget) Zero(off, n int64) error {
+func (t *Target) Zero(off, n int64) error {
 	if t.device {
 		return t.zeroRange(off, n)
 	}
@@ -154,15 +154,15 @@ func (t *restoreTarget) Zero(off, n int64) error {
 	if err == unix.EOPNOTSUPP || err == unix.ENOSYS {
 		return t.writeZeros(off, n)
 	}
-	return fail.Wrap(fail.Full, "zero", t.path, err)
+	return fail.Wrap(fail.Full, "zero", t.Path, err)
 }
 
-func (t *restoreTarget) writeZeros(off, n int64) error {
+func (t *Target) writeZeros(off, n int64) error {
 	none := make([]byte, min(n, 1<<20))
 	for n > 0 {
 		k, err := t.file.WriteAt(none[:min(n, int64(len(none)))], off)
 		if err != nil {
-			return fail.Wrap(fail.Full, "zero", t.path, err)
+			return fail.Wrap(fail.Full, "zero", t.Path, err)
 		}
 		off, n = off+int64(k), n-int64(k)
 	}
@@ -171,10 +171,10 @@ func (t *restoreTarget) writeZeros(off, n int64) error {
 
 const blkZeroOut = 0x127f // BLKZEROOUT of linux/fs.h
 
-func (t *restoreTarget) zeroDevice() error { return t.zeroRange(0, t.size) }
+func (t *Target) zeroDevice() error { return t.zeroRange(0, t.Size) }
 
 // zeroRange has the device make a range zeros; what is no whole sectors is written.
-func (t *restoreTarget) zeroRange(off, n int64) error {
+func (t *Target) zeroRange(off, n int64) error {
 	lo, hi := (off+511)&^511, (off+n)&^511
 	if lo >= hi {
 		return t.writeZeros(off, n)
@@ -184,13 +184,13 @@ func (t *restoreTarget) zeroRange(off, n int64) error {
 	binary.NativeEndian.PutUint64(span[8:], uint64(hi-lo))
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, t.file.Fd(), blkZeroOut, uintptr(unsafe.Pointer(&span[0])))
 	if errno != 0 {
-		return fail.Wrap(fail.Internal, "zero", t.path, errno)
+		return fail.Wrap(fail.Internal, "zero", t.Path, errno)
 	}
 	return errors.Join(t.writeZeros(off, lo-off), t.writeZeros(hi, off+n-hi))
 }
 
 // interrupted keeps what there is of a restore that failed, for another to go on from.
-func (t *restoreTarget) interrupted(err error, save *saver) error {
+func (t *Target) interrupted(err error, save *saver) error {
 	kept := save.settle() == nil
 	_ = t.file.Close()
 	if !kept && t.device {
@@ -201,7 +201,7 @@ func (t *restoreTarget) interrupted(err error, save *saver) error {
 		_ = os.Remove(t.statePath() + durable.TempSuffix)
 		_ = os.Remove(t.statePath())
 		if fail.Is(err, fail.Full) && fail.HintOf(err) == "" {
-			return &fail.Error{Kind: fail.Full, Op: "restore to", Object: t.path, Err: err, Hint: "make room, or choose another place; it begins anew then"}
+			return &fail.Error{Kind: fail.Full, Op: "restore to", Object: t.Path, Err: err, Hint: "make room, or choose another place; it begins anew then"}
 		}
 	}
 	if !kept || (fail.HintOf(err) != "" && !fail.Is(err, fail.Damaged)) {
@@ -215,17 +215,17 @@ func (t *restoreTarget) interrupted(err error, save *saver) error {
 	case fail.Damaged, fail.NotFound:
 		how = "an older or a newer point may need nothing of it; pollux verify names all that is damaged; once the object is back (in a bucket with versions: delete the marker or the newer version on top of it), " + how
 	}
-	return &fail.Error{Kind: fail.KindOf(err), Op: "restore to", Object: t.path, Err: err, Hint: how}
+	return &fail.Error{Kind: fail.KindOf(err), Op: "restore to", Object: t.Path, Err: err, Hint: how}
 }
 
 // finish makes a good restore durable.
-func (t *restoreTarget) finish() error {
-	err := fail.Wrap(fail.Full, "sync", t.path, t.file.Sync())
+func (t *Target) finish() error {
+	err := fail.Wrap(fail.Full, "sync", t.Path, t.file.Sync())
 	if cerr := t.file.Close(); err == nil {
-		err = fail.Wrap(fail.Full, "close", t.path, cerr)
+		err = fail.Wrap(fail.Full, "close", t.Path, cerr)
 	}
 	if err == nil && !t.device {
-		err = fail.Wrap(fail.Denied, "complete", t.path, os.Rename(t.partial(), t.path))
+		err = fail.Wrap(fail.Denied, "complete", t.Path, os.Rename(t.partial(), t.Path))
 	}
 	if err != nil {
 		return err
@@ -233,5 +233,5 @@ func (t *restoreTarget) finish() error {
 	if err := t.forget(); err != nil || t.device {
 		return err
 	}
-	return fail.Wrap(fail.Internal, "sync", filepath.Dir(t.path), durable.SyncDir(vfs.Default, filepath.Dir(t.path)))
+	return fail.Wrap(fail.Internal, "sync", filepath.Dir(t.Path), durable.SyncDir(vfs.Default, filepath.Dir(t.Path)))
 }

@@ -1,4 +1,4 @@
-package main
+package image
 
 import (
 	"context"
@@ -10,11 +10,11 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/private"
+	"github.com/pollux-dr/pollux/internal/provenance"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -34,9 +34,9 @@ const halfwayVersion = 2
 
 // statePath is where a target's halfway is kept: beside a file, and for a device,
 // which has no beside, where it outlives a reboot.
-func (t *restoreTarget) statePath() string {
+func (t *Target) statePath() string {
 	if t.device {
-		return filepath.Join(deviceStates(), hostdev.Number(t.path)+".json")
+		return filepath.Join(deviceStates(), hostdev.Number(t.Path)+".json")
 	}
 	return t.partial() + ".json"
 }
@@ -45,19 +45,19 @@ func (t *restoreTarget) statePath() string {
 // of a device are not written.
 func deviceStates() string { return fmt.Sprintf("/var/tmp/pollux-restore-%d", os.Geteuid()) }
 
-func (t *restoreTarget) forget() error {
+func (t *Target) forget() error {
 	return fail.Wrap(fail.Denied, "remove", t.statePath(), durable.Remove(vfs.Default, t.statePath()))
 }
 
 // loadHalfway returns what an interrupted restore of the volume left, nil where there
 // is nothing to go on from.
-func (t *restoreTarget) loadHalfway(v *state.Volume) *twin.Base {
+func (t *Target) loadHalfway(v *state.Volume) *twin.Base {
 	if t.device && private.CheckDir(deviceStates()) != nil {
 		return nil
 	}
 	b, err := os.ReadFile(t.statePath())
 	var h halfway
-	if err != nil || json.Unmarshal(b, &h) != nil || h.Version != halfwayVersion || h.Stream != v.Stream.String() || h.Volume != v.Number || h.Size != v.SizeBytes || h.Target != t.path {
+	if err != nil || json.Unmarshal(b, &h) != nil || h.Version != halfwayVersion || h.Stream != v.Stream.String() || h.Volume != v.Number || h.Size != v.SizeBytes || h.Target != t.Path {
 		return nil
 	}
 	if _, err := os.Stat(t.partial()); err != nil && !t.device {
@@ -67,37 +67,37 @@ func (t *restoreTarget) loadHalfway(v *state.Volume) *twin.Base {
 }
 
 // base finds out what the target holds already.
-func (t *restoreTarget) base(f *restoreFlags, p *twin.Point) (base *twin.Base, what string) {
-	if f.restart {
+func (t *Target) base(o *Options, p *twin.Point) (base *twin.Base, what string) {
+	if o.Restart {
 		return nil, ""
 	}
-	if !t.device || f.resume {
+	if !t.device || o.Resume {
 		if base := t.loadHalfway(p.Volume); base != nil {
 			return base, "an interrupted restore"
 		}
 	}
-	r, ok := backing.RestoredAt(t.path)
-	if t.exists && !t.device && f.overwrite && ok && r.Untouched && r.Stream == p.Volume.Stream.String() && r.Volume == p.Volume.Number && t.have == p.Volume.SizeBytes {
+	r, ok := provenance.RestoredAt(t.Path)
+	if t.exists && !t.device && o.Overwrite && ok && r.Untouched && r.Stream == p.Volume.Stream.String() && r.Volume == p.Volume.Number && t.have == p.Volume.SizeBytes {
 		t.reuse = true
 		return twin.Complete(r.LSN), fmt.Sprintf("the image of LSN %d that is there", r.LSN)
 	}
 	return nil, ""
 }
 
-// from finds the point that a device is said to hold. An interrupted restore of the volume
+// Held finds the point that a device is said to hold. An interrupted restore of the volume
 // onto it says otherwise.
-func (t *restoreTarget) from(ctx context.Context, l *twin.Log, p *twin.Point, at string) (*twin.Point, error) {
+func (t *Target) Held(ctx context.Context, l *twin.Log, p *twin.Point, at string) (*twin.Point, error) {
 	if !t.device {
-		return nil, fail.New(fail.Invalid, "restore to", t.path, "--from is for a block device, and this is none").
+		return nil, fail.New(fail.Invalid, "restore to", t.Path, "--from is for a block device, and this is none").
 			WithHint("an image that restore made, and nobody wrote to since, is known without it: use --overwrite alone")
 	}
 	if t.loadHalfway(p.Volume) != nil {
-		return nil, fail.New(fail.Refused, "restore to", t.path, "an interrupted restore left half a point on it").
+		return nil, fail.New(fail.Refused, "restore to", t.Path, "an interrupted restore left half a point on it").
 			WithHint("go on with it by --resume in place of --from, or begin anew by --restart")
 	}
 	held, err := l.Resolve(ctx, p.Volume, at, time.Now())
 	if err != nil {
-		return nil, fail.At("find what "+t.path+" holds, --from", at, err)
+		return nil, fail.At("find what "+t.Path+" holds, --from", at, err)
 	}
 	return &held, nil
 }
@@ -105,7 +105,7 @@ func (t *restoreTarget) from(ctx context.Context, l *twin.Log, p *twin.Point, at
 // saver writes how far a restore is, every now and then, after what it says is on
 // disk.
 type saver struct {
-	t      *restoreTarget
+	t      *Target
 	state  halfway
 	there  twin.Base // and perhaps not synced
 	failed error     // of a sync
@@ -115,8 +115,8 @@ type saver struct {
 
 const saveEvery = 3 * time.Second
 
-func newSaver(t *restoreTarget, v *state.Volume, left twin.Base) *saver {
-	return &saver{t: t, state: halfway{halfwayVersion, v.Stream.String(), v.Number, v.SizeBytes, t.path, left}, there: left, last: time.Now(), every: saveEvery}
+func newSaver(t *Target, v *state.Volume, left twin.Base) *saver {
+	return &saver{t: t, state: halfway{halfwayVersion, v.Stream.String(), v.Number, v.SizeBytes, t.Path, left}, there: left, last: time.Now(), every: saveEvery}
 }
 
 // reached is a Run's Done.
@@ -136,7 +136,7 @@ func (s *saver) settle() error {
 		return s.failed
 	}
 	if err := s.t.file.Sync(); err != nil {
-		s.failed = fail.Wrap(fail.Full, "sync", s.t.path, err)
+		s.failed = fail.Wrap(fail.Full, "sync", s.t.Path, err)
 		return s.failed
 	}
 	s.state.Base = s.there
