@@ -140,10 +140,8 @@ func (s *s3Store) Read(ctx context.Context, name string, off, n int64, buf []byt
 		return nil, fail.New(fail.Retry, op, s.object(name),
 			fmt.Sprintf("the store sent %d bytes from %d where %d from %d were asked for", r.bytes, r.first, end-start, start)).WithHint(hintAnswer)
 	}
-	if buf, err = a.readBody(r.body, end-start, buf); err != nil {
-		return nil, s.error(a, op, name, err)
-	}
-	return buf, nil
+	buf, err = a.readBody(r.body, end-start, buf)
+	return buf, s.error(a, op, name, err)
 }
 
 // Size asks by a GET of one byte, since a HEAD has no body to say whether it is
