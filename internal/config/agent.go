@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/minio/minio-go/v7/pkg/s3utils"
+
 	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
@@ -316,6 +318,8 @@ func checkTargets(all string, targets []Target) (string, error) {
 			return all, fmt.Errorf("two are called %q", t.Name)
 		case !strings.HasPrefix(t.URL, "file:///") && !strings.HasPrefix(t.URL, "s3://"):
 			return at + ".url", fmt.Errorf("%q: file:///directory or s3://bucket/prefix", t.URL)
+		case checkBucket(t.URL) != nil:
+			return at + ".url", fmt.Errorf("%q: %w", t.URL, checkBucket(t.URL))
 		case !(*t.Requests.Rate >= 0) || math.IsInf(*t.Requests.Rate, 0): // NaN too
 			return at + ".requests.rate", fmt.Errorf("%v is not a rate", *t.Requests.Rate)
 		case *t.Requests.Rate > 0 && *t.Requests.Rate < minRate:
@@ -333,6 +337,16 @@ func checkTargets(all string, targets []Target) (string, error) {
 		return all, errors.New("at least one must not be optional")
 	}
 	return "", nil
+}
+
+// checkBucket refuses what no bucket can be called.
+func checkBucket(url string) error {
+	bucket, is := strings.CutPrefix(url, "s3://")
+	if !is {
+		return nil
+	}
+	bucket, _, _ = strings.Cut(bucket, "/")
+	return s3utils.CheckValidBucketName(bucket)
 }
 
 func oneOf(s string, all ...string) bool {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -52,6 +53,10 @@ func openS3(u *url.URL, opts Options) (Store, error) {
 	prefix := strings.Trim(u.Path, "/")
 	if u.Host == "" || u.Port() != "" {
 		return nil, fail.New(fail.Invalid, op, u.String(), "no bucket").WithHint("write s3://bucket/prefix; the server's address is the endpoint")
+	}
+	// The client would refuse the name at each request, as if the store had.
+	if err := s3utils.CheckValidBucketName(u.Host); err != nil {
+		return nil, fail.New(fail.Invalid, op, u.String(), err.Error()).WithHint("correct the bucket in the URL (--store, or the url of a target)")
 	}
 	if prefix != "" {
 		if err := checkName(op, prefix); err != nil {
