@@ -54,6 +54,7 @@ func TestRefused(t *testing.T) {
 		{"scheme", "name: a\njournal:\n  targets:\n    - {url: \"http://x\"}\n", "agent.yaml:4"},
 		{"no bucket", "name: a\njournal:\n  targets:\n    - {url: \"s3:///x\"}\n", "agent.yaml:4: journal.targets[0].url: \"s3:///x\": Bucket name cannot be empty"},
 		{"name of a bucket", "name: a\njournal:\n  targets:\n    - url: s3://Ab/p\n", "agent.yaml:4: journal.targets[0].url: \"s3://Ab/p\": Bucket name cannot be shorter"},
+		{"tls of the journal alone", "name: a\njournal:\n  tls: {cert: /c, key: /k, ca: /a}\n", "[3:3] unknown field \"tls\""},
 		{"clear text", "name: a\nnbd: {tcp: \"0.0.0.0:1\"}\n" + minimal, "agent.yaml:2"},
 		{"no time to stall", "name: a\nnbd: {stall_limit: 10ms}\n" + minimal, "agent.yaml:2"},
 		{"metrics in clear", "name: a\nmetrics:\n  listen: 0.0.0.0:9100\n" + minimal, "agent.yaml:3: metrics.listen: \"0.0.0.0:9100\" is not a loopback address, and nothing listens in clear elsewhere: set metrics.tls"},
