@@ -44,8 +44,8 @@ func TestFlagValues(t *testing.T) {
 		{"verify v --at 2026-13-45T00:00:00Z " + store, "verify --at", "not a time"},
 		{"audit ls --last x", "audit ls --last", `"x" is not a value of type int`},
 		{"audit ls --last", "audit ls --last", "it needs a value"},
-		{"volume ls --store s3://b/p --credentials-file /nonexistent/cred", "--credentials-file /nonexistent/cred", "no such file"},
-		{"gc --store s3://b/p --ca-file /nonexistent/ca", "--ca-file /nonexistent/ca", "no such file"},
+		{"volume ls --store s3://bucket/p --credentials-file /nonexistent/cred", "--credentials-file /nonexistent/cred", "no such file"},
+		{"gc --store s3://bucket/p --ca-file /nonexistent/ca", "--ca-file /nonexistent/ca", "no such file"},
 		{"gc --tmp /nonexistent/dir " + store, "--tmp /nonexistent/dir", "no such directory"},
 		{"mount v --cache /nonexistent/dir " + store, "mount v --cache /nonexistent/dir", "no such directory"},
 		{"mount v --nbd /nonexistent/dir/s " + store, "--nbd /nonexistent/dir", "no such directory"},
@@ -84,13 +84,13 @@ func TestPointFlag(t *testing.T) {
 // TestRetrying: the same cause of many requests is one short line.
 func TestRetrying(t *testing.T) {
 	var out bytes.Buffer
-	r := retrying{w: &out, store: "s3://b/p"}
+	r := retrying{w: &out, store: "s3://bucket/p"}
 	refused := errors.New("connection refused")
 	for i := range 5 {
-		r.tell(fail.At("list", fmt.Sprintf("s3://b/p/log/%d", i), fmt.Errorf("Get \"http://127.0.0.1:1/b/?list-type=2&prefix=p%%2Flog\": dial tcp: %w", refused)))
+		r.tell(fail.At("list", fmt.Sprintf("s3://bucket/p/log/%d", i), fmt.Errorf("Get \"http://127.0.0.1:1/b/?list-type=2&prefix=p%%2Flog\": dial tcp: %w", refused)))
 	}
 	r.tell(fail.New(fail.Retry, "read", "x", "time out"))
-	if got, want := out.String(), "pollux: trying again: s3://b/p: connection refused\npollux: trying again: s3://b/p: time out\n"; got != want {
+	if got, want := out.String(), "pollux: trying again: s3://bucket/p: connection refused\npollux: trying again: s3://bucket/p: time out\n"; got != want {
 		t.Errorf("said %q, want %q", got, want)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/minio/minio-go/v7/pkg/s3utils"
+
 	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
@@ -74,7 +76,6 @@ type Journal struct {
 	// nothing else here is set.
 	Addresses []string `yaml:"addresses"`
 	Member    `yaml:",inline"`
-	Identity  Identity       `yaml:"tls"`        // towards the journal, and of the embedded one
 	LogBudget quantity.Bytes `yaml:"log_budget"` // default 2GiB
 	// OptionalBacklog is how much is kept for an optional target alone before it is
 	// let go; default half of log_budget, or of wal.budget where that is less.
@@ -160,13 +161,8 @@ func (c *Agent) setDefaults() {
 	defBytes(&c.Memory, 128<<20)
 	defBytes(&c.WAL.Budget, 8<<30)
 	defBytes(&c.WAL.Segment, 32<<20)
-	defBytes(&c.Journal.LogBudget, 2<<30)
-	defBytes(&c.Journal.OptionalBacklog, min(c.Journal.LogBudget, c.WAL.Budget)/2)
 	if c.WAL.Linger == 0 {
 		c.WAL.Linger = quantity.Duration(2 * time.Millisecond)
-	}
-	if c.Journal.Heartbeat == 0 {
-		c.Journal.Heartbeat = quantity.Duration(time.Minute)
 	}
 	if c.NBD.MaxConnections == 0 {
 		c.NBD.MaxConnections = 64
@@ -179,8 +175,15 @@ func (c *Agent) setDefaults() {
 			c.Quiesce[i].Limit = quantity.Duration(10 * time.Second)
 		}
 	}
-	c.Journal.setDefaults()
-	setTargetDefaults(c.Journal.Targets)
+	if j := &c.Journal; len(j.Addresses) == 0 { // else all of it is the journal's own
+		defBytes(&j.LogBudget, 2<<30)
+		defBytes(&j.OptionalBacklog, min(j.LogBudget, c.WAL.Budget)/2)
+		if j.Heartbeat == 0 {
+			j.Heartbeat = quantity.Duration(time.Minute)
+		}
+		j.setDefaults()
+		setTargetDefaults(j.Targets)
+	}
 }
 
 func setTargetDefaults(targets []Target) {
@@ -217,10 +220,6 @@ func (c *Agent) check() (setting string, err error) {
 		return "wal.segment", fmt.Errorf("%v: 4MiB to 1GiB, a multiple of 4KiB", c.WAL.Segment)
 	case c.WAL.Budget < 2*c.WAL.Segment:
 		return "wal.budget", fmt.Errorf("%v is less than two segments of %v", c.WAL.Budget, c.WAL.Segment)
-	case c.Journal.LogBudget < 64<<20:
-		return "journal.log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.Journal.LogBudget)
-	case checkBacklog(c.Journal.OptionalBacklog, min(c.Journal.LogBudget, c.WAL.Budget)) != nil:
-		return "journal.optional_backlog", checkBacklog(c.Journal.OptionalBacklog, min(c.Journal.LogBudget, c.WAL.Budget))
 	case c.NBD.MaxConnections < 1 || c.NBD.MaxConnections > 4096:
 		return "nbd.max_connections", fmt.Errorf("%d: 1 to 4096", c.NBD.MaxConnections)
 	case time.Duration(c.NBD.StallLimit) < time.Second:
@@ -261,19 +260,36 @@ func (c *Agent) check() (setting string, err error) {
 	if err := c.Control.check(c.Identity); err != nil {
 		return "control.listen", err
 	}
-	if setting, err := c.Journal.Member.check(c.Identity); err != nil {
+	if setting, err := c.Journal.check(c.Identity, c.WAL.Budget); err != nil {
 		return "journal." + setting, err
 	}
-	if len(c.Journal.Addresses) > 0 {
-		if c.Journal.Listen != "" {
-			return "journal.listen", errors.New("belongs to an embedded journal, and journal.addresses names another")
+	return "", nil
+}
+
+// check returns the first setting of a journal that cannot work.
+func (j *Journal) check(id Identity, wal quantity.Bytes) (setting string, err error) {
+	if len(j.Addresses) > 0 {
+		for _, s := range []struct {
+			name string
+			set  bool
+		}{{"listen", j.Listen != ""}, {"advertise", j.Advertise != ""}, {"peers", len(j.Peers) > 0}, {"targets", len(j.Targets) > 0},
+			{"log_budget", j.LogBudget != 0}, {"optional_backlog", j.OptionalBacklog != 0}, {"heartbeat", j.Heartbeat != 0}} {
+			if s.set {
+				return s.name, errors.New("is of an embedded journal, and journal.addresses names another, which has its own configuration: leave one of them out")
+			}
 		}
-		if len(c.Journal.Targets) > 0 {
-			return "journal.targets", errors.New("belong to the journal's own configuration where journal.addresses is set")
-		}
-		return "journal.addresses", checkAddresses(c.Journal.Addresses, c.Identity)
+		return "addresses", checkAddresses(j.Addresses, id)
 	}
-	return checkTargets("journal.targets", c.Journal.Targets)
+	if setting, err := j.Member.check(id); err != nil {
+		return setting, err
+	}
+	if j.LogBudget < 64<<20 {
+		return "log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", j.LogBudget)
+	}
+	if err := checkBacklog(j.OptionalBacklog, min(j.LogBudget, wal)); err != nil {
+		return "optional_backlog", err
+	}
+	return checkTargets("targets", j.Targets)
 }
 
 func (l *Lock) check(t *Target) error {
@@ -316,6 +332,8 @@ func checkTargets(all string, targets []Target) (string, error) {
 			return all, fmt.Errorf("two are called %q", t.Name)
 		case !strings.HasPrefix(t.URL, "file:///") && !strings.HasPrefix(t.URL, "s3://"):
 			return at + ".url", fmt.Errorf("%q: file:///directory or s3://bucket/prefix", t.URL)
+		case checkBucket(t.URL) != nil:
+			return at + ".url", fmt.Errorf("%q: %w", t.URL, checkBucket(t.URL))
 		case !(*t.Requests.Rate >= 0) || math.IsInf(*t.Requests.Rate, 0): // NaN too
 			return at + ".requests.rate", fmt.Errorf("%v is not a rate", *t.Requests.Rate)
 		case *t.Requests.Rate > 0 && *t.Requests.Rate < minRate:
@@ -333,6 +351,16 @@ func checkTargets(all string, targets []Target) (string, error) {
 		return all, errors.New("at least one must not be optional")
 	}
 	return "", nil
+}
+
+// checkBucket refuses what no bucket can be called.
+func checkBucket(url string) error {
+	bucket, is := strings.CutPrefix(url, "s3://")
+	if !is {
+		return nil
+	}
+	bucket, _, _ = strings.Cut(bucket, "/")
+	return s3utils.CheckValidBucketName(bucket)
 }
 
 func oneOf(s string, all ...string) bool {

@@ -27,7 +27,7 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestValues(t *testing.T) {
-	c, err := ParseAgent("agent.yaml", []byte("name: a\nmemory: \"64MiB\"\nwal: {budget: 1GiB, linger: 5ms}\njournal:\n  heartbeat: 5m\n  targets:\n    - {url: \"s3://b/p\", requests: {rate: 0}, object_lock: {mode: compliance, for: 30d}}\n"))
+	c, err := ParseAgent("agent.yaml", []byte("name: a\nmemory: \"64MiB\"\nwal: {budget: 1GiB, linger: 5ms}\njournal:\n  heartbeat: 5m\n  targets:\n    - {url: \"s3://bucket/p\", requests: {rate: 0}, object_lock: {mode: compliance, for: 30d}}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,11 +47,14 @@ func TestRefused(t *testing.T) {
 		{"list for a size", "name: a\nmemory: [1, 2]\n" + minimal, "agent.yaml:2"},
 		{"negative rate in flow style", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\", requests: {rate: -1}}\n", "agent.yaml:4"},
 		{"lock of a directory", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\", object_lock: {mode: compliance, for: 30d}}\n", "agent.yaml:4"},
-		{"lock without a mode", "name: a\njournal:\n  targets:\n    - {url: \"s3://b/x\", object_lock: {for: 30d}}\n", "agent.yaml:4"},
-		{"lock for an hour", "name: a\njournal:\n  targets:\n    - url: \"s3://b/x\"\n      object_lock: {mode: governance, for: 1h}\n", "agent.yaml:5"},
+		{"lock without a mode", "name: a\njournal:\n  targets:\n    - {url: \"s3://bucket/x\", object_lock: {for: 30d}}\n", "agent.yaml:4"},
+		{"lock for an hour", "name: a\njournal:\n  targets:\n    - url: \"s3://bucket/x\"\n      object_lock: {mode: governance, for: 1h}\n", "agent.yaml:5"},
 		{"no target", "name: a\n", "targets"},
 		{"two of one name", "name: a\njournal:\n  targets:\n    - {name: x, url: \"file:///x\"}\n    - {name: x, url: \"file:///y\"}\n", "x"},
 		{"scheme", "name: a\njournal:\n  targets:\n    - {url: \"http://x\"}\n", "agent.yaml:4"},
+		{"no bucket", "name: a\njournal:\n  targets:\n    - {url: \"s3:///x\"}\n", "agent.yaml:4: journal.targets[0].url: \"s3:///x\": Bucket name cannot be empty"},
+		{"name of a bucket", "name: a\njournal:\n  targets:\n    - url: s3://Ab/p\n", "agent.yaml:4: journal.targets[0].url: \"s3://Ab/p\": Bucket name cannot be shorter"},
+		{"tls of the journal alone", "name: a\njournal:\n  tls: {cert: /c, key: /k, ca: /a}\n", "[3:3] unknown field \"tls\""},
 		{"clear text", "name: a\nnbd: {tcp: \"0.0.0.0:1\"}\n" + minimal, "agent.yaml:2"},
 		{"no time to stall", "name: a\nnbd: {stall_limit: 10ms}\n" + minimal, "agent.yaml:2"},
 		{"metrics in clear", "name: a\nmetrics:\n  listen: 0.0.0.0:9100\n" + minimal, "agent.yaml:3: metrics.listen: \"0.0.0.0:9100\" is not a loopback address, and nothing listens in clear elsewhere: set metrics.tls"},
@@ -75,11 +78,11 @@ func TestRefused(t *testing.T) {
 func TestFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agent.yaml")
 	for yaml, want := range map[string]string{
-		"name: a\njournal:\n  targets:\n    - {url: \"s3://b/p\", credentials_file: /nonexistent/cred}\n":              "agent.yaml:4: journal.targets[0].credentials_file: open /nonexistent/cred",
-		"name: a\nmetrics:\n  listen: :9100\n  tls: {cert: /nonexistent/c, key: /nonexistent/k}\n" + minimal:           "agent.yaml:4: metrics.tls.cert: open /nonexistent/c",
-		"name: a\ntls:\n  cert: /nonexistent/c\n  key: /nonexistent/k\n  ca: /nonexistent/ca\n" + minimal:              "agent.yaml:3: tls.cert",
-		"name: a\nnbd: {tcp: \":10809\", tls: {cert: /nonexistent/c, key: /nonexistent/k}}\n" + minimal:                "agent.yaml:2: nbd.tls.cert",
-		"name: a\njournal:\n  targets:\n    - url: \"s3://b/p\"\n      ca_file: /nonexistent/ca\n      name: remote\n": "agent.yaml:5: journal.targets[0].ca_file",
+		"name: a\njournal:\n  targets:\n    - {url: \"s3://bucket/p\", credentials_file: /nonexistent/cred}\n":              "agent.yaml:4: journal.targets[0].credentials_file: open /nonexistent/cred",
+		"name: a\nmetrics:\n  listen: :9100\n  tls: {cert: /nonexistent/c, key: /nonexistent/k}\n" + minimal:                "agent.yaml:4: metrics.tls.cert: open /nonexistent/c",
+		"name: a\ntls:\n  cert: /nonexistent/c\n  key: /nonexistent/k\n  ca: /nonexistent/ca\n" + minimal:                   "agent.yaml:3: tls.cert",
+		"name: a\nnbd: {tcp: \":10809\", tls: {cert: /nonexistent/c, key: /nonexistent/k}}\n" + minimal:                     "agent.yaml:2: nbd.tls.cert",
+		"name: a\njournal:\n  targets:\n    - url: \"s3://bucket/p\"\n      ca_file: /nonexistent/ca\n      name: remote\n": "agent.yaml:5: journal.targets[0].ca_file",
 	} {
 		if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
 			t.Fatal(err)

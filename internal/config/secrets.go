@@ -3,24 +3,38 @@ package config
 import (
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
 // Secrets are the files of a configuration that nobody else should be able to read: keys
 // and credentials.
-func (c *Agent) Secrets() []string {
-	return secrets(c.Journal.Targets, c.Identity.Key, c.Journal.Identity.Key, c.NBD.TLS.Key)
-}
+func (c *Agent) Secrets() []string { return ending(c.files(), ".key", ".credentials_file") }
 
 // Secrets is as for an agent.
-func (c *JournalHost) Secrets() []string { return secrets(c.Targets, c.Identity.Key) }
+func (c *JournalHost) Secrets() []string { return ending(c.files(), ".key", ".credentials_file") }
 
-func secrets(targets []Target, keys ...string) []string {
-	for _, t := range targets {
-		keys = append(keys, t.CredentialsFile)
+// Certificates are the files of a configuration that hold certificates, which expire.
+func (c *Agent) Certificates() []string {
+	return ending(c.files(), ".cert", ".ca", ".client_ca", ".ca_file")
+}
+
+// Certificates is as for an agent.
+func (c *JournalHost) Certificates() []string {
+	return ending(c.files(), ".cert", ".ca", ".client_ca", ".ca_file")
+}
+
+// ending is each file once whose setting ends in one of those.
+func ending(files []named, ends ...string) (out []string) {
+	for _, f := range files {
+		if f.value != "" && !slices.Contains(out, f.value) &&
+			slices.ContainsFunc(ends, func(end string) bool { return strings.HasSuffix(f.setting, end) }) {
+			out = append(out, f.value)
+		}
 	}
-	return distinct(keys)
+	return out
 }
 
 // Exposed is an error that names a secret file which any user of this host can read or

@@ -11,7 +11,7 @@ import (
 
 func TestSecrets(t *testing.T) {
 	c, err := ParseAgent("agent.yaml", []byte("name: a\ntls: {cert: c, key: /k, ca: a}\nnbd: {tls: {cert: c, key: /n}}\n"+
-		"journal:\n  targets:\n    - {url: \"s3://b/p\", credentials_file: /s}\n    - {name: u, url: \"s3://b/q\", credentials_file: /s}\n"))
+		"journal:\n  targets:\n    - {url: \"s3://bucket/p\", credentials_file: /s}\n    - {name: u, url: \"s3://bucket/q\", credentials_file: /s}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

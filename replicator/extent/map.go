@@ -8,9 +8,8 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/flight"
 	"github.com/pollux-dr/pollux/replicator/cover"
 )
 
@@ -37,7 +36,13 @@ type Map struct {
 	bytes  int64
 	limit  int64 // of bytes; 0: defaultCacheBytes
 	age    int   // how often the sources were replaced
-	flight singleflight.Group
+	flight flight.Group[leafAge, []Extent]
+}
+
+// leafAge names a leaf as some sources have it.
+type leafAge struct {
+	leaf int64
+	age  int
 }
 
 // leafOf is what the cache holds.
@@ -55,17 +60,13 @@ func (m *Map) Leaf(ctx context.Context, leaf int64) ([]Extent, error) {
 	m.mu.Lock()
 	age := m.age
 	m.mu.Unlock()
-	v, err, _ := m.flight.Do(fmt.Sprint(leaf, " ", age), func() (any, error) {
+	return m.flight.Do(ctx, leafAge{leaf, age}, func() ([]Extent, error) {
 		out, err := m.Resolve(ctx, leaf, false)
 		if err == nil {
 			m.keep(leaf, age, out)
 		}
 		return out, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return v.([]Extent), nil
 }
 
 func (m *Map) look(leaf int64) ([]Extent, bool) {

@@ -203,7 +203,7 @@ func (j *Journal) Close() error {
 		}
 	}
 	if j.layer != nil {
-		_ = j.layer.Close() // nothing more comes in
+		j.layer.Seal() // nothing more comes in
 	}
 	if j.raft != nil {
 		keep(j.raft.Shutdown().Error())

@@ -213,7 +213,7 @@ func (j *Journal) watchDisk() {
 			continue
 		}
 		if d := time.Duration(clock.SinceStart() - since); seen >= looks && d > limit {
-			_ = j.layer.Close()
+			j.layer.Seal()
 			_ = j.trans.Close()
 			j.fatal(fail.New(fail.Retry, "append to", "Raft's log in "+j.opts.Dir, fmt.Sprintf("the disk has not answered for %.1f s", d.Seconds())).
 				WithHint("another member leads from here on; look at this host's disk"))

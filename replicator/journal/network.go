@@ -56,7 +56,7 @@ func (j *Journal) openTransport() raft.ServerAddress {
 	if c.DiskStall == 0 {
 		c.DiskStall = defaultDiskStall
 	}
-	j.layer = &streamLayer{j: j, incoming: make(chan net.Conn), closed: make(chan struct{})}
+	j.layer = &streamLayer{j: j, incoming: make(chan net.Conn), sealed: make(chan struct{}), closed: make(chan struct{})}
 	j.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: j.layer, MaxPool: raftPool,
 		MaxRPCsInFlight: 1, // more can wedge a follower while heartbeats go on: hashicorp/raft#612
 		Timeout:         raftTimeout, Logger: raftLogger(j.opts.Logger), ServerAddressProvider: j.layer})
@@ -69,6 +69,8 @@ type streamLayer struct {
 	j        *Journal
 	raft     atomic.Pointer[raft.Raft] // Raft dials before NewRaft has returned
 	incoming chan net.Conn
+	seal     sync.Once
+	sealed   chan struct{} // nothing comes in or goes out any more
 	once     sync.Once
 	closed   chan struct{}
 }
@@ -84,7 +86,13 @@ func (l *streamLayer) Accept() (net.Conn, error) {
 	}
 }
 
+// Seal ends what comes in and goes out before Raft itself ends. To its transport an Accept
+// that failed before the transport was closed is an error, so that one goes on waiting.
+func (l *streamLayer) Seal() { l.seal.Do(func() { close(l.sealed) }) }
+
+// Close is for Raft's transport, when it is closed.
 func (l *streamLayer) Close() error {
+	l.Seal()
 	l.once.Do(func() { close(l.closed) })
 	return nil
 }
@@ -124,7 +132,7 @@ func (j *Journal) leaderAddress() string {
 // Dial connects Raft to another member.
 func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	select {
-	case <-l.closed:
+	case <-l.sealed:
 		return nil, net.ErrClosed
 	default:
 	}
@@ -221,7 +229,7 @@ func (j *Journal) takeRaft(conn *transport.Conn, b []byte, leave func()) error {
 	select {
 	case j.layer.incoming <- raftConn{raw, leave}:
 		return nil
-	case <-j.layer.closed:
+	case <-j.layer.sealed:
 		return net.ErrClosed
 	}
 }

@@ -12,6 +12,9 @@
 // Denied, Full and Invalid name what the operator has to change. The contents
 // of objects are the caller's to check; the store checks only lengths.
 //
+// A slow link, or a proxy that cuts long answers, delays: WithRetry runs fewer requests at
+// once after a time-out (gate), and asks for what was cut short in smaller pieces.
+//
 // There are two stores, a directory (file://) and S3 (s3://), and decorators
 // round either: WithRetry, WithRequests, WithObserver and, for tests,
 // WithFaults. The usual order is WithRetry(WithRequests(store, …), …), so that

@@ -98,6 +98,7 @@ type retrying struct {
 	p       Policy
 	reached atomic.Bool
 	gate    *gate
+	pieces  pieces
 }
 
 // leastTries is how often an operation is tried, however short the patience is.
@@ -157,23 +158,12 @@ func (r *retrying) doFor(ctx context.Context, w *patience, op, name string, f fu
 }
 
 func (r *retrying) Create(ctx context.Context, name string, body []byte) error {
-	var exists error // what is left is to compare, without sending body again
-	return r.do(ctx, "create object", name, func() error {
-		if exists == nil {
-			err := r.Store.Create(ctx, name, body)
-			if !fail.Is(err, fail.Exists) {
-				return err
-			}
-			exists = err
-		}
-		return r.compare(ctx, name, body, exists)
-	})
-}
-
-// compare returns nil if the object that is there is body, else exists.
-func (r *retrying) compare(ctx context.Context, name string, body []byte, exists error) error {
+	exists := r.do(ctx, "create object", name, func() error { return r.Store.Create(ctx, name, body) })
+	if !fail.Is(exists, fail.Exists) {
+		return exists
+	}
 	// One byte more, so that a longer object is not taken for equal.
-	there, err := r.Store.Read(ctx, name, 0, int64(len(body))+1, nil)
+	there, err := r.Read(ctx, name, 0, int64(len(body))+1, nil)
 	switch {
 	case fail.Is(err, fail.NotFound):
 		return exists // and deleted since, which no writer may undo
@@ -183,14 +173,6 @@ func (r *retrying) compare(ctx context.Context, name string, body []byte, exists
 		return nil
 	}
 	return exists
-}
-
-func (r *retrying) Read(ctx context.Context, name string, off, n int64, buf []byte) (b []byte, err error) {
-	err = r.do(ctx, "read object", name, func() error {
-		b, err = r.Store.Read(ctx, name, off, n, buf)
-		return err
-	})
-	return b, err
 }
 
 func (r *retrying) Size(ctx context.Context, name string) (n int64, err error) {

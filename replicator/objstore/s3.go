@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -52,6 +53,10 @@ func openS3(u *url.URL, opts Options) (Store, error) {
 	prefix := strings.Trim(u.Path, "/")
 	if u.Host == "" || u.Port() != "" {
 		return nil, fail.New(fail.Invalid, op, u.String(), "no bucket").WithHint("write s3://bucket/prefix; the server's address is the endpoint")
+	}
+	// The client would refuse the name at each request, as if the store had.
+	if err := s3utils.CheckValidBucketName(u.Host); err != nil {
+		return nil, fail.New(fail.Invalid, op, u.String(), err.Error()).WithHint("correct the bucket in the URL (--store, or the url of a target)")
 	}
 	if prefix != "" {
 		if err := checkName(op, prefix); err != nil {
@@ -140,10 +145,8 @@ func (s *s3Store) Read(ctx context.Context, name string, off, n int64, buf []byt
 		return nil, fail.New(fail.Retry, op, s.object(name),
 			fmt.Sprintf("the store sent %d bytes from %d where %d from %d were asked for", r.bytes, r.first, end-start, start)).WithHint(hintAnswer)
 	}
-	if buf, err = a.readBody(r.body, end-start, buf); err != nil {
-		return nil, s.error(a, op, name, err)
-	}
-	return buf, nil
+	buf, err = a.readBody(r.body, end-start, buf)
+	return buf, s.error(a, op, name, err)
 }
 
 // Size asks by a GET of one byte, since a HEAD has no body to say whether it is

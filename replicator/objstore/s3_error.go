@@ -54,6 +54,9 @@ func responseText(r minio.ErrorResponse) error {
 }
 
 func kindOfResponse(op string, r minio.ErrorResponse) (fail.Kind, string) {
+	if r.Code == minio.InvalidBucketName { // which the client says too, before it asks anything
+		return fail.Invalid, "correct the bucket's name"
+	}
 	switch r.StatusCode {
 	case http.StatusPreconditionFailed:
 		if op != opCreate { // which alone has a condition

@@ -117,6 +117,16 @@ func TestS3Errors(t *testing.T) {
 	}
 }
 
+// TestS3NameOfBucket: a bucket that can have no such name is refused before anything is asked.
+func TestS3NameOfBucket(t *testing.T) {
+	for _, bucket := range []string{"Ab", "-ab", "a..b", "10.0.0.1", strings.Repeat("a", 64)} {
+		_, err := objstore.Open(t.Context(), "s3://"+bucket+"/prefix", objstore.Options{Endpoint: "http://127.0.0.1:1"})
+		if !fail.Is(err, fail.Invalid) || !strings.Contains(strings.ToLower(err.Error()), "bucket") || !strings.Contains(fail.HintOf(err), "url") {
+			t.Errorf("%s: %v (hint %q)", bucket, err, fail.HintOf(err))
+		}
+	}
+}
+
 func TestS3OneAttempt(t *testing.T) {
 	var requests atomic.Int64
 	s := openFake(t, func(w http.ResponseWriter, _ *http.Request) {

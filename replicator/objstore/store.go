@@ -33,7 +33,8 @@ type Store interface {
 	// off < 0 means the last -off bytes, whatever n: an object shorter than that
 	// is returned whole. The result is shorter than asked only where the object
 	// ends, and empty beyond it. It uses buf's array where that is large enough.
-	// An absent object is fail.NotFound.
+	// An absent object is fail.NotFound. With an error of kind fail.Retry it may return
+	// the first of those bytes, as far as they came.
 	Read(ctx context.Context, name string, off, n int64, buf []byte) ([]byte, error)
 
 	// Size returns the length of name in bytes, or fail.NotFound.

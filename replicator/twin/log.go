@@ -9,6 +9,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/flight"
 	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -59,7 +60,8 @@ type Log struct {
 	reading *reader
 
 	mu    sync.Mutex
-	views map[int]*viewing // of older history, by mark
+	views map[int]*Log // of older history, by mark
+	reads flight.Group[int, *Log]
 }
 
 // FrameRef is a frame's or a fold's place in the log.

@@ -87,7 +87,7 @@ var errBranch = fail.New(fail.NotFound, "open", "catalog", "a fence went back be
 
 // openFrom opens the log behind a catalog; nil is from the beginning.
 func openFrom(ctx context.Context, s objstore.Store, c *catalog.Catalog, r *Reading) (*Log, error) {
-	l := &Log{store: s, State: state.New(), Catalog: c, Frames: map[change.StreamID][]FrameRef{}, mark: -1, next: 1, views: map[int]*viewing{},
+	l := &Log{store: s, State: state.New(), Catalog: c, Frames: map[change.StreamID][]FrameRef{}, mark: -1, next: 1, views: map[int]*Log{},
 		moves: newMoves(s, c), reading: newReader(r)}
 	first := uint64(0)
 	if c != nil {

@@ -14,42 +14,34 @@ import (
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
-// viewing is a view that is there, or is being read.
-type viewing struct {
-	done chan struct{}
-	l    *Log
-	err  error
-}
-
 // view returns the part of the log between a mark of the catalog and the next one; the
 // last one's is l itself. It is read once.
 func (l *Log) view(ctx context.Context, mark int) (*Log, error) {
 	if mark == l.mark {
 		return l, nil
 	}
-	l.mu.Lock()
-	v := l.views[mark]
-	ours := v == nil
-	if ours {
-		v = &viewing{done: make(chan struct{})}
-		l.views[mark] = v
+	if w := l.viewRead(mark); w != nil {
+		return w, nil
 	}
-	l.mu.Unlock()
-	if !ours {
-		select {
-		case <-v.done:
-			return v.l, v.err
-		case <-ctx.Done():
-			return nil, fail.Wrap(fail.Retry, "read", l.store.URL(), ctx.Err())
+	return l.reads.Do(ctx, mark, func() (*Log, error) {
+		if w := l.viewRead(mark); w != nil {
+			return w, nil
 		}
-	}
-	if v.l, v.err = l.readView(ctx, mark); v.err != nil {
-		l.mu.Lock()
-		delete(l.views, mark) // it may pass
-		l.mu.Unlock()
-	}
-	close(v.done)
-	return v.l, v.err
+		w, err := l.readView(ctx, mark)
+		if err == nil { // an error may pass
+			l.mu.Lock()
+			l.views[mark] = w
+			l.mu.Unlock()
+		}
+		return w, err
+	})
+}
+
+// viewRead is a view that was read before, or nil.
+func (l *Log) viewRead(mark int) *Log {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.views[mark]
 }
 
 // ahead reads views side by side that are going to be asked for one after another. What
