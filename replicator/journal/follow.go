@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -18,6 +19,11 @@ import (
 const (
 	// maxProposals bounds the commands of one follower that Raft has not answered.
 	maxProposals = 64
+	// commandsPerSecond is how fast one session may put commands, appends not among them,
+	// into Raft's log; commandsAtOnce of them pass without a wait. An agent that starts with
+	// thousands of groups needs that many.
+	commandsPerSecond = 100
+	commandsAtOnce    = 1000
 	// updateKeys and updateBytes bound one StateUpdate.
 	updateKeys  = 512
 	updateBytes = 4 << 20
@@ -62,8 +68,13 @@ func (j *Journal) serveFollower(ctx context.Context, conn *transport.Conn, peer 
 	return g.Wait()
 }
 
+// newPace is a session's token bucket for commands. Who is too fast waits: its connection is
+// not read meanwhile.
+func newPace() *rate.Limiter { return rate.NewLimiter(commandsPerSecond, commandsAtOnce) }
+
 func (f *follower) receive(ctx context.Context, g *errgroup.Group) error {
 	places := make(chan struct{}, maxProposals)
+	pace := newPace()
 	for {
 		typ, b, err := f.conn.Recv()
 		if err != nil {
@@ -74,6 +85,9 @@ func (f *follower) receive(ctx context.Context, g *errgroup.Group) error {
 		}
 		var p change.Propose
 		if err := change.Decode(b, &p); err != nil {
+			return err
+		}
+		if err := pace.Wait(ctx); err != nil {
 			return err
 		}
 		places <- struct{}{}

@@ -103,10 +103,16 @@ func unexpected(typ uint16) error {
 
 // receive reads requests. Appends are proposed at once and answered in order.
 func (s *session) receive(ctx context.Context, queue chan<- pending) error {
+	pace := newPace()
 	for {
 		typ, b, err := s.conn.Recv()
 		if err != nil {
 			return err
+		}
+		if change.MessageType(typ) != change.MsgAppend {
+			if err := pace.Wait(ctx); err != nil {
+				return err
+			}
 		}
 		switch change.MessageType(typ) {
 		case change.MsgAttach:

@@ -98,6 +98,9 @@ func (s *State) beginMark(r *MarkBegin) (string, error) {
 	if s.Bookmarks[key] != nil {
 		return "", fail.New(fail.Exists, "add bookmark", key, "it exists").WithHint("choose another name")
 	}
+	if err := s.bookmarkRoom(&Bookmark{Name: r.Name, Group: r.Group}); err != nil {
+		return "", err // before writers are held for it
+	}
 	if old := s.Marks[r.Group]; old != nil && old.Outcome == "" {
 		if end := old.Time.Add(time.Duration(old.LimitSeconds*1e9) + staleMark); r.Time.Before(end) {
 			return "", fail.New(fail.Retry, "add bookmark", key, "bookmark "+old.Name+" of the same group is being added").WithHint("try again in a moment")

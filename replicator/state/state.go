@@ -59,6 +59,8 @@ func (s *State) putGroup(g *Group) (string, error) {
 	g.Horizon = time.Time{} // the journal's to move
 	if old := s.Groups[g.Name]; old != nil {
 		g.Created, g.Owner, g.Horizon = old.Created, old.Owner, old.Horizon
+	} else if err := checkRoom("group", g.Name, g.Owner, MaxGroups, s.Groups, ownerOf); err != nil {
+		return "", err
 	}
 	s.Groups[g.Name] = g
 	return "group/" + g.Name, nil
@@ -70,6 +72,9 @@ func (s *State) createStream(st *Stream) (string, error) {
 	}
 	if s.StreamOf(st.Group, st.Agent) != nil || s.Streams[st.ID] != nil {
 		return "", fail.New(fail.Exists, "create stream", st.Group+" on "+st.Agent, "it exists")
+	}
+	if err := checkRoom("stream", st.Group+" on "+st.Agent, st.Agent, MaxStreams, s.Streams, agentOf); err != nil {
+		return "", err
 	}
 	// Leases, gaps and resyncs are what the journal makes of later commands.
 	s.Streams[st.ID] = &Stream{ID: st.ID, Number: s.number(), Group: st.Group, Agent: st.Agent}
@@ -110,6 +115,9 @@ func (s *State) createVolume(v *Volume) (string, error) {
 		if !o.Removed && o.Agent == v.Agent && o.Backing == v.Backing {
 			return "", fail.New(fail.Refused, "create volume", v.Name, "volume "+o.Name+" uses the same backing "+v.Backing)
 		}
+	}
+	if err := checkRoom("volume", v.Name, v.Agent, MaxVolumes, s.Volumes, holderOf); err != nil {
+		return "", err
 	}
 	v.Number, v.FirstLSN, v.Ready, v.Removed = s.number(), 0, false, false
 	s.Volumes[v.Name] = v
@@ -155,6 +163,9 @@ func (s *State) addBookmark(b *Bookmark) (string, error) {
 	}
 	if s.Bookmarks[key] != nil {
 		return "", fail.New(fail.Exists, "add bookmark", key, "it exists").WithHint("choose another name")
+	}
+	if err := s.bookmarkRoom(b); err != nil {
+		return "", err
 	}
 	s.Bookmarks[key] = b
 	return "bookmark/" + key, nil
