@@ -4,13 +4,12 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/pollux-dr/pollux/internal/provenance"
-
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/agent/overlay"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/provenance"
 )
 
 // attachVolume opens a volume's backing at a start. One that is not there, or is

@@ -9,12 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/provenance"
-
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/provenance"
 )
 
 // marked is an agent with volume v on dir/v, that has written "flushed" at 0 and

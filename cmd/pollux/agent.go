@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/cmd/pollux/daemon"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -61,9 +62,9 @@ func newLogger(c config.Log) *slog.Logger {
 	_ = level.UnmarshalText([]byte(c.Level)) // checked by config
 	o := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(stderr, o))
+		return slog.New(slog.NewJSONHandler(cli.Stderr, o))
 	}
-	return slog.New(slog.NewTextHandler(stderr, o))
+	return slog.New(slog.NewTextHandler(cli.Stderr, o))
 }
 
 // notify tells systemd about the service's state: sd_notify(3).
@@ -77,7 +78,7 @@ func notify(state string) {
 	}
 	conn, err := net.Dial("unixgram", path)
 	if err != nil {
-		fmt.Fprintln(stderr, "pollux:", fail.Wrap(fail.Internal, "notify", "systemd", err))
+		fmt.Fprintln(cli.Stderr, "pollux:", fail.Wrap(fail.Internal, "notify", "systemd", err))
 		return
 	}
 	defer conn.Close()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/text"
 )
@@ -18,8 +19,8 @@ func newAudit() *cobra.Command {
 }
 
 func newAuditList() *cobra.Command {
-	var f daemonFlags
-	var s storeFlags
+	var f cli.DaemonFlags
+	var s cli.StoreFlags
 	var last int
 	c := &cobra.Command{Use: "ls", Short: "List the verbs that were to change state, oldest first", Args: cobra.NoArgs,
 		Long: `The journal keeps the newest 1024, and an agent's daemon knows those of its own
@@ -27,21 +28,21 @@ host. With --store all are read that the object log still has.
 
 Verbs that a caller's role refused are one entry for each caller in ten minutes,
 with the number of those that were like it.`}
-	f.add(c)
-	s.add(c)
+	f.Add(c)
+	s.Add(c)
 	c.Flags().IntVar(&last, "last", 0, "the newest N only")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		var list []control.AuditEntry
-		if s.url != "" {
+		if s.URL != "" {
 			var err error
 			if list, err = storedAudit(c.Context(), &s, last); err != nil {
 				return err
 			}
-		} else if err := f.call(c.Context(), control.VerbAuditList, control.AuditQuery{Last: last}, &list); err != nil {
+		} else if err := f.Call(c.Context(), control.VerbAuditList, control.AuditQuery{Last: last}, &list); err != nil {
 			return err
 		}
-		if f.json {
-			return printJSON(c.OutOrStdout(), map[string]any{"audit": list})
+		if f.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), map[string]any{"audit": list})
 		}
 		rows := [][]string{{"NUMBER", "TIME", "WHO", "HOST", "VERB", "REQUEST", "OUTCOME"}}
 		for _, e := range list {
@@ -55,8 +56,8 @@ with the number of those that were like it.`}
 }
 
 // storedAudit reads the newest entries, or with 0 all, from an object log.
-func storedAudit(ctx context.Context, s *storeFlags, last int) ([]control.AuditEntry, error) {
-	l, done, err := openLog(ctx, s, nil)
+func storedAudit(ctx context.Context, s *cli.StoreFlags, last int) ([]control.AuditEntry, error) {
+	l, done, err := cli.OpenLog(ctx, s, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/bench"
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/quantity"
 )
@@ -29,11 +30,11 @@ docs/benchmarks.md says what is measured and how to read it.`}
 type texter interface{ Text(w io.Writer) }
 
 func newBenchRun[R texter](name, short string, seconds float64, run func(context.Context, bench.Options) (R, error)) *cobra.Command {
-	var s storeFlags
+	var s cli.StoreFlags
 	var o bench.Options
 	var json bool
 	c := &cobra.Command{Use: name, Short: short, Args: cobra.NoArgs}
-	s.add(c)
+	s.Add(c)
 	f := c.Flags()
 	f.BoolVar(&json, "json", false, "print one JSON object and nothing else")
 	if seconds > 0 {
@@ -59,7 +60,7 @@ func newBenchRun[R texter](name, short string, seconds float64, run func(context
 		f.Float64Var(&o.RequestRate, "request-rate", -1, "store requests per second: 0 is unlimited, -1 the agent's default")
 	}
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		o.Store, o.StoreOptions, o.Version = s.url, s.opts, version
+		o.Store, o.StoreOptions, o.Version = s.URL, s.Options, version
 		o.Say = func(line string) { fmt.Fprintln(c.ErrOrStderr(), line) }
 		r, err := run(c.Context(), o)
 		if err != nil {
@@ -69,7 +70,7 @@ func newBenchRun[R texter](name, short string, seconds float64, run func(context
 			return err
 		}
 		if json {
-			return printJSON(c.OutOrStdout(), r)
+			return cli.PrintJSON(c.OutOrStdout(), r)
 		}
 		r.Text(c.OutOrStdout())
 		return nil

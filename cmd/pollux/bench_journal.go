@@ -9,6 +9,7 @@ import (
 
 	"github.com/pollux-dr/pollux/bench"
 	"github.com/pollux-dr/pollux/bench/raftbench"
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 )
 
 func newBenchJournal() *cobra.Command {
@@ -37,7 +38,7 @@ The in-memory store shows what Raft itself costs.`}
 			return err
 		}
 		if asJSON {
-			return printJSON(c.OutOrStdout(), r)
+			return cli.PrintJSON(c.OutOrStdout(), r)
 		}
 		r.Text(c.OutOrStdout())
 		return nil

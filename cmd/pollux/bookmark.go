@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/quantity"
@@ -24,10 +25,10 @@ func newBookmark() *cobra.Command {
 }
 
 func newBookmarkAdd() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var r control.BookmarkAdd
 	c := &cobra.Command{Use: "add BOOKMARK --group GROUP", Short: "Name the present point of a group", Args: cobra.ExactArgs(1)}
-	f.add(c)
+	f.Add(c)
 	c.Flags().StringVar(&r.Group, "group", "", "consistency group (required)")
 	var hold quantity.Duration
 	c.Flags().Var(&hold, "hold-limit", "how long writers may wait where the group has volumes on several hosts (default 5s)")
@@ -37,13 +38,13 @@ func newBookmarkAdd() *cobra.Command {
 		if r.Group == "" {
 			return fail.New(fail.Invalid, "add bookmark", args[0], "no group").WithHint("name one with --group; pollux group ls lists them")
 		}
-		r.Name, r.By, r.HoldSeconds = args[0], operator(), time.Duration(hold).Seconds()
+		r.Name, r.By, r.HoldSeconds = args[0], cli.Operator(), time.Duration(hold).Seconds()
 		var b control.Bookmark
-		if err := f.call(c.Context(), control.VerbBookmarkAdd, r, &b); err != nil {
+		if err := f.Call(c.Context(), control.VerbBookmarkAdd, r, &b); err != nil {
 			return err
 		}
-		if f.json {
-			return printJSON(c.OutOrStdout(), b)
+		if f.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), b)
 		}
 		printBookmarks(c, []control.Bookmark{b})
 		if b.HeldSeconds > 0 {
@@ -55,11 +56,11 @@ func newBookmarkAdd() *cobra.Command {
 }
 
 func newBookmarkRemove() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var r control.BookmarkRemove
 	var yes bool
 	c := &cobra.Command{Use: "rm BOOKMARK --group GROUP", Short: "Remove a bookmark; its point is kept as long as any other", Args: cobra.ExactArgs(1)}
-	f.add(c)
+	f.Add(c)
 	c.Flags().StringVar(&r.Group, "group", "", "consistency group (required)")
 	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "show, change nothing")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
@@ -67,18 +68,18 @@ func newBookmarkRemove() *cobra.Command {
 		if r.Group == "" {
 			return fail.New(fail.Invalid, "remove bookmark", args[0], "no group").WithHint("name one with --group; pollux bookmark ls lists them")
 		}
-		r.Name, r.By = args[0], operator()
+		r.Name, r.By = args[0], cli.Operator()
 		if !r.DryRun {
-			if err := confirm(c, "This removes bookmark "+r.Name+" of group "+r.Group+". Where the group has a retention, its point may be deleted later.", r.Name, yes); err != nil {
+			if err := cli.Confirm(c, "This removes bookmark "+r.Name+" of group "+r.Group+". Where the group has a retention, its point may be deleted later.", r.Name, yes); err != nil {
 				return err
 			}
 		}
 		var b control.Bookmark
-		if err := f.call(c.Context(), control.VerbBookmarkRemove, r, &b); err != nil {
+		if err := f.Call(c.Context(), control.VerbBookmarkRemove, r, &b); err != nil {
 			return err
 		}
-		if f.json {
-			return printJSON(c.OutOrStdout(), b)
+		if f.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), b)
 		}
 		printBookmarks(c, []control.Bookmark{b})
 		return nil
@@ -87,19 +88,19 @@ func newBookmarkRemove() *cobra.Command {
 }
 
 func newBookmarkList() *cobra.Command {
-	var f daemonFlags
-	var s storeFlags
+	var f cli.DaemonFlags
+	var s cli.StoreFlags
 	var group string
 	c := &cobra.Command{Use: "ls [--store URL]", Short: "List the bookmarks of the agent, or of an object store", Args: cobra.NoArgs}
-	f.add(c)
-	s.add(c)
-	s.addCache(c)
+	f.Add(c)
+	s.Add(c)
+	s.AddCache(c)
 	c.Flags().StringVar(&group, "group", "", "only this group's")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		marks := []control.Bookmark{}
 		var damage error
-		if s.url != "" {
-			l, closeStore, err := openLog(c.Context(), &s, nil)
+		if s.URL != "" {
+			l, closeStore, err := cli.OpenLog(c.Context(), &s, nil)
 			if err != nil {
 				return err
 			}
@@ -110,17 +111,17 @@ func newBookmarkList() *cobra.Command {
 					volumes = append(volumes, v)
 				}
 			}
-			damage = listed(l, volumes...)
+			damage = cli.ErrListed(l, volumes...)
 			for _, b := range state.Sorted(l.State.Bookmarks, func(b *state.Bookmark) string { return b.Group + "/" + b.Name }) {
 				if group == "" || b.Group == group {
 					marks = append(marks, bookmarkIn(l, b))
 				}
 			}
-		} else if err := f.call(c.Context(), control.VerbBookmarkList, control.List{Group: group}, &marks); err != nil {
+		} else if err := f.Call(c.Context(), control.VerbBookmarkList, control.List{Group: group}, &marks); err != nil {
 			return err
 		}
-		if f.json {
-			return errors.Join(printJSON(c.OutOrStdout(), map[string]any{"bookmarks": marks}), damage)
+		if f.JSON {
+			return errors.Join(cli.PrintJSON(c.OutOrStdout(), map[string]any{"bookmarks": marks}), damage)
 		}
 		printBookmarks(c, marks)
 		return damage

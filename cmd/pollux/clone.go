@@ -6,20 +6,20 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/pollux-dr/pollux/replicator/image"
-
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/image"
 )
 
 type cloneFlags struct {
 	restoreFlags
-	agent   daemonFlags
+	agent   cli.DaemonFlags
 	group   string
 	backing string
 }
@@ -43,9 +43,9 @@ what the mount holds is copied, with what was written to it; nothing must write
 to it meanwhile. It runs on the agent's host. What an interruption leaves is gone
 on from by the same command.`,
 		Args: cobra.ExactArgs(2)}
-	f.store.add(c)
-	f.agent.add(c)
-	f.store.addPoint(c, &f.at)
+	f.store.Add(c)
+	f.agent.Add(c)
+	f.store.AddPoint(c, &f.at)
 	c.Flags().StringVar(&f.group, "group", "", "consistency group of the new volume (required)")
 	c.Flags().StringVar(&f.backing, "backing", "", "new file for the volume (required)")
 	c.Flags().Var(&f.limit, "limit", "read no more than this from the store each second, as in 50MiB")
@@ -54,7 +54,7 @@ on from by the same command.`,
 		if f.group == "" || f.backing == "" {
 			return fail.New(fail.Invalid, "clone", args[0], "--group and --backing are both needed").WithHint("name the new volume's group, and a file for it that does not exist yet")
 		}
-		if isURI(args[0]) && (f.at != "" || f.store.url != "") {
+		if isURI(args[0]) && (f.at != "" || f.store.URL != "") {
 			return fail.New(fail.Invalid, "clone", args[0], "--at and --store are for a volume: a mount is copied as it is").WithHint("mount the point that you want, or name the volume")
 		}
 		if err := hostdev.CheckImage("clone", "--backing "+f.backing, f.backing); err != nil {
@@ -64,7 +64,7 @@ on from by the same command.`,
 		if f.backing, err = filepath.Abs(f.backing); err != nil {
 			return fail.Wrap(fail.Invalid, "resolve", f.backing, err)
 		}
-		f.json, f.out = f.agent.json, f.backing
+		f.json, f.out = f.agent.JSON, f.backing
 		return clone(c, &f, args[0], args[1])
 	}
 	return c
@@ -72,12 +72,12 @@ on from by the same command.`,
 
 func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 	// The agent says no before the work, not behind it.
-	create := control.VolumeCreate{Name: name, Group: f.group, Backing: f.backing, By: operator(), DryRun: true, SizeBytes: quantity.MinVolume}
+	create := control.VolumeCreate{Name: name, Group: f.group, Backing: f.backing, By: cli.Operator(), DryRun: true, SizeBytes: quantity.MinVolume}
 	var v control.Volume
 	if _, err := os.Stat(f.backing); err == nil {
 		create.SizeBytes = 0
 	}
-	if err := f.agent.call(c.Context(), control.VerbVolumeCreate, create, &v); err != nil {
+	if err := f.agent.Call(c.Context(), control.VerbVolumeCreate, create, &v); err != nil {
 		return err
 	}
 	rep := cloneReport{Source: source, Volume: &v}
@@ -92,14 +92,14 @@ func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 	}
 	if !f.dryRun {
 		create.DryRun, create.SizeBytes = false, 0
-		if err := f.agent.call(c.Context(), control.VerbVolumeCreate, create, &v); err != nil {
+		if err := f.agent.Call(c.Context(), control.VerbVolumeCreate, create, &v); err != nil {
 			return fmt.Errorf("%w; the copy is in %s, and pollux volume create %s --group %s --backing %s protects it", err, f.backing, name, f.group, f.backing)
 		}
 	} else {
 		v.SizeBytes = rep.size
 	}
 	if f.json {
-		return printJSON(c.OutOrStdout(), rep)
+		return cli.PrintJSON(c.OutOrStdout(), rep)
 	}
 	if f.dryRun {
 		_, err = fmt.Fprintf(c.OutOrStdout(), "would copy %s of %s to %s and protect it as volume %s of group %s\n", text.Bytes(rep.Copied), source, f.backing, name, f.group)
@@ -116,12 +116,12 @@ func isURI(source string) bool {
 
 // restorePoint writes a point from the store to the backing.
 func (f *cloneFlags) restorePoint(c *cobra.Command, source string, rep *cloneReport) error {
-	l, closeStore, err := openLog(c.Context(), &f.store, nil)
+	l, closeStore, err := cli.OpenLog(c.Context(), &f.store, nil)
 	if err != nil {
 		return err
 	}
 	defer closeStore()
-	p, err := pointOf(c.Context(), l, source, f.at)
+	p, err := cli.PointOf(c.Context(), l, source, f.at)
 	if err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (f *cloneFlags) restorePoint(c *cobra.Command, source string, rep *cloneRep
 
 // copyMount copies what a running mount holds.
 func (f *cloneFlags) copyMount(c *cobra.Command, uri string, rep *cloneReport) error {
-	conn, err := dialNBD(c.Context(), uri)
+	conn, err := cli.DialNBD(c.Context(), uri)
 	if err != nil {
 		return err
 	}

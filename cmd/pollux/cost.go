@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/gc"
@@ -28,7 +29,7 @@ type costReport struct {
 }
 
 func newCost() *cobra.Command {
-	var s storeFlags
+	var s cli.StoreFlags
 	var r costReport
 	var json bool
 	c := &cobra.Command{Use: "cost --store URL", Short: "What a journal's log takes of its store, and what that comes to",
@@ -37,24 +38,24 @@ the other points that are kept; maps; garbage, which pollux gc deletes), and the
 objects created per day, from the store alone. With prices it says what they
 come to each month; with --budget it fails, with exit status 7, when that is more.`,
 		Args: cobra.NoArgs}
-	s.add(c)
+	s.Add(c)
 	c.Flags().Float64Var(&r.StoragePrice, "price-gb-month", 0, "price of a GB (10^9 bytes) stored for a month, as in 0.023")
 	c.Flags().Float64Var(&r.PutPrice, "price-1000-puts", 0, "price of 1000 PUT requests, as in 0.005")
 	c.Flags().Float64Var(&r.Budget, "budget", 0, "what a month may cost")
 	c.Flags().BoolVar(&json, "json", false, "print one JSON object and nothing else")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if r.StoragePrice < 0 || r.PutPrice < 0 || r.Budget < 0 {
-			return fail.New(fail.Invalid, "count costs of", s.url, "a price or the budget is below zero")
+			return fail.New(fail.Invalid, "count costs of", s.URL, "a price or the budget is below zero")
 		}
 		if r.Budget > 0 && r.StoragePrice == 0 && r.PutPrice == 0 {
-			return fail.New(fail.Invalid, "count costs of", s.url, "a budget without prices").WithHint("give --price-gb-month and --price-1000-puts, as the store's provider lists them")
+			return fail.New(fail.Invalid, "count costs of", s.URL, "a budget without prices").WithHint("give --price-gb-month and --price-1000-puts, as the store's provider lists them")
 		}
-		store, done, err := openStore(c.Context(), &s)
+		store, done, err := cli.OpenStore(c.Context(), &s)
 		if err != nil {
 			return err
 		}
 		defer done()
-		store, end := counted(store, c.ErrOrStderr(), "counting")
+		store, end := cli.Counted(store, c.ErrOrStderr(), "counting")
 		defer end()
 		if r.Usage, err = gc.Measure(c.Context(), store, gc.Options{}); err != nil {
 			return err
@@ -71,7 +72,7 @@ come to each month; with --budget it fails, with exit status 7, when that is mor
 		r.StorageMonth, r.RequestsMonth = float64(r.Bytes)/1e9*r.StoragePrice, puts*days/1000*r.PutPrice
 		r.TotalMonth = r.StorageMonth + r.RequestsMonth
 		if json {
-			err = printJSON(c.OutOrStdout(), &r)
+			err = cli.PrintJSON(c.OutOrStdout(), &r)
 		} else {
 			printCost(c.OutOrStdout(), &r)
 		}

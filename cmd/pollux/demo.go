@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/demo"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/quantity"
@@ -20,7 +21,7 @@ import (
 )
 
 type demoFlags struct {
-	store   storeFlags
+	store   cli.StoreFlags
 	seconds int
 	size    quantity.Bytes
 	seed    uint64
@@ -37,7 +38,7 @@ func newDemo() *cobra.Command {
 journal and an object store; writes real data, sets a bookmark half way, kills the
 agent in mid-load, deletes its state, restores from the store alone and compares
 with a model. Exits 0 only when everything was verified.`}
-	f.store.add(c)
+	f.store.Add(c)
 	c.Flags().Lookup("store").Usage = "object store (default: a directory); s3://bucket/prefix gets a prefix of its own below"
 	c.Flags().IntVar(&f.seconds, "seconds", 20, "length of the load")
 	c.Flags().Var(&f.size, "size", "size of the volume")
@@ -89,7 +90,7 @@ func runDemo(c *cobra.Command, f *demoFlags) error {
 	switch {
 	case f.keep:
 		fmt.Fprintf(c.ErrOrStderr(), "kept: %s and %s\n", dir, o.Store)
-	case f.store.url != "":
+	case f.store.URL != "":
 		removeObjects(c.Context(), f)
 	}
 	return err
@@ -105,14 +106,14 @@ func tmpfs() string {
 
 // demoStore gives the demo a place of its own in the store.
 func demoStore(o *demo.Options, f *demoFlags) error {
-	if f.store.url == "" {
+	if f.store.URL == "" {
 		o.Store = "file://" + filepath.Join(o.Dir, "remote-site")
 		return nil
 	}
-	f.store.url = strings.TrimRight(f.store.url, "/") + "/" + filepath.Base(o.Dir)
-	o.Store = f.store.url
-	for _, s := range []struct{ flag, key, value string }{{"endpoint", "endpoint", f.store.opts.Endpoint}, {"region", "region", f.store.opts.Region},
-		{"credentials-file", "credentials_file", f.store.opts.CredentialsFile}, {"ca-file", "ca_file", f.store.opts.CAFile}} {
+	f.store.URL = strings.TrimRight(f.store.URL, "/") + "/" + filepath.Base(o.Dir)
+	o.Store = f.store.URL
+	for _, s := range []struct{ flag, key, value string }{{"endpoint", "endpoint", f.store.Options.Endpoint}, {"region", "region", f.store.Options.Region},
+		{"credentials-file", "credentials_file", f.store.Options.CredentialsFile}, {"ca-file", "ca_file", f.store.Options.CAFile}} {
 		if s.value != "" {
 			o.StoreArgs = append(o.StoreArgs, "--"+s.flag, s.value)
 			o.Target += fmt.Sprintf("      %s: %q\n", s.key, s.value)
@@ -125,7 +126,7 @@ func demoStore(o *demo.Options, f *demoFlags) error {
 func removeObjects(ctx context.Context, f *demoFlags) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	s, done, err := openStore(ctx, &f.store)
+	s, done, err := cli.OpenStore(ctx, &f.store)
 	if err != nil {
 		return
 	}
@@ -138,14 +139,14 @@ func removeObjects(ctx context.Context, f *demoFlags) {
 		}
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "pollux: the demo's objects stay in %s: %v\n", f.store.url, err)
+		fmt.Fprintf(cli.Stderr, "pollux: the demo's objects stay in %s: %v\n", f.store.URL, err)
 	}
 }
 
 func demoReport(c *cobra.Command, f *demoFlags, r *demo.Report) error {
 	w := c.OutOrStdout()
 	if f.json {
-		if err := printJSON(w, r); err != nil {
+		if err := cli.PrintJSON(w, r); err != nil {
 			return err
 		}
 	} else {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/doctor"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -15,8 +16,8 @@ import (
 )
 
 func newDoctor() *cobra.Command {
-	var f daemonFlags
-	var s storeFlags
+	var f cli.DaemonFlags
+	var s cli.StoreFlags
 	var path string
 	c := &cobra.Command{Use: "doctor -c agent.yaml | doctor --store URL", Short: "Check whether host and object stores give what Pollux relies on", Args: cobra.NoArgs,
 		Long: `Proves the store's conditional create under a real race, reads back, measures, and
@@ -24,21 +25,21 @@ checks this host's disk, memory and limits against the configuration. Prints one
 line a check and exits 5 if one failed. Test objects go below doctor/ in the
 store, and are deleted where the credentials allow it; with object_lock one of
 them stays until its date, and in a bucket with a rule of its own all do.`}
-	f.addJSON(c)
-	s.add(c)
+	f.AddJSON(c)
+	s.Add(c)
 	c.Flags().StringVarP(&path, "config", "c", "", "agent's configuration: check the host and every target")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		var all []doctor.Result
 		var err error
-		tell := tellResults(c, f.json)
+		tell := tellResults(c, f.JSON)
 		switch {
-		case (path == "") == (s.url == ""):
+		case (path == "") == (s.URL == ""):
 			return fail.New(fail.Invalid, "doctor", "", "name either a configuration or a store").WithHint("use -c agent.yaml or --store URL")
 		case path != "":
 			all, err = checkConfig(c.Context(), path, tell)
 		default:
-			all = checkStore(c.Context(), s.url, s.opts, tell)
-			all = append(all, doctor.CheckLimits(c.Context(), &doctor.Host{Remote: isRemote(s.url)}, tell)...)
+			all = checkStore(c.Context(), s.URL, s.Options, tell)
+			all = append(all, doctor.CheckLimits(c.Context(), &doctor.Host{Remote: isRemote(s.URL)}, tell)...)
 		}
 		if err == nil {
 			err = c.Context().Err()
@@ -47,8 +48,8 @@ them stays until its date, and in a bucket with a rule of its own all do.`}
 			return err
 		}
 		worst := doctor.Worst(all)
-		if f.json {
-			if err := printJSON(c.OutOrStdout(), map[string]any{"worst": worst, "checks": all}); err != nil {
+		if f.JSON {
+			if err := cli.PrintJSON(c.OutOrStdout(), map[string]any{"worst": worst, "checks": all}); err != nil {
 				return err
 			}
 		}

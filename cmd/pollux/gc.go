@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
@@ -19,7 +20,7 @@ import (
 )
 
 func newGC() *cobra.Command {
-	var s storeFlags
+	var s cli.StoreFlags
 	o := gc.CollectOptions{SparseBelow: gc.DefaultSparseBelow}
 	var json bool
 	var lock string
@@ -34,8 +35,8 @@ group without a retention keeps everything, and its journal's log as a whole.
 Nothing of a group is deleted before the journal has put the horizon into the
 log. --dry-run says what would be dropped and deleted, and why.`,
 		Args: cobra.NoArgs}
-	s.add(c)
-	s.writes = true
+	s.Add(c)
+	s.Writes = true
 	grace := quantity.Duration(24 * time.Hour)
 	c.Flags().Var(&grace, "grace", "how long what nothing needs stays, for readers by an older catalog; longer than any gc takes")
 	c.Flags().StringVar(&lock, "object-lock", "", "keep what is needed from deletion, as in compliance=30d: what the target's object_lock says (default: the bucket's own rule)")
@@ -48,16 +49,16 @@ log. --dry-run says what would be dropped and deleted, and why.`,
 		if o.Lock, err = parseLock(lock); err != nil {
 			return err
 		}
-		if err := checkDirectory("collect garbage", "--tmp", o.Dir); err != nil {
+		if err := cli.CheckDirectory("collect garbage", "--tmp", o.Dir); err != nil {
 			return err
 		}
-		s.opts.ReadOnly, s.opts.Lock = o.DryRun, o.Lock
-		store, done, err := openStore(c.Context(), &s)
+		s.Options.ReadOnly, s.Options.Lock = o.DryRun, o.Lock
+		store, done, err := cli.OpenStore(c.Context(), &s)
 		if err != nil {
 			return err
 		}
 		defer done()
-		store, end := counted(store, c.ErrOrStderr(), "collecting garbage")
+		store, end := cli.Counted(store, c.ErrOrStderr(), "collecting garbage")
 		defer end()
 		o.Logger = slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 		rep, err := gc.Collect(c.Context(), store, o)
@@ -67,7 +68,7 @@ log. --dry-run says what would be dropped and deleted, and why.`,
 		}
 		slices.SortFunc(rep.Names, func(a, b gc.Garbage) int { return cmp.Compare(a.Name, b.Name) })
 		if json {
-			err = printJSON(c.OutOrStdout(), rep)
+			err = cli.PrintJSON(c.OutOrStdout(), rep)
 		} else {
 			printCollected(c.OutOrStdout(), rep)
 		}

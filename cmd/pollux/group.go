@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
@@ -22,9 +23,9 @@ func newGroup() *cobra.Command {
 }
 
 func newGroupPut(verb, short string, create bool) *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var ack, onLoss, overflow, pitr, retention string
-	rpo := secondsFlag(0)
+	rpo := cli.SecondsFlag(0)
 	def := func(string) string { return "" } // what is not set stays as it is
 	if create {
 		rpo, def = 10, func(v string) string { return v }
@@ -32,7 +33,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 	var dryRun, yes bool
 	var agents []string
 	c := &cobra.Command{Use: verb + " GROUP", Short: short, Args: cobra.ExactArgs(1)}
-	f.add(c)
+	f.Add(c)
 	c.Flags().StringVar(&ack, "ack", def("local"), "what FLUSH waits for: local, journal (three voters or more) or remote")
 	c.Flags().StringVar(&onLoss, "on-ack-loss", def("wait"), "what a promise that cannot be kept does: wait or degrade")
 	c.Flags().StringVar(&overflow, "overflow", def("throttle"), "what a full WAL does: throttle (writers are slowed, then wait), or bitmap (only which blocks changed is kept; needs ack: local and a journal on other hosts)")
@@ -43,7 +44,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, change nothing")
 	c.Flags().BoolVar(&yes, "yes", false, "with --retention: do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		r := control.GroupPut{Name: args[0], Create: create, DryRun: dryRun, By: operator()}
+		r := control.GroupPut{Name: args[0], Create: create, DryRun: dryRun, By: cli.Operator()}
 		set := func(flag string, p **string, v *string) {
 			if c.Flags().Changed(flag) {
 				*p = v
@@ -70,7 +71,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 			}
 		}
 		if !create && r.Retention != nil && retention != "forever" && !dryRun {
-			if err := confirm(c, "Points of group "+args[0]+" that "+retention+" does not keep will be deleted by pollux gc, all but bookmarks.", args[0], yes); err != nil {
+			if err := cli.Confirm(c, "Points of group "+args[0]+" that "+retention+" does not keep will be deleted by pollux gc, all but bookmarks.", args[0], yes); err != nil {
 				return err
 			}
 		}
@@ -79,41 +80,41 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 	return c
 }
 
-func groupPut(c *cobra.Command, f *daemonFlags, r control.GroupPut) error {
+func groupPut(c *cobra.Command, f *cli.DaemonFlags, r control.GroupPut) error {
 	var g control.Group
-	if err := f.call(c.Context(), control.VerbGroupPut, r, &g); err != nil {
+	if err := f.Call(c.Context(), control.VerbGroupPut, r, &g); err != nil {
 		return err
 	}
-	if f.json {
-		return printJSON(c.OutOrStdout(), g)
+	if f.JSON {
+		return cli.PrintJSON(c.OutOrStdout(), g)
 	}
 	printGroups(c, []control.Group{g})
 	return nil
 }
 
 func newGroupPause(verb, short string, paused bool) *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var dryRun bool
 	c := &cobra.Command{Use: verb + " GROUP", Short: short, Args: cobra.ExactArgs(1)}
-	f.add(c)
+	f.Add(c)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, change nothing")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return groupPut(c, &f, control.GroupPut{Name: args[0], Paused: &paused, DryRun: dryRun, By: operator()})
+		return groupPut(c, &f, control.GroupPut{Name: args[0], Paused: &paused, DryRun: dryRun, By: cli.Operator()})
 	}
 	return c
 }
 
 func newGroupList() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	c := &cobra.Command{Use: "ls", Short: "List the groups", Args: cobra.NoArgs}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		var groups []control.Group
-		if err := f.call(c.Context(), control.VerbGroupList, control.List{}, &groups); err != nil {
+		if err := f.Call(c.Context(), control.VerbGroupList, control.List{}, &groups); err != nil {
 			return err
 		}
-		if f.json {
-			return printJSON(c.OutOrStdout(), map[string]any{"groups": groups})
+		if f.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), map[string]any{"groups": groups})
 		}
 		printGroups(c, groups)
 		return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/quantity"
@@ -17,19 +18,19 @@ import (
 const groupWaitStep = 10 * time.Second
 
 func newGroupWait() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var timeout quantity.Duration
 	c := &cobra.Command{Use: "wait GROUP", Short: "Wait until everything written by now is durable in the remote store",
 		Args: cobra.ExactArgs(1)}
-	f.add(c)
+	f.Add(c)
 	c.Flags().Var(&timeout, "timeout", "give up after this time (0: never)")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		p, err := groupWait(c.Context(), c.ErrOrStderr(), f.client(), args[0], time.Duration(timeout))
+		p, err := groupWait(c.Context(), c.ErrOrStderr(), f.Client(), args[0], time.Duration(timeout))
 		if err != nil {
 			return err
 		}
-		if f.json {
-			return printJSON(c.OutOrStdout(), p)
+		if f.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), p)
 		}
 		_, err = fmt.Fprintf(c.OutOrStdout(), "group %s: durable up to LSN %d\n", p.Group, p.DurableLSN)
 		return err

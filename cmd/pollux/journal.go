@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/cmd/pollux/journald"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
@@ -37,12 +38,14 @@ under peers and are let in by themselves. Under systemd it notifies readiness.`,
 	}
 	c.AddCommand(
 		newMembers("init", "Begin a new journal with this host as its first member", cobra.NoArgs, control.VerbJournalInit,
-			func(_ []string, dry bool) any { return control.JournalInit{DryRun: dry, By: operator()} }),
+			func(_ []string, dry bool) any { return control.JournalInit{DryRun: dry, By: cli.Operator()} }),
 		newMembers("join ADDRESS", "Join the journal of the member at an address", cobra.ExactArgs(1), control.VerbJournalJoin,
-			func(a []string, dry bool) any { return control.JournalJoin{Address: a[0], DryRun: dry, By: operator()} }),
+			func(a []string, dry bool) any {
+				return control.JournalJoin{Address: a[0], DryRun: dry, By: cli.Operator()}
+			}),
 		newMembers("transfer [MEMBER]", "Hand the lead over to a member, by id or address, or to any", cobra.MaximumNArgs(1), control.VerbJournalTransfer,
 			func(a []string, dry bool) any {
-				r := control.JournalTransfer{DryRun: dry, By: operator()}
+				r := control.JournalTransfer{DryRun: dry, By: cli.Operator()}
 				if len(a) > 0 {
 					r.Member = a[0]
 				}
@@ -57,10 +60,10 @@ under peers and are let in by themselves. Under systemd it notifies readiness.`,
 // newMembers is a verb that answers with the members; req is nil for one that only
 // looks.
 func newMembers(use, short string, args cobra.PositionalArgs, verb string, req func(args []string, dry bool) any) *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var dry bool
 	c := &cobra.Command{Use: use, Short: short, Args: args}
-	f.addFor(c, defaultJournalSocket)
+	f.AddFor(c, cli.DefaultJournalSocket)
 	if req != nil {
 		c.Flags().BoolVar(&dry, "dry-run", false, "show the members, change nothing")
 	}
@@ -74,34 +77,34 @@ func newMembers(use, short string, args cobra.PositionalArgs, verb string, req f
 	return c
 }
 
-func callMembers(c *cobra.Command, f *daemonFlags, verb string, req any) error {
+func callMembers(c *cobra.Command, f *cli.DaemonFlags, verb string, req any) error {
 	var m control.JournalMembers
-	if err := f.call(c.Context(), verb, req, &m); err != nil {
+	if err := f.Call(c.Context(), verb, req, &m); err != nil {
 		return err
 	}
-	if f.json {
-		return printJSON(c.OutOrStdout(), m)
+	if f.JSON {
+		return cli.PrintJSON(c.OutOrStdout(), m)
 	}
 	printMembers(c.OutOrStdout(), &m)
 	return nil
 }
 
 func newJournalRemove() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var yes, dry bool
 	c := &cobra.Command{Use: "remove MEMBER", Short: "End a membership, by id or address", Args: cobra.ExactArgs(1),
 		Long: `The journal goes on without that member, and its id is never let in again: it has to
 delete its state directory first. What only it holds is lost.`}
-	f.addFor(c, defaultJournalSocket)
+	f.AddFor(c, cli.DefaultJournalSocket)
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	c.Flags().BoolVar(&dry, "dry-run", false, "show the members, change nothing")
 	c.RunE = func(c *cobra.Command, a []string) error {
 		if !dry {
-			if err := confirm(c, "Member "+a[0]+" loses its vote, and must delete its state directory to come back.", a[0], yes); err != nil {
+			if err := cli.Confirm(c, "Member "+a[0]+" loses its vote, and must delete its state directory to come back.", a[0], yes); err != nil {
 				return err
 			}
 		}
-		return callMembers(c, &f, control.VerbJournalRemove, control.JournalRemove{Member: a[0], DryRun: dry, By: operator()})
+		return callMembers(c, &f, control.VerbJournalRemove, control.JournalRemove{Member: a[0], DryRun: dry, By: cli.Operator()})
 	}
 	return c
 }

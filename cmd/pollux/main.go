@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
+	"github.com/pollux-dr/pollux/cmd/pollux/dump"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -22,8 +24,8 @@ func run(args []string) int {
 	defer stop()
 	root := newRoot()
 	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetOut(cli.Stdout)
+	root.SetErr(cli.Stderr)
 	err := root.ExecuteContext(ctx)
 	var code exitCode
 	switch {
@@ -32,11 +34,11 @@ func run(args []string) int {
 	case errors.As(err, &code):
 		return int(code)
 	case errors.Is(err, context.Canceled):
-		fmt.Fprintln(stderr, "pollux: interrupted")
-		printHint(stderr, err)
+		fmt.Fprintln(cli.Stderr, "pollux: interrupted")
+		cli.PrintHint(cli.Stderr, err)
 		return 130
 	}
-	printError(stderr, err)
+	cli.PrintError(cli.Stderr, err)
 	return fail.ExitCode(err)
 }
 
@@ -62,35 +64,9 @@ at any recovery point.
 		SilenceErrors: true, SilenceUsage: true, Version: version,
 	}
 	root.SetVersionTemplate(versionText())
-	root.SetFlagErrorFunc(flagError)
-	for _, add := range []func() *cobra.Command{newAgent, newJournal, newGroup, newVolume, newBookmark, newStatus, newPoints, newRestore, newMount, newClone, newVerify, newGC, newCost, newGuard, newDemo, newBench, newDump, newDoctor, newTLS, newAudit, newRecover} {
+	root.SetFlagErrorFunc(cli.FlagError)
+	for _, add := range []func() *cobra.Command{newAgent, newJournal, newGroup, newVolume, newBookmark, newStatus, newPoints, newRestore, newMount, newClone, newVerify, newGC, newCost, newGuard, newDemo, newBench, dump.New, newDoctor, newTLS, newAudit, newRecover} {
 		root.AddCommand(add())
 	}
-	return strict(root)
-}
-
-// strict makes wrong arguments and unknown subcommands errors of kind Invalid.
-func strict(c *cobra.Command) *cobra.Command {
-	for _, sub := range c.Commands() {
-		strict(sub)
-	}
-	if args := c.Args; args != nil {
-		c.Args = func(c *cobra.Command, a []string) error {
-			if err := args(c, a); err != nil {
-				return fail.New(fail.Invalid, verbOf(c), "", err.Error()).WithHint("usage: " + c.UseLine())
-			}
-			return nil
-		}
-	}
-	if c.HasSubCommands() && c.RunE == nil {
-		c.Args = cobra.ArbitraryArgs
-		c.RunE = func(c *cobra.Command, a []string) error {
-			if len(a) == 0 {
-				return c.Help()
-			}
-			return fail.New(fail.Invalid, verbOf(c), "", fmt.Sprintf("unknown command %q", a[0])).
-				WithHint(didYouMean(likeCommand(c, a[0]), "see "+c.CommandPath()+" --help"))
-		}
-	}
-	return c
+	return cli.Strict(root)
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pollux-dr/pollux/agent/nbd"
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -27,7 +28,7 @@ import (
 )
 
 type mountFlags struct {
-	store             storeFlags
+	store             cli.StoreFlags
 	at, socket, cache string
 	cacheBytes, limit quantity.Bytes
 	memory            quantity.Bytes
@@ -47,8 +48,8 @@ here in the background, until the store is not needed any more.
 POINT is as in pollux restore. The command runs until it is interrupted; connect
 with nbd-client, nbdfuse, qemu-img or anything else that speaks NBD.`,
 		Args: cobra.ExactArgs(1)}
-	f.store.add(c)
-	f.store.addPoint(c, &f.at)
+	f.store.Add(c)
+	f.store.AddPoint(c, &f.at)
 	c.Flags().StringVar(&f.socket, "nbd", "", "unix socket to listen on (default: one in the directory for temporary files)")
 	c.Flags().StringVar(&f.cache, "cache", "", "directory of the local file (default: the one for temporary files)")
 	c.Flags().Var(&f.cacheBytes, "cache-size", "how much of what was read is kept (default 1GiB); --hydrate keeps all")
@@ -75,7 +76,7 @@ type mountReport struct {
 }
 
 func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
-	if err := checkDirectory("mount "+name, "--cache", f.cache); err != nil {
+	if err := cli.CheckDirectory("mount "+name, "--cache", f.cache); err != nil {
 		return err
 	}
 	if f.memory < mount.MinMemoryBytes {
@@ -89,12 +90,12 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 	start := time.Now()
 	debug.SetMemoryLimit(int64(f.memory))
 	ctx := c.Context()
-	l, closeStore, err := openLog(ctx, &f.store, nil)
+	l, closeStore, err := cli.OpenLog(ctx, &f.store, nil)
 	if err != nil {
 		return err
 	}
 	defer closeStore()
-	p, err := pointOf(ctx, l, name, f.at)
+	p, err := cli.PointOf(ctx, l, name, f.at)
 	if err != nil {
 		return err
 	}
@@ -122,13 +123,13 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 	if err := sayMounted(c, f, &rep); err != nil {
 		return errors.Join(err, lis.Close())
 	}
-	f.store.patient.Store(true) // clients wait for a store that is away
+	f.store.Patient.Store(true) // clients wait for a store that is away
 	return serveMount(ctx, c.ErrOrStderr(), f, v.Name, dev, lis)
 }
 
 func sayMounted(c *cobra.Command, f *mountFlags, r *mountReport) error {
 	if f.json {
-		return printJSON(c.OutOrStdout(), r)
+		return cli.PrintJSON(c.OutOrStdout(), r)
 	}
 	how := "read-only"
 	if r.Writable {
@@ -162,7 +163,7 @@ func checkSocket(path string) error {
 		return fail.New(fail.Exists, "listen on", "--nbd "+path, "it exists, and is no socket").WithHint("name another path with --nbd")
 	}
 	const most = 107 // of a socket's path, in the kernel
-	if err := checkDirectory("listen on", "--nbd", filepath.Dir(path)); err != nil {
+	if err := cli.CheckDirectory("listen on", "--nbd", filepath.Dir(path)); err != nil {
 		return err
 	}
 	if len(path) > most {
@@ -195,9 +196,9 @@ func serveMount(ctx context.Context, w io.Writer, f *mountFlags, name string, de
 	g.Go(func() error { return server.Serve(gctx, lis) })
 	if f.hydrate {
 		g.Go(func() error {
-			bar := newProgress(w, "hydrating")
-			err := dev.Hydrate(gctx, twin.Run{Progress: bar.update, BytesPerSecond: int64(f.limit)})
-			bar.end()
+			bar := cli.NewProgress(w, "hydrating")
+			err := dev.Hydrate(gctx, twin.Run{Progress: bar.Update, BytesPerSecond: int64(f.limit)})
+			bar.End()
 			switch {
 			case gctx.Err() != nil:
 			case err != nil: // what is served goes on being served

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -15,18 +16,18 @@ import (
 )
 
 func newPoints() *cobra.Command {
-	var s storeFlags
+	var s cli.StoreFlags
 	var json bool
 	c := &cobra.Command{Use: "points VOLUME|GROUP --store URL", Short: "The recovery points that an object store has of a volume, or of a group's volumes",
 		Long: `Every write from the first point to the newest is a recovery point, but for the
 ranges that are listed: where writes were folded because replication was behind,
 and where the primary's WAL had overflowed. From the object store alone.`,
 		Args: cobra.ExactArgs(1)}
-	s.add(c)
-	s.addCache(c)
+	s.Add(c)
+	s.AddCache(c)
 	c.Flags().BoolVar(&json, "json", false, "print one JSON object and nothing else")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		l, closeStore, err := openLog(c.Context(), &s, nil)
+		l, closeStore, err := cli.OpenLog(c.Context(), &s, nil)
 		if err != nil {
 			return err
 		}
@@ -40,13 +41,13 @@ and where the primary's WAL had overflowed. From the object store alone.`,
 			points = append(points, l.PointsOf(c.Context(), v))
 		}
 		if json {
-			err := printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "epoch": l.Epoch, "volumes": points, "damage": damageText(l, volumes...)})
-			return errors.Join(err, listed(l, volumes...))
+			err := cli.PrintJSON(c.OutOrStdout(), map[string]any{"store": s.URL, "epoch": l.Epoch, "volumes": points, "damage": cli.DamageText(l, volumes...)})
+			return errors.Join(err, cli.ErrListed(l, volumes...))
 		}
 		for i := range points {
 			printPoints(c.OutOrStdout(), &points[i])
 		}
-		return listed(l, volumes...)
+		return cli.ErrListed(l, volumes...)
 	}
 	return c
 }

@@ -10,12 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pollux-dr/pollux/replicator/image"
-
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/cmd/pollux/daemon"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/config"
@@ -23,6 +22,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/image"
 	"github.com/pollux-dr/pollux/replicator/remote"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/transport"
@@ -31,7 +31,7 @@ import (
 // recovery is one run of `pollux recover`.
 type recovery struct {
 	conf      *config.Agent
-	store     storeFlags
+	store     cli.StoreFlags
 	path      string
 	overwrite bool
 	yes       bool
@@ -72,13 +72,13 @@ func (r *recovery) preview(c *cobra.Command, rep *recoverReport) error {
 	if len(r.volumes) == 0 {
 		return nil
 	}
-	l, closeStore, err := openLog(c.Context(), &r.store, nil)
+	l, closeStore, err := cli.OpenLog(c.Context(), &r.store, nil)
 	if err != nil {
 		return err
 	}
 	defer closeStore()
 	for i := range r.volumes {
-		p, err := pointOf(c.Context(), l, r.volumes[i].Name, "")
+		p, err := cli.PointOf(c.Context(), l, r.volumes[i].Name, "")
 		if err != nil {
 			return err
 		}
@@ -97,8 +97,8 @@ store holds all that the journal has; restores every volume to just that point; 
 writes the agent's state. Then start the agent: its groups go on with the same log.
 What the journal never got (with ack: local) is lost with the host.`,
 		Args: cobra.NoArgs}
-	r.store.add(c)
-	r.store.addCache(c)
+	r.store.Add(c)
+	r.store.AddCache(c)
 	f := c.Flags()
 	f.StringVarP(&r.path, "config", "c", "/etc/pollux/agent.yaml", "the agent's configuration")
 	f.BoolVar(&r.overwrite, "overwrite", false, "restore even where a backing is there already")
@@ -155,7 +155,7 @@ func (r *recovery) run(c *cobra.Command) (err error) {
 	}
 	rep.BehindBytes = 0
 	what := fmt.Sprintf("The old host of agent %s, if it lives, is fenced for good. These volumes are restored to the journal's newest point: %s.", conf.Name, strings.Join(names, ", "))
-	if err := confirm(c, what, conf.Name, r.yes); err != nil {
+	if err := cli.Confirm(c, what, conf.Name, r.yes); err != nil {
 		return err
 	}
 	taken, err := r.takeOver(c, find)
@@ -310,7 +310,7 @@ func (r *recovery) restore(c *cobra.Command, rep *recoverReport, targets []*imag
 	if len(r.volumes) == 0 {
 		return nil
 	}
-	l, closeStore, err := openLog(c.Context(), &r.store, nil)
+	l, closeStore, err := cli.OpenLog(c.Context(), &r.store, nil)
 	if err != nil {
 		return err
 	}
@@ -353,7 +353,7 @@ func (r *recovery) agentVolumes() []agent.VolumeConf {
 
 func (r *recovery) report(c *cobra.Command, rep *recoverReport) error {
 	if r.json {
-		return printJSON(c.OutOrStdout(), rep)
+		return cli.PrintJSON(c.OutOrStdout(), rep)
 	}
 	w := c.OutOrStdout()
 	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "LSN", "BACKING", "WAS"}}

@@ -9,20 +9,20 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pollux-dr/pollux/replicator/image"
-
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/image"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
 type restoreFlags struct {
-	store                  storeFlags
+	store                  cli.StoreFlags
 	out, at, from          string
 	overwrite, yes, dryRun bool
 	resume, restart        bool
@@ -44,13 +44,13 @@ earlier restore made, and nobody wrote to since, fetches only what differs; so d
 --from POINT onto a device that holds that point, as the volume's own does when
 POINT is a bookmark that was set since the last write.`,
 		Args: cobra.ExactArgs(1)}
-	f.store.add(c)
+	f.store.Add(c)
 	c.Flags().StringVarP(&f.out, "output", "o", "", "file or block device to write; for a group a directory (required)")
-	f.store.addPoint(c, &f.at)
+	f.store.AddPoint(c, &f.at)
 	c.Flags().BoolVar(&f.overwrite, "overwrite", false, "write even where the target is in use or not empty")
 	c.Flags().BoolVar(&f.yes, "yes", false, "with --overwrite: do not ask")
 	c.Flags().BoolVar(&f.resume, "resume", false, "onto a device: go on from an interrupted restore; nobody must have written to it since")
-	c.Flags().Var(&pointFlag{at: &f.from}, "from",
+	c.Flags().Var(&cli.PointFlag{At: &f.from}, "from",
 		"onto a device: it holds this point of the volume, and nobody has written to it since; fetch only what differs")
 	c.Flags().BoolVar(&f.restart, "restart", false, "do not go on from an interrupted restore, nor from an older image")
 	c.Flags().BoolVar(&f.verify, "verify", false, "read the target back at the end and compare it with the store")
@@ -72,7 +72,7 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 		return fail.New(fail.Invalid, "restore", name, "--from beside --resume or --restart").
 			WithHint("a device holds a point, or half a restore to go on from, or nothing of use: name one of the three")
 	}
-	l, closeStore, err := openLog(c.Context(), &f.store, nil)
+	l, closeStore, err := cli.OpenLog(c.Context(), &f.store, nil)
 	if err != nil {
 		return err
 	}
@@ -108,9 +108,9 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 	}
 	switch {
 	case f.json && group:
-		err = printJSON(c.OutOrStdout(), map[string]any{"group": name, "volumes": reports})
+		err = cli.PrintJSON(c.OutOrStdout(), map[string]any{"group": name, "volumes": reports})
 	case f.json:
-		err = printJSON(c.OutOrStdout(), reports[0])
+		err = cli.PrintJSON(c.OutOrStdout(), reports[0])
 	}
 	if failures != nil {
 		first := failures.(interface{ Unwrap() []error }).Unwrap()[0]
@@ -186,7 +186,7 @@ func restoreJobs(c *cobra.Command, f *restoreFlags, l *twin.Log, name string) (j
 		return nil, group, missing
 	}
 	for _, j := range jobs {
-		if damage := damageText(l, j.point.Volume); damage != "" {
+		if damage := cli.DamageText(l, j.point.Volume); damage != "" {
 			fmt.Fprintln(c.ErrOrStderr(), "pollux: the log is damaged beyond this point:", damage)
 			break
 		}
@@ -241,7 +241,7 @@ func (j *restoreJob) check(c *cobra.Command, f *restoreFlags) error {
 	if f.yes {
 		fmt.Fprintf(c.ErrOrStderr(), "pollux: %s: overwriting in spite of this: %s\n", t.Path, strings.Join(t.Objections, "; "))
 	}
-	return confirm(c, fmt.Sprintf("%s: %s. Restoring overwrites all of it.", t.Path, strings.Join(t.Objections, "; ")), t.Path, f.yes)
+	return cli.Confirm(c, fmt.Sprintf("%s: %s. Restoring overwrites all of it.", t.Path, strings.Join(t.Objections, "; ")), t.Path, f.yes)
 }
 
 // options are the flags of one restore.
@@ -256,8 +256,8 @@ func (f *restoreFlags) options(c *cobra.Command) image.Options {
 // stages shows how far each stage of writing an image is.
 func stages(w io.Writer) func(string) (twin.Progress, func()) {
 	return func(what string) (twin.Progress, func()) {
-		bar := newProgress(w, what)
-		return bar.update, bar.end
+		bar := cli.NewProgress(w, what)
+		return bar.Update, bar.End
 	}
 }
 

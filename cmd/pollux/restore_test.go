@@ -34,3 +34,14 @@ func runRestore(t *testing.T, args ...string) error {
 	t.Logf("restore %v: %v\n%s", args, err, out.String())
 	return err
 }
+
+// runVerb runs a verb and returns what it prints to standard output.
+func runVerb(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	root := newRoot()
+	root.SetOut(&out)
+	root.SetArgs(args)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}

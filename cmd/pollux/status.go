@@ -9,20 +9,21 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 )
 
 func newStatus() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var watch, check bool
 	c := &cobra.Command{Use: "status", Short: "Show groups, lag, journal and targets", Args: cobra.NoArgs,
 		Long: `With --check it prints one line and exits 0 when all groups replicate within their
 RPO target, 1 when one is Lagging, Throttled, Paused, Resyncing or Initializing, or a target has
 failed for half a minute, and 2 when
 one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer. It takes five seconds at most.`}
-	f.add(c)
+	f.Add(c)
 	c.Flags().BoolVar(&watch, "watch", false, "repeat every second until interrupted")
 	c.Flags().BoolVar(&check, "check", false, "for monitoring: one line and exit status 0, 1 or 2")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -32,7 +33,7 @@ one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer. 
 			if check {
 				ctx, cancel = context.WithTimeout(ctx, checkTimeout)
 			}
-			err := f.call(ctx, control.VerbStatus, struct{}{}, &st)
+			err := f.Call(ctx, control.VerbStatus, struct{}{}, &st)
 			cancel()
 			if check {
 				return checkStatus(c.OutOrStdout(), &f, &st, err)
@@ -47,11 +48,11 @@ one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer. 
 			if err != nil {
 				return err
 			}
-			if f.json {
-				err = printJSON(c.OutOrStdout(), st)
+			if f.JSON {
+				err = cli.PrintJSON(c.OutOrStdout(), st)
 			} else {
 				if watch {
-					sendControl(c.OutOrStdout(), "\x1b[H\x1b[2J")
+					cli.SendControl(c.OutOrStdout(), "\x1b[H\x1b[2J")
 				}
 				printStatus(c.OutOrStdout(), &st)
 			}
@@ -114,7 +115,7 @@ func groupsWell(groups []control.GroupStatus) string {
 		most.LagSeconds, most.Name, most.RPOTargetSeconds)
 }
 
-func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) error {
+func checkStatus(w io.Writer, f *cli.DaemonFlags, st *control.Status, err error) error {
 	code, line := 0, groupsWell(st.Groups)
 	if err != nil {
 		code, line = 2, err.Error()
@@ -158,8 +159,8 @@ func checkStatus(w io.Writer, f *daemonFlags, st *control.Status, err error) err
 		code, line = 1, "the journal cannot be reached or does not go on: "+st.Journal.Error
 	}
 	word := [...]string{"OK", "WARNING", "CRITICAL"}[code]
-	if f.json {
-		if err := printJSON(w, map[string]any{"check": word, "text": line, "status": st}); err != nil {
+	if f.JSON {
+		if err := cli.PrintJSON(w, map[string]any{"check": word, "text": line, "status": st}); err != nil {
 			return err
 		}
 	} else {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/control"
 )
 
@@ -36,7 +37,7 @@ func TestCheckStatus(t *testing.T) {
 		"the agent does not reply": {control.Status{}, errors.New("no agent"), 2, "no agent"},
 	} {
 		var out bytes.Buffer
-		err := checkStatus(&out, &daemonFlags{}, &c.st, c.err)
+		err := checkStatus(&out, &cli.DaemonFlags{}, &c.st, c.err)
 		code := 0
 		var e exitCode
 		if errors.As(err, &e) {

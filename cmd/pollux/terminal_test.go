@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/gc"
@@ -69,10 +70,10 @@ func TestTerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := newTerminal(w)
+	out := cli.NewTerminal(w)
 	why := "it belongs to agent x\npollux: all is well\r\x1b[2J"
-	printError(out, fail.New(fail.Refused, "attach", "g", why).WithHint("ask\nhim\u202e"))
-	sendControl(out, "\x1b[H") // no terminal: nothing
+	cli.PrintError(out, fail.New(fail.Refused, "attach", "g", why).WithHint("ask\nhim\u202e"))
+	cli.SendControl(out, "\x1b[H") // no terminal: nothing
 	_ = w.Close()
 	got, err := io.ReadAll(r)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
 )
@@ -45,7 +46,7 @@ type told struct {
 
 func (f *tlsFlags) tell(c *cobra.Command, t told, text string) error {
 	if f.json {
-		return printJSON(c.OutOrStdout(), t)
+		return cli.PrintJSON(c.OutOrStdout(), t)
 	}
 	_, err := fmt.Fprintln(c.OutOrStdout(), text)
 	return err
@@ -81,7 +82,7 @@ read anew for each connection.`}
 	c.Flags().BoolVar(&replace, "replace", false, "put the new key and certificate in place of old ones")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if role == "" || name == "" {
-			return fail.New(fail.Invalid, verbOf(c), "", "--role and --name are needed")
+			return fail.New(fail.Invalid, cli.VerbOf(c), "", "--role and --name are needed")
 		}
 		cert, until, err := pki.Issue(f.dir, out, pki.Peer{Role: pki.Role(role), Name: name}, replace, time.Now())
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/extent"
@@ -18,7 +19,7 @@ import (
 )
 
 type verifyFlags struct {
-	store    storeFlags
+	store    cli.StoreFlags
 	at, live string
 	socket   string
 	json     bool
@@ -34,19 +35,19 @@ VOLUME it reads all data of one point. With --live it compares the newest point
 with the volume while that is in use: what was written meanwhile is compared
 again later, so that only a true difference is one. Damage exits with status 9.`,
 		Args: cobra.MaximumNArgs(1)}
-	f.store.add(c)
-	f.store.addAt(c, &f.at, "with VOLUME: recovery point: LSN, time or bookmark (default: the newest)")
+	f.store.Add(c)
+	f.store.AddAt(c, &f.at, "with VOLUME: recovery point: LSN, time or bookmark (default: the newest)")
 	c.Flags().StringVar(&f.live, "live", "", "with VOLUME: NBD URI of the volume itself, as in nbd+unix:///v?socket=/run/pollux/nbd.sock")
-	c.Flags().StringVar(&f.socket, "socket", cmp.Or(os.Getenv("POLLUX_SOCKET"), defaultSocket), "with --live: the agent's control socket ($POLLUX_SOCKET)")
+	c.Flags().StringVar(&f.socket, "socket", cmp.Or(os.Getenv("POLLUX_SOCKET"), cli.DefaultSocket), "with --live: the agent's control socket ($POLLUX_SOCKET)")
 	c.Flags().BoolVar(&f.json, "json", false, "print one JSON object and nothing else")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 && (f.at != "" || f.live != "") {
-			return fail.New(fail.Invalid, "verify", f.store.url, "--at and --live are for a volume").WithHint("name it: pollux verify VOLUME")
+			return fail.New(fail.Invalid, "verify", f.store.URL, "--at and --live are for a volume").WithHint("name it: pollux verify VOLUME")
 		}
 		if f.at != "" && f.live != "" {
 			return fail.New(fail.Invalid, "verify", args[0], "--live is with the newest point").WithHint("leave out --at")
 		}
-		store, done, err := openStore(c.Context(), &f.store)
+		store, done, err := cli.OpenStore(c.Context(), &f.store)
 		if err != nil {
 			return err
 		}
@@ -77,7 +78,7 @@ func verifyLog(c *cobra.Command, f *verifyFlags, store objstore.Store) (err erro
 	start := time.Now()
 	rep := verifyReport{Store: store.URL(), Damaged: []gc.Damaged{}, Touched: []gc.Touched{}}
 	damaged := map[string]bool{}
-	store, end := counted(store, c.ErrOrStderr(), "verifying")
+	store, end := cli.Counted(store, c.ErrOrStderr(), "verifying")
 	defer end()
 	rep.Log, err = twin.Examine(c.Context(), store, func(o *twin.Object) error {
 		if o.Err != nil {
@@ -113,7 +114,7 @@ func verifyLog(c *cobra.Command, f *verifyFlags, store objstore.Store) (err erro
 	end()
 	rep.Seconds = time.Since(start).Seconds()
 	if f.json {
-		err = printJSON(c.OutOrStdout(), rep)
+		err = cli.PrintJSON(c.OutOrStdout(), rep)
 	} else {
 		printVerified(c.OutOrStdout(), &rep)
 	}
@@ -152,13 +153,13 @@ func printVerified(w io.Writer, r *verifyReport) {
 
 func verifyPoint(c *cobra.Command, f *verifyFlags, store objstore.Store, name string) error {
 	start := time.Now()
-	reading := newCount(c.ErrOrStderr(), "reading the log, objects")
-	l, err := twin.Open(c.Context(), store, &twin.Reading{Progress: reading.update})
-	reading.end()
+	reading := cli.NewCount(c.ErrOrStderr(), "reading the log, objects")
+	l, err := twin.Open(c.Context(), store, &twin.Reading{Progress: reading.Update})
+	reading.End()
 	if err != nil {
 		return err
 	}
-	p, err := pointOf(c.Context(), l, name, f.at)
+	p, err := cli.PointOf(c.Context(), l, name, f.at)
 	if err != nil {
 		return err
 	}
@@ -167,16 +168,16 @@ func verifyPoint(c *cobra.Command, f *verifyFlags, store objstore.Store, name st
 		return err
 	}
 	defer plan.Close()
-	bar := newProgress(c.ErrOrStderr(), "verifying")
-	res, err := plan.Each(c.Context(), twin.Run{Progress: bar.update}, func(*extent.Extent, []byte) error { return nil })
-	bar.end()
+	bar := cli.NewProgress(c.ErrOrStderr(), "verifying")
+	res, err := plan.Each(c.Context(), twin.Run{Progress: bar.Update}, func(*extent.Extent, []byte) error { return nil })
+	bar.End()
 	if err != nil {
 		return (&fail.Error{Kind: fail.KindOf(err), Op: "verify", Object: fmt.Sprintf("volume %s at LSN %d", name, p.LSN), Err: err}).
 			WithHint("bring the object back from a version or replica of the bucket; pollux verify without a volume names all that is damaged")
 	}
 	took := time.Since(start)
 	if f.json {
-		return printJSON(c.OutOrStdout(), map[string]any{"volume": name, "epoch": p.Epoch, "lsn": p.LSN, "time": p.Time.UTC(), "read_bytes": res.ReadBytes,
+		return cli.PrintJSON(c.OutOrStdout(), map[string]any{"volume": name, "epoch": p.Epoch, "lsn": p.LSN, "time": p.Time.UTC(), "read_bytes": res.ReadBytes,
 			"data_bytes": res.WrittenBytes, "seconds": took.Seconds(), "note": p.Note})
 	}
 	_, err = fmt.Fprintf(c.OutOrStdout(), "volume %s at epoch %d LSN %d, %s: all %s of data are there and whole (%s read in %s)\n", name, p.Epoch, p.LSN, p.Time.UTC().Format(time.RFC3339Nano),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
@@ -59,12 +60,12 @@ type liveVerifier struct {
 
 func verifyLive(c *cobra.Command, f *verifyFlags, store objstore.Store, name string) error {
 	start := time.Now()
-	dev, err := dialNBD(c.Context(), f.live)
+	dev, err := cli.DialNBD(c.Context(), f.live)
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
-	v := &liveVerifier{c: c, f: f, store: store, name: name, agent: (&daemonFlags{socket: f.socket}).client(), dev: dev}
+	v := &liveVerifier{c: c, f: f, store: store, name: name, agent: (&cli.DaemonFlags{Socket: f.socket}).Client(), dev: dev}
 	v.rep = liveReport{Volume: name, Differs: []diffSpan{}, Open: []diffSpan{}}
 	spans := []diffSpan{{0, -1}}
 	for v.rep.Rounds < verifyLiveRounds && len(spans) > 0 {
@@ -77,7 +78,7 @@ func verifyLive(c *cobra.Command, f *verifyFlags, store objstore.Store, name str
 	v.rep.Equal = len(v.rep.Differs)+len(v.rep.Open) == 0
 	v.rep.Seconds = time.Since(start).Seconds()
 	if f.json {
-		err = printJSON(c.OutOrStdout(), v.rep)
+		err = cli.PrintJSON(c.OutOrStdout(), v.rep)
 	} else {
 		w := c.OutOrStdout()
 		for _, d := range v.rep.Differs {
@@ -130,8 +131,8 @@ func (v *liveVerifier) round(ctx context.Context, spans []diffSpan) (again []dif
 		}
 	}
 	var found []diffSpan
-	bar := newProgress(v.c.ErrOrStderr(), "comparing")
-	defer bar.end()
+	bar := cli.NewProgress(v.c.ErrOrStderr(), "comparing")
+	defer bar.End()
 	var whole, done int64
 	for _, s := range spans {
 		whole += s.Bytes
@@ -148,7 +149,7 @@ func (v *liveVerifier) round(ctx context.Context, spans []diffSpan) (again []dif
 			}
 			v.rep.ComparedBytes += n
 			done += n
-			bar.update(done, whole)
+			bar.Update(done, whole)
 			found = appendDiffs(found, a[:n], b[:n], off)
 		}
 	}
@@ -251,7 +252,7 @@ func (v *liveVerifier) newest(ctx context.Context) (*twin.Log, twin.Point, error
 	if err != nil {
 		return nil, twin.Point{}, err
 	}
-	p, err := pointOf(ctx, l, v.name, "")
+	p, err := cli.PointOf(ctx, l, v.name, "")
 	if err == nil {
 		v.group = p.Volume.Group
 	}

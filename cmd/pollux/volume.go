@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
@@ -25,7 +26,7 @@ func newVolume() *cobra.Command {
 }
 
 func newVolumeCreate() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var r control.VolumeCreate
 	var size quantity.Bytes
 	c := &cobra.Command{Use: "create VOLUME --group GROUP", Short: "Protect a new volume, or an existing file or device", Args: cobra.ExactArgs(1),
@@ -33,7 +34,7 @@ func newVolumeCreate() *cobra.Command {
 With --backing, an existing file or device is protected as it is: what it holds
 is put into the log first (initial sync), then the volume is served. The sync goes
 on when this command is interrupted; ` + "`pollux volume ls`" + ` then shows when it is ready.`}
-	f.add(c)
+	f.Add(c)
 	c.Flags().StringVar(&r.Group, "group", "", "consistency group (required)")
 	c.Flags().Var(&size, "size", "size, as in 10GiB (default: that of the backing)")
 	c.Flags().StringVar(&r.Backing, "backing", "", "file or device that holds the blocks")
@@ -57,13 +58,13 @@ on when this command is interrupted; ` + "`pollux volume ls`" + ` then shows whe
 				return fail.New(fail.Invalid, "create volume "+args[0], "--size", err.Error()).WithHint("write a size such as 10GiB, or leave --size out for that of the backing")
 			}
 		}
-		r.Name, r.SizeBytes, r.By = args[0], int64(size), operator()
+		r.Name, r.SizeBytes, r.By = args[0], int64(size), cli.Operator()
 		var v control.Volume
-		if err := f.call(c.Context(), control.VerbVolumeCreate, r, &v); err != nil {
+		if err := f.Call(c.Context(), control.VerbVolumeCreate, r, &v); err != nil {
 			return err
 		}
-		if f.json {
-			return printJSON(c.OutOrStdout(), v)
+		if f.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), v)
 		}
 		printVolumes(c, []control.Volume{v})
 		return nil
@@ -80,22 +81,22 @@ func printVolumes(c *cobra.Command, vols []control.Volume) {
 }
 
 func newVolumeList() *cobra.Command {
-	var f daemonFlags
-	var s storeFlags
+	var f cli.DaemonFlags
+	var s cli.StoreFlags
 	c := &cobra.Command{Use: "ls [--store URL]", Short: "List the volumes of the agent, or of an object store", Args: cobra.NoArgs}
-	f.add(c)
-	s.add(c)
-	s.addCache(c)
+	f.Add(c)
+	s.Add(c)
+	s.AddCache(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if s.url != "" {
+		if s.URL != "" {
 			return listStoreVolumes(c, &f, &s)
 		}
 		var vols []control.Volume
-		if err := f.call(c.Context(), control.VerbVolumeList, control.List{}, &vols); err != nil {
+		if err := f.Call(c.Context(), control.VerbVolumeList, control.List{}, &vols); err != nil {
 			return err
 		}
-		if f.json {
-			return printJSON(c.OutOrStdout(), map[string]any{"volumes": vols})
+		if f.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), map[string]any{"volumes": vols})
 		}
 		printVolumes(c, vols)
 		return nil
@@ -118,8 +119,8 @@ type storeVolume struct {
 	Epoch      uint64    `json:"epoch"`
 }
 
-func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
-	l, closeStore, err := openLog(c.Context(), s, nil)
+func listStoreVolumes(c *cobra.Command, f *cli.DaemonFlags, s *cli.StoreFlags) error {
+	l, closeStore, err := cli.OpenLog(c.Context(), s, nil)
 	if err != nil {
 		return err
 	}
@@ -128,10 +129,10 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 	for _, v := range volumes {
 		vols = append(vols, describe(c.Context(), l, v))
 	}
-	if f.json {
-		err := printJSON(c.OutOrStdout(), map[string]any{"store": s.url, "journal": l.Identity.Journal, "objects": l.End, "log_bytes": l.Bytes,
-			"volumes": vols, "damage": damageText(l, volumes...)})
-		return errors.Join(err, listed(l, volumes...))
+	if f.JSON {
+		err := cli.PrintJSON(c.OutOrStdout(), map[string]any{"store": s.URL, "journal": l.Identity.Journal, "objects": l.End, "log_bytes": l.Bytes,
+			"volumes": vols, "damage": cli.DamageText(l, volumes...)})
+		return errors.Join(err, cli.ErrListed(l, volumes...))
 	}
 	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "FIRST LSN", "FIRST POINT", "LAST LSN", "LAST POINT", "AGE", "STATE"}}
 	for _, v := range vols {
@@ -145,7 +146,7 @@ func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
 			fmt.Sprint(v.LastLSN), v.LastTime.Format(time.RFC3339), text.Duration(time.Duration(v.AgeSeconds * 1e9)), st})
 	}
 	text.Table(c.OutOrStdout(), rows)
-	return listed(l, volumes...)
+	return cli.ErrListed(l, volumes...)
 }
 
 func describe(ctx context.Context, l *twin.Log, v *state.Volume) storeVolume {
@@ -162,27 +163,27 @@ func describe(ctx context.Context, l *twin.Log, v *state.Volume) storeVolume {
 }
 
 func newVolumeRemove() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var r control.VolumeRemove
 	var yes bool
 	c := &cobra.Command{Use: "rm VOLUME", Short: "End a volume's protection; its backing and its history stay", Args: cobra.ExactArgs(1)}
-	f.add(c)
+	f.Add(c)
 	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "show, change nothing")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		r.Name, r.By = args[0], operator()
+		r.Name, r.By = args[0], cli.Operator()
 		if !r.DryRun {
 			what := "This ends the protection of volume " + r.Name + " and disconnects its clients. Backing and history stay."
-			if err := confirm(c, what, r.Name, yes); err != nil {
+			if err := cli.Confirm(c, what, r.Name, yes); err != nil {
 				return err
 			}
 		}
 		var v control.Volume
-		if err := f.call(c.Context(), control.VerbVolumeRemove, r, &v); err != nil {
+		if err := f.Call(c.Context(), control.VerbVolumeRemove, r, &v); err != nil {
 			return err
 		}
-		if f.json {
-			return printJSON(c.OutOrStdout(), v)
+		if f.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), v)
 		}
 		printVolumes(c, []control.Volume{v})
 		return nil

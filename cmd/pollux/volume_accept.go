@@ -5,11 +5,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/control"
 )
 
 func newVolumeAccept() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var r control.VolumeAccept
 	var yes bool
 	c := &cobra.Command{Use: "accept VOLUME", Short: "Go on from another backing file or device in the place of a lost or replaced one", Args: cobra.ExactArgs(1),
@@ -20,24 +21,24 @@ the volume's newest point restored from the object store, this verb takes it for
 the right one. At its next start the agent applies all that its WAL holds to it,
 and the volume goes on under its name, with its history. From an older image this
 would make primary and twin differ: for that, use volume rm and volume create.`}
-	f.add(c)
+	f.Add(c)
 	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "check, change nothing")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		r.Name, r.By = args[0], operator()
+		r.Name, r.By = args[0], cli.Operator()
 		if !r.DryRun {
 			what := "Volume " + r.Name + " will go on from what is at its backing's path now. That must hold what the old backing held when\n" +
 				"the agent stopped, or the newest point of the object store; from an older image the volume would differ from its twin."
-			if err := confirm(c, what, r.Name, yes); err != nil {
+			if err := cli.Confirm(c, what, r.Name, yes); err != nil {
 				return err
 			}
 		}
 		var v control.Volume
-		if err := f.call(c.Context(), control.VerbVolumeAccept, r, &v); err != nil {
+		if err := f.Call(c.Context(), control.VerbVolumeAccept, r, &v); err != nil {
 			return err
 		}
-		if f.json {
-			return printJSON(c.OutOrStdout(), v)
+		if f.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), v)
 		}
 		printVolumes(c, []control.Volume{v})
 		if !r.DryRun {

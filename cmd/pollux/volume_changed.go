@@ -5,19 +5,20 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 )
 
 func newVolumeChanged() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var after uint64
 	c := &cobra.Command{Use: "changed VOLUME", Short: "List what was written and is not in the remote store yet", Args: cobra.ExactArgs(1),
 		Long: `Lists the extents of a volume that some required target lacks: what would be lost
 with this host. With --after, those written after that LSN, as far back as the WAL
 reaches: after a failover to a recovery point, the blocks in which this side differs.`}
-	f.add(c)
+	f.Add(c)
 	c.Flags().Uint64Var(&after, "after", 0, "LSN (default: the newest one that every required target holds)")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r := control.VolumeChanged{Name: args[0]}
@@ -25,11 +26,11 @@ reaches: after a failover to a recovery point, the blocks in which this side dif
 			r.AfterLSN = &after
 		}
 		var got control.VolumeChanges
-		if err := f.call(c.Context(), control.VerbVolumeChanged, r, &got); err != nil {
+		if err := f.Call(c.Context(), control.VerbVolumeChanged, r, &got); err != nil {
 			return err
 		}
-		if f.json {
-			return printJSON(c.OutOrStdout(), got)
+		if f.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), got)
 		}
 		rows := [][]string{{"OFFSET", "LENGTH"}}
 		for _, e := range got.Extents {

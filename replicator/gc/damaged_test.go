@@ -7,10 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pollux-dr/pollux/replicator/objlog"
-
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )

@@ -9,12 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/replicator/objlog"
-
 	"github.com/google/uuid"
 	"github.com/zeebo/xxh3"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"

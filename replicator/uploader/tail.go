@@ -5,11 +5,10 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/pollux-dr/pollux/replicator/objlog"
-
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 

@@ -5,10 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/replicator/objlog"
-
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/segment"
 )

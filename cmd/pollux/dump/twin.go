@@ -1,4 +1,4 @@
-package main
+package dump
 
 import (
 	"errors"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/catalog"
@@ -21,23 +22,23 @@ import (
 // newDumpTwin makes the verb that shows one kind of the twin's objects. show returns
 // what --json prints, and prints the same for people.
 func newDumpTwin(kind, short string, show func(w io.Writer, b []byte) (any, error)) *cobra.Command {
-	var f daemonFlags
-	var s storeFlags
+	var f cli.DaemonFlags
+	var s cli.StoreFlags
 	c := &cobra.Command{Use: kind + " FILE | " + kind + " --store URL NAME", Short: short, Args: cobra.ExactArgs(1)}
-	f.addJSON(c)
-	s.add(c)
+	f.AddJSON(c)
+	s.Add(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		name, b, err := readNamed(c, &s, kind, args[0])
 		if err != nil {
 			return err
 		}
 		w := c.OutOrStdout()
-		if f.json {
+		if f.JSON {
 			w = io.Discard // the object only
 		}
 		v, err := show(w, b)
-		if err = fail.At("read", name, err); f.json && v != nil {
-			err = errors.Join(printJSON(c.OutOrStdout(), v), err)
+		if err = fail.At("read", name, err); f.JSON && v != nil {
+			err = errors.Join(cli.PrintJSON(c.OutOrStdout(), v), err)
 		}
 		return err
 	}
@@ -45,14 +46,14 @@ func newDumpTwin(kind, short string, show func(w io.Writer, b []byte) (any, erro
 }
 
 // readNamed reads a file, or an object by its name; the kind before it may be left out.
-func readNamed(c *cobra.Command, s *storeFlags, kind, arg string) (name string, b []byte, err error) {
-	if s.url == "" {
+func readNamed(c *cobra.Command, s *cli.StoreFlags, kind, arg string) (name string, b []byte, err error) {
+	if s.URL == "" {
 		if b, err = os.ReadFile(arg); err != nil {
 			return arg, nil, fileError("read", arg, err)
 		}
 		return arg, b, nil
 	}
-	store, done, err := openStore(c.Context(), s)
+	store, done, err := cli.OpenStore(c.Context(), s)
 	if err != nil {
 		return "", nil, err
 	}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -12,33 +12,33 @@ import (
 
 // terminal is where verbs print. Only printable text gets through to the file, whoever
 // may have written what is printed; the program's own control sequences go by sendControl.
-type terminal struct {
+type Terminal struct {
 	io.Writer
 	file *os.File
 }
 
 var (
-	stdout = newTerminal(os.Stdout)
-	stderr = newTerminal(os.Stderr)
+	Stdout = NewTerminal(os.Stdout)
+	Stderr = NewTerminal(os.Stderr)
 )
 
-func newTerminal(f *os.File) *terminal { return &terminal{text.Printable(f), f} }
+func NewTerminal(f *os.File) *Terminal { return &Terminal{text.Printable(f), f} }
 
 // sendControl writes a sequence of our own for a terminal; nothing where w is none.
-func sendControl(w io.Writer, sequence string) {
-	if t, ok := w.(*terminal); ok && isTerminal(t.file) {
+func SendControl(w io.Writer, sequence string) {
+	if t, ok := w.(*Terminal); ok && IsTerminal(t.file) {
 		_, _ = io.WriteString(t.file, sequence)
 	}
 }
 
 // printError prints an error and its hint. What follows its first line is indented, so
 // that no text from elsewhere can begin a line.
-func printError(w io.Writer, err error) {
+func PrintError(w io.Writer, err error) {
 	fmt.Fprintln(w, "pollux:", indented(err.Error()))
-	printHint(w, err)
+	PrintHint(w, err)
 }
 
-func printHint(w io.Writer, err error) {
+func PrintHint(w io.Writer, err error) {
 	if hint := fail.HintOf(err); hint != "" {
 		fmt.Fprintln(w, "  hint:", indented(hint))
 	}

@@ -1,4 +1,5 @@
-package main
+// Package dump is the subcommand that shows and verifies formats on disk and in a store.
+package dump
 
 import (
 	"fmt"
@@ -10,7 +11,8 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-func newDump() *cobra.Command {
+// New is the subcommand dump.
+func New() *cobra.Command {
 	c := &cobra.Command{Use: "dump", Short: "Show and verify what is on disk or in a store: wal, frame, segment, log, catalog, map, pack",
 		Long: `Reads, checks every checksum, changes nothing. Damage is named by file or object
 and offset; what can still be read is shown, and the exit status is 9.`}

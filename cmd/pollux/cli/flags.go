@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -18,7 +18,7 @@ import (
 )
 
 // verbOf is a command's path without the program's name, for error texts.
-func verbOf(c *cobra.Command) string {
+func VerbOf(c *cobra.Command) string {
 	if !c.HasParent() {
 		return ""
 	}
@@ -26,7 +26,7 @@ func verbOf(c *cobra.Command) string {
 }
 
 // flagError says which flag is wrong, and what it takes.
-func flagError(c *cobra.Command, err error) error {
+func FlagError(c *cobra.Command, err error) error {
 	var value *pflag.InvalidValueError
 	var missing *pflag.ValueRequiredError
 	var unknown *pflag.NotExistError
@@ -43,11 +43,11 @@ func flagError(c *cobra.Command, err error) error {
 	case errors.As(err, &unknown):
 		likely = likeFlag(c, unknown.GetSpecifiedName())
 	}
-	return fail.New(fail.Invalid, verbOf(c), object, why).WithHint(didYouMean(likely, "see "+c.CommandPath()+" --help"))
+	return fail.New(fail.Invalid, VerbOf(c), object, why).WithHint(DidYouMean(likely, "see "+c.CommandPath()+" --help"))
 }
 
 // checkDirectory refuses a directory that is none; "" is the default.
-func checkDirectory(op, flag, path string) error {
+func CheckDirectory(op, flag, path string) error {
 	if path == "" {
 		return nil
 	}
@@ -58,7 +58,7 @@ func checkDirectory(op, flag, path string) error {
 }
 
 // checkReadable refuses a file that cannot be read; "" is none.
-func checkReadable(flag, path string) error {
+func CheckReadable(flag, path string) error {
 	if path == "" {
 		return nil
 	}
@@ -74,13 +74,13 @@ func checkReadable(flag, path string) error {
 
 // pointFlag is --at: an LSN, a time or a bookmark. What is no point at all is refused
 // with the command line; a time goes on in the form that package twin reads.
-type pointFlag struct {
-	at   *string
+type PointFlag struct {
+	At   *string
 	note string // how the value was taken, where it could be taken otherwise
 }
 
 // Set implements pflag.Value.
-func (p *pointFlag) Set(s string) error {
+func (p *PointFlag) Set(s string) error {
 	switch {
 	case s == "":
 		return errors.New(`"" is not a point: write an LSN, a time or a bookmark's name, or leave it out for the newest point`)
@@ -106,38 +106,38 @@ func (p *pointFlag) Set(s string) error {
 			return fmt.Errorf("%q is neither an LSN, nor a time, nor a bookmark's name: %s", s, fail.HintOf(err))
 		}
 	}
-	*p.at = s
+	*p.At = s
 	return nil
 }
 
-func (p *pointFlag) String() string {
-	if p.at == nil {
+func (p *PointFlag) String() string {
+	if p.At == nil {
 		return ""
 	}
-	return *p.at
+	return *p.At
 }
 
 // Type names the flag's kind in help texts.
-func (p *pointFlag) Type() string { return "point" }
+func (p *PointFlag) Type() string { return "point" }
 
 // secondsFlag is a duration that is seconds where it has no unit, as --rpo-target was
 // first documented.
-type secondsFlag float64
+type SecondsFlag float64
 
 // Set implements pflag.Value.
-func (f *secondsFlag) Set(s string) error {
+func (f *SecondsFlag) Set(s string) error {
 	if n, err := strconv.ParseFloat(s, 64); err == nil && n >= 0 && n <= quantity.MaxDuration.Seconds() {
-		*f = secondsFlag(n)
+		*f = SecondsFlag(n)
 		return nil
 	}
 	d, err := quantity.ParseDuration(s)
-	*f = secondsFlag(time.Duration(d).Seconds())
+	*f = SecondsFlag(time.Duration(d).Seconds())
 	return err
 }
 
-func (f *secondsFlag) String() string {
+func (f *SecondsFlag) String() string {
 	return quantity.Duration(float64(*f) * float64(time.Second)).String()
 }
 
 // Type names the flag's kind in help texts.
-func (f *secondsFlag) Type() string { return "duration" }
+func (f *SecondsFlag) Type() string { return "duration" }

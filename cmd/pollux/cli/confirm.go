@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bufio"
@@ -16,27 +16,27 @@ import (
 )
 
 // confirm asks for the name of what is about to be changed for good.
-func confirm(c *cobra.Command, what, name string, yes bool) error {
+func Confirm(c *cobra.Command, what, name string, yes bool) error {
 	if yes {
 		return nil
 	}
 	fmt.Fprintln(c.ErrOrStderr(), what)
-	if !isTerminal(os.Stdin) {
-		return fail.New(fail.Refused, verbOf(c), name, "not confirmed, and there is no terminal to ask").WithHint("add --yes")
+	if !IsTerminal(os.Stdin) {
+		return fail.New(fail.Refused, VerbOf(c), name, "not confirmed, and there is no terminal to ask").WithHint("add --yes")
 	}
-	typed, err := ask(c.Context(), os.Stdin, c.ErrOrStderr(), fmt.Sprintf("Type %q to go on: ", name))
+	typed, err := Ask(c.Context(), os.Stdin, c.ErrOrStderr(), fmt.Sprintf("Type %q to go on: ", name))
 	if err != nil {
-		return fail.Wrap(fail.Refused, verbOf(c), name, err)
+		return fail.Wrap(fail.Refused, VerbOf(c), name, err)
 	}
 	if typed != name {
-		return fail.New(fail.Refused, verbOf(c), name, "not confirmed; nothing was changed").WithHint("type the name, or add --yes")
+		return fail.New(fail.Refused, VerbOf(c), name, "not confirmed; nothing was changed").WithHint("type the name, or add --yes")
 	}
 	return nil
 }
 
 // ask reads one line from a terminal. What was typed before the question is no answer to
 // it: the next line of a block that was pasted, say.
-func ask(ctx context.Context, in *os.File, w io.Writer, question string) (string, error) {
+func Ask(ctx context.Context, in *os.File, w io.Writer, question string) (string, error) {
 	if n := drain(int(in.Fd())); n > 0 {
 		fmt.Fprintln(w, "pollux: what was typed ahead is not taken for an answer, and is dropped")
 	}

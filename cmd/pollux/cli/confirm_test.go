@@ -1,9 +1,8 @@
-package main
+package cli
 
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -58,44 +57,9 @@ func TestAskAfterPaste(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := &answering{question: "Type", line: "what was meant\n", user: user}
-		typed, err := ask(t.Context(), process, w, "Type: ")
+		typed, err := Ask(t.Context(), process, w, "Type: ")
 		if err != nil || typed != "what was meant" || strings.Contains(w.String(), "typed ahead") != (pasted != "") {
 			t.Errorf("after %q: %q, %v, said %q", pasted, typed, err, w.String())
-		}
-	}
-}
-
-// TestDocsAskNothing: a block of a document is pasted as it is, so that no line of one may
-// ask.
-func TestDocsAskNothing(t *testing.T) {
-	files, err := filepath.Glob("../../docs/*.md")
-	if err != nil || len(files) == 0 {
-		t.Fatal(files, err)
-	}
-	for _, file := range append(files, "../../README.md") {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i, line := range strings.Split(string(b), "\n") {
-			_, args, ok := strings.Cut(line, "pollux ")
-			if !ok || !strings.HasPrefix(line, "    ") || strings.Contains(line, "--yes") || strings.Contains(line, "--dry-run") {
-				continue
-			}
-			c, _, err := newRoot().Find(strings.Fields(args))
-			if err != nil || c.Flags().Lookup("yes") == nil {
-				continue
-			}
-			asks := true
-			switch verbOf(c) {
-			case "restore":
-				asks = strings.Contains(line, "--overwrite")
-			case "group create", "group set":
-				asks = strings.Contains(line, "--retention")
-			}
-			if asks {
-				t.Errorf("%s:%d: %s: it asks; add --yes", file, i+1, strings.TrimSpace(line))
-			}
 		}
 	}
 }

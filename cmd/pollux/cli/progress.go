@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 
 // progress says how far something is: on a terminal in one line that fits, is written
 // over and is gone at the end; elsewhere, for logs, in a line now and then.
-type progress struct {
+type Progress struct {
 	w     io.Writer
 	what  string
 	write func(int64) string // how a figure is written
@@ -40,9 +40,9 @@ const (
 )
 
 // newProgress is of bytes.
-func newProgress(w io.Writer, what string) *progress {
+func NewProgress(w io.Writer, what string) *Progress {
 	now := clock.Now()
-	p := &progress{w: w, what: what, write: text.Bytes, start: now, last: now}
+	p := &Progress{w: w, what: what, write: text.Bytes, start: now, last: now}
 	if f := terminalOf(w); f != nil {
 		p.w = f // the line is all our own text, with control sequences
 		p.width = func() int {
@@ -58,8 +58,8 @@ func newProgress(w io.Writer, what string) *progress {
 }
 
 // newCount is of things that are counted, and says nothing of what is quick.
-func newCount(w io.Writer, what string) *progress {
-	p := newProgress(w, what)
+func NewCount(w io.Writer, what string) *Progress {
+	p := NewProgress(w, what)
 	p.write, p.after = func(n int64) string { return fmt.Sprint(n) }, readingAfter
 	return p
 }
@@ -67,23 +67,23 @@ func newCount(w io.Writer, what string) *progress {
 // terminalOf is the terminal behind a writer, nil where there is none.
 func terminalOf(w io.Writer) *os.File {
 	f, _ := w.(*os.File)
-	if t, ok := w.(*terminal); ok {
+	if t, ok := w.(*Terminal); ok {
 		f = t.file
 	}
-	if f == nil || !isTerminal(f) {
+	if f == nil || !IsTerminal(f) {
 		return nil
 	}
 	return f
 }
 
 // update may be called by several at once. A total of 0 is not known.
-func (p *progress) update(done, total int64) {
+func (p *Progress) Update(done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.say(clock.Now(), done, total)
 }
 
-func (p *progress) say(now time.Time, done, total int64) {
+func (p *Progress) say(now time.Time, done, total int64) {
 	every := progressLines
 	if p.width != nil {
 		every = progressEvery
@@ -102,7 +102,7 @@ func (p *progress) say(now time.Time, done, total int64) {
 }
 
 // line is how far it is in words.
-func (p *progress) line(took time.Duration, done, total int64) string {
+func (p *Progress) line(took time.Duration, done, total int64) string {
 	rate := float64(done) / max(took.Seconds(), 0.001)
 	if total <= 0 {
 		return fmt.Sprintf("%s: %s, %s/s", p.what, p.write(done), p.write(int64(rate)))
@@ -131,7 +131,7 @@ func fitLine(line string, width int, done, total int64) string {
 }
 
 // end takes the line away.
-func (p *progress) end() {
+func (p *Progress) End() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.shown {
@@ -144,16 +144,16 @@ func (p *progress) end() {
 type countedStore struct {
 	objstore.Store
 	requests atomic.Int64
-	bar      *progress
+	bar      *Progress
 }
 
 // counted returns s, and what ends its line.
-func counted(s objstore.Store, w io.Writer, what string) (objstore.Store, func()) {
-	c := &countedStore{Store: s, bar: newCount(w, what+", requests to the store")}
-	return c, c.bar.end
+func Counted(s objstore.Store, w io.Writer, what string) (objstore.Store, func()) {
+	c := &countedStore{Store: s, bar: NewCount(w, what+", requests to the store")}
+	return c, c.bar.End
 }
 
-func (c *countedStore) count() { c.bar.update(c.requests.Add(1), 0) }
+func (c *countedStore) count() { c.bar.Update(c.requests.Add(1), 0) }
 
 // Read implements objstore.Store.
 func (c *countedStore) Read(ctx context.Context, name string, off, n int64, buf []byte) ([]byte, error) {

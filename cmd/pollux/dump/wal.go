@@ -1,4 +1,4 @@
-package main
+package dump
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
@@ -41,15 +42,15 @@ type walEntry struct {
 }
 
 func newDumpWAL() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	c := &cobra.Command{Use: "wal DIR", Short: "Show a write-ahead log: an agent's frames, or a journal's Raft log", Args: cobra.ExactArgs(1),
 		Long: `DIR holds the log's files: <state>/agent/wal or <state>/journal/raft. A process may
 be using it. Frames are checked down to their plain bytes and their chain of
 hashes, Raft entries down to the commands and frame headers in them.`}
-	f.addJSON(c)
+	f.AddJSON(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		d := walDump{Dir: args[0], Holds: "nothing", Entries: []walEntry{}, chain: map[change.StreamID]change.Point{}}
-		if !f.json {
+		if !f.JSON {
 			err := wal.DumpEntries(vfs.Default, d.Dir, c.OutOrStdout(), func(e wal.DumpedEntry) string { _, s := d.entry(&e); return s })
 			return d.result(err)
 		}
@@ -62,7 +63,7 @@ hashes, Raft entries down to the commands and frame headers in them.`}
 		err = d.result(err)
 		d.structure(&text)
 		d.Error = damageOf(err)
-		if perr := printJSON(c.OutOrStdout(), d); perr != nil {
+		if perr := cli.PrintJSON(c.OutOrStdout(), d); perr != nil {
 			return perr
 		}
 		return err

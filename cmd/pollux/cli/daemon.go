@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -23,82 +23,82 @@ import (
 )
 
 const (
-	defaultSocket        = "/var/lib/pollux/control.sock"
-	defaultJournalSocket = "/var/lib/pollux-journal/control.sock"
+	DefaultSocket        = "/var/lib/pollux/control.sock"
+	DefaultJournalSocket = "/var/lib/pollux-journal/control.sock"
 )
 
 // daemonFlags are those of every verb that speaks to the agent.
-type daemonFlags struct {
-	socket  string
+type DaemonFlags struct {
+	Socket  string
 	address string
 	files   pki.Files
-	json    bool
+	JSON    bool
 }
 
-func (f *daemonFlags) add(c *cobra.Command) { f.addFor(c, defaultSocket) }
+func (f *DaemonFlags) Add(c *cobra.Command) { f.AddFor(c, DefaultSocket) }
 
 // addFor is add for verbs that go to another daemon by default.
-func (f *daemonFlags) addFor(c *cobra.Command, socket string) {
+func (f *DaemonFlags) AddFor(c *cobra.Command, socket string) {
 	if env := os.Getenv("POLLUX_SOCKET"); env != "" {
 		socket = env
 	}
-	c.Flags().StringVar(&f.socket, "socket", socket, "the daemon's control socket ($POLLUX_SOCKET)")
+	c.Flags().StringVar(&f.Socket, "socket", socket, "the daemon's control socket ($POLLUX_SOCKET)")
 	c.Flags().StringVar(&f.address, "address", os.Getenv("POLLUX_ADDRESS"), "a daemon on another host, host:port, in place of the socket ($POLLUX_ADDRESS)")
 	c.Flags().StringVar(&f.files.Cert, "cert", os.Getenv("POLLUX_CERT"), "certificate to show there ($POLLUX_CERT)")
 	c.Flags().StringVar(&f.files.Key, "key", os.Getenv("POLLUX_KEY"), "its key file ($POLLUX_KEY)")
 	c.Flags().StringVar(&f.files.CA, "ca", os.Getenv("POLLUX_CA"), "the authority's certificates ($POLLUX_CA)")
-	f.addJSON(c)
+	f.AddJSON(c)
 }
 
-func (f *daemonFlags) addJSON(c *cobra.Command) {
-	c.Flags().BoolVar(&f.json, "json", false, "print one JSON object and nothing else")
+func (f *DaemonFlags) AddJSON(c *cobra.Command) {
+	c.Flags().BoolVar(&f.JSON, "json", false, "print one JSON object and nothing else")
 }
 
-func (f *daemonFlags) client() *control.Client {
+func (f *DaemonFlags) Client() *control.Client {
 	if f.address != "" {
 		return control.DialTLS(f.address, f.files)
 	}
-	return control.Dial(f.socket)
+	return control.Dial(f.Socket)
 }
 
 // call is client().Call, once the flags are known to go together.
-func (f *daemonFlags) call(ctx context.Context, verb string, req, resp any) error {
+func (f *DaemonFlags) Call(ctx context.Context, verb string, req, resp any) error {
 	if f.address != "" {
-		warnExposed(f.files.Key)
+		WarnExposed(f.files.Key)
 		if _, err := f.files.Check(); err != nil {
 			return fail.At("use --cert, --key and --ca for", f.address, err)
 		}
 	}
-	return f.client().Call(ctx, verb, req, resp)
+	return f.Client().Call(ctx, verb, req, resp)
 }
 
 // warnExposed says that any user of this host can read a secret file.
-func warnExposed(path string) {
+func WarnExposed(path string) {
 	if err := config.Exposed(path); err != nil {
-		fmt.Fprintln(stderr, "pollux: warning:", fail.Explain(err))
+		fmt.Fprintln(Stderr, "pollux: warning:", fail.Explain(err))
 	}
 }
 
 // storeFlags name an object store.
-type storeFlags struct {
-	url     string
-	opts    objstore.Options
-	writes  bool        // the verb creates or deletes objects
-	whole   bool        // catalogs are not used
-	at      pointFlag   // of verbs that read a point
-	patient atomic.Bool // what may pass is waited out for ever
+type StoreFlags struct {
+	URL     string
+	Options objstore.Options
+	Writes  bool        // the verb creates or deletes objects
+	Whole   bool        // catalogs are not used
+	At      PointFlag   // of verbs that read a point
+	Patient atomic.Bool // what may pass is waited out for ever
 	// patience is for how long an operation is tried without progress; 0: the default.
-	patience quantity.Duration
-	cache    string // directory for what was read of logs
+	Patience quantity.Duration
+	Cache    string // directory for what was read of logs
 }
 
-func (f *storeFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.url, "store", "", "object store: file:///directory or s3://bucket/prefix")
-	c.Flags().StringVar(&f.opts.Endpoint, "endpoint", "", "S3 endpoint, as http(s)://host:port")
-	c.Flags().StringVar(&f.opts.Region, "region", "", "S3 region")
-	c.Flags().StringVar(&f.opts.CredentialsFile, "credentials-file", "", "credentials in AWS format (default: AWS_* variables)")
-	c.Flags().StringVar(&f.opts.CAFile, "ca-file", "", "PEM certificates to trust for the endpoint")
-	c.Flags().Var(&f.patience, "patience",
+func (f *StoreFlags) Add(c *cobra.Command) {
+	c.Flags().StringVar(&f.URL, "store", "", "object store: file:///directory or s3://bucket/prefix")
+	c.Flags().StringVar(&f.Options.Endpoint, "endpoint", "", "S3 endpoint, as http(s)://host:port")
+	c.Flags().StringVar(&f.Options.Region, "region", "", "S3 region")
+	c.Flags().StringVar(&f.Options.CredentialsFile, "credentials-file", "", "credentials in AWS format (default: AWS_* variables)")
+	c.Flags().StringVar(&f.Options.CAFile, "ca-file", "", "PEM certificates to trust for the endpoint")
+	c.Flags().Var(&f.Patience, "patience",
 		"how long a request is tried again without progress (default 5m, and 10s until the store has answered once)")
 }
 
@@ -106,23 +106,26 @@ func (f *storeFlags) add(c *cobra.Command) {
 const dialTimeout = 15 * time.Second
 
 // dialNBD connects to an export. What is asked of it later has times of its own.
-func dialNBD(ctx context.Context, uri string) (*nbdclient.Conn, error) {
+func DialNBD(ctx context.Context, uri string) (*nbdclient.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	return nbdclient.Dial(ctx, uri, nil)
 }
 
-func printJSON(w io.Writer, v any) error {
+// PrintJSON prints a verb's one object.
+func PrintJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
 }
 
-func operator() string {
+// Operator is who runs the verb, for the audit.
+func Operator() string {
 	if u, err := user.Current(); err == nil {
 		return u.Username
 	}
 	return fmt.Sprint(os.Getuid())
 }
 
-func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+// IsTerminal reports whether a file is a terminal.
+func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

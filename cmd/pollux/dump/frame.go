@@ -1,4 +1,4 @@
-package main
+package dump
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
@@ -34,19 +35,19 @@ type recordInfo struct {
 }
 
 func newDumpFrame() *cobra.Command {
-	var f daemonFlags
+	var f cli.DaemonFlags
 	var offset int64
 	c := &cobra.Command{Use: "frame FILE [--offset N]", Short: "Show a frame, its records and blocks", Args: cobra.ExactArgs(1),
 		Long: `FILE may be a frame of its own, a WAL's file or a segment: --offset says where the
 frame begins, as dump wal and dump segment show it.`}
-	f.addJSON(c)
+	f.AddJSON(c)
 	c.Flags().Int64Var(&offset, "offset", 0, "where in the file the frame begins")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		d := frameDump{File: args[0], Offset: offset}
 		err := d.read()
 		d.Error = damageOf(err)
-		if f.json {
-			if perr := printJSON(c.OutOrStdout(), d); perr != nil {
+		if f.JSON {
+			if perr := cli.PrintJSON(c.OutOrStdout(), d); perr != nil {
 				return perr
 			}
 			return err

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"testing"
@@ -11,18 +11,18 @@ import (
 // TestStorePolicy: a verb bears with what passes, for a time; a mount with what an
 // operator can mend, too, and for ever.
 func TestStorePolicy(t *testing.T) {
-	var f storeFlags
-	p := f.policy()
+	var f StoreFlags
+	p := f.Policy()
 	for _, tt := range []struct {
 		kind        fail.Kind
 		verb, mount bool
 	}{{fail.Retry, true, true}, {fail.Denied, false, true}, {fail.Full, false, true}, {fail.NotFound, false, false}, {fail.Damaged, false, false}} {
 		err := fail.New(tt.kind, "", "", "x")
-		f.patient.Store(false)
+		f.Patient.Store(false)
 		if got := p.Retryable(err); got != tt.verb {
 			t.Errorf("%v: a verb tries again: %v", tt.kind, got)
 		}
-		f.patient.Store(true)
+		f.Patient.Store(true)
 		if got := p.Retryable(err); got != tt.mount {
 			t.Errorf("%v: a mount tries again: %v", tt.kind, got)
 		}
@@ -30,11 +30,11 @@ func TestStorePolicy(t *testing.T) {
 	if p.Patience(true) >= 0 {
 		t.Error("a mount's patience ends")
 	}
-	f.patient.Store(false)
+	f.Patient.Store(false)
 	if p.Patience(false) != firstPatience || p.Patience(true) != defaultPatience {
 		t.Error("a verb's patience")
 	}
-	f.patience = quantity.Duration(time.Hour)
+	f.Patience = quantity.Duration(time.Hour)
 	if p.Patience(false) != time.Hour || p.Patience(true) != time.Hour {
 		t.Error("--patience is not what counts")
 	}

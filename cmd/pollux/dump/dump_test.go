@@ -1,4 +1,4 @@
-package main
+package dump
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog"
@@ -24,9 +25,11 @@ import (
 func runVerb(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	root := newRoot()
+	root := cli.Strict(New())
+	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetOut(&out)
-	root.SetArgs(args)
+	root.SetErr(&bytes.Buffer{})
+	root.SetArgs(args[1:]) // behind "dump"
 	err := root.ExecuteContext(t.Context())
 	return out.String(), err
 }

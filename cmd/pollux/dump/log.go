@@ -1,4 +1,4 @@
-package main
+package dump
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -36,16 +37,16 @@ type logObject struct {
 }
 
 func newDumpLog() *cobra.Command {
-	var f daemonFlags
-	var s storeFlags
+	var f cli.DaemonFlags
+	var s cli.StoreFlags
 	c := &cobra.Command{Use: "log --store URL", Short: "Show and verify a whole object log", Args: cobra.NoArgs,
 		Long: `Reads every byte of every object and checks it: checksums, the rules of fences, the
 journal index, the chain of hashes of every stream, and that the commands apply.
 A damaged object is named, and the others are shown; the exit status is then 9.`}
-	f.addJSON(c)
-	s.add(c)
+	f.AddJSON(c)
+	s.Add(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		store, done, err := openStore(c.Context(), &s)
+		store, done, err := cli.OpenStore(c.Context(), &s)
 		if err != nil {
 			return err
 		}
@@ -54,7 +55,7 @@ A damaged object is named, and the others are shown; the exit status is then 9.`
 		d := logDump{Store: store.URL(), Objects: []logObject{}}
 		d.Totals, err = twin.Examine(c.Context(), store, func(o *twin.Object) error {
 			v := objectOf(o)
-			if f.json {
+			if f.JSON {
 				d.Objects = append(d.Objects, v)
 			} else {
 				v.print(w)
@@ -66,8 +67,8 @@ A damaged object is named, and the others are shown; the exit status is then 9.`
 		}
 		err = d.Totals.Err()
 		d.Error = damageOf(err)
-		if f.json {
-			if perr := printJSON(w, d); perr != nil {
+		if f.JSON {
+			if perr := cli.PrintJSON(w, d); perr != nil {
 				return perr
 			}
 			return err

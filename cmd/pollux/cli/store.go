@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -26,18 +26,18 @@ const (
 )
 
 // policy is how a verb bears with a store.
-func (f *storeFlags) policy() objstore.Policy {
-	again := &retrying{w: stderr, store: f.url}
+func (f *StoreFlags) Policy() objstore.Policy {
+	again := &retrying{w: Stderr, store: f.URL}
 	return objstore.Policy{
 		Retryable: func(err error) bool {
-			return fail.Is(err, fail.Retry) || (f.patient.Load() && uploader.Retryable(err))
+			return fail.Is(err, fail.Retry) || (f.Patient.Load() && uploader.Retryable(err))
 		},
 		Patience: func(reached bool) time.Duration {
 			switch {
-			case f.patient.Load():
+			case f.Patient.Load():
 				return -1
-			case f.patience > 0:
-				return time.Duration(f.patience)
+			case f.Patience > 0:
+				return time.Duration(f.Patience)
 			case reached:
 				return defaultPatience
 			}
@@ -48,48 +48,48 @@ func (f *storeFlags) policy() objstore.Policy {
 }
 
 // openStore opens a store for a verb.
-func openStore(ctx context.Context, f *storeFlags) (objstore.Store, func(), error) {
-	if f.url == "" {
+func OpenStore(ctx context.Context, f *StoreFlags) (objstore.Store, func(), error) {
+	if f.URL == "" {
 		return nil, nil, fail.New(fail.Invalid, "open object store", "--store", "none is named").WithHint("name it: --store file:///directory, or --store s3://bucket/prefix")
 	}
-	if f.at.note != "" {
-		fmt.Fprintln(stderr, "pollux:", f.at.note)
+	if f.At.note != "" {
+		fmt.Fprintln(Stderr, "pollux:", f.At.note)
 	}
-	for _, named := range []struct{ flag, path string }{{"--credentials-file", f.opts.CredentialsFile}, {"--ca-file", f.opts.CAFile}} {
-		if err := checkReadable(named.flag, named.path); err != nil {
+	for _, named := range []struct{ flag, path string }{{"--credentials-file", f.Options.CredentialsFile}, {"--ca-file", f.Options.CAFile}} {
+		if err := CheckReadable(named.flag, named.path); err != nil {
 			return nil, nil, err
 		}
 	}
-	warnExposed(f.opts.CredentialsFile)
-	f.opts.ReadOnly = f.opts.ReadOnly || !f.writes // only the daemon and gc write
-	s, err := objstore.Open(ctx, f.url, f.opts)
+	WarnExposed(f.Options.CredentialsFile)
+	f.Options.ReadOnly = f.Options.ReadOnly || !f.Writes // only the daemon and gc write
+	s, err := objstore.Open(ctx, f.URL, f.Options)
 	if err != nil {
 		return nil, nil, err
 	}
-	s = objstore.WithRetry(s, f.policy())
+	s = objstore.WithRetry(s, f.Policy())
 	return s, func() { _ = s.Close() }, nil
 }
 
 // addAt adds --at.
-func (f *storeFlags) addAt(c *cobra.Command, at *string, usage string) {
-	f.at.at = at
-	c.Flags().Var(&f.at, "at", usage)
+func (f *StoreFlags) AddAt(c *cobra.Command, at *string, usage string) {
+	f.At.At = at
+	c.Flags().Var(&f.At, "at", usage)
 }
 
 // addCache adds --log-cache, of verbs that open a log.
-func (f *storeFlags) addCache(c *cobra.Command) {
+func (f *StoreFlags) AddCache(c *cobra.Command) {
 	if dir, err := os.UserCacheDir(); err == nil {
-		f.cache = filepath.Join(dir, "pollux")
+		f.Cache = filepath.Join(dir, "pollux")
 	}
-	c.Flags().StringVar(&f.cache, "log-cache", f.cache, `directory that keeps what was read of an S3 store's log, at most 256 MiB; "" is none`)
+	c.Flags().StringVar(&f.Cache, "log-cache", f.Cache, `directory that keeps what was read of an S3 store's log, at most 256 MiB; "" is none`)
 }
 
 // logCache is nil where there is none, or none can be made: it is never needed.
-func (f *storeFlags) logCache() *twin.Cache {
-	if f.cache == "" {
+func (f *StoreFlags) LogCache() *twin.Cache {
+	if f.Cache == "" {
 		return nil
 	}
-	c, err := twin.NewCache(f.cache, twin.CacheBytes)
+	c, err := twin.NewCache(f.Cache, twin.CacheBytes)
 	if err != nil {
 		return nil
 	}
@@ -97,14 +97,14 @@ func (f *storeFlags) logCache() *twin.Cache {
 }
 
 // addPoint adds --at, --no-catalog and --log-cache, of verbs that read a point.
-func (f *storeFlags) addPoint(c *cobra.Command, at *string) {
-	f.addCache(c)
-	f.addAt(c, at, "recovery point: LSN, time (2026-11-28 13:32, or -10m) or bookmark (default: the newest)")
-	c.Flags().BoolVar(&f.whole, "no-catalog", false, "read the log from its beginning: for when a catalog or a map is damaged or missing")
+func (f *StoreFlags) AddPoint(c *cobra.Command, at *string) {
+	f.AddCache(c)
+	f.AddAt(c, at, "recovery point: LSN, time (2026-11-28 13:32, or -10m) or bookmark (default: the newest)")
+	c.Flags().BoolVar(&f.Whole, "no-catalog", false, "read the log from its beginning: for when a catalog or a map is damaged or missing")
 }
 
 // pointOf finds a volume's point.
-func pointOf(ctx context.Context, l *twin.Log, name, at string) (twin.Point, error) {
+func PointOf(ctx context.Context, l *twin.Log, name, at string) (twin.Point, error) {
 	v, err := l.Volume(name)
 	if err != nil {
 		return twin.Point{}, err
@@ -113,7 +113,7 @@ func pointOf(ctx context.Context, l *twin.Log, name, at string) (twin.Point, err
 }
 
 // listed is the error of a list of volumes that shows only what lies before damage.
-func listed(l *twin.Log, volumes ...*state.Volume) error {
+func ErrListed(l *twin.Log, volumes ...*state.Volume) error {
 	damage := l.DamageOf(volumes...)
 	if damage == nil {
 		return nil
@@ -123,32 +123,32 @@ func listed(l *twin.Log, volumes ...*state.Volume) error {
 }
 
 // damageText is for JSON objects.
-func damageText(l *twin.Log, volumes ...*state.Volume) string {
+func DamageText(l *twin.Log, volumes ...*state.Volume) string {
 	if damage := l.DamageOf(volumes...); damage != nil {
 		return damage.Error()
 	}
 	return ""
 }
 
-func openLog(ctx context.Context, f *storeFlags, progress twin.Progress) (*twin.Log, func(), error) {
-	s, done, err := openStore(ctx, f)
+func OpenLog(ctx context.Context, f *StoreFlags, progress twin.Progress) (*twin.Log, func(), error) {
+	s, done, err := OpenStore(ctx, f)
 	if err != nil {
 		return nil, nil, err
 	}
 	open := twin.Open
-	if f.whole {
+	if f.Whole {
 		open = twin.OpenWhole
 	}
 	if progress == nil {
-		bar := newCount(stderr, "reading the log, objects")
-		defer bar.end()
-		progress = bar.update
+		bar := NewCount(Stderr, "reading the log, objects")
+		defer bar.End()
+		progress = bar.Update
 	}
-	l, err := open(ctx, s, &twin.Reading{Progress: progress, Cache: f.logCache()})
+	l, err := open(ctx, s, &twin.Reading{Progress: progress, Cache: f.LogCache()})
 	if err != nil {
 		done()
 		if fail.Is(err, fail.Retry) && fail.HintOf(err) == "" {
-			err = &fail.Error{Kind: fail.Retry, Op: "open", Object: f.url, Err: err, Hint: "is the store reachable? Check --store, --endpoint and the network"}
+			err = &fail.Error{Kind: fail.Retry, Op: "open", Object: f.URL, Err: err, Hint: "is the store reachable? Check --store, --endpoint and the network"}
 		}
 		return nil, nil, err
 	}

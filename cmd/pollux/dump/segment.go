@@ -1,4 +1,4 @@
-package main
+package dump
 
 import (
 	"encoding/json"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/objlog"
@@ -83,11 +84,11 @@ func (f *foldInfo) String() string {
 }
 
 func newDumpSegment() *cobra.Command {
-	var f daemonFlags
-	var s storeFlags
+	var f cli.DaemonFlags
+	var s cli.StoreFlags
 	c := &cobra.Command{Use: "segment FILE | segment --store URL POSITION", Short: "Show one object of an object log: segment, fence or identity", Args: cobra.ExactArgs(1)}
-	f.addJSON(c)
-	s.add(c)
+	f.AddJSON(c)
+	s.Add(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		name, obj, err := readObject(c, &s, args[0])
 		if err != nil {
@@ -96,8 +97,8 @@ func newDumpSegment() *cobra.Command {
 		d := segmentDump{Object: name, Bytes: len(obj), Entries: []segmentEntry{}}
 		err = fail.At("read", name, d.read(obj))
 		d.Error = damageOf(err)
-		if f.json {
-			if perr := printJSON(c.OutOrStdout(), d); perr != nil {
+		if f.JSON {
+			if perr := cli.PrintJSON(c.OutOrStdout(), d); perr != nil {
 				return perr
 			}
 			return err
@@ -108,8 +109,8 @@ func newDumpSegment() *cobra.Command {
 	return c
 }
 
-func readObject(c *cobra.Command, s *storeFlags, arg string) (name string, b []byte, err error) {
-	if s.url == "" {
+func readObject(c *cobra.Command, s *cli.StoreFlags, arg string) (name string, b []byte, err error) {
+	if s.URL == "" {
 		st, err := os.Stat(arg)
 		if err == nil && st.Size() > segment.MaxObjectBytes {
 			return arg, nil, fail.New(fail.Invalid, "read", arg, fmt.Sprintf("%d bytes are more than any object has", st.Size()))
@@ -123,7 +124,7 @@ func readObject(c *cobra.Command, s *storeFlags, arg string) (name string, b []b
 	if err != nil {
 		return "", nil, fail.New(fail.Invalid, "read", arg, "a position is a number")
 	}
-	store, done, err := openStore(c.Context(), s)
+	store, done, err := cli.OpenStore(c.Context(), s)
 	if err != nil {
 		return "", nil, err
 	}
