@@ -80,7 +80,31 @@ type Journal struct {
 	// let go; default half of log_budget, or of wal.budget where that is less.
 	OptionalBacklog quantity.Bytes    `yaml:"optional_backlog"`
 	Heartbeat       quantity.Duration `yaml:"heartbeat"` // default 1m
+	Catalog         Catalog           `yaml:"catalog"`
 	Targets         []Target          `yaml:"targets"`
+}
+
+// Catalog says when the journal's leader makes a catalog of a target's log.
+type Catalog struct {
+	// EveryObjects is by how many objects a log has to grow; 0 is never; default 500.
+	EveryObjects *int `yaml:"every_objects"`
+}
+
+const defaultCatalogObjects = 500
+
+func (c *Catalog) setDefaults() {
+	if c.EveryObjects == nil {
+		n := defaultCatalogObjects
+		c.EveryObjects = &n
+	}
+}
+
+// check refuses what would make of a log mostly catalogs.
+func (c *Catalog) check() error {
+	if n := *c.EveryObjects; n != 0 && (n < 50 || n > 1e6) {
+		return fmt.Errorf("%d: 50 to 1000000, or 0 for never", n)
+	}
+	return nil
 }
 
 // Target is one remote object store.
@@ -180,6 +204,7 @@ func (c *Agent) setDefaults() {
 		}
 	}
 	c.Journal.setDefaults()
+	c.Journal.Catalog.setDefaults()
 	setTargetDefaults(c.Journal.Targets)
 }
 
@@ -221,6 +246,8 @@ func (c *Agent) check() (setting string, err error) {
 		return "journal.log_budget", fmt.Errorf("%v is less than the minimum of 64MiB", c.Journal.LogBudget)
 	case checkBacklog(c.Journal.OptionalBacklog, min(c.Journal.LogBudget, c.WAL.Budget)) != nil:
 		return "journal.optional_backlog", checkBacklog(c.Journal.OptionalBacklog, min(c.Journal.LogBudget, c.WAL.Budget))
+	case c.Journal.Catalog.check() != nil:
+		return "journal.catalog.every_objects", c.Journal.Catalog.check()
 	case c.NBD.MaxConnections < 1 || c.NBD.MaxConnections > 4096:
 		return "nbd.max_connections", fmt.Errorf("%d: 1 to 4096", c.NBD.MaxConnections)
 	case time.Duration(c.NBD.StallLimit) < time.Second:
