@@ -99,7 +99,7 @@ func newBookmarkList() *cobra.Command {
 		marks := []control.Bookmark{}
 		var damage error
 		if s.url != "" {
-			l, closeStore, err := openLog(c.Context(), &s, nil)
+			l, closeStore, err := openLog(c.Context(), &s)
 			if err != nil {
 				return err
 			}

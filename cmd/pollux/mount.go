@@ -89,7 +89,7 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 	start := time.Now()
 	debug.SetMemoryLimit(int64(f.memory))
 	ctx := c.Context()
-	l, closeStore, err := openLog(ctx, &f.store, nil)
+	l, closeStore, err := openLog(ctx, &f.store)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ and where the primary's WAL had overflowed. From the object store alone.`,
 	s.addCache(c)
 	c.Flags().BoolVar(&json, "json", false, "print one JSON object and nothing else")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		l, closeStore, err := openLog(c.Context(), &s, nil)
+		l, closeStore, err := openLog(c.Context(), &s)
 		if err != nil {
 			return err
 		}

@@ -77,10 +77,20 @@ func terminalOf(w io.Writer) *os.File {
 }
 
 // update may be called by several at once. A total of 0 is not known.
-func (p *progress) update(done, total int64) {
+func (p *progress) update(done, total int64) { p.tell(clock.Now(), done, total) }
+
+// tell is update at a time.
+func (p *progress) tell(now time.Time, done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.say(clock.Now(), done, total)
+	p.say(now, done, total)
+}
+
+// begin makes a time the one from which on it goes.
+func (p *progress) begin(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.start = now
 }
 
 func (p *progress) say(now time.Time, done, total int64) {
@@ -136,7 +146,48 @@ func (p *progress) end() {
 	defer p.mu.Unlock()
 	if p.shown {
 		fmt.Fprint(p.w, "\r\x1b[K")
+		p.shown = false
 	}
+}
+
+// reading is the progress of a log, which is read when it is opened, and again, part by
+// part, where a point asks for what is older than its newest catalog. Between them the line
+// is gone, for what the verb prints then.
+type reading struct {
+	*progress
+	mu    sync.Mutex
+	base  int64     // what was read before the present reading
+	done  int64     // of all
+	ended time.Time // of the last reading, zero while there is one
+}
+
+func newReading(w io.Writer) *reading {
+	return &reading{progress: newCount(w, "reading the log, objects")}
+}
+
+// readingPause between two readings makes them two; others are one that goes on.
+const readingPause = time.Second
+
+// update is a twin.Progress.
+func (r *reading) update(done, total int64) { r.at(clock.Now(), done, total) }
+
+func (r *reading) at(now time.Time, done, total int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	again := done < r.done // it is opened anew
+	if again || !r.ended.IsZero() && now.Sub(r.ended) > readingPause {
+		r.begin(now)
+		if r.base = r.done; again {
+			r.base = 0
+		}
+	}
+	r.done, r.ended = done, time.Time{}
+	if done < total {
+		r.tell(now, done-r.base, total-r.base)
+		return
+	}
+	r.ended = now
+	r.end()
 }
 
 // countedStore tells of the requests to a store, for verbs that do not know how many they

@@ -70,7 +70,7 @@ func (r *recovery) preview(c *cobra.Command, rep *recoverReport) error {
 	if len(r.volumes) == 0 {
 		return nil
 	}
-	l, closeStore, err := openLog(c.Context(), &r.store, nil)
+	l, closeStore, err := openLog(c.Context(), &r.store)
 	if err != nil {
 		return err
 	}
@@ -308,7 +308,7 @@ func (r *recovery) restore(c *cobra.Command, rep *recoverReport, targets []*rest
 	if len(r.volumes) == 0 {
 		return nil
 	}
-	l, closeStore, err := openLog(c.Context(), &r.store, nil)
+	l, closeStore, err := openLog(c.Context(), &r.store)
 	if err != nil {
 		return err
 	}

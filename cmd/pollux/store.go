@@ -130,21 +130,20 @@ func damageText(l *twin.Log, volumes ...*state.Volume) string {
 	return ""
 }
 
-func openLog(ctx context.Context, f *storeFlags, progress twin.Progress) (*twin.Log, func(), error) {
-	s, done, err := openStore(ctx, f)
+// openLog opens a store's log. The reading of it, and later on of its older parts, is shown
+// until what is returned ends it.
+func openLog(ctx context.Context, f *storeFlags) (*twin.Log, func(), error) {
+	s, closeStore, err := openStore(ctx, f)
 	if err != nil {
 		return nil, nil, err
 	}
+	bar := newReading(stderr)
+	done := func() { bar.end(); closeStore() }
 	open := twin.Open
 	if f.whole {
 		open = twin.OpenWhole
 	}
-	if progress == nil {
-		bar := newCount(stderr, "reading the log, objects")
-		defer bar.end()
-		progress = bar.update
-	}
-	l, err := open(ctx, s, &twin.Reading{Progress: progress, Cache: f.logCache()})
+	l, err := open(ctx, s, &twin.Reading{Progress: bar.update, Cache: f.logCache()})
 	if err != nil {
 		done()
 		if fail.Is(err, fail.Retry) && fail.HintOf(err) == "" {

@@ -152,9 +152,9 @@ func printVerified(w io.Writer, r *verifyReport) {
 
 func verifyPoint(c *cobra.Command, f *verifyFlags, store objstore.Store, name string) error {
 	start := time.Now()
-	reading := newCount(c.ErrOrStderr(), "reading the log, objects")
-	l, err := twin.Open(c.Context(), store, &twin.Reading{Progress: reading.update})
-	reading.end()
+	progress := newReading(c.ErrOrStderr())
+	defer progress.end()
+	l, err := twin.Open(c.Context(), store, &twin.Reading{Progress: progress.update})
 	if err != nil {
 		return err
 	}

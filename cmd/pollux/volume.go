@@ -119,7 +119,7 @@ type storeVolume struct {
 }
 
 func listStoreVolumes(c *cobra.Command, f *daemonFlags, s *storeFlags) error {
-	l, closeStore, err := openLog(c.Context(), s, nil)
+	l, closeStore, err := openLog(c.Context(), s)
 	if err != nil {
 		return err
 	}
