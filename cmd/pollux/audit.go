@@ -57,7 +57,7 @@ with the number of those that were like it.`}
 
 // storedAudit reads the newest entries, or with 0 all, from an object log.
 func storedAudit(ctx context.Context, s *cli.StoreFlags, last int) ([]control.AuditEntry, error) {
-	l, done, err := cli.OpenLog(ctx, s, nil)
+	l, done, err := cli.OpenLog(ctx, s)
 	if err != nil {
 		return nil, err
 	}

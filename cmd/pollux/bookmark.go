@@ -100,7 +100,7 @@ func newBookmarkList() *cobra.Command {
 		marks := []control.Bookmark{}
 		var damage error
 		if s.URL != "" {
-			l, closeStore, err := cli.OpenLog(c.Context(), &s, nil)
+			l, closeStore, err := cli.OpenLog(c.Context(), &s)
 			if err != nil {
 				return err
 			}

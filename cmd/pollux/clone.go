@@ -116,7 +116,7 @@ func isURI(source string) bool {
 
 // restorePoint writes a point from the store to the backing.
 func (f *cloneFlags) restorePoint(c *cobra.Command, source string, rep *cloneReport) error {
-	l, closeStore, err := cli.OpenLog(c.Context(), &f.store, nil)
+	l, closeStore, err := cli.OpenLog(c.Context(), &f.store)
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 	start := time.Now()
 	debug.SetMemoryLimit(int64(f.memory))
 	ctx := c.Context()
-	l, closeStore, err := cli.OpenLog(ctx, &f.store, nil)
+	l, closeStore, err := cli.OpenLog(ctx, &f.store)
 	if err != nil {
 		return err
 	}

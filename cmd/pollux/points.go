@@ -27,7 +27,7 @@ and where the primary's WAL had overflowed. From the object store alone.`,
 	s.AddCache(c)
 	c.Flags().BoolVar(&json, "json", false, "print one JSON object and nothing else")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		l, closeStore, err := cli.OpenLog(c.Context(), &s, nil)
+		l, closeStore, err := cli.OpenLog(c.Context(), &s)
 		if err != nil {
 			return err
 		}

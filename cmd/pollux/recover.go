@@ -72,7 +72,7 @@ func (r *recovery) preview(c *cobra.Command, rep *recoverReport) error {
 	if len(r.volumes) == 0 {
 		return nil
 	}
-	l, closeStore, err := cli.OpenLog(c.Context(), &r.store, nil)
+	l, closeStore, err := cli.OpenLog(c.Context(), &r.store)
 	if err != nil {
 		return err
 	}
@@ -310,7 +310,7 @@ func (r *recovery) restore(c *cobra.Command, rep *recoverReport, targets []*imag
 	if len(r.volumes) == 0 {
 		return nil
 	}
-	l, closeStore, err := cli.OpenLog(c.Context(), &r.store, nil)
+	l, closeStore, err := cli.OpenLog(c.Context(), &r.store)
 	if err != nil {
 		return err
 	}

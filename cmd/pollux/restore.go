@@ -72,7 +72,7 @@ func restore(c *cobra.Command, f *restoreFlags, name string) error {
 		return fail.New(fail.Invalid, "restore", name, "--from beside --resume or --restart").
 			WithHint("a device holds a point, or half a restore to go on from, or nothing of use: name one of the three")
 	}
-	l, closeStore, err := cli.OpenLog(c.Context(), &f.store, nil)
+	l, closeStore, err := cli.OpenLog(c.Context(), &f.store)
 	if err != nil {
 		return err
 	}

@@ -212,6 +212,11 @@ func printStatus(w io.Writer, st *control.Status) {
 			folded, last, targetNote(&t)})
 	}
 	text.Table(w, rows)
+	for _, t := range st.Targets {
+		if t.Catalog != nil && t.Catalog.Error != "" {
+			fmt.Fprintf(w, "\ntarget %s: no catalog behind position %d is made: %s\n", t.Name, t.Catalog.Position, t.Catalog.Error)
+		}
+	}
 	for _, c := range st.Certificates {
 		if c.Warning != "" {
 			fmt.Fprintf(w, "\ncertificate %s: %s\n", c.File, c.Warning)

@@ -153,9 +153,9 @@ func printVerified(w io.Writer, r *verifyReport) {
 
 func verifyPoint(c *cobra.Command, f *verifyFlags, store objstore.Store, name string) error {
 	start := time.Now()
-	reading := cli.NewCount(c.ErrOrStderr(), "reading the log, objects")
-	l, err := twin.Open(c.Context(), store, &twin.Reading{Progress: reading.Update})
-	reading.End()
+	progress := cli.NewReading(c.ErrOrStderr())
+	defer progress.End()
+	l, err := twin.Open(c.Context(), store, &twin.Reading{Progress: progress.Update})
 	if err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ type storeVolume struct {
 }
 
 func listStoreVolumes(c *cobra.Command, f *cli.DaemonFlags, s *cli.StoreFlags) error {
-	l, closeStore, err := cli.OpenLog(c.Context(), s, nil)
+	l, closeStore, err := cli.OpenLog(c.Context(), s)
 	if err != nil {
 		return err
 	}

@@ -95,6 +95,15 @@ type TargetInfo struct {
 	// FoldedFrom bytes of frames went as FoldedTo bytes of folds, since the start.
 	FoldedFrom int64 `json:"folded_from_bytes,omitempty"`
 	FoldedTo   int64 `json:"folded_to_bytes,omitempty"`
+	// Catalog is what the leader knows of the log's newest catalog; nil is nothing.
+	Catalog *CatalogInfo `json:"catalog,omitempty"`
+}
+
+// CatalogInfo is where the newest catalog of a log stands.
+type CatalogInfo struct {
+	Position uint64    `json:"position"`        // that it covers: objects; 0 where there is none
+	Time     time.Time `json:"time,omitzero"`   // when it was made
+	Error    string    `json:"error,omitempty"` // why the leader cannot make the next one
 }
 
 // Propose asks for a command; Command is its envelope. ID is the asker's.

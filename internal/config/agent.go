@@ -81,7 +81,31 @@ type Journal struct {
 	// let go; default half of log_budget, or of wal.budget where that is less.
 	OptionalBacklog quantity.Bytes    `yaml:"optional_backlog"`
 	Heartbeat       quantity.Duration `yaml:"heartbeat"` // default 1m
+	Catalog         Catalog           `yaml:"catalog"`
 	Targets         []Target          `yaml:"targets"`
+}
+
+// Catalog says when the journal's leader makes a catalog of a target's log.
+type Catalog struct {
+	// EveryObjects is by how many objects a log has to grow; 0 is never; default 500.
+	EveryObjects *int `yaml:"every_objects"`
+}
+
+const defaultCatalogObjects = 500
+
+func (c *Catalog) setDefaults() {
+	if c.EveryObjects == nil {
+		n := defaultCatalogObjects
+		c.EveryObjects = &n
+	}
+}
+
+// check refuses what would make of a log mostly catalogs.
+func (c *Catalog) check() error {
+	if n := *c.EveryObjects; n != 0 && (n < 50 || n > 1e6) {
+		return fmt.Errorf("%d: 50 to 1000000, or 0 for never", n)
+	}
+	return nil
 }
 
 // Target is one remote object store.
@@ -182,6 +206,7 @@ func (c *Agent) setDefaults() {
 			j.Heartbeat = quantity.Duration(time.Minute)
 		}
 		j.setDefaults()
+		j.Catalog.setDefaults()
 		setTargetDefaults(j.Targets)
 	}
 }
@@ -273,7 +298,8 @@ func (j *Journal) check(id Identity, wal quantity.Bytes) (setting string, err er
 			name string
 			set  bool
 		}{{"listen", j.Listen != ""}, {"advertise", j.Advertise != ""}, {"peers", len(j.Peers) > 0}, {"targets", len(j.Targets) > 0},
-			{"log_budget", j.LogBudget != 0}, {"optional_backlog", j.OptionalBacklog != 0}, {"heartbeat", j.Heartbeat != 0}} {
+			{"log_budget", j.LogBudget != 0}, {"optional_backlog", j.OptionalBacklog != 0}, {"heartbeat", j.Heartbeat != 0},
+			{"catalog", j.Catalog.EveryObjects != nil}} {
 			if s.set {
 				return s.name, errors.New("is of an embedded journal, and journal.addresses names another, which has its own configuration: leave one of them out")
 			}
@@ -288,6 +314,9 @@ func (j *Journal) check(id Identity, wal quantity.Bytes) (setting string, err er
 	}
 	if err := checkBacklog(j.OptionalBacklog, min(j.LogBudget, wal)); err != nil {
 		return "optional_backlog", err
+	}
+	if err := j.Catalog.check(); err != nil {
+		return "catalog.every_objects", err
 	}
 	return checkTargets("targets", j.Targets)
 }

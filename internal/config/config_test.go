@@ -21,17 +21,17 @@ func TestDefaults(t *testing.T) {
 	}
 	if c.Memory != 128<<20 || c.WAL.Budget != 8<<30 || time.Duration(c.WAL.Linger) != 2*time.Millisecond ||
 		*c.Journal.Targets[0].Requests.Rate != 10 || c.Journal.Targets[0].Name != "target1" || c.Socket != "/var/lib/pollux/control.sock" ||
-		time.Duration(c.NBD.StallLimit) != 10*time.Minute || c.Journal.OptionalBacklog != 1<<30 {
+		time.Duration(c.NBD.StallLimit) != 10*time.Minute || c.Journal.OptionalBacklog != 1<<30 || *c.Journal.Catalog.EveryObjects != 500 {
 		t.Errorf("defaults: %+v", c)
 	}
 }
 
 func TestValues(t *testing.T) {
-	c, err := ParseAgent("agent.yaml", []byte("name: a\nmemory: \"64MiB\"\nwal: {budget: 1GiB, linger: 5ms}\njournal:\n  heartbeat: 5m\n  targets:\n    - {url: \"s3://bucket/p\", requests: {rate: 0}, object_lock: {mode: compliance, for: 30d}}\n"))
+	c, err := ParseAgent("agent.yaml", []byte("name: a\nmemory: \"64MiB\"\nwal: {budget: 1GiB, linger: 5ms}\njournal:\n  heartbeat: 5m\n  catalog: {every_objects: 0}\n  targets:\n    - {url: \"s3://bucket/p\", requests: {rate: 0}, object_lock: {mode: compliance, for: 30d}}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Memory != 64<<20 || c.WAL.Budget != 1<<30 || c.Journal.OptionalBacklog != 512<<20 || time.Duration(c.Journal.Heartbeat) != 5*time.Minute || *c.Journal.Targets[0].Requests.Rate != 0 ||
+	if c.Memory != 64<<20 || c.WAL.Budget != 1<<30 || c.Journal.OptionalBacklog != 512<<20 || time.Duration(c.Journal.Heartbeat) != 5*time.Minute || *c.Journal.Targets[0].Requests.Rate != 0 || *c.Journal.Catalog.EveryObjects != 0 ||
 		time.Duration(c.Journal.Targets[0].ObjectLock.For) != 30*24*time.Hour {
 		t.Errorf("values: %+v", c)
 	}
@@ -62,6 +62,9 @@ func TestRefused(t *testing.T) {
 		{"name of a target", "name: a\njournal:\n  targets:\n    - {name: a/b, url: \"file:///x\"}\n", "agent.yaml:4: journal.targets[0].name: \"a/b\""},
 		{"second target", "name: a\njournal:\n  targets:\n    - {url: \"file:///x\"}\n    - {url: \"ftp://x\"}\n", "agent.yaml:5: journal.targets[1].url"},
 		{"all for optional targets", "name: a\njournal:\n  log_budget: 100MiB\n  optional_backlog: 76MiB\n  targets: [{url: \"file:///x\"}]\n", "agent.yaml:4"},
+		{"catalogs of nothing", "name: a\njournal:\n  catalog: {every_objects: 5}\n  targets: [{url: \"file:///x\"}]\n",
+			"agent.yaml:3: journal.catalog.every_objects: 5: 50 to 1000000, or 0 for never"},
+		{"catalogs by what", "name: a\njournal:\n  catalog: {every: 500}\n  targets: [{url: \"file:///x\"}]\n", "every"},
 		{"small budget", "name: a\nwal: {budget: 1MiB}\n" + minimal, "agent.yaml:2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -24,6 +24,7 @@ type JournalHost struct {
 	Heartbeat       quantity.Duration `yaml:"heartbeat"`  // default 1m
 	Election        quantity.Duration `yaml:"election"`   // how long a silent leader is waited for; default 1s
 	DiskStall       quantity.Duration `yaml:"disk_stall"` // how long a leader waits for its disk; default 5s
+	Catalog         Catalog           `yaml:"catalog"`    // as in agent.yaml
 	Targets         []Target          `yaml:"targets"`
 	Metrics         Metrics           `yaml:"metrics"`
 	Log             Log               `yaml:"log"`
@@ -67,6 +68,7 @@ func (c *JournalHost) setDefaults() {
 		}
 	}
 	c.Member.setDefaults()
+	c.Catalog.setDefaults()
 	setTargetDefaults(c.Targets)
 }
 
@@ -86,6 +88,8 @@ func (c *JournalHost) check() (setting string, err error) {
 		return "election", fmt.Errorf("%v: 100ms to 1m", c.Election)
 	case time.Duration(c.DiskStall) < time.Second || time.Duration(c.DiskStall) > 10*time.Minute:
 		return "disk_stall", fmt.Errorf("%v: 1s to 10m", c.DiskStall)
+	case c.Catalog.check() != nil:
+		return "catalog.every_objects", c.Catalog.check()
 	case !oneOf(c.Log.Level, "debug", "info", "warn", "error"):
 		return "log.level", fmt.Errorf("%q: debug, info, warn or error", c.Log.Level)
 	case !oneOf(c.Log.Format, "text", "json"):

@@ -136,7 +136,7 @@ func fillFiles(v reflect.Value, prefix string, secret map[bool][]string) {
 // TestOfAnotherJournal: beside journal.addresses nothing is taken that would never be read.
 func TestOfAnotherJournal(t *testing.T) {
 	for setting, value := range map[string]string{"listen": "127.0.0.1:1", "advertise": "127.0.0.1:1", "peers": "[127.0.0.1:1]",
-		"targets": "[{url: \"file:///x\"}]", "log_budget": "1GiB", "optional_backlog": "1GiB", "heartbeat": "5m"} {
+		"targets": "[{url: \"file:///x\"}]", "log_budget": "1GiB", "optional_backlog": "1GiB", "heartbeat": "5m", "catalog": "{every_objects: 100}"} {
 		_, err := ParseAgent("agent.yaml", fmt.Appendf(nil, "name: a\njournal:\n  addresses: [127.0.0.1:7601]\n  %s: %s\n", setting, value))
 		if !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), "agent.yaml:4: journal."+setting+": ") {
 			t.Errorf("%s: %v", setting, err)

@@ -244,13 +244,16 @@ type TargetStatus struct {
 	// FoldedFrom bytes of frames went as FoldedTo bytes of folds, since the start.
 	FoldedFrom int64 `json:"folded_from_bytes"`
 	FoldedTo   int64 `json:"folded_to_bytes"`
+	// Catalog is what the journal's leader knows of the log's newest catalog; null is
+	// nothing.
+	Catalog *change.CatalogInfo `json:"catalog"`
 }
 
 // TargetStatusOf turns a journal's words about a target into status.
 func TargetStatusOf(t *change.TargetInfo) TargetStatus {
 	out := TargetStatus{Name: t.Name, URL: t.URL, Site: t.Site, Position: t.Position, Optional: t.Optional,
 		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes,
-		State: t.State, Reason: t.Reason, FoldedFrom: t.FoldedFrom, FoldedTo: t.FoldedTo}
+		State: t.State, Reason: t.Reason, FoldedFrom: t.FoldedFrom, FoldedTo: t.FoldedTo, Catalog: t.Catalog}
 	if !t.LastSuccess.IsZero() {
 		out.LastSuccess = &t.LastSuccess
 	}

@@ -8,12 +8,14 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/catalog"
 	"github.com/pollux-dr/pollux/replicator/extent"
 	"github.com/pollux-dr/pollux/replicator/fold"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/pack"
 )
 
@@ -145,6 +147,18 @@ func (p *packer) moveTogether(ctx context.Context, batch []*liveBlock) error {
 // behind a place must find behind it what was moved meanwhile. Of two runs that make the
 // same catalog one is in vain, and its packs are garbage.
 func packNumber(c *catalog.Catalog) uint64 { return c.Number<<31 | rand.Uint64N(1<<31) }
+
+// LastPacked is when the newest pack for a catalog was made, by the store's clock; zero where
+// there is none. While that catalog is not there, a collection may be at work on it.
+func LastPacked(ctx context.Context, s objstore.Store, number uint64) (last time.Time, err error) {
+	err = s.List(ctx, "pack/", pack.Name(number<<31-1), func(i objstore.Info) error {
+		if i.Modified.After(last) {
+			last = i.Modified
+		}
+		return nil
+	})
+	return last, err
+}
 
 // take copies a block's runs. The checksums of its parts must make up the block's: what
 // is copied is what was summed beside the write.

@@ -3,6 +3,7 @@ package gc
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,4 +65,57 @@ func TestPointsRounds(t *testing.T) {
 		}
 	})
 	t.Logf("changed: %d requests in %d rounds", requests, rounds)
+}
+
+// TestOldViewsProgress: who reads an older part of the log is told how far that is, also
+// where many are read side by side.
+func TestOldViewsProgress(t *testing.T) {
+	l := newTestLog(t, false)
+	const catalogs, each = 3, 4
+	for i := range catalogs {
+		for range each {
+			l.Frame(l.Write("v", 0, []byte{byte(i)}))
+			l.Segment()
+		}
+		l.catalog()
+	}
+	l.Frame(l.Write("v", 0, []byte{1}))
+	l.Segment()
+	var mu sync.Mutex
+	var done, total, least int64
+	in, err := twin.Open(t.Context(), l.Store, &twin.Reading{Progress: func(d, n int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if d < done || n < total || d > n {
+			t.Errorf("%d of %d after %d of %d", d, n, done, total)
+		}
+		if done == total {
+			least = n // of a new reading
+		}
+		done, total = d, n
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done != 1 || total != 1 {
+		t.Errorf("open: %d of %d, want the object behind the catalog", done, total)
+	}
+	v, err := in.Volume("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Resolve(t.Context(), v, fmt.Sprint(each+2), l.Clock); err != nil {
+		t.Fatal(err)
+	}
+	if done != 1+each || total != done || least != total {
+		t.Errorf("a point in the second part: %d of %d, %d at first", done, total, least)
+	}
+	changed, err := in.Changed(t.Context(), v.Stream, 1, l.Point.LSN, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = changed.Close()
+	if want := int64(l.Position); done != want-1 && done != want || total != done || least != total {
+		t.Errorf("all parts: %d of %d, %d at first; the log has %d objects", done, total, least, want)
+	}
 }

@@ -48,6 +48,8 @@ type target struct {
 	up    *uploader.Uploader
 	early error // of the store before there was an uploader
 	sum   change.TargetInfo
+	// catalog is what was last told of the log's newest catalog.
+	catalog *change.CatalogInfo
 }
 
 // openTimeout bounds the wait for an embedded journal's lead.
@@ -82,10 +84,7 @@ func Open(ctx context.Context, o Options) (*Host, error) {
 
 func (h *Host) openTarget(ctx context.Context, tc config.Target) error {
 	t := &target{conf: tc, dates: &objstore.Dates{}}
-	open := func(ctx context.Context) (objstore.Store, error) {
-		return objstore.Open(ctx, tc.URL, objstore.Options{FS: h.o.FS, Endpoint: tc.Endpoint, Region: tc.Region,
-			CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Lock: lockRule(tc), Dates: t.dates, Observe: h.o.Observe(tc.Name)})
-	}
+	open := func(ctx context.Context) (objstore.Store, error) { return h.openStore(ctx, tc, 0, t.dates) }
 	s, err := open(ctx)
 	if err != nil && !fail.Is(err, fail.Invalid) && (h.o.Journal.Cluster != nil || h.Target(tc.Name).Position > 0) {
 		h.o.Logger.Warn("the target is not there; it is tried again", "target", tc.Name, "err", err, "hint", fail.HintOf(err))
@@ -97,6 +96,17 @@ func (h *Host) openTarget(ctx context.Context, tc config.Target) error {
 	t.store = objstore.WithRetry(s, objstore.Policy{Retryable: uploader.Retryable, Notify: t.notify})
 	h.targets = append(h.targets, t)
 	return nil
+}
+
+// OpenStore opens a target's store beside the uploader's, with at most that many
+// connections; 0 is the default. It does not retry.
+func (h *Host) OpenStore(ctx context.Context, tc config.Target, connections int) (objstore.Store, error) {
+	return h.openStore(ctx, tc, connections, nil)
+}
+
+func (h *Host) openStore(ctx context.Context, tc config.Target, connections int, dates *objstore.Dates) (objstore.Store, error) {
+	return objstore.Open(ctx, tc.URL, objstore.Options{FS: h.o.FS, Endpoint: tc.Endpoint, Region: tc.Region, MaxConnections: connections,
+		CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Lock: lockRule(tc), Dates: dates, Observe: h.o.Observe(tc.Name)})
 }
 
 func lockRule(tc config.Target) objstore.LockRule {
@@ -157,6 +167,17 @@ func (t *target) notify(err error) {
 	}
 }
 
+// NoteCatalog is told of the newest catalog of a target's log, for Targets.
+func (h *Host) NoteCatalog(target string, c change.CatalogInfo) {
+	for _, t := range h.targets {
+		if t.conf.Name == target {
+			t.mu.Lock()
+			t.catalog = &c
+			t.mu.Unlock()
+		}
+	}
+}
+
 // Targets is where the targets stand, in the order of the configuration.
 func (h *Host) Targets() []change.TargetInfo {
 	leads := h.Leads()
@@ -195,6 +216,7 @@ func (t *target) info(leads bool, at journal.Target) change.TargetInfo {
 			out.Position, out.Index, err = st.Position, st.Index, st.Err
 			out.LastSuccess, out.OldestRequest = st.LastSuccess, st.OldestRequest
 			out.Fenced, out.Stopped = st.Fenced, st.Stopped
+			out.Catalog = t.catalog
 			if at.LetGo != nil && st.Filling && err == nil {
 				out.State = change.TargetFilling
 			}

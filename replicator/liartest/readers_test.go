@@ -138,3 +138,31 @@ func TestCollect(t *testing.T) {
 		}
 	})
 }
+
+// TestCatalog: whatever the maker of a catalog was told, the log reads as it did, and the
+// next catalog is made as soon as the truth is.
+func TestCatalog(t *testing.T) {
+	srv := startServer(t)
+	eachLie(t, func(t *testing.T, ctx context.Context, lie *liar.Lie, n int, mustPass bool) {
+		l := newLying(t, srv)
+		log := writeLog(t, l.honest, 3)
+		l.Tell(lie, n, "")
+		_, err := gc.Catalog(ctx, l.verb(), gc.Options{Dir: t.TempDir()})
+		if err != nil && mustPass {
+			t.Errorf("after %d lies: %v", l.Told(), err)
+		}
+		checkError(t, err)
+		l.Tell(nil, 0, "")
+		if _, err := gc.Catalog(ctx, l.honest, gc.Options{Dir: t.TempDir()}); err != nil {
+			t.Errorf("without a lie: %v", err)
+		}
+		got, lsn, err := restore(ctx, l.honest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkImage(t, log, &liar.Lie{}, got, lsn)
+		if err := verify(ctx, l.honest); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -21,7 +21,7 @@ func (l *Log) stop(position uint64, err error) {
 // journal index before it, as its fence or its first segment says, the entries
 // from there on are a dead branch.
 func (l *Log) branch(ctx context.Context, cur segment.Token, all []footer, rest []located) error {
-	more, err := l.footers(ctx, rest, nil, nil)
+	more, err := l.footers(ctx, rest, nil)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,7 @@ package twin
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
+	"sync"
 
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/segment"
@@ -14,6 +14,9 @@ type Progress func(done, total int64)
 
 // Reading says how a log is read; nil is the zero value.
 type Reading struct {
+	// Progress is told of objects: of the log as it is opened, and whenever older parts of
+	// it are read for a point, of all that were asked for by then. What is being read is
+	// over when done is total. It may be called by several at once.
 	Progress Progress
 	Cache    *Cache // of what was read before, on local disk; nil is none
 }
@@ -22,14 +25,56 @@ type Reading struct {
 type reader struct {
 	Reading
 	slots chan struct{} // requests for footers, of all views together
+
+	mu          sync.Mutex
+	left        map[int]int64 // objects still to be read, by the mark of the part that has them
+	done, total int64
 }
 
 func newReader(r *Reading) *reader {
-	x := &reader{slots: make(chan struct{}, readers)}
+	x := &reader{slots: make(chan struct{}, readers), left: map[int]int64{}}
 	if r != nil {
 		x.Reading = *r
 	}
 	return x
+}
+
+// expect says that a part of n objects is going to be read. Said again, it changes nothing.
+func (r *reader) expect(mark int, n uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, known := r.left[mark]; !known {
+		r.left[mark] = int64(n)
+		r.total += int64(n)
+	}
+}
+
+// read says that one object of a part was read.
+func (r *reader) read(mark int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left[mark] > 0 {
+		r.left[mark]--
+		r.done++
+		r.tell()
+	}
+}
+
+// over says that a part was read, or could not be.
+func (r *reader) over(mark int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.left[mark]
+	delete(r.left, mark)
+	if r.done += n; n > 0 {
+		r.tell()
+	}
+}
+
+func (r *reader) tell() {
+	if r.Progress != nil {
+		r.Progress(r.done, r.total)
+	}
 }
 
 // footer is what was read of an object's end.
@@ -45,14 +90,13 @@ type footer struct {
 
 // footers reads the ends of objects, of which the bodies of some entries will be
 // wanted; one that cannot be read, for whatever reason, is one object.
-func (l *Log) footers(ctx context.Context, objects []located, want func(*segment.Entry) bool, progress Progress) ([]footer, error) {
+func (l *Log) footers(ctx context.Context, objects []located, want func(*segment.Entry) bool) ([]footer, error) {
 	all := make([]footer, len(objects))
-	var done atomic.Int64
+	l.reading.expect(l.mark, uint64(len(objects)))
+	defer l.reading.over(l.mark)
 	err := parallel(ctx, len(objects), func(ctx context.Context, i int) error {
 		all[i] = l.footer(ctx, objects[i], want)
-		if progress != nil {
-			progress(done.Add(1), int64(len(objects)))
-		}
+		l.reading.read(l.mark)
 		return ctx.Err()
 	})
 	return all, err

@@ -107,7 +107,7 @@ func openFrom(ctx context.Context, s objstore.Store, c *catalog.Catalog, r *Read
 	if c == nil {
 		there = there[1:] // the identity
 	}
-	footers, err := l.footers(ctx, there, isCommand, l.reading.Progress)
+	footers, err := l.footers(ctx, there, isCommand)
 	if err != nil {
 		return nil, err
 	}

@@ -50,10 +50,21 @@ func (l *Log) ahead(ctx context.Context, marks []int) {
 	marks = slices.DeleteFunc(marks, func(mark int) bool { return mark < 0 || mark == l.mark })
 	slices.Sort(marks)
 	marks = slices.Compact(marks)
+	for _, mark := range l.unread(marks) {
+		l.reading.expect(mark, l.Catalog.Marks[mark+1].Position-l.Catalog.Marks[mark].Position)
+		defer l.reading.over(mark) // also where the context ends before its turn
+	}
 	_ = parallel(ctx, len(marks), func(ctx context.Context, i int) error {
 		_, _ = l.view(ctx, marks[i])
 		return nil
 	})
+}
+
+// unread are those of some marks whose views nobody has begun to read.
+func (l *Log) unread(marks []int) []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(marks), func(mark int) bool { return l.views[mark] != nil })
 }
 
 func (l *Log) readView(ctx context.Context, mark int) (*Log, error) {
@@ -71,7 +82,7 @@ func (l *Log) readView(ctx context.Context, mark int) (*Log, error) {
 		return nil, fail.New(fail.Damaged, "open", l.at(from.Position+n), "the object is missing").
 			WithHint("an object of the log was deleted; restore it from a version or replica of the bucket. Points that do not need it can be restored")
 	}
-	footers, err := w.footers(ctx, there, nil, nil)
+	footers, err := w.footers(ctx, there, nil)
 	if err == nil {
 		err = w.order(ctx, footers, nil)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
-// progress says how far something is: on a terminal in one line that fits, is written
+// Progress says how far something is: on a terminal in one line that fits, is written
 // over and is gone at the end; elsewhere, for logs, in a line now and then.
 type Progress struct {
 	w     io.Writer
@@ -39,7 +39,7 @@ const (
 	readingAfter = 2 * time.Second
 )
 
-// newProgress is of bytes.
+// NewProgress is of bytes.
 func NewProgress(w io.Writer, what string) *Progress {
 	now := clock.Now()
 	p := &Progress{w: w, what: what, write: text.Bytes, start: now, last: now}
@@ -57,7 +57,7 @@ func NewProgress(w io.Writer, what string) *Progress {
 	return p
 }
 
-// newCount is of things that are counted, and says nothing of what is quick.
+// NewCount is of things that are counted, and says nothing of what is quick.
 func NewCount(w io.Writer, what string) *Progress {
 	p := NewProgress(w, what)
 	p.write, p.after = func(n int64) string { return fmt.Sprint(n) }, readingAfter
@@ -76,11 +76,21 @@ func terminalOf(w io.Writer) *os.File {
 	return f
 }
 
-// update may be called by several at once. A total of 0 is not known.
-func (p *Progress) Update(done, total int64) {
+// Update may be called by several at once. A total of 0 is not known.
+func (p *Progress) Update(done, total int64) { p.tell(clock.Now(), done, total) }
+
+// tell is Update at a time.
+func (p *Progress) tell(now time.Time, done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.say(clock.Now(), done, total)
+	p.say(now, done, total)
+}
+
+// begin makes a time the one from which on it goes.
+func (p *Progress) begin(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.start = now
 }
 
 func (p *Progress) say(now time.Time, done, total int64) {
@@ -130,13 +140,55 @@ func fitLine(line string, width int, done, total int64) string {
 	return line + " [" + strings.Repeat("=", full) + strings.Repeat(" ", n-full) + "]"
 }
 
-// end takes the line away.
+// End takes the line away.
 func (p *Progress) End() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.shown {
 		fmt.Fprint(p.w, "\r\x1b[K")
+		p.shown = false
 	}
+}
+
+// Reading is the progress of a log, which is read when it is opened, and again, part by
+// part, where a point asks for what is older than its newest catalog. Between them the line
+// is gone, for what the verb prints then.
+type Reading struct {
+	*Progress
+	mu    sync.Mutex
+	base  int64     // what was read before the present reading
+	done  int64     // of all
+	ended time.Time // of the last reading, zero while there is one
+}
+
+// NewReading is of the log that a verb opens.
+func NewReading(w io.Writer) *Reading {
+	return &Reading{Progress: NewCount(w, "reading the log, objects")}
+}
+
+// readingPause between two readings makes them two; others are one that goes on.
+const readingPause = time.Second
+
+// Update is a twin.Progress.
+func (r *Reading) Update(done, total int64) { r.at(clock.Now(), done, total) }
+
+func (r *Reading) at(now time.Time, done, total int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	again := done < r.done // it is opened anew
+	if again || !r.ended.IsZero() && now.Sub(r.ended) > readingPause {
+		r.begin(now)
+		if r.base = r.done; again {
+			r.base = 0
+		}
+	}
+	r.done, r.ended = done, time.Time{}
+	if done < total {
+		r.tell(now, done-r.base, total-r.base)
+		return
+	}
+	r.ended = now
+	r.End()
 }
 
 // countedStore tells of the requests to a store, for verbs that do not know how many they
@@ -147,7 +199,7 @@ type countedStore struct {
 	bar      *Progress
 }
 
-// counted returns s, and what ends its line.
+// Counted returns s, and what ends its line.
 func Counted(s objstore.Store, w io.Writer, what string) (objstore.Store, func()) {
 	c := &countedStore{Store: s, bar: NewCount(w, what+", requests to the store")}
 	return c, c.bar.End

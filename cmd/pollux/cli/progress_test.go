@@ -54,3 +54,36 @@ func TestProgressInLog(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestReadingAgain: a log that is read again for an older point says so after two seconds of
+// that reading, and its line is gone when it has been read.
+func TestReadingAgain(t *testing.T) {
+	var out bytes.Buffer
+	r := NewReading(&out)
+	r.width = func() int { return 80 }
+	now := r.start
+	read := func(from, to, total int64) (at string) {
+		for done := from + 1; done <= to; done++ {
+			now = now.Add(100 * time.Millisecond)
+			r.at(now, done, total)
+		}
+		at = out.String()
+		out.Reset()
+		return at
+	}
+	if got := read(0, 10, 10); got != "" {
+		t.Errorf("opening it was quick: %q", got)
+	}
+	now = now.Add(time.Hour)
+	got := read(10, 50, 50)
+	if strings.Contains(got, " 19 of 40") || !strings.Contains(got, "reading the log, objects: 52%, 21 of 40, 10/s, ETA 2s") ||
+		!strings.HasSuffix(got, "\r\x1b[K") || strings.HasSuffix(got, "\x1b[K\r\x1b[K\r\x1b[K") {
+		t.Errorf("an older part: %q", got)
+	}
+	if got := read(50, 60, 70); !strings.Contains(got, "of 60") { // the same reading goes on
+		t.Errorf("the next part: %q", got)
+	}
+	if got := read(0, 30, 60); !strings.Contains(got, " of 60") || strings.Contains(got, " 19 of") {
+		t.Errorf("opened anew: %q", got)
+	}
+}

@@ -130,21 +130,20 @@ func DamageText(l *twin.Log, volumes ...*state.Volume) string {
 	return ""
 }
 
-func OpenLog(ctx context.Context, f *StoreFlags, progress twin.Progress) (*twin.Log, func(), error) {
-	s, done, err := OpenStore(ctx, f)
+// OpenLog opens a store's log. The reading of it, and later on of its older parts, is shown
+// until what is returned ends it.
+func OpenLog(ctx context.Context, f *StoreFlags) (*twin.Log, func(), error) {
+	s, closeStore, err := OpenStore(ctx, f)
 	if err != nil {
 		return nil, nil, err
 	}
+	bar := NewReading(Stderr)
+	done := func() { bar.End(); closeStore() }
 	open := twin.Open
 	if f.Whole {
 		open = twin.OpenWhole
 	}
-	if progress == nil {
-		bar := NewCount(Stderr, "reading the log, objects")
-		defer bar.End()
-		progress = bar.Update
-	}
-	l, err := open(ctx, s, &twin.Reading{Progress: progress, Cache: f.LogCache()})
+	l, err := open(ctx, s, &twin.Reading{Progress: bar.Update, Cache: f.LogCache()})
 	if err != nil {
 		done()
 		if fail.Is(err, fail.Retry) && fail.HintOf(err) == "" {

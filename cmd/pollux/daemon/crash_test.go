@@ -96,6 +96,7 @@ wal: {budget: 64MiB, segment: 4MiB, linger: 1ms}
 nbd: {unix: %q}
 journal:
   log_budget: 64MiB
+  catalog: {every_objects: 0}
   targets: [{name: remote, url: "file:///remote", requests: {rate: 0}}]
 `, dir, filepath.Join(dir, "c.sock"), filepath.Join(dir, "n.sock"))))
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/agent/nbd"
+	"github.com/pollux-dr/pollux/cmd/pollux/catalogs"
 	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/config"
@@ -86,6 +87,7 @@ type seams struct {
 	walSegment    int64
 	trailingLogs  uint64
 	foldFrom      int64
+	catalogs      func(*catalogs.Options)
 	now           func() time.Time
 }
 

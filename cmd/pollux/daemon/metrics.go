@@ -112,6 +112,7 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 			bad = 1
 		}
 		gauge(descError, bad, t.Name)
+		gauge(ops.DescCatalog, ops.CatalogPosition(t.Catalog), t.Name)
 		gauge(ops.DescLetGo, ops.LetGo(t.State), t.Name)
 		c <- prometheus.MustNewConstMetric(descFolded, prometheus.CounterValue, float64(t.FoldedFrom), t.Name)
 		c <- prometheus.MustNewConstMetric(descFolds, prometheus.CounterValue, float64(t.FoldedTo), t.Name)

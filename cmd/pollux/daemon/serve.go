@@ -12,6 +12,7 @@ import (
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/agent/nbd"
+	"github.com/pollux-dr/pollux/cmd/pollux/catalogs"
 	"github.com/pollux-dr/pollux/cmd/pollux/journald"
 	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/block"
@@ -20,7 +21,8 @@ import (
 )
 
 // serveJournal lets the agent, and other hosts where that is configured, reach the
-// journal in this process, if there is one, and starts that one's uploaders.
+// journal in this process, if there is one, and starts what that one
+// does while it leads.
 func (d *Daemon) serveJournal(ctx context.Context) error {
 	if d.host == nil {
 		return nil
@@ -39,6 +41,11 @@ func (d *Daemon) serveJournal(ctx context.Context) error {
 	close(d.listening)
 	d.spawn(func() error { return d.host.Serve(ctx, l) })
 	d.wg.Go(func() { d.host.Run(ctx) })
+	o := catalogs.Options{Host: d.host, Targets: c.Targets, Every: *c.Catalog.EveryObjects, StateDir: d.conf.State, Logger: d.log}
+	if d.seams.catalogs != nil {
+		d.seams.catalogs(&o)
+	}
+	d.wg.Go(func() { catalogs.Run(ctx, o) })
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/catalogs"
 	"github.com/pollux-dr/pollux/cmd/pollux/ops"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/control"
@@ -103,6 +104,9 @@ func (d *Daemon) open(ctx context.Context) error {
 	})
 	d.spawn(func() error { return d.host.Serve(d.ctx, l) })
 	d.wg.Go(func() { d.host.Run(d.ctx) })
+	d.wg.Go(func() {
+		catalogs.Run(d.ctx, catalogs.Options{Host: d.host, Targets: c.Targets, Every: *c.Catalog.EveryObjects, StateDir: c.State, Logger: d.log})
+	})
 	return d.serveHTTP()
 }
 

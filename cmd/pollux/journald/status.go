@@ -166,6 +166,7 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 		t := &j.Targets[i]
 		gauge(descPos, float64(t.Position), t.Name)
 		gauge(descError, flag(t.Error != ""), t.Name)
+		gauge(ops.DescCatalog, ops.CatalogPosition(t.Catalog), t.Name)
 		gauge(ops.DescLetGo, ops.LetGo(t.State), t.Name)
 		gauge(descLag, t.LagSeconds, t.Name)
 		gauge(descBacklog, float64(t.BacklogBytes), t.Name)

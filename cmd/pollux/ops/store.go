@@ -3,6 +3,7 @@ package ops
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
@@ -41,6 +42,18 @@ func (m *StoreMetrics) Collect(c chan<- prometheus.Metric) {
 // Desc describes a metric of Pollux.
 func Desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("pollux_"+name, help, labels, nil)
+}
+
+// DescCatalog is of what the newest catalog of a target's log covers, and CatalogPosition
+// its value.
+var DescCatalog = Desc("target_catalog_position", "Objects of the target's log that its newest catalog covers; 0 where none is known.", "target")
+
+// CatalogPosition is 0 where nothing is known.
+func CatalogPosition(c *change.CatalogInfo) float64 {
+	if c == nil {
+		return 0
+	}
+	return float64(c.Position)
 }
 
 // DescLetGo is of a target's state, and LetGo its value.
