@@ -13,6 +13,7 @@ import (
 // TestBudgets keeps the store away until the journal's budget and then the agent's
 // are used up: writers wait, without an error, and all goes on with the store.
 func TestBudgets(t *testing.T) {
+	t.Parallel()
 	srv := startStore(t, s3test.VersityGW)
 	proxy, err := faultproxy.NewHTTP(strings.TrimPrefix(srv.Endpoint, "http://"), 1)
 	if err != nil {

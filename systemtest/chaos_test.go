@@ -68,6 +68,7 @@ var faults = []fault{
 // answer is known, and holds the twin against the model: nothing that was answered
 // under its promise is lost, and each point that is restored is one that was.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	x := newChaos(t, r)
 	for round := range *chaosRounds {

@@ -266,6 +266,7 @@ func (c *cluster) leader() *memberProcess {
 // TestJournalCluster writes through an agent while members are killed, wiped and
 // brought back; the twin in the store equals the primary at the end.
 func TestJournalCluster(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	c.form()
 	s := newSite(t, siteConf{journal: c.addresses(), url: c.store})
@@ -307,6 +308,7 @@ func TestJournalCluster(t *testing.T) {
 // of three under load, without an error at a client. Then the host of the agent is
 // lost, and the twin holds all that was flushed under the promise of three.
 func TestGrow(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2)
 	s := newSite(t, siteConf{url: c.store})
 	s.mustStart()

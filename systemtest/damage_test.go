@@ -85,6 +85,7 @@ func filesBelow(t *testing.T, dir, pattern string) []string {
 // TestDamagedObject flips bytes in the objects of the store. A restore then
 // names object and offset, or is right all the same.
 func TestDamagedObject(t *testing.T) {
+	t.Parallel()
 	s, w := newSmall(t)
 	s.agent.Kill()
 	objects := filesBelow(t, filepath.Join(s.storeDir(), "log"), "*")
@@ -126,6 +127,7 @@ func TestDamagedObject(t *testing.T) {
 // TestDamagedState flips bytes in the files of an agent that was killed. It
 // then names file and offset, or serves what is right all the same.
 func TestDamagedState(t *testing.T) {
+	t.Parallel()
 	s, w := newSmall(t)
 	w.write(150)
 	s.agent.Kill()

@@ -59,6 +59,7 @@ func TestFullBackingDisk(t *testing.T) {
 // TestFullWALDisk fills the disk below the WAL, long before its budget is used
 // up, while the store is away.
 func TestFullWALDisk(t *testing.T) {
+	t.Parallel()
 	dir, grow := smallDisk(t, "96m")
 	srv := startStore(t, s3test.VersityGW)
 	c := s3Conf(srv, srv.Endpoint)

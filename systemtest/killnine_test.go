@@ -19,6 +19,7 @@ const (
 // write, flushed or not, is there after each restart, and the store restores
 // to exactly what the volume held at every LSN that is asked for.
 func TestKillNine(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	// A small WAL, so that checkpoints, trims and recycled files are hit as well.
 	s := newSite(t, siteConf{walBudget: "32MiB", memory: "16MiB"})

@@ -13,6 +13,7 @@ import (
 // and what the store lacks comes from the agent's WAL and arena: every
 // acknowledged write is there, flushed or not.
 func TestLostBacking(t *testing.T) {
+	t.Parallel()
 	for _, x := range []struct {
 		name   string
 		killed bool

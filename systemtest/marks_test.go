@@ -70,6 +70,7 @@ func (x *chains) reset() time.Duration {
 // under writes that depend on each other; one that not all hosts could hold for is
 // none, and holds nobody up for long.
 func TestMarkAcrossHosts(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	c := newCluster(t, 3)
 	c.secure()

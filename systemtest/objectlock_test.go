@@ -14,6 +14,7 @@ import (
 // it, gc keeps what it writes the same way, and the bucket's owner deletes everything
 // that can be deleted.
 func TestObjectLock(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{s3test.VersityGW, s3test.MinIO} {
 		t.Run(kind, func(t *testing.T) {
 			srv, err := s3test.Start(t.Context(), kind, t.TempDir())

@@ -33,6 +33,7 @@ func s3Conf(srv *s3test.Server, endpoint string) siteConf {
 // TestStoreOutage takes the store away in every way under load: clients see no
 // error, the status says what is wrong, and in the end nothing is missing.
 func TestStoreOutage(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	srv := startStore(t, s3test.VersityGW)
 	proxy, err := faultproxy.NewHTTP(strings.TrimPrefix(srv.Endpoint, "http://"), r.Uint64())
@@ -140,6 +141,7 @@ func TestStalledStoreIsNamed(t *testing.T) {
 // block, without an error and without losing anything, even if the agent is
 // killed then; and all goes on when the store is back.
 func TestFullWAL(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	srv := startStore(t, s3test.VersityGW)
 	c := s3Conf(srv, srv.Endpoint)

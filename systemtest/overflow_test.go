@@ -16,6 +16,7 @@ import (
 // never wait, the twin stays at its last point, and when the journal is back a resync
 // (under load, and killed once) brings it up to date.
 func TestOverflowBitmap(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	c := newCluster(t, 1)
 	c.form()
@@ -100,6 +101,7 @@ func TestOverflowBitmap(t *testing.T) {
 // TestResyncUnderLoad: what clients write to the very blocks that a resync copies is
 // never undone, on the primary and in the twin.
 func TestResyncUnderLoad(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	c := newCluster(t, 1)
 	c.form()

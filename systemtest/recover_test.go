@@ -12,6 +12,7 @@ import (
 // time: what was flushed under ack: journal is there, and the group goes on with the
 // same log.
 func TestRecover(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	c.form()
 	s := newSite(t, siteConf{journal: c.addresses(), url: c.store})

@@ -55,6 +55,7 @@ func (s *site) mark(group, name string) {
 // TestRestoreResumes kills restores, goes on toward newer points and back to older
 // ones over what is there, and fetches only what it must.
 func TestRestoreResumes(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, siteConf{})
 	s.mustStart()
 	const size = 64 << 20

@@ -35,6 +35,7 @@ type storm struct {
 // and killed in the middle of it. After each kill every volume is what was acknowledged;
 // at the end every bookmark and the newest point are what the model has.
 func TestStorm(t *testing.T) {
+	t.Parallel()
 	x := newStorm(t)
 	events := []struct {
 		name string

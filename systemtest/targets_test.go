@@ -16,6 +16,7 @@ import (
 // TestTwoTargets keeps two object stores at once, each with its own log, one of them
 // optional: that one's outage holds back nothing, and both can be restored from.
 func TestTwoTargets(t *testing.T) {
+	t.Parallel()
 	srv := startStore(t, s3test.VersityGW)
 	proxy, err := faultproxy.NewHTTP(strings.TrimPrefix(srv.Endpoint, "http://"), 1)
 	if err != nil {
@@ -71,6 +72,7 @@ func TestTwoTargets(t *testing.T) {
 // budgets of WAL and journal, with a restart in between: no writer is held back, the status
 // says that it is let go, and it is whole again after the store is back.
 func TestOptionalTargetAway(t *testing.T) {
+	t.Parallel()
 	srv := startStore(t, s3test.VersityGW)
 	proxy, err := faultproxy.NewHTTP(strings.TrimPrefix(srv.Endpoint, "http://"), 1)
 	if err != nil {

@@ -29,7 +29,7 @@ func TestPostgresAtAnyPoint(t *testing.T) {
 	}
 	l := startLoad(t, s, pg, dir)
 	pg.run(t, "pgbench", "-h", pg.socket, "-U", "postgres", "-i", "-q", "-s", "2", "postgres")
-	load := pg.command("pgbench", "-h", pg.socket, "-U", "postgres", "-n", "-c", "2", "-T", "60", "postgres")
+	load := pg.command("pgbench", "-h", pg.socket, "-U", "postgres", "-n", "-c", "2", "-T", "600", "postgres")
 	said := new(locked)
 	load.Stdout, load.Stderr = said, said
 	bench, err := child.Start(load)
@@ -48,12 +48,15 @@ func TestPostgresAtAnyPoint(t *testing.T) {
 		}
 	}
 	l.atLeast(t, "postgres", 220)
-	busy := pg.sql(t, "SELECT count(*) FROM pgbench_history")
+	until(t, 2*time.Minute, "100 transactions of pgbench", func() error {
+		n, err := strconv.Atoi(strings.TrimSpace(pg.sql(t, "SELECT count(*) FROM pgbench_history")))
+		if err == nil && n < 100 {
+			err = fmt.Errorf("it made %d: %s", n, said)
+		}
+		return err
+	})
 	l.stop()
 	bench.Kill()
-	if n, _ := strconv.Atoi(strings.TrimSpace(busy)); n < 100 {
-		t.Errorf("pgbench made %s transactions: %s", busy, said)
-	}
 	pg.stop()
 	unmount()
 	s.drained("g", time.Minute)
