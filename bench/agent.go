@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -31,7 +31,7 @@ type agentProc struct {
 	store   string // URL of its target
 	backing string
 	uri     string // of the volume over NBD
-	control *control.Client
+	control *api.Client
 	socket  string
 	// syncTime is how long the initial sync took until the store held it.
 	syncTime time.Duration
@@ -64,7 +64,7 @@ func (s *session) startAgent(ctx context.Context, name string, rate float64) (*a
 	if a.proc, err = startProc(s.dir, name, cmd); err != nil {
 		return nil, err
 	}
-	a.control = control.Dial(a.socket)
+	a.control = api.Dial(a.socket)
 	if err := a.setUp(ctx); err != nil {
 		a.kill()
 		return nil, err
@@ -90,14 +90,14 @@ func (a *agentProc) setUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var g control.Group
-	if err := a.control.Call(ctx, control.VerbGroupPut, control.GroupPut{Name: groupName, Create: true}, &g); err != nil {
+	var g api.Group
+	if err := a.control.Call(ctx, api.VerbGroupPut, api.GroupPut{Name: groupName, Create: true}, &g); err != nil {
 		return err
 	}
 	begin := time.Now()
-	var v control.Volume
-	r := control.VolumeCreate{Name: volumeName, Group: groupName, Backing: a.backing}
-	if err := a.control.Call(ctx, control.VerbVolumeCreate, r, &v); err != nil {
+	var v api.Volume
+	r := api.VolumeCreate{Name: volumeName, Group: groupName, Backing: a.backing}
+	if err := a.control.Call(ctx, api.VerbVolumeCreate, r, &v); err != nil {
 		return err
 	}
 	a.uri = v.NBD
@@ -150,14 +150,14 @@ func (s *session) targetYAML(indent, url string, rate float64) string {
 	return y.String()
 }
 
-func (a *agentProc) status(ctx context.Context) (*control.Status, error) {
-	var st control.Status
-	err := a.control.Call(ctx, control.VerbStatus, struct{}{}, &st)
+func (a *agentProc) status(ctx context.Context) (*api.Status, error) {
+	var st api.Status
+	err := a.control.Call(ctx, api.VerbStatus, struct{}{}, &st)
 	return &st, err
 }
 
 // group returns the status of the one group, and an error if it cannot get on.
-func (a *agentProc) group(ctx context.Context) (*control.Status, *control.GroupStatus, error) {
+func (a *agentProc) group(ctx context.Context) (*api.Status, *api.GroupStatus, error) {
 	st, err := a.status(ctx)
 	select {
 	case <-a.Done():

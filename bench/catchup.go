@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/faultproxy"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
@@ -125,8 +125,8 @@ func (s *session) catchup(ctx context.Context, round int, pitr string, link int6
 		return run, err
 	}
 	defer a.kill()
-	var g control.Group
-	if err := a.control.Call(ctx, control.VerbGroupPut, control.GroupPut{Name: groupName, PITR: &pitr}, &g); err != nil {
+	var g api.Group
+	if err := a.control.Call(ctx, api.VerbGroupPut, api.GroupPut{Name: groupName, PITR: &pitr}, &g); err != nil {
 		return run, err
 	}
 	if _, err := a.drain(ctx); err != nil {

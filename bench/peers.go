@@ -8,9 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 
-	"github.com/pollux-dr/pollux/agent/nbd"
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/nbd"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
 )
 

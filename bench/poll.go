@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -59,8 +59,8 @@ func (p *poller) close() { _ = p.file.Close() }
 
 // next returns the durable LSN once it is above after, or some time later.
 func (p *poller) next(after uint64) (uint64, error) {
-	body, _ := json.Marshal(control.GroupWait{Group: p.group, AfterLSN: after, TimeoutSeconds: pollStepSeconds})
-	_, err := fmt.Fprintf(p.file, "POST /v1/%s HTTP/1.1\r\nHost: pollux\r\nContent-Length: %d\r\n\r\n%s", control.VerbGroupWait, len(body), body)
+	body, _ := json.Marshal(api.GroupWait{Group: p.group, AfterLSN: after, TimeoutSeconds: pollStepSeconds})
+	_, err := fmt.Fprintf(p.file, "POST /v1/%s HTTP/1.1\r\nHost: pollux\r\nContent-Length: %d\r\n\r\n%s", api.VerbGroupWait, len(body), body)
 	var got *http.Response
 	var b []byte
 	if err == nil {
@@ -72,7 +72,7 @@ func (p *poller) next(after uint64) (uint64, error) {
 	if err != nil {
 		return 0, fail.Wrap(fail.Retry, "ask", "agent", err)
 	}
-	var g control.GroupProgress
+	var g api.GroupProgress
 	if err := json.Unmarshal(b, &g); err != nil || got.StatusCode != http.StatusOK {
 		return 0, fail.New(fail.Internal, "ask", "agent", fmt.Sprintf("%s: unexpected answer %.200s", got.Status, b))
 	}

@@ -11,12 +11,12 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
-	"github.com/pollux-dr/pollux/replicator/gc"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/gc"
 )
 
 // RestoreReport is the outcome of Restore. A megabyte is 1e6 bytes of the image.
@@ -86,7 +86,7 @@ func Restore(ctx context.Context, o Options) (*RestoreReport, error) {
 // collect lets a retention of a minute pass, twice, so that a catalog lies before it.
 func (s *session) collect(ctx context.Context, a *agentProc) error {
 	keep := "every_write=1m"
-	if err := a.control.Call(ctx, control.VerbGroupPut, control.GroupPut{Name: groupName, Retention: &keep}, &control.Group{}); err != nil {
+	if err := a.control.Call(ctx, api.VerbGroupPut, api.GroupPut{Name: groupName, Retention: &keep}, &api.Group{}); err != nil {
 		return err
 	}
 	for range 2 {

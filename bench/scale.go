@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
 	"github.com/pollux-dr/pollux/internal/text"
@@ -95,7 +95,7 @@ func (s *session) startScaled(ctx context.Context) (*agentProc, error) {
 	if a.proc, err = startProc(s.dir, "agent", exec.Command(s.o.Program, "agent", "-c", conf)); err != nil {
 		return nil, err
 	}
-	a.control = control.Dial(a.socket)
+	a.control = api.Dial(a.socket)
 	return a, try(ctx, a.proc, func() error { _, err := a.status(ctx); return err })
 }
 
@@ -105,12 +105,12 @@ func (a *agentProc) createMany(ctx context.Context, groups int, say func(string)
 	start := time.Now()
 	for i := range groups {
 		name := scaleName(i)
-		var g control.Group
-		if err := a.control.Call(ctx, control.VerbGroupPut, control.GroupPut{Name: name, Create: true}, &g); err != nil {
+		var g api.Group
+		if err := a.control.Call(ctx, api.VerbGroupPut, api.GroupPut{Name: name, Create: true}, &g); err != nil {
 			return 0, err
 		}
-		var v control.Volume
-		if err := a.control.Call(ctx, control.VerbVolumeCreate, control.VolumeCreate{Name: name, Group: name, SizeBytes: scaleVolumeBytes}, &v); err != nil {
+		var v api.Volume
+		if err := a.control.Call(ctx, api.VerbVolumeCreate, api.VolumeCreate{Name: name, Group: name, SizeBytes: scaleVolumeBytes}, &v); err != nil {
 			return 0, err
 		}
 		if (i+1)%200 == 0 {

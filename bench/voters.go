@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -42,7 +42,7 @@ func (s *session) startVoters(ctx context.Context, name string, n int, rate floa
 		v.addresses = append(v.addresses, l.Addr().String())
 		_ = l.Close()
 	}
-	var first *control.Client
+	var first *api.Client
 	for i, address := range v.addresses {
 		dir := filepath.Join(s.dir, fmt.Sprintf("%s-m%d", name, i))
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -62,23 +62,23 @@ func (s *session) startVoters(ctx context.Context, name string, n int, rate floa
 			return nil, err
 		}
 		v.members = append(v.members, m)
-		client := control.Dial(filepath.Join(dir, "control.sock"))
-		var l control.JournalMembers
-		if err := try(ctx, m, func() error { return client.Call(ctx, control.VerbJournalList, struct{}{}, &l) }); err != nil {
+		client := api.Dial(filepath.Join(dir, "control.sock"))
+		var l api.JournalMembers
+		if err := try(ctx, m, func() error { return client.Call(ctx, api.VerbJournalList, struct{}{}, &l) }); err != nil {
 			v.stop()
 			return nil, err
 		}
 		if i == 0 {
 			first = client
-			if err := first.Call(ctx, control.VerbJournalInit, control.JournalInit{}, &l); err != nil {
+			if err := first.Call(ctx, api.VerbJournalInit, api.JournalInit{}, &l); err != nil {
 				v.stop()
 				return nil, err
 			}
 		}
 	}
 	err := try(ctx, v.members[0], func() error {
-		var st control.Status
-		if err := first.Call(ctx, control.VerbStatus, struct{}{}, &st); err != nil {
+		var st api.Status
+		if err := first.Call(ctx, api.VerbStatus, struct{}{}, &st); err != nil {
 			return err
 		}
 		if st.Journal.Voters < n {

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/faultproxy"
 	"github.com/pollux-dr/pollux/internal/s3test"
 )
@@ -235,13 +235,13 @@ func (x *chaos) replaced(old *memberProcess) {
 }
 
 // status asks a member, which may be unable to answer.
-func (m *memberProcess) status() (st control.Status, err error) {
+func (m *memberProcess) status() (st api.Status, err error) {
 	if m.process == nil {
 		return st, errors.New("it does not run")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	err = control.Dial(m.socket()).Call(ctx, control.VerbStatus, struct{}{}, &st)
+	err = api.Dial(m.socket()).Call(ctx, api.VerbStatus, struct{}{}, &st)
 	return st, err
 }
 
@@ -292,7 +292,7 @@ func (x *chaos) wipeFollower() {
 }
 
 // idAt is the id of the member at an address.
-func idAt(l *control.JournalMembers, address string) string {
+func idAt(l *api.JournalMembers, address string) string {
 	for _, m := range l.Members {
 		if m.Address == address {
 			return m.ID

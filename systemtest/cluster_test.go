@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/child"
-	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/pki"
 )
 
@@ -195,11 +195,11 @@ func (m *memberProcess) kill() {
 func (m *memberProcess) call(verb string, req, resp any) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	return control.Dial(m.socket()).Call(ctx, verb, req, resp)
+	return api.Dial(m.socket()).Call(ctx, verb, req, resp)
 }
 
-func (m *memberProcess) list() (l control.JournalMembers, err error) {
-	err = m.call(control.VerbJournalList, struct{}{}, &l)
+func (m *memberProcess) list() (l api.JournalMembers, err error) {
+	err = m.call(api.VerbJournalList, struct{}{}, &l)
 	return l, err
 }
 
@@ -209,8 +209,8 @@ func (c *cluster) form() {
 	for _, m := range c.members {
 		m.start()
 	}
-	var l control.JournalMembers
-	if err := c.members[0].call(control.VerbJournalInit, control.JournalInit{}, &l); err != nil {
+	var l api.JournalMembers
+	if err := c.members[0].call(api.VerbJournalInit, api.JournalInit{}, &l); err != nil {
 		c.t.Fatal(err)
 	}
 	c.voters(len(c.members))
@@ -221,7 +221,7 @@ func (c *cluster) form() {
 func (c *cluster) voters(n int) {
 	c.t.Helper()
 	until(c.t, startTimeout, fmt.Sprint(n, " voters"), func() error {
-		var last control.JournalMembers
+		var last api.JournalMembers
 		for _, m := range c.members {
 			if m.process == nil {
 				continue
@@ -252,8 +252,8 @@ func (c *cluster) leader() *memberProcess {
 			if m.process == nil {
 				continue
 			}
-			var st control.Status
-			if err := m.call(control.VerbStatus, struct{}{}, &st); err == nil && st.Journal.Leader {
+			var st api.Status
+			if err := m.call(api.VerbStatus, struct{}{}, &st); err == nil && st.Journal.Leader {
 				lead = m
 				return nil
 			}

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -97,26 +97,26 @@ func TestMembersDryRun(t *testing.T) {
 	c.form()
 	lead := c.leader()
 	follower := c.members[(lead.n+1)%3].dialled
-	var l control.JournalMembers
+	var l api.JournalMembers
 	for _, x := range []struct {
 		verb string
 		req  any
 		want fail.Kind
 	}{
-		{control.VerbJournalInit, control.JournalInit{DryRun: true}, fail.Exists},
-		{control.VerbJournalRemove, control.JournalRemove{Member: "nobody", DryRun: true}, fail.NotFound},
-		{control.VerbJournalRemove, control.JournalRemove{Member: lead.dialled, DryRun: true}, fail.Refused},
-		{control.VerbJournalTransfer, control.JournalTransfer{Member: "nobody", DryRun: true}, fail.NotFound},
+		{api.VerbJournalInit, api.JournalInit{DryRun: true}, fail.Exists},
+		{api.VerbJournalRemove, api.JournalRemove{Member: "nobody", DryRun: true}, fail.NotFound},
+		{api.VerbJournalRemove, api.JournalRemove{Member: lead.dialled, DryRun: true}, fail.Refused},
+		{api.VerbJournalTransfer, api.JournalTransfer{Member: "nobody", DryRun: true}, fail.NotFound},
 	} {
 		if err := lead.call(x.verb, x.req, &l); !fail.Is(err, x.want) {
 			t.Errorf("%s %+v: %v, want %v", x.verb, x.req, err, x.want)
 		}
 	}
-	if err := lead.call(control.VerbJournalTransfer, control.JournalTransfer{Member: follower, DryRun: true}, &l); err != nil || l.Leader != follower {
+	if err := lead.call(api.VerbJournalTransfer, api.JournalTransfer{Member: follower, DryRun: true}, &l); err != nil || l.Leader != follower {
 		t.Errorf("transfer: %v, %+v", err, l)
 	}
-	l = control.JournalMembers{}
-	if err := lead.call(control.VerbJournalRemove, control.JournalRemove{Member: follower, DryRun: true}, &l); err != nil || len(l.Members) != 2 {
+	l = api.JournalMembers{}
+	if err := lead.call(api.VerbJournalRemove, api.JournalRemove{Member: follower, DryRun: true}, &l); err != nil || len(l.Members) != 2 {
 		t.Errorf("remove: %v, %+v", err, l)
 	}
 	if l, err := lead.list(); err != nil || len(l.Members) != 3 || l.Leader != lead.dialled {

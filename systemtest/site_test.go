@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/child"
-	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
 )
 
@@ -187,15 +187,15 @@ func (s *site) stop() {
 	}
 }
 
-func (s *site) tryStatus() (control.Status, error) {
+func (s *site) tryStatus() (api.Status, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	var st control.Status
-	err := control.Dial(s.socket()).Call(ctx, control.VerbStatus, struct{}{}, &st)
+	var st api.Status
+	err := api.Dial(s.socket()).Call(ctx, api.VerbStatus, struct{}{}, &st)
 	return st, err
 }
 
-func (s *site) status() control.Status {
+func (s *site) status() api.Status {
 	s.t.Helper()
 	st, err := s.tryStatus()
 	if err != nil {
@@ -205,16 +205,16 @@ func (s *site) status() control.Status {
 }
 
 // groupOf picks a group out of a status.
-func groupOf(st control.Status, name string) (control.GroupStatus, error) {
+func groupOf(st api.Status, name string) (api.GroupStatus, error) {
 	for _, g := range st.Groups {
 		if g.Name == name {
 			return g, nil
 		}
 	}
-	return control.GroupStatus{}, fmt.Errorf("no group %s in the status", name)
+	return api.GroupStatus{}, fmt.Errorf("no group %s in the status", name)
 }
 
-func (s *site) group(name string) control.GroupStatus {
+func (s *site) group(name string) api.GroupStatus {
 	s.t.Helper()
 	g, err := groupOf(s.status(), name)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/faultproxy"
 	"github.com/pollux-dr/pollux/internal/s3test"
 
@@ -86,7 +86,7 @@ func TestOptionalTargetAway(t *testing.T) {
 	s.volume("g", "v", "16MiB")
 	w := newWriter(s, "g", "v", exactBytes, newRand(t))
 	w.connect()
-	spare := func() (out control.TargetStatus) {
+	spare := func() (out api.TargetStatus) {
 		st := s.status()
 		for _, x := range st.Targets {
 			if x.Name == "spare" {

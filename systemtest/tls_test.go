@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/transport"
@@ -38,20 +38,20 @@ func TestCertificates(t *testing.T) {
 	call := func(role, name, verb string, req, resp any) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		return control.DialTLS(lead.control, c.files(role, name)).Call(ctx, verb, req, resp)
+		return api.DialTLS(lead.control, c.files(role, name)).Call(ctx, verb, req, resp)
 	}
-	var members control.JournalMembers
-	var st control.Status
-	if err := call("reader", "nagios", control.VerbStatus, struct{}{}, &st); err != nil || !st.Journal.Leader {
+	var members api.JournalMembers
+	var st api.Status
+	if err := call("reader", "nagios", api.VerbStatus, struct{}{}, &st); err != nil || !st.Journal.Leader {
 		t.Errorf("a reader looks: %v, %+v", err, st.Journal)
 	}
-	if err := call("reader", "nagios", control.VerbJournalTransfer, control.JournalTransfer{}, &members); !fail.Is(err, fail.Denied) {
+	if err := call("reader", "nagios", api.VerbJournalTransfer, api.JournalTransfer{}, &members); !fail.Is(err, fail.Denied) {
 		t.Errorf("a reader changes: %v", err)
 	}
-	if err := call("agent", "host1", control.VerbJournalRemove, control.JournalRemove{Member: lead.dialled}, &members); !fail.Is(err, fail.Denied) {
+	if err := call("agent", "host1", api.VerbJournalRemove, api.JournalRemove{Member: lead.dialled}, &members); !fail.Is(err, fail.Denied) {
 		t.Errorf("an agent changes: %v", err)
 	}
-	if err := call("operator", "kim", control.VerbJournalTransfer, control.JournalTransfer{}, &members); err != nil {
+	if err := call("operator", "kim", api.VerbJournalTransfer, api.JournalTransfer{}, &members); err != nil {
 		t.Errorf("an operator changes: %v", err)
 	}
 	until(t, time.Minute, "the audit names the operator", func() error {

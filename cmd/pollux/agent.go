@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/cmd/pollux/daemon"
+	"github.com/pollux-dr/pollux/control/node"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -32,7 +32,7 @@ acknowledged durable and ends. Under systemd it notifies readiness.`,
 		}
 		log := newLogger(conf.Log)
 		guardMemory(log)
-		d, err := daemon.Start(c.Context(), conf, version, log)
+		d, err := node.Start(c.Context(), conf, version, log)
 		if err != nil {
 			return config.Listening(conf, path, err)
 		}

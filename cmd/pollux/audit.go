@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/text"
 )
 
@@ -32,13 +32,13 @@ with the number of those that were like it.`}
 	s.Add(c)
 	c.Flags().IntVar(&last, "last", 0, "the newest N only")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		var list []control.AuditEntry
+		var list []api.AuditEntry
 		if s.URL != "" {
 			var err error
 			if list, err = storedAudit(c.Context(), &s, last); err != nil {
 				return err
 			}
-		} else if err := f.Call(c.Context(), control.VerbAuditList, control.AuditQuery{Last: last}, &list); err != nil {
+		} else if err := f.Call(c.Context(), api.VerbAuditList, api.AuditQuery{Last: last}, &list); err != nil {
 			return err
 		}
 		if f.JSON {
@@ -56,7 +56,7 @@ with the number of those that were like it.`}
 }
 
 // storedAudit reads the newest entries, or with 0 all, from an object log.
-func storedAudit(ctx context.Context, s *cli.StoreFlags, last int) ([]control.AuditEntry, error) {
+func storedAudit(ctx context.Context, s *cli.StoreFlags, last int) ([]api.AuditEntry, error) {
 	l, done, err := cli.OpenLog(ctx, s)
 	if err != nil {
 		return nil, err
@@ -69,9 +69,9 @@ func storedAudit(ctx context.Context, s *cli.StoreFlags, last int) ([]control.Au
 	if last > 0 && last < len(all) {
 		all = all[len(all)-last:]
 	}
-	list := []control.AuditEntry{}
+	list := []api.AuditEntry{}
 	for i := range all {
-		list = append(list, control.AuditEntry(all[i]))
+		list = append(list, api.AuditEntry(all[i]))
 	}
 	return list, nil
 }

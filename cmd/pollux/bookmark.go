@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
@@ -26,7 +26,7 @@ func newBookmark() *cobra.Command {
 
 func newBookmarkAdd() *cobra.Command {
 	var f cli.DaemonFlags
-	var r control.BookmarkAdd
+	var r api.BookmarkAdd
 	c := &cobra.Command{Use: "add BOOKMARK --group GROUP", Short: "Name the present point of a group", Args: cobra.ExactArgs(1)}
 	f.Add(c)
 	c.Flags().StringVar(&r.Group, "group", "", "consistency group (required)")
@@ -39,14 +39,14 @@ func newBookmarkAdd() *cobra.Command {
 			return fail.New(fail.Invalid, "add bookmark", args[0], "no group").WithHint("name one with --group; pollux group ls lists them")
 		}
 		r.Name, r.By, r.HoldSeconds = args[0], cli.Operator(), time.Duration(hold).Seconds()
-		var b control.Bookmark
-		if err := f.Call(c.Context(), control.VerbBookmarkAdd, r, &b); err != nil {
+		var b api.Bookmark
+		if err := f.Call(c.Context(), api.VerbBookmarkAdd, r, &b); err != nil {
 			return err
 		}
 		if f.JSON {
 			return cli.PrintJSON(c.OutOrStdout(), b)
 		}
-		printBookmarks(c, []control.Bookmark{b})
+		printBookmarks(c, []api.Bookmark{b})
 		if b.HeldSeconds > 0 {
 			fmt.Fprintf(c.OutOrStdout(), "one point on %d hosts; writers were held for up to %s\n", len(b.Points), text.Duration(time.Duration(b.HeldSeconds*1e9)))
 		}
@@ -57,7 +57,7 @@ func newBookmarkAdd() *cobra.Command {
 
 func newBookmarkRemove() *cobra.Command {
 	var f cli.DaemonFlags
-	var r control.BookmarkRemove
+	var r api.BookmarkRemove
 	var yes bool
 	c := &cobra.Command{Use: "rm BOOKMARK --group GROUP", Short: "Remove a bookmark; its point is kept as long as any other", Args: cobra.ExactArgs(1)}
 	f.Add(c)
@@ -74,14 +74,14 @@ func newBookmarkRemove() *cobra.Command {
 				return err
 			}
 		}
-		var b control.Bookmark
-		if err := f.Call(c.Context(), control.VerbBookmarkRemove, r, &b); err != nil {
+		var b api.Bookmark
+		if err := f.Call(c.Context(), api.VerbBookmarkRemove, r, &b); err != nil {
 			return err
 		}
 		if f.JSON {
 			return cli.PrintJSON(c.OutOrStdout(), b)
 		}
-		printBookmarks(c, []control.Bookmark{b})
+		printBookmarks(c, []api.Bookmark{b})
 		return nil
 	}
 	return c
@@ -97,7 +97,7 @@ func newBookmarkList() *cobra.Command {
 	s.AddCache(c)
 	c.Flags().StringVar(&group, "group", "", "only this group's")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		marks := []control.Bookmark{}
+		marks := []api.Bookmark{}
 		var damage error
 		if s.URL != "" {
 			l, closeStore, err := cli.OpenLog(c.Context(), &s)
@@ -117,7 +117,7 @@ func newBookmarkList() *cobra.Command {
 					marks = append(marks, bookmarkIn(l, b))
 				}
 			}
-		} else if err := f.Call(c.Context(), control.VerbBookmarkList, control.List{Group: group}, &marks); err != nil {
+		} else if err := f.Call(c.Context(), api.VerbBookmarkList, api.List{Group: group}, &marks); err != nil {
 			return err
 		}
 		if f.JSON {
@@ -130,8 +130,8 @@ func newBookmarkList() *cobra.Command {
 }
 
 // bookmarkIn describes a bookmark of a store's log.
-func bookmarkIn(l *twin.Log, b *state.Bookmark) control.Bookmark {
-	out := control.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, HeldSeconds: b.HeldSeconds, Quiesced: b.Quiesced}
+func bookmarkIn(l *twin.Log, b *state.Bookmark) api.Bookmark {
+	out := api.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, HeldSeconds: b.HeldSeconds, Quiesced: b.Quiesced}
 	r, _ := l.RangeOf(b.Stream)
 	out.Durable = b.LSN <= r.LastLSN
 	for id, lsn := range b.Points {
@@ -141,13 +141,13 @@ func bookmarkIn(l *twin.Log, b *state.Bookmark) control.Bookmark {
 		if st := l.State.Streams[id]; st != nil {
 			agent = st.Agent
 		}
-		out.Points = append(out.Points, control.BookmarkPoint{Agent: agent, LSN: lsn})
+		out.Points = append(out.Points, api.BookmarkPoint{Agent: agent, LSN: lsn})
 	}
-	slices.SortFunc(out.Points, func(a, b control.BookmarkPoint) int { return strings.Compare(a.Agent, b.Agent) })
+	slices.SortFunc(out.Points, func(a, b api.BookmarkPoint) int { return strings.Compare(a.Agent, b.Agent) })
 	return out
 }
 
-func printBookmarks(c *cobra.Command, marks []control.Bookmark) {
+func printBookmarks(c *cobra.Command, marks []api.Bookmark) {
 	rows := [][]string{{"BOOKMARK", "GROUP", "LSN", "EPOCH", "TIME", "AGE", "IN STORE"}}
 	for _, b := range marks {
 		rows = append(rows, []string{b.Name, b.Group, fmt.Sprint(b.LSN), fmt.Sprint(b.Epoch), b.Time.Format(time.RFC3339),

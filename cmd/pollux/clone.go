@@ -9,12 +9,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
-	"github.com/pollux-dr/pollux/replicator/image"
+	"github.com/pollux-dr/pollux/replicator/twin/image"
 )
 
 type cloneFlags struct {
@@ -26,10 +26,10 @@ type cloneFlags struct {
 
 // cloneReport is what `pollux clone --json` prints.
 type cloneReport struct {
-	Source string          `json:"source"`
-	LSN    uint64          `json:"lsn,omitempty"` // of a volume's point
-	Copied int64           `json:"copied_bytes"`
-	Volume *control.Volume `json:"volume"`
+	Source string      `json:"source"`
+	LSN    uint64      `json:"lsn,omitempty"` // of a volume's point
+	Copied int64       `json:"copied_bytes"`
+	Volume *api.Volume `json:"volume"`
 	size   int64
 }
 
@@ -72,12 +72,12 @@ on from by the same command.`,
 
 func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 	// The agent says no before the work, not behind it.
-	create := control.VolumeCreate{Name: name, Group: f.group, Backing: f.backing, By: cli.Operator(), DryRun: true, SizeBytes: quantity.MinVolume}
-	var v control.Volume
+	create := api.VolumeCreate{Name: name, Group: f.group, Backing: f.backing, By: cli.Operator(), DryRun: true, SizeBytes: quantity.MinVolume}
+	var v api.Volume
 	if _, err := os.Stat(f.backing); err == nil {
 		create.SizeBytes = 0
 	}
-	if err := f.agent.Call(c.Context(), control.VerbVolumeCreate, create, &v); err != nil {
+	if err := f.agent.Call(c.Context(), api.VerbVolumeCreate, create, &v); err != nil {
 		return err
 	}
 	rep := cloneReport{Source: source, Volume: &v}
@@ -92,7 +92,7 @@ func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 	}
 	if !f.dryRun {
 		create.DryRun, create.SizeBytes = false, 0
-		if err := f.agent.Call(c.Context(), control.VerbVolumeCreate, create, &v); err != nil {
+		if err := f.agent.Call(c.Context(), api.VerbVolumeCreate, create, &v); err != nil {
 			return fmt.Errorf("%w; the copy is in %s, and pollux volume create %s --group %s --backing %s protects it", err, f.backing, name, f.group, f.backing)
 		}
 	} else {
@@ -106,7 +106,7 @@ func clone(c *cobra.Command, f *cloneFlags, source, name string) error {
 		return err
 	}
 	fmt.Fprintf(c.OutOrStdout(), "copied %s of %s\n", text.Bytes(rep.Copied), source)
-	printVolumes(c, []control.Volume{v})
+	printVolumes(c, []api.Volume{v})
 	return nil
 }
 

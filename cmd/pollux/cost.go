@@ -11,7 +11,7 @@ import (
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
-	"github.com/pollux-dr/pollux/replicator/gc"
+	"github.com/pollux-dr/pollux/replicator/twin/gc"
 )
 
 // costReport is what `pollux cost --json` prints. Prices and costs are in whatever

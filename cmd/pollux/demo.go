@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/demo"
+	"github.com/pollux-dr/pollux/cmd/pollux/demo"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"

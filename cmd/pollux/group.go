@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -44,7 +44,7 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, change nothing")
 	c.Flags().BoolVar(&yes, "yes", false, "with --retention: do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		r := control.GroupPut{Name: args[0], Create: create, DryRun: dryRun, By: cli.Operator()}
+		r := api.GroupPut{Name: args[0], Create: create, DryRun: dryRun, By: cli.Operator()}
 		set := func(flag string, p **string, v *string) {
 			if c.Flags().Changed(flag) {
 				*p = v
@@ -80,15 +80,15 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 	return c
 }
 
-func groupPut(c *cobra.Command, f *cli.DaemonFlags, r control.GroupPut) error {
-	var g control.Group
-	if err := f.Call(c.Context(), control.VerbGroupPut, r, &g); err != nil {
+func groupPut(c *cobra.Command, f *cli.DaemonFlags, r api.GroupPut) error {
+	var g api.Group
+	if err := f.Call(c.Context(), api.VerbGroupPut, r, &g); err != nil {
 		return err
 	}
 	if f.JSON {
 		return cli.PrintJSON(c.OutOrStdout(), g)
 	}
-	printGroups(c, []control.Group{g})
+	printGroups(c, []api.Group{g})
 	return nil
 }
 
@@ -99,7 +99,7 @@ func newGroupPause(verb, short string, paused bool) *cobra.Command {
 	f.Add(c)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, change nothing")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return groupPut(c, &f, control.GroupPut{Name: args[0], Paused: &paused, DryRun: dryRun, By: cli.Operator()})
+		return groupPut(c, &f, api.GroupPut{Name: args[0], Paused: &paused, DryRun: dryRun, By: cli.Operator()})
 	}
 	return c
 }
@@ -109,8 +109,8 @@ func newGroupList() *cobra.Command {
 	c := &cobra.Command{Use: "ls", Short: "List the groups", Args: cobra.NoArgs}
 	f.Add(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		var groups []control.Group
-		if err := f.Call(c.Context(), control.VerbGroupList, control.List{}, &groups); err != nil {
+		var groups []api.Group
+		if err := f.Call(c.Context(), api.VerbGroupList, api.List{}, &groups); err != nil {
 			return err
 		}
 		if f.JSON {
@@ -122,7 +122,7 @@ func newGroupList() *cobra.Command {
 	return c
 }
 
-func printGroups(c *cobra.Command, groups []control.Group) {
+func printGroups(c *cobra.Command, groups []api.Group) {
 	rows := [][]string{{"GROUP", "ACK", "OVERFLOW", "PITR", "RETENTION", "RPO TARGET", "PAUSED", "VOLUMES", "AGENTS"}}
 	for _, g := range groups {
 		ack := g.Ack

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/quantity"
 )
@@ -40,23 +40,23 @@ func newGroupWait() *cobra.Command {
 
 // groupWaitAsk asks once, and does not wait for an agent that answers nothing longer than
 // the whole may take.
-func groupWaitAsk(ctx context.Context, client *control.Client, r control.GroupWait, p *control.GroupProgress, timeout time.Duration, end time.Time) error {
+func groupWaitAsk(ctx context.Context, client *api.Client, r api.GroupWait, p *api.GroupProgress, timeout time.Duration, end time.Time) error {
 	if timeout > 0 {
 		const grace = 500 * time.Millisecond // an answer that is given at the very end gets here
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, end.Add(grace))
 		defer cancel()
 	}
-	return client.Call(ctx, control.VerbGroupWait, r, p)
+	return client.Call(ctx, api.VerbGroupWait, r, p)
 }
 
 // groupWait waits for what the group's newest LSN is at its first answer.
-func groupWait(ctx context.Context, w io.Writer, client *control.Client, group string, timeout time.Duration) (control.GroupProgress, error) {
-	var p control.GroupProgress
+func groupWait(ctx context.Context, w io.Writer, client *api.Client, group string, timeout time.Duration) (api.GroupProgress, error) {
+	var p api.GroupProgress
 	told := time.Now()
 	end := told.Add(timeout)
 	for goal, first := uint64(0), true; ; first = false {
-		r := control.GroupWait{Group: group, AfterLSN: p.DurableLSN, TimeoutSeconds: groupWaitStep.Seconds()}
+		r := api.GroupWait{Group: group, AfterLSN: p.DurableLSN, TimeoutSeconds: groupWaitStep.Seconds()}
 		if first {
 			r.TimeoutSeconds = 1e-3 // only to learn where it stands
 		} else if timeout > 0 {

@@ -7,9 +7,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/cmd/pollux/journald"
+	"github.com/pollux-dr/pollux/control/api"
+	"github.com/pollux-dr/pollux/control/member"
 	"github.com/pollux-dr/pollux/internal/config"
-	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/text"
 )
 
@@ -29,7 +29,7 @@ under peers and are let in by themselves. Under systemd it notifies readiness.`,
 			return err
 		}
 		log := newLogger(conf.Log)
-		d, err := journald.Start(c.Context(), conf, version, log)
+		d, err := member.Start(c.Context(), conf, version, log)
 		if err != nil {
 			return config.Listening(conf, path, err)
 		}
@@ -37,21 +37,21 @@ under peers and are let in by themselves. Under systemd it notifies readiness.`,
 		return runDaemon(c.Context(), log, d)
 	}
 	c.AddCommand(
-		newMembers("init", "Begin a new journal with this host as its first member", cobra.NoArgs, control.VerbJournalInit,
-			func(_ []string, dry bool) any { return control.JournalInit{DryRun: dry, By: cli.Operator()} }),
-		newMembers("join ADDRESS", "Join the journal of the member at an address", cobra.ExactArgs(1), control.VerbJournalJoin,
+		newMembers("init", "Begin a new journal with this host as its first member", cobra.NoArgs, api.VerbJournalInit,
+			func(_ []string, dry bool) any { return api.JournalInit{DryRun: dry, By: cli.Operator()} }),
+		newMembers("join ADDRESS", "Join the journal of the member at an address", cobra.ExactArgs(1), api.VerbJournalJoin,
 			func(a []string, dry bool) any {
-				return control.JournalJoin{Address: a[0], DryRun: dry, By: cli.Operator()}
+				return api.JournalJoin{Address: a[0], DryRun: dry, By: cli.Operator()}
 			}),
-		newMembers("transfer [MEMBER]", "Hand the lead over to a member, by id or address, or to any", cobra.MaximumNArgs(1), control.VerbJournalTransfer,
+		newMembers("transfer [MEMBER]", "Hand the lead over to a member, by id or address, or to any", cobra.MaximumNArgs(1), api.VerbJournalTransfer,
 			func(a []string, dry bool) any {
-				r := control.JournalTransfer{DryRun: dry, By: cli.Operator()}
+				r := api.JournalTransfer{DryRun: dry, By: cli.Operator()}
 				if len(a) > 0 {
 					r.Member = a[0]
 				}
 				return r
 			}),
-		newMembers("ls", "List the members and where each stands", cobra.NoArgs, control.VerbJournalList, nil),
+		newMembers("ls", "List the members and where each stands", cobra.NoArgs, api.VerbJournalList, nil),
 		newJournalRemove(),
 	)
 	return c
@@ -78,7 +78,7 @@ func newMembers(use, short string, args cobra.PositionalArgs, verb string, req f
 }
 
 func callMembers(c *cobra.Command, f *cli.DaemonFlags, verb string, req any) error {
-	var m control.JournalMembers
+	var m api.JournalMembers
 	if err := f.Call(c.Context(), verb, req, &m); err != nil {
 		return err
 	}
@@ -104,12 +104,12 @@ delete its state directory first. What only it holds is lost.`}
 				return err
 			}
 		}
-		return callMembers(c, &f, control.VerbJournalRemove, control.JournalRemove{Member: a[0], DryRun: dry, By: cli.Operator()})
+		return callMembers(c, &f, api.VerbJournalRemove, api.JournalRemove{Member: a[0], DryRun: dry, By: cli.Operator()})
 	}
 	return c
 }
 
-func printMembers(w io.Writer, m *control.JournalMembers) {
+func printMembers(w io.Writer, m *api.JournalMembers) {
 	if len(m.Members) == 0 {
 		fmt.Fprintln(w, "no journal here yet: run `pollux journal init` on one member, once; the others ask their peers")
 		if m.Waiting != "" {

@@ -16,15 +16,15 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pollux-dr/pollux/agent/nbd"
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/cmd/pollux/ops"
+	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/nbd"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
-	"github.com/pollux-dr/pollux/replicator/mount"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/mount"
 )
 
 type mountFlags struct {
@@ -149,7 +149,7 @@ func listenFree(path string) (net.Listener, error) {
 	if err := checkSocket(path); err != nil {
 		return nil, err
 	}
-	return ops.ListenUnix(path)
+	return adminhttp.ListenUnix(path)
 }
 
 // checkSocket refuses a path at which no socket can be made, or where there is one that

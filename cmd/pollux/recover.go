@@ -15,16 +15,16 @@ import (
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/cmd/pollux/daemon"
+	"github.com/pollux-dr/pollux/control/node"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
-	"github.com/pollux-dr/pollux/replicator/image"
-	"github.com/pollux-dr/pollux/replicator/remote"
+	"github.com/pollux-dr/pollux/replicator/journal/journalclient"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin/image"
 	"github.com/pollux-dr/pollux/transport"
 )
 
@@ -165,7 +165,7 @@ func (r *recovery) run(c *cobra.Command) (err error) {
 	if err := r.restore(c, &rep, targets, taken); err != nil {
 		return err
 	}
-	_ = os.Remove(daemon.ArenaPath(conf)) // of writes that no log holds
+	_ = os.Remove(node.ArenaPath(conf)) // of writes that no log holds
 	if err := agent.Rebuild(vfs.Default, dir, conf.Name, r.streams, r.agentVolumes(), taken); err != nil {
 		return err
 	}
@@ -193,7 +193,7 @@ func (r *recovery) lock() (unlock func(), err error) {
 func (r *recovery) look(ctx context.Context, find *transport.Finder) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverSync)
 	defer cancel()
-	client := remote.New(remote.Options{Agent: r.conf.Name, Finder: find, Logger: newLogger(config.Log{Level: "error", Format: "text"})})
+	client := journalclient.New(journalclient.Options{Agent: r.conf.Name, Finder: find, Logger: newLogger(config.Log{Level: "error", Format: "text"})})
 	done := make(chan struct{})
 	go func() { client.Run(ctx); close(done) }()
 	defer func() { cancel(); <-done }()

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
 )
@@ -28,12 +28,12 @@ one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer. 
 	c.Flags().BoolVar(&check, "check", false, "for monitoring: one line and exit status 0, 1 or 2")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		for seen := false; ; seen = true {
-			var st control.Status
+			var st api.Status
 			ctx, cancel := c.Context(), context.CancelFunc(func() {})
 			if check {
 				ctx, cancel = context.WithTimeout(ctx, checkTimeout)
 			}
-			err := f.Call(ctx, control.VerbStatus, struct{}{}, &st)
+			err := f.Call(ctx, api.VerbStatus, struct{}{}, &st)
 			cancel()
 			if check {
 				return checkStatus(c.OutOrStdout(), &f, &st, err)
@@ -95,12 +95,12 @@ func severity(state string) int {
 // nothing lags: a host that writes nothing would else learn too late.
 const failingAfter = 30 * time.Second
 
-func failing(t *control.TargetStatus, now time.Time) bool {
+func failing(t *api.TargetStatus, now time.Time) bool {
 	return t.Error != "" && (t.LastSuccess == nil || now.Sub(*t.LastSuccess) > failingAfter)
 }
 
 // groupsWell speaks of all groups, where all replicate.
-func groupsWell(groups []control.GroupStatus) string {
+func groupsWell(groups []api.GroupStatus) string {
 	if len(groups) == 0 {
 		return "no groups"
 	}
@@ -115,7 +115,7 @@ func groupsWell(groups []control.GroupStatus) string {
 		most.LagSeconds, most.Name, most.RPOTargetSeconds)
 }
 
-func checkStatus(w io.Writer, f *cli.DaemonFlags, st *control.Status, err error) error {
+func checkStatus(w io.Writer, f *cli.DaemonFlags, st *api.Status, err error) error {
 	code, line := 0, groupsWell(st.Groups)
 	if err != nil {
 		code, line = 2, err.Error()
@@ -173,7 +173,7 @@ func checkStatus(w io.Writer, f *cli.DaemonFlags, st *control.Status, err error)
 }
 
 // targetNote is what there is to say of a target.
-func targetNote(t *control.TargetStatus) string {
+func targetNote(t *api.TargetStatus) string {
 	switch {
 	case t.State == "":
 		return t.Error
@@ -183,7 +183,7 @@ func targetNote(t *control.TargetStatus) string {
 	return t.State + ": " + t.Reason + "; " + t.Error
 }
 
-func printStatus(w io.Writer, st *control.Status) {
+func printStatus(w io.Writer, st *api.Status) {
 	rows := [][]string{{"GROUP", "ROLE", "STATE", "ACK", "LAG", "BEHIND", "LAST LSN", "DURABLE LSN", "REASON"}}
 	for _, g := range st.Groups {
 		ack := g.Ack

@@ -8,33 +8,33 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 )
 
 func TestCheckStatus(t *testing.T) {
 	now := time.Now()
 	long := now.Add(-time.Hour)
-	good := control.GroupStatus{Name: "g", State: "Replicating"}
+	good := api.GroupStatus{Name: "g", State: "Replicating"}
 	for name, c := range map[string]struct {
-		st   control.Status
+		st   api.Status
 		err  error
 		code int
 		says string
 	}{
-		"good":                     {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &now}}}, nil, 0, "OK"},
-		"certificate in 20 days":   {control.Status{Groups: []control.GroupStatus{good}, Certificates: []control.CertificateStatus{{File: "c.pem", Warning: "it expires"}}}, nil, 1, "c.pem"},
-		"certificate in 2 days":    {control.Status{Groups: []control.GroupStatus{good}, Certificates: []control.CertificateStatus{{File: "c.pem", Warning: "it expires", Urgent: true}}}, nil, 2, "c.pem"},
-		"no groups":                {control.Status{}, nil, 0, "no groups"},
-		"lagging":                  {control.Status{Groups: []control.GroupStatus{good, {Name: "h", State: "Lagging"}}}, nil, 1, "group h"},
-		"all are well":             {control.Status{Groups: []control.GroupStatus{good, {Name: "h", State: "Replicating", LagSeconds: 2.5, RPOTargetSeconds: 10}}}, nil, 0, "OK: all groups replicate: g, h; lag up to 2.500 s, of group h (target 10 s)"},
-		"all that are not":         {control.Status{Groups: []control.GroupStatus{good, {Name: "h", State: "Lagging"}, {Name: "i", State: "Fenced"}}}, nil, 2, "CRITICAL: 2 of 3 groups: group i is Fenced, lag 0.000 s (target 0 s); group h is Lagging"},
-		"the worst first":          {control.Status{Groups: []control.GroupStatus{{Name: "h", State: "Lagging"}, {Name: "i", State: "Fenced", Reason: "why"}}}, nil, 2, "why"},
-		"target fails a moment":    {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &now, Error: "403"}}}, nil, 0, "OK"},
-		"target fails for long":    {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &long, Error: "403"}}}, nil, 1, "target t"},
-		"target never worked":      {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", Error: "403"}}}, nil, 1, "403"},
-		"idle for long, no error":  {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &long}}}, nil, 0, "OK"},
-		"let go":                   {control.Status{Groups: []control.GroupStatus{good}, Targets: []control.TargetStatus{{Name: "t", LastSuccess: &now, State: "let go", Reason: "its share"}}}, nil, 1, "let go: its share"},
-		"the agent does not reply": {control.Status{}, errors.New("no agent"), 2, "no agent"},
+		"good":                     {api.Status{Groups: []api.GroupStatus{good}, Targets: []api.TargetStatus{{Name: "t", LastSuccess: &now}}}, nil, 0, "OK"},
+		"certificate in 20 days":   {api.Status{Groups: []api.GroupStatus{good}, Certificates: []api.CertificateStatus{{File: "c.pem", Warning: "it expires"}}}, nil, 1, "c.pem"},
+		"certificate in 2 days":    {api.Status{Groups: []api.GroupStatus{good}, Certificates: []api.CertificateStatus{{File: "c.pem", Warning: "it expires", Urgent: true}}}, nil, 2, "c.pem"},
+		"no groups":                {api.Status{}, nil, 0, "no groups"},
+		"lagging":                  {api.Status{Groups: []api.GroupStatus{good, {Name: "h", State: "Lagging"}}}, nil, 1, "group h"},
+		"all are well":             {api.Status{Groups: []api.GroupStatus{good, {Name: "h", State: "Replicating", LagSeconds: 2.5, RPOTargetSeconds: 10}}}, nil, 0, "OK: all groups replicate: g, h; lag up to 2.500 s, of group h (target 10 s)"},
+		"all that are not":         {api.Status{Groups: []api.GroupStatus{good, {Name: "h", State: "Lagging"}, {Name: "i", State: "Fenced"}}}, nil, 2, "CRITICAL: 2 of 3 groups: group i is Fenced, lag 0.000 s (target 0 s); group h is Lagging"},
+		"the worst first":          {api.Status{Groups: []api.GroupStatus{{Name: "h", State: "Lagging"}, {Name: "i", State: "Fenced", Reason: "why"}}}, nil, 2, "why"},
+		"target fails a moment":    {api.Status{Groups: []api.GroupStatus{good}, Targets: []api.TargetStatus{{Name: "t", LastSuccess: &now, Error: "403"}}}, nil, 0, "OK"},
+		"target fails for long":    {api.Status{Groups: []api.GroupStatus{good}, Targets: []api.TargetStatus{{Name: "t", LastSuccess: &long, Error: "403"}}}, nil, 1, "target t"},
+		"target never worked":      {api.Status{Groups: []api.GroupStatus{good}, Targets: []api.TargetStatus{{Name: "t", Error: "403"}}}, nil, 1, "403"},
+		"idle for long, no error":  {api.Status{Groups: []api.GroupStatus{good}, Targets: []api.TargetStatus{{Name: "t", LastSuccess: &long}}}, nil, 0, "OK"},
+		"let go":                   {api.Status{Groups: []api.GroupStatus{good}, Targets: []api.TargetStatus{{Name: "t", LastSuccess: &now, State: "let go", Reason: "its share"}}}, nil, 1, "let go: its share"},
+		"the agent does not reply": {api.Status{}, errors.New("no agent"), 2, "no agent"},
 	} {
 		var out bytes.Buffer
 		err := checkStatus(&out, &cli.DaemonFlags{}, &c.st, c.err)

@@ -9,8 +9,8 @@ import (
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/catalog"
-	"github.com/pollux-dr/pollux/replicator/gc"
+	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
+	"github.com/pollux-dr/pollux/replicator/twin/gc"
 )
 
 // TestRestoreHostileNames: who can write the store cannot choose where a restore writes,

@@ -9,15 +9,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
 	"github.com/pollux-dr/pollux/internal/text"
-	"github.com/pollux-dr/pollux/replicator/cover"
-	"github.com/pollux-dr/pollux/replicator/extent"
-	"github.com/pollux-dr/pollux/replicator/mount"
+	"github.com/pollux-dr/pollux/replicator/objlog/cover"
+	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/mount"
 )
 
 // liveChunk is what is compared at a time.
@@ -53,7 +53,7 @@ type liveVerifier struct {
 	store objstore.Store
 	name  string
 	group string
-	agent *control.Client
+	agent *api.Client
 	dev   *nbdclient.Conn
 	rep   liveReport
 }
@@ -189,8 +189,8 @@ func appendDiffs(found []diffSpan, a, b []byte, off int64) []diffSpan {
 // judge waits until the twin has all that was written by now, and takes what differs
 // and was not written to since p as a true difference.
 func (v *liveVerifier) judge(ctx context.Context, p twin.Point, found []diffSpan) (again []diffSpan, err error) {
-	var st control.Status
-	if err := v.agent.Call(ctx, control.VerbStatus, struct{}{}, &st); err != nil {
+	var st api.Status
+	if err := v.agent.Call(ctx, api.VerbStatus, struct{}{}, &st); err != nil {
 		return nil, err
 	}
 	reached := uint64(0)
@@ -199,9 +199,9 @@ func (v *liveVerifier) judge(ctx context.Context, p twin.Point, found []diffSpan
 			reached = g.LastLSN
 		}
 	}
-	var wait control.GroupProgress
+	var wait api.GroupProgress
 	for wait.DurableLSN < reached {
-		if err := v.agent.Call(ctx, control.VerbGroupWait, control.GroupWait{Group: v.group, AfterLSN: max(reached, 1) - 1}, &wait); err != nil {
+		if err := v.agent.Call(ctx, api.VerbGroupWait, api.GroupWait{Group: v.group, AfterLSN: max(reached, 1) - 1}, &wait); err != nil {
 			return nil, err
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/quantity"
@@ -27,7 +27,7 @@ func newVolume() *cobra.Command {
 
 func newVolumeCreate() *cobra.Command {
 	var f cli.DaemonFlags
-	var r control.VolumeCreate
+	var r api.VolumeCreate
 	var size quantity.Bytes
 	c := &cobra.Command{Use: "create VOLUME --group GROUP", Short: "Protect a new volume, or an existing file or device", Args: cobra.ExactArgs(1),
 		Long: `Without --backing, a sparse file of --size is made in the agent's state directory.
@@ -59,20 +59,20 @@ on when this command is interrupted; ` + "`pollux volume ls`" + ` then shows whe
 			}
 		}
 		r.Name, r.SizeBytes, r.By = args[0], int64(size), cli.Operator()
-		var v control.Volume
-		if err := f.Call(c.Context(), control.VerbVolumeCreate, r, &v); err != nil {
+		var v api.Volume
+		if err := f.Call(c.Context(), api.VerbVolumeCreate, r, &v); err != nil {
 			return err
 		}
 		if f.JSON {
 			return cli.PrintJSON(c.OutOrStdout(), v)
 		}
-		printVolumes(c, []control.Volume{v})
+		printVolumes(c, []api.Volume{v})
 		return nil
 	}
 	return c
 }
 
-func printVolumes(c *cobra.Command, vols []control.Volume) {
+func printVolumes(c *cobra.Command, vols []api.Volume) {
 	rows := [][]string{{"VOLUME", "GROUP", "AGENT", "SIZE", "READY", "BACKING", "NBD"}}
 	for _, v := range vols {
 		rows = append(rows, []string{v.Name, v.Group, v.Agent, quantity.Bytes(v.SizeBytes).String(), fmt.Sprint(v.Ready), v.Backing, v.NBD})
@@ -91,8 +91,8 @@ func newVolumeList() *cobra.Command {
 		if s.URL != "" {
 			return listStoreVolumes(c, &f, &s)
 		}
-		var vols []control.Volume
-		if err := f.Call(c.Context(), control.VerbVolumeList, control.List{}, &vols); err != nil {
+		var vols []api.Volume
+		if err := f.Call(c.Context(), api.VerbVolumeList, api.List{}, &vols); err != nil {
 			return err
 		}
 		if f.JSON {
@@ -164,7 +164,7 @@ func describe(ctx context.Context, l *twin.Log, v *state.Volume) storeVolume {
 
 func newVolumeRemove() *cobra.Command {
 	var f cli.DaemonFlags
-	var r control.VolumeRemove
+	var r api.VolumeRemove
 	var yes bool
 	c := &cobra.Command{Use: "rm VOLUME", Short: "End a volume's protection; its backing and its history stay", Args: cobra.ExactArgs(1)}
 	f.Add(c)
@@ -178,14 +178,14 @@ func newVolumeRemove() *cobra.Command {
 				return err
 			}
 		}
-		var v control.Volume
-		if err := f.Call(c.Context(), control.VerbVolumeRemove, r, &v); err != nil {
+		var v api.Volume
+		if err := f.Call(c.Context(), api.VerbVolumeRemove, r, &v); err != nil {
 			return err
 		}
 		if f.JSON {
 			return cli.PrintJSON(c.OutOrStdout(), v)
 		}
-		printVolumes(c, []control.Volume{v})
+		printVolumes(c, []api.Volume{v})
 		return nil
 	}
 	return c

@@ -6,12 +6,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 )
 
 func newVolumeAccept() *cobra.Command {
 	var f cli.DaemonFlags
-	var r control.VolumeAccept
+	var r api.VolumeAccept
 	var yes bool
 	c := &cobra.Command{Use: "accept VOLUME", Short: "Go on from another backing file or device in the place of a lost or replaced one", Args: cobra.ExactArgs(1),
 		Long: `A group is Suspended when the backing of one of its volumes is missing, or is
@@ -33,14 +33,14 @@ would make primary and twin differ: for that, use volume rm and volume create.`}
 				return err
 			}
 		}
-		var v control.Volume
-		if err := f.Call(c.Context(), control.VerbVolumeAccept, r, &v); err != nil {
+		var v api.Volume
+		if err := f.Call(c.Context(), api.VerbVolumeAccept, r, &v); err != nil {
 			return err
 		}
 		if f.JSON {
 			return cli.PrintJSON(c.OutOrStdout(), v)
 		}
-		printVolumes(c, []control.Volume{v})
+		printVolumes(c, []api.Volume{v})
 		if !r.DryRun {
 			fmt.Fprintln(c.ErrOrStderr(), "restart the agent to go on")
 		}

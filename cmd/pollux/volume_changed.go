@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/control"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 )
@@ -21,12 +21,12 @@ reaches: after a failover to a recovery point, the blocks in which this side dif
 	f.Add(c)
 	c.Flags().Uint64Var(&after, "after", 0, "LSN (default: the newest one that every required target holds)")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		r := control.VolumeChanged{Name: args[0]}
+		r := api.VolumeChanged{Name: args[0]}
 		if c.Flags().Changed("after") {
 			r.AfterLSN = &after
 		}
-		var got control.VolumeChanges
-		if err := f.Call(c.Context(), control.VerbVolumeChanged, r, &got); err != nil {
+		var got api.VolumeChanges
+		if err := f.Call(c.Context(), api.VerbVolumeChanged, r, &got); err != nil {
 			return err
 		}
 		if f.JSON {

@@ -7,9 +7,9 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/liar"
 	"github.com/pollux-dr/pollux/internal/s3test"
-	"github.com/pollux-dr/pollux/replicator/gc"
 	"github.com/pollux-dr/pollux/replicator/logtest"
-	"github.com/pollux-dr/pollux/replicator/mount"
+	"github.com/pollux-dr/pollux/replicator/twin/gc"
+	"github.com/pollux-dr/pollux/replicator/twin/mount"
 )
 
 // eachLie runs fn with each kind of lie, told a few times and without end. mustPass says

@@ -14,10 +14,10 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/liar"
 	"github.com/pollux-dr/pollux/internal/s3test"
-	"github.com/pollux-dr/pollux/replicator/gc"
 	"github.com/pollux-dr/pollux/replicator/logtest"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/gc"
 )
 
 const (

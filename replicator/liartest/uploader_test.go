@@ -9,10 +9,10 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/liar"
 	"github.com/pollux-dr/pollux/replicator/journal"
+	"github.com/pollux-dr/pollux/replicator/journal/uploader"
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/uploader"
 )
 
 const target = "x"

@@ -13,10 +13,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/replicator/fold"
 	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/fold"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 

@@ -4,8 +4,8 @@ import (
 	"context"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/segment"
 )
 
 // tailGuessBytes is the first range read of an object's tail; a longer footer

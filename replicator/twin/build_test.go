@@ -15,10 +15,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/replicator/fold"
 	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/fold"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 

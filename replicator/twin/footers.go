@@ -6,7 +6,7 @@ import (
 	"sync"
 
 	"github.com/pollux-dr/pollux/replicator/objlog"
-	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
 // Progress is told how far a long call has come. It may be nil.

@@ -8,8 +8,8 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/pollux-dr/pollux/replicator/cover"
-	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/objlog/cover"
+	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 )
 
 // Base is what a target holds already: but for what was written behind LSN Low up to

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/replicator/catalog"
-	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 

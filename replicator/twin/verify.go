@@ -7,7 +7,7 @@ import (
 	"io"
 
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/extent"
+	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 )
 
 // Verify reads an image back and compares it with the store: the data of the plan,

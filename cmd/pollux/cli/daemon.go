@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/config"
-	"github.com/pollux-dr/pollux/internal/control"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
 	"github.com/pollux-dr/pollux/internal/pki"
@@ -54,11 +54,11 @@ func (f *DaemonFlags) AddJSON(c *cobra.Command) {
 	c.Flags().BoolVar(&f.JSON, "json", false, "print one JSON object and nothing else")
 }
 
-func (f *DaemonFlags) Client() *control.Client {
+func (f *DaemonFlags) Client() *api.Client {
 	if f.address != "" {
-		return control.DialTLS(f.address, f.files)
+		return api.DialTLS(f.address, f.files)
 	}
-	return control.Dial(f.Socket)
+	return api.Dial(f.Socket)
 }
 
 // call is client().Call, once the flags are known to go together.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/internal/text"
-	"github.com/pollux-dr/pollux/replicator/segment"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 

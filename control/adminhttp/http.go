@@ -1,0 +1,87 @@
+package adminhttp
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/listen"
+)
+
+// HTTP are a daemon's servers. Spawn runs a part of it whose error ends the daemon.
+type HTTP struct {
+	Log     *slog.Logger
+	Spawn   func(part func() error)
+	servers []*http.Server
+}
+
+// WarnExposed says which files of secrets any user of this host can read.
+func WarnExposed(log *slog.Logger, secrets []string) {
+	for _, path := range secrets {
+		if err := config.Exposed(path); err != nil {
+			log.Warn("a secret is not kept", "err", err, "hint", fail.HintOf(err))
+		}
+	}
+}
+
+// ListenUnix listens on a socket for its owner only. What is at path is ours: the
+// state directory is locked.
+func ListenUnix(path string) (net.Listener, error) {
+	_ = os.Remove(path)
+	l, err := net.Listen("unix", path)
+	if err == nil {
+		err = os.Chmod(path, 0o600)
+	}
+	if err != nil {
+		return nil, fail.Wrap(fail.Denied, "listen on", path, err)
+	}
+	return l, nil
+}
+
+// Serve takes requests from l until Close. Each listener has its own limits.
+func (h *HTTP) Serve(l net.Listener, handler http.Handler) {
+	log := listen.Sparse(h.Log)
+	g := newGuests(log)
+	s := &http.Server{Handler: g.handler(handler), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog: listen.Lines(log, "a request was not served"), ConnState: g.watch, ConnContext: withConn}
+	h.servers = append(h.servers, s)
+	h.Spawn(func() error {
+		if err := s.Serve(listen.Patient(l, log)); !errors.Is(err, http.ErrServerClosed) {
+			return fail.Wrap(fail.Internal, "serve", l.Addr().String(), err)
+		}
+		return nil
+	})
+}
+
+// ServeBeyond serves what the configuration opens beside the control socket: verbs
+// for operators on other hosts, and metrics.
+func (h *HTTP) ServeBeyond(control config.Control, id config.Identity, verbs http.Handler, metrics config.Metrics, prom http.Handler) error {
+	if control.Listen != "" {
+		l, err := id.Files().Listen(control.Listen)
+		if err != nil {
+			return err
+		}
+		h.Serve(l, verbs)
+	}
+	if metrics.Listen != "" {
+		l, err := ListenTCP(metrics.Listen, metrics.TLS)
+		if err != nil {
+			return err
+		}
+		only := http.NewServeMux()
+		only.Handle("GET /metrics", prom)
+		h.Serve(l, only)
+	}
+	return nil
+}
+
+// Close ends the servers, and with them the verbs' contexts.
+func (h *HTTP) Close() {
+	for _, s := range h.servers {
+		_ = s.Close()
+	}
+}

@@ -1,0 +1,309 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/change"
+)
+
+// Group is a consistency group with its policy.
+type Group struct {
+	Name             string   `json:"name"`
+	Ack              string   `json:"ack"`
+	OnAckLoss        string   `json:"on_ack_loss"`
+	Overflow         string   `json:"overflow"`
+	PITR             string   `json:"pitr"`
+	RPOTargetSeconds float64  `json:"rpo_target_seconds"`
+	Paused           bool     `json:"paused"`
+	Retention        string   `json:"retention"`        // as pollux group set takes it
+	Owner            string   `json:"owner,omitempty"`  // the agent that created it
+	Agents           []string `json:"agents,omitempty"` // that may have volumes in it beside its owner
+	Volumes          int      `json:"volumes"`
+}
+
+// GroupPut creates a group or changes settings of one; nil means unchanged or
+// the default.
+type GroupPut struct {
+	Name             string   `json:"name"`
+	Create           bool     `json:"create"`
+	DryRun           bool     `json:"dry_run,omitempty"`
+	By               string   `json:"by,omitempty"`
+	Ack              *string  `json:"ack,omitempty"`
+	OnAckLoss        *string  `json:"on_ack_loss,omitempty"`
+	Overflow         *string  `json:"overflow,omitempty"`
+	PITR             *string  `json:"pitr,omitempty"`
+	Retention        *string  `json:"retention,omitempty"`
+	RPOTargetSeconds *float64 `json:"rpo_target_seconds,omitempty"`
+	Paused           *bool    `json:"paused,omitempty"`
+	// Agents are those that may have volumes in the group beside its creator.
+	Agents *[]string `json:"agents,omitempty"`
+}
+
+// GroupWait asks for a group's progress once its durable LSN is above AfterLSN,
+// or TimeoutSeconds (30 where it is 0) are over.
+type GroupWait struct {
+	Group          string  `json:"group"`
+	AfterLSN       uint64  `json:"after_lsn"`
+	TimeoutSeconds float64 `json:"timeout_seconds,omitempty"`
+}
+
+// GroupProgress is how far a group's writes have come.
+type GroupProgress struct {
+	Group      string `json:"group"`
+	LastLSN    uint64 `json:"last_lsn"`    // newest acknowledged write
+	DurableLSN uint64 `json:"durable_lsn"` // in every required target, with all before it
+}
+
+// Volume is a protected volume.
+type Volume struct {
+	Name      string `json:"name"`
+	Group     string `json:"group"`
+	Agent     string `json:"agent"`
+	SizeBytes int64  `json:"size_bytes"`
+	Backing   string `json:"backing"`
+	NBD       string `json:"nbd"` // URI
+	Ready     bool   `json:"ready"`
+}
+
+// VolumeCreate asks for a new volume.
+type VolumeCreate struct {
+	Name      string `json:"name"`
+	Group     string `json:"group"`
+	SizeBytes int64  `json:"size_bytes"` // 0: that of an existing backing
+	Backing   string `json:"backing"`    // "": a sparse file in the state directory
+	DryRun    bool   `json:"dry_run,omitempty"`
+	By        string `json:"by,omitempty"`
+}
+
+// VolumeAccept takes what is at the path of a suspended volume's backing for the
+// right one, from the agent's next start on.
+type VolumeAccept struct {
+	Name   string `json:"name"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	By     string `json:"by,omitempty"`
+}
+
+// VolumeRemove ends a volume's protection. Backing and history stay.
+type VolumeRemove struct {
+	Name   string `json:"name"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	By     string `json:"by,omitempty"`
+}
+
+// VolumeChanged asks which extents of a volume were written after an LSN; without
+// one, after the newest that every required target holds.
+type VolumeChanged struct {
+	Name     string  `json:"name"`
+	AfterLSN *uint64 `json:"after_lsn,omitempty"`
+}
+
+// VolumeChanges are those extents, rounded outward to granules.
+type VolumeChanges struct {
+	Name         string   `json:"name"`
+	AfterLSN     uint64   `json:"after_lsn"`
+	LastLSN      uint64   `json:"last_lsn"`
+	GranuleBytes int64    `json:"granule_bytes"`
+	Bytes        int64    `json:"bytes"`
+	Extents      []Extent `json:"extents"`
+}
+
+// Extent is a range of a volume.
+type Extent struct {
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"`
+}
+
+// Bookmark is a named recovery point.
+type Bookmark struct {
+	Name  string    `json:"name"`
+	Group string    `json:"group"`
+	LSN   uint64    `json:"lsn"`
+	Epoch uint64    `json:"epoch"`
+	Time  time.Time `json:"time"`
+	// Durable tells whether every required target holds it; of a group over several
+	// hosts, this host's part.
+	Durable bool `json:"durable"`
+	// Points are those of a group over several hosts, and HeldSeconds is how long the
+	// writers of one of them waited at most.
+	Points      []BookmarkPoint `json:"points,omitempty"`
+	HeldSeconds float64         `json:"held_seconds,omitempty"`
+	Quiesced    bool            `json:"quiesced,omitempty"` // application-consistent, by hooks
+}
+
+// BookmarkPoint is where a bookmark lies in one host's stream.
+type BookmarkPoint struct {
+	Agent string `json:"agent"`
+	LSN   uint64 `json:"lsn"`
+}
+
+// BookmarkAdd asks for a bookmark at the present point of a group.
+type BookmarkAdd struct {
+	Name   string `json:"name"`
+	Group  string `json:"group"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	By     string `json:"by,omitempty"`
+	// HoldSeconds is for how long writers may be held where the group is on several
+	// hosts; 0 is the default.
+	HoldSeconds float64 `json:"hold_seconds,omitempty"`
+	// Quiesce runs the group's hooks round the mark.
+	Quiesce bool `json:"quiesce,omitempty"`
+}
+
+// BookmarkRemove removes a bookmark.
+type BookmarkRemove struct {
+	Name   string `json:"name"`
+	Group  string `json:"group"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	By     string `json:"by,omitempty"`
+}
+
+// List asks for things, of one group where that is set.
+type List struct {
+	Group string `json:"group,omitempty"`
+}
+
+// Status is what `pollux status --json` prints.
+type Status struct {
+	Groups  []GroupStatus  `json:"groups"`
+	Journal JournalStatus  `json:"journal"`
+	Targets []TargetStatus `json:"targets"`
+	Agent   AgentStatus    `json:"agent"`
+	// Certificates are those that the daemon's configuration names.
+	Certificates []CertificateStatus `json:"certificates,omitempty"`
+}
+
+// CertificateStatus is until when a certificate holds.
+type CertificateStatus struct {
+	File    string    `json:"file"`
+	Until   time.Time `json:"until,omitzero"`
+	Warning string    `json:"warning,omitempty"` // 30 days before it expires, or it cannot be read
+	Urgent  bool      `json:"urgent,omitempty"`  // 7 days before
+}
+
+// GroupStatus is where a group stands.
+type GroupStatus struct {
+	Name             string     `json:"name"`
+	Role             string     `json:"role"`
+	State            string     `json:"state"`
+	Reason           string     `json:"reason"`
+	Ack              string     `json:"ack"`
+	AckKept          string     `json:"ack_kept"` // the promise that holds for every flush that was answered
+	AckReason        string     `json:"ack_reason,omitempty"`
+	AckDegraded      bool       `json:"ack_degraded"`
+	FlushesWaiting   int        `json:"flushes_waiting"` // for more than this host
+	LagSeconds       float64    `json:"lag_seconds"`
+	LagBytes         int64      `json:"lag_bytes"`
+	RPOTargetSeconds float64    `json:"rpo_target_seconds"`
+	LastLSN          uint64     `json:"last_lsn"`
+	DurableLSN       uint64     `json:"durable_lsn"`
+	LastPointTime    *time.Time `json:"last_point_time"`
+	BacklogBytes     int64      `json:"backlog_bytes"`
+	// InitialSync is there while one runs.
+	InitialSync *InitialSync `json:"initial_sync,omitempty"`
+}
+
+// InitialSync is how far the initial syncs of a group's volumes are.
+type InitialSync struct {
+	Bytes       int64    `json:"bytes"` // that the backings hold
+	CopiedBytes int64    `json:"copied_bytes"`
+	Percent     int      `json:"percent"`
+	LeftSeconds *float64 `json:"left_seconds"` // at the rate so far; null before there is one
+}
+
+// JournalStatus is where the journal stands.
+type JournalStatus struct {
+	ID             string `json:"id"`
+	Leader         bool   `json:"leader"` // in this process
+	LeaderAddress  string `json:"leader_address,omitempty"`
+	Voters         int    `json:"voters"`
+	Members        int    `json:"members"`
+	Term           uint64 `json:"term"`
+	Epoch          uint64 `json:"epoch"`
+	LogBytes       int64  `json:"log_bytes"`
+	LogBudgetBytes int64  `json:"log_budget_bytes"`
+	Error          string `json:"error"`
+}
+
+// TargetStatus is where a target's object log stands.
+type TargetStatus struct {
+	Name          string     `json:"name"`
+	URL           string     `json:"url"`
+	Site          string     `json:"site"`
+	Position      uint64     `json:"position"`
+	LastSuccess   *time.Time `json:"last_success"`
+	Error         string     `json:"error"`
+	State         string     `json:"state"`  // "let go" or "filling" (see docs/journal.md), else empty
+	Reason        string     `json:"reason"` // of the state
+	ShippedBytes  int64      `json:"shipped_bytes"`
+	ShippedObject int64      `json:"shipped_objects"`
+	Optional      bool       `json:"optional"`
+	LagSeconds    float64    `json:"lag_seconds"` // age of the oldest frame that it lacks
+	BacklogBytes  int64      `json:"backlog_bytes"`
+	// FoldedFrom bytes of frames went as FoldedTo bytes of folds, since the start.
+	FoldedFrom int64 `json:"folded_from_bytes"`
+	FoldedTo   int64 `json:"folded_to_bytes"`
+	// Catalog is what the journal's leader knows of the log's newest catalog; null is
+	// nothing.
+	Catalog *change.CatalogInfo `json:"catalog"`
+}
+
+// TargetStatusOf turns a journal's words about a target into status.
+func TargetStatusOf(t *change.TargetInfo) TargetStatus {
+	out := TargetStatus{Name: t.Name, URL: t.URL, Site: t.Site, Position: t.Position, Optional: t.Optional,
+		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes,
+		State: t.State, Reason: t.Reason, FoldedFrom: t.FoldedFrom, FoldedTo: t.FoldedTo, Catalog: t.Catalog}
+	if !t.LastSuccess.IsZero() {
+		out.LastSuccess = &t.LastSuccess
+	}
+	return out
+}
+
+// AgentStatus are the host's own figures.
+type AgentStatus struct {
+	Name           string  `json:"name"`
+	Version        string  `json:"version"`
+	MemoryBytes    int64   `json:"memory_bytes"`
+	MemoryBudget   int64   `json:"memory_budget_bytes"`
+	WALBytes       int64   `json:"wal_bytes"`
+	WALBudgetBytes int64   `json:"wal_budget_bytes"`
+	WrittenBytes   int64   `json:"written_bytes"` // payload since the start
+	StoredBytes    int64   `json:"stored_bytes"`  // its frames
+	Connections    int     `json:"nbd_connections"`
+	NewGeneration  bool    `json:"new_generation"` // this start found no arena
+	UptimeSeconds  float64 `json:"uptime_seconds"`
+}
+
+// Service is what a daemon can do for operators.
+type Service interface {
+	Status(ctx context.Context, _ struct{}) (Status, error)
+	GroupPut(ctx context.Context, r GroupPut) (Group, error)
+	GroupList(ctx context.Context, r List) ([]Group, error)
+	GroupWait(ctx context.Context, r GroupWait) (GroupProgress, error)
+	VolumeCreate(ctx context.Context, r VolumeCreate) (Volume, error)
+	VolumeList(ctx context.Context, r List) ([]Volume, error)
+	VolumeRemove(ctx context.Context, r VolumeRemove) (Volume, error)
+	VolumeAccept(ctx context.Context, r VolumeAccept) (Volume, error)
+	VolumeChanged(ctx context.Context, r VolumeChanged) (VolumeChanges, error)
+	BookmarkAdd(ctx context.Context, r BookmarkAdd) (Bookmark, error)
+	BookmarkList(ctx context.Context, r List) ([]Bookmark, error)
+	BookmarkRemove(ctx context.Context, r BookmarkRemove) (Bookmark, error)
+	AuditList(ctx context.Context, r AuditQuery) ([]AuditEntry, error)
+}
+
+// AuditQuery asks for the newest entries; 0 for all that the journal has at hand.
+type AuditQuery struct {
+	Last int `json:"last,omitempty"`
+}
+
+// AuditEntry is one verb that was to change state.
+type AuditEntry struct {
+	Number  uint64          `json:"number"`
+	Time    time.Time       `json:"time"`
+	Who     string          `json:"who"`  // certificate, or the user on the host's own socket
+	Host    string          `json:"host"` // whose daemon carried it out
+	Verb    string          `json:"verb"`
+	Request json.RawMessage `json:"request"`
+	Outcome string          `json:"outcome"` // "ok", or why not
+}

@@ -1,0 +1,179 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/pki"
+)
+
+// Verbs are the paths under /v1/.
+const (
+	VerbStatus         = "status"
+	VerbGroupPut       = "group-put"
+	VerbGroupList      = "group-list"
+	VerbGroupWait      = "group-wait"
+	VerbVolumeCreate   = "volume-create"
+	VerbVolumeList     = "volume-list"
+	VerbVolumeRemove   = "volume-remove"
+	VerbVolumeAccept   = "volume-accept"
+	VerbVolumeChanged  = "volume-changed"
+	VerbBookmarkAdd    = "bookmark-add"
+	VerbBookmarkList   = "bookmark-list"
+	VerbBookmarkRemove = "bookmark-remove"
+
+	VerbAuditList       = "audit-list"
+	VerbJournalList     = "journal-list"
+	VerbJournalInit     = "journal-init"
+	VerbJournalJoin     = "journal-join"
+	VerbJournalRemove   = "journal-remove"
+	VerbJournalTransfer = "journal-transfer"
+)
+
+const maxBodyBytes = 1 << 20
+
+// Handler serves s.
+func Handler(s Service, audit Audit) *Mux {
+	m := newMux(audit)
+	look(m, VerbStatus, s.Status)
+	alter(m, VerbGroupPut, s.GroupPut)
+	look(m, VerbGroupList, s.GroupList)
+	look(m, VerbGroupWait, s.GroupWait)
+	alter(m, VerbVolumeCreate, s.VolumeCreate)
+	look(m, VerbVolumeList, s.VolumeList)
+	alter(m, VerbVolumeRemove, s.VolumeRemove)
+	alter(m, VerbVolumeAccept, s.VolumeAccept)
+	look(m, VerbVolumeChanged, s.VolumeChanged)
+	alter(m, VerbBookmarkAdd, s.BookmarkAdd)
+	look(m, VerbBookmarkList, s.BookmarkList)
+	alter(m, VerbBookmarkRemove, s.BookmarkRemove)
+	look(m, VerbAuditList, s.AuditList)
+	return m
+}
+
+// JournalHandler serves a member of a journal.
+func JournalHandler(s JournalService, audit Audit) *Mux {
+	m := newMux(audit)
+	look(m, VerbStatus, s.Status)
+	look(m, VerbGroupList, s.GroupList)
+	look(m, VerbAuditList, s.AuditList)
+	AddMembers(m, s)
+	return m
+}
+
+// AddMembers adds the verbs about a journal's members.
+func AddMembers(m *Mux, s Members) {
+	look(m, VerbJournalList, s.JournalList)
+	alter(m, VerbJournalInit, s.JournalInit)
+	alter(m, VerbJournalJoin, s.JournalJoin)
+	alter(m, VerbJournalRemove, s.JournalRemove)
+	alter(m, VerbJournalTransfer, s.JournalTransfer)
+}
+
+// Mux serves verbs to those whose role lets them.
+type Mux struct {
+	http.ServeMux
+	audit Audit
+}
+
+// Audit is told of every verb that was to change state: by whom, with which request, nil
+// where the caller's role refused it, and how it ended. One that was only tried out is not told of.
+type Audit func(ctx context.Context, who pki.Peer, verb string, req json.RawMessage, err error)
+
+func newMux(audit Audit) *Mux {
+	if audit == nil {
+		audit = func(context.Context, pki.Peer, string, json.RawMessage, error) {}
+	}
+	return &Mux{audit: audit}
+}
+
+// look serves a verb that changes nothing.
+func look[Req, Resp any](m *Mux, verb string, do func(context.Context, Req) (Resp, error)) {
+	handle(m, verb, false, func(ctx context.Context, _ pki.Peer, req Req) (Resp, error) { return do(ctx, req) })
+}
+
+// alter serves a verb that changes state.
+func alter[Req, Resp any](m *Mux, verb string, do func(context.Context, Req) (Resp, error)) {
+	handle(m, verb, true, func(ctx context.Context, who pki.Peer, req Req) (Resp, error) {
+		resp, err := do(ctx, req)
+		b, _ := json.Marshal(req) // it came as JSON
+		var dry struct {
+			DryRun bool `json:"dry_run"`
+		}
+		if _ = json.Unmarshal(b, &dry); !dry.DryRun {
+			m.audit(context.WithoutCancel(ctx), who, verb, b, err)
+		}
+		return resp, err
+	})
+}
+
+func handle[Req, Resp any](m *Mux, verb string, alters bool, do func(context.Context, pki.Peer, Req) (Resp, error)) {
+	roles := []pki.Role{pki.Operator}
+	if !alters {
+		roles = append(roles, pki.Reader)
+	}
+	m.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, r *http.Request) {
+		who, err := pki.PeerOfState(r.TLS)
+		if err == nil && !who.Is(roles...) {
+			err = fail.New(fail.Denied, "call", verb, fmt.Sprintf("%v's role does not let it do that; it takes one of %v", who, roles))
+			if alters {
+				m.audit(context.WithoutCancel(r.Context()), who, verb, nil, err)
+			}
+		}
+		if err != nil {
+			writeJSON(w, http.StatusForbidden, change.FaultOf(err))
+			return
+		}
+		var req Req
+		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&req); err != nil {
+			writeJSON(w, http.StatusBadRequest, change.FaultOf(fail.Wrap(fail.Invalid, "decode request", verb, err)))
+			return
+		}
+		resting := beat(w, r)
+		resp, err := do(r.Context(), who, req)
+		resting()
+		if err != nil {
+			writeJSON(w, http.StatusUnprocessableEntity, change.FaultOf(err))
+			return
+		}
+		writeJSON(w, http.StatusOK, resp)
+	})
+}
+
+// beat tells the client now and then that its verb is being carried out, until resting
+// is called. One that hears nothing takes the daemon for dead.
+func beat(w http.ResponseWriter, r *http.Request) (resting func()) {
+	if !r.ProtoAtLeast(1, 1) {
+		return func() {}
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(beatEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				w.WriteHeader(http.StatusProcessing)
+			case <-stop:
+				return
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+}

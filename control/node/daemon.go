@@ -1,0 +1,342 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/agent/backing"
+	"github.com/pollux-dr/pollux/control/adminhttp"
+	"github.com/pollux-dr/pollux/control/catalogs"
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/nbd"
+	"github.com/pollux-dr/pollux/internal/private"
+	"github.com/pollux-dr/pollux/replicator/journal"
+	"github.com/pollux-dr/pollux/replicator/journal/journalclient"
+	"github.com/pollux-dr/pollux/replicator/journal/journalnode"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/transport"
+)
+
+// Daemon is a running agent process.
+type Daemon struct {
+	conf    *config.Agent
+	version string
+	log     *slog.Logger
+	start   time.Time
+
+	seams   seams
+	lock    io.Closer
+	host    *journalnode.Host     // a member of the journal in this process, if there is one
+	remote  *journalclient.Client // to the journal's leader, unless it is alone in this process
+	find    *transport.Finder
+	journal journalAccess // one of the two
+	agent   *agent.Agent
+	nbd     *nbd.Server
+	metrics *metrics
+	http    adminhttp.HTTP
+
+	quiescing quiescing
+	accepted  sync.Map // group to volume: backings accepted since the start, which takes none
+
+	verbs  chan struct{} // holds one while a state-changing verb runs; see takeTurn
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	failed chan error
+
+	listening chan struct{} // closed when the journal takes sessions
+}
+
+// journalAccess is the journal as the verbs use it: in this process, or on other
+// hosts.
+type journalAccess interface {
+	View(func(*state.State))
+	Propose(kind state.Kind, v any) (uint64, error)
+	Submit(kind state.Kind, v any) error
+	ID() (id uuid.UUID, epoch uint64, site string)
+	Info() change.JournalInfo
+	Err() error
+}
+
+const closeTimeout = 60 * time.Second
+
+// seams are where crash tests put another disk under the daemon.
+type seams struct {
+	fs            vfs.FS
+	createBacking func(path string, sizeBytes int64) (existed bool, err error)
+	openBacking   func(path string, sizeBytes int64) (backing.Backing, error)
+	election      time.Duration
+	checkpoint    time.Duration
+	logSegment    int64
+	walSegment    int64
+	trailingLogs  uint64
+	foldFrom      int64
+	catalogs      func(*catalogs.Options)
+	now           func() time.Time
+}
+
+// Start brings everything up. It returns when volumes are served.
+func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger) (*Daemon, error) {
+	return start(ctx, conf, version, log, seams{fs: vfs.Default})
+}
+
+func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s seams) (*Daemon, error) {
+	d := &Daemon{conf: conf, version: version, log: log, seams: s, start: time.Now(), failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
+	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	if err := d.open(ctx, d.ctx); err != nil {
+		_ = d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Daemon) open(ctx, run context.Context) error {
+	c := d.conf
+	if err := d.seams.fs.MkdirAll(c.State, 0o700); err != nil {
+		return fail.Wrap(fail.Denied, "create", c.State, err)
+	}
+	if err := private.Dir(c.Runtime); err != nil {
+		return err
+	}
+	for _, dir := range []string{filepath.Dir(c.Socket), filepath.Dir(c.NBD.Unix)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fail.Wrap(fail.Denied, "create", dir, err)
+		}
+	}
+	if err := d.lockState(); err != nil {
+		return err
+	}
+	adminhttp.WarnExposed(d.log, c.Secrets())
+	d.metrics = newMetrics(d)
+	var err error
+	if err = d.openJournal(ctx); err != nil {
+		return err
+	}
+	if err = d.openAgent(); err != nil {
+		return err
+	}
+	if err = d.serveJournal(run); err != nil {
+		return err
+	}
+	if d.remote != nil {
+		d.wg.Go(func() { d.remote.Run(run) })
+		d.wg.Go(func() { d.follow(run) })
+		d.wg.Go(func() { d.holdMarks(run) })
+	} else if err = d.reconcile(ctx); err != nil {
+		return err
+	}
+	if err = d.serveNBD(run); err != nil {
+		return err
+	}
+	return d.serveHTTP()
+}
+
+// lockState keeps a second process away from the state directory.
+func (d *Daemon) lockState() error {
+	path := filepath.Join(d.conf.State, "lock")
+	l, err := d.seams.fs.Lock(path)
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
+		return fail.New(fail.Refused, "lock", d.conf.State, "another process uses this state directory").
+			WithHint("is the agent already running?")
+	case err != nil:
+		return fail.Wrap(fail.Denied, "lock", path, err)
+	}
+	d.lock = l
+	return nil
+}
+
+// openJournal opens this host's member of the journal, if it has one, and prepares
+// to reach the leader where that may be on another host.
+func (d *Daemon) openJournal(ctx context.Context) error {
+	c := &d.conf.Journal
+	files := d.conf.Identity.Files()
+	if d.conf.Identity.Set() {
+		if _, err := files.Check(); err != nil {
+			return err
+		}
+	}
+	addresses := c.Addresses
+	if len(addresses) == 0 {
+		if err := d.openHost(ctx); err != nil {
+			return err
+		}
+		if c.Listen == "" {
+			d.journal = d.host
+			return nil
+		}
+		addresses = append([]string{c.Advertise}, c.Peers...)
+	}
+	d.find = transport.NewFinder(addresses, files.Dial)
+	d.remote = journalclient.New(journalclient.Options{Agent: d.conf.Name, Finder: d.find, Logger: d.log,
+		Pin: func(id string) error { return d.agent.PinJournal(id) }})
+	d.journal = d.remote
+	return nil
+}
+
+// openHost opens the member of the journal that runs in this process.
+func (d *Daemon) openHost(ctx context.Context) (err error) {
+	c := &d.conf.Journal
+	o := journalnode.Options{Targets: c.Targets, FS: d.seams.fs, Logger: d.log, Observe: d.metrics.store.Observe, FoldFromBytes: d.seams.foldFrom,
+		Journal: journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site, Version: d.version,
+			FS: d.seams.fs, OnSync: d.metrics.observeSync("journal"),
+			Election: d.seams.election, TrailingLogs: d.seams.trailingLogs, LogSegmentBytes: d.seams.logSegment,
+			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog), Heartbeat: time.Duration(c.Heartbeat)}}
+	if c.Listen != "" {
+		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: d.conf.Identity.Files().Dial}
+	}
+	if d.host, err = journalnode.Open(ctx, o); err == nil {
+		d.watch(d.host.Failed(), d.host.Err)
+	}
+	return err
+}
+
+// runtimePath names a file in the runtime directory that belongs to this state
+// directory and to no other, whatever name its agent goes by.
+func (d *Daemon) runtimePath(kind string) string { return runtimePath(d.conf, kind) }
+
+func runtimePath(c *config.Agent, kind string) string {
+	return filepath.Join(c.Runtime, fmt.Sprintf("%s-%s-%08x", kind, c.Name, crc32.ChecksumIEEE([]byte(filepath.Clean(c.State)))))
+}
+
+// ArenaPath is where the agent of a configuration keeps its arena.
+func ArenaPath(c *config.Agent) string { return runtimePath(c, "arena") }
+
+func (d *Daemon) journalSocket() string {
+	return d.runtimePath("journal") + ".sock"
+}
+
+func (d *Daemon) openAgent() (err error) {
+	c := d.conf
+	walSegment := int64(c.WAL.Segment)
+	if d.seams.walSegment > 0 {
+		walSegment = d.seams.walSegment
+	}
+	o := agent.Options{Now: d.seams.now,
+		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
+		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
+		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.seams.fs, CheckpointInterval: d.seams.checkpoint,
+		CreateBacking: d.seams.createBacking, OpenBacking: d.seams.openBacking,
+	}
+	if d.remote != nil {
+		o.Dial, o.Moved, o.Beats = d.find.Dial, d.find.Moved, true
+	} else {
+		o.Reference, o.Committed, o.Remote, o.Dial = true, d.host.Point, d.host.Durable, d.dialHere
+	}
+	if d.agent, err = agent.Open(o); err != nil {
+		return err
+	}
+	if d.host != nil {
+		d.host.SetSource(d.agent.Frame)
+	}
+	d.watch(d.agent.Failed(), d.agent.Err)
+	return nil
+}
+
+// dialHere connects the agent to the journal in this process.
+func (d *Daemon) dialHere(ctx context.Context) (net.Conn, error) {
+	select { // the agent is ready before the journal listens
+	case <-d.listening:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	var nd net.Dialer
+	return nd.DialContext(ctx, "unix", d.journalSocket())
+}
+
+// takeTurn waits for its turn among the verbs that change state. A caller who left
+// meanwhile gets none.
+func (d *Daemon) takeTurn(ctx context.Context, op, object string) error {
+	select {
+	case d.verbs <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fail.Wrap(fail.Retry, op, object, ctx.Err())
+	}
+}
+
+func (d *Daemon) endTurn() { <-d.verbs }
+
+// watch turns a part's failure into the daemon's.
+func (d *Daemon) watch(failed <-chan struct{}, why func() error) {
+	d.wg.Go(func() {
+		select {
+		case <-failed:
+			d.fail(why())
+		case <-d.ctx.Done():
+		}
+	})
+}
+
+func (d *Daemon) fail(err error) {
+	select {
+	case d.failed <- err:
+	default:
+	}
+}
+
+// spawn runs a part whose error ends the daemon.
+func (d *Daemon) spawn(part func() error) {
+	d.wg.Go(func() {
+		if err := part(); err != nil && !errors.Is(err, context.Canceled) {
+			d.fail(err)
+		}
+	})
+}
+
+// Wait blocks until ctx ends or a part cannot go on.
+func (d *Daemon) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-d.failed:
+		return err
+	}
+}
+
+// Close stops serving, makes everything acknowledged durable, and stops. What is
+// not yet in the targets is shipped by the next start.
+func (d *Daemon) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	var errs []error
+	d.http.Close()
+	if d.takeTurn(ctx, "stop", "agent") == nil { // the last of them has returned, or hangs for good
+		defer d.endTurn()
+	}
+	if d.nbd != nil {
+		errs = append(errs, d.nbd.Shutdown(ctx))
+	}
+	if d.agent != nil {
+		errs = append(errs, d.agent.Close(ctx))
+	}
+	d.cancel()
+	d.wg.Wait()
+	if d.host != nil {
+		errs = append(errs, d.host.Close())
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fail.Wrap(fail.KindOf(err), "stop", "agent", fmt.Errorf("%w", err))
+	}
+	return nil
+}

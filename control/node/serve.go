@@ -1,0 +1,123 @@
+package node
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/control/adminhttp"
+	"github.com/pollux-dr/pollux/control/api"
+	"github.com/pollux-dr/pollux/control/catalogs"
+	"github.com/pollux-dr/pollux/control/member"
+	"github.com/pollux-dr/pollux/internal/block"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/nbd"
+)
+
+// serveJournal lets the agent, and other hosts where that is configured, reach the
+// journal in this process, if there is one, and starts what that one
+// does while it leads.
+func (d *Daemon) serveJournal(ctx context.Context) error {
+	if d.host == nil {
+		return nil
+	}
+	c := &d.conf.Journal
+	var l net.Listener
+	var err error
+	if c.Listen != "" {
+		l, err = d.conf.Identity.Files().Listen(c.Listen)
+	} else {
+		l, err = adminhttp.ListenUnix(d.journalSocket())
+	}
+	if err != nil {
+		return err
+	}
+	close(d.listening)
+	d.spawn(func() error { return d.host.Serve(ctx, l) })
+	d.wg.Go(func() { d.host.Run(ctx) })
+	o := catalogs.Options{Host: d.host, Targets: c.Targets, Every: *c.Catalog.EveryObjects, StateDir: d.conf.State, Logger: d.log}
+	if d.seams.catalogs != nil {
+		d.seams.catalogs(&o)
+	}
+	d.wg.Go(func() { catalogs.Run(ctx, o) })
+	return nil
+}
+
+// exports offers the agent's volumes over NBD.
+type exports struct{ a *agent.Agent }
+
+func (e exports) Open(_ context.Context, name string) (block.Device, error) {
+	if vols := e.a.Volumes(); name == "" && len(vols) == 1 {
+		name = vols[0].Name
+	}
+	return e.a.Device(name)
+}
+
+func (e exports) List(context.Context) []nbd.Export {
+	var out []nbd.Export
+	for _, v := range e.a.Volumes() {
+		if dev, err := e.a.Device(v.Name); err == nil { // those that Open does
+			out = append(out, nbd.ExportOf(v.Name, dev))
+		}
+	}
+	return out
+}
+
+func (d *Daemon) serveNBD(ctx context.Context) error {
+	c := d.conf.NBD
+	o := nbd.Options{Exports: exports{d.agent}, MaxConnections: c.MaxConnections, StallLimit: time.Duration(c.StallLimit), Logger: d.log, Metrics: d.metrics,
+		ReceiveBudgetBytes: int64(d.conf.Memory) / 2}
+	if c.TCP != "" {
+		o.ReceiveBudgetBytes /= 2 // a half for each listener
+	}
+	if c.TLS.Cert != "" {
+		var err error
+		if o.TLS, err = adminhttp.LoadTLS(c.TLS); err != nil {
+			return err
+		}
+		o.RequireTLS = true
+	}
+	d.nbd = nbd.New(o)
+	l, err := adminhttp.ListenUnix(c.Unix)
+	if err != nil {
+		return err
+	}
+	d.spawn(func() error { return d.nbd.Serve(ctx, l) })
+	if c.TCP == "" {
+		return nil
+	}
+	t, err := net.Listen("tcp", c.TCP)
+	if err != nil {
+		return fail.Wrap(fail.Refused, "listen on", c.TCP, err)
+	}
+	d.spawn(func() error { return d.nbd.Serve(ctx, t) })
+	return nil
+}
+
+func (d *Daemon) serveHTTP() error {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(d.metrics)
+	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+	ctl := http.NewServeMux()
+	audit := &member.Auditor{Host: d.conf.Name, Log: d.log, Journal: d.journal}
+	verbs := api.Handler(service{d, audit}, audit.Record)
+	if d.host != nil {
+		api.AddMembers(verbs, member.Members{Journal: d.host.Journal, Log: d.log})
+	}
+	ctl.Handle("/v1/", verbs)
+	ctl.Handle("/metrics", prom)
+	ctl.HandleFunc("/debug/pprof/", pprof.Index) // the socket is its owner's only
+	ctl.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	l, err := adminhttp.ListenUnix(d.conf.Socket)
+	if err != nil {
+		return err
+	}
+	d.http.Serve(l, ctl)
+	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, verbs, d.conf.Metrics, prom)
+}

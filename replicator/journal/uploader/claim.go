@@ -1,0 +1,235 @@
+package uploader
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/journal"
+	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// claim makes the log ours: identity, then every valid segment that is there is
+// adopted, then our fence at the first free position.
+func (u *Uploader) claim(ctx context.Context) error {
+	if err := u.identify(ctx); err != nil {
+		return err
+	}
+	t := u.o.Journal.Target(u.o.Target)
+	if t.Position > 1 { // another check that this is the log, and all of it
+		if _, err := objlog.ReadIndex(ctx, u.o.Store, t.Position-1); err != nil {
+			return u.lostLog(err, t.Position-1)
+		}
+	}
+	u.pos, u.next = max(1, t.Position), t.Index+1
+	cur := t.Token
+	var taken error // of this very position
+	for {
+		x, err := objlog.ReadIndex(ctx, u.o.Store, u.pos)
+		if fail.Is(err, fail.NotFound) {
+			if taken != nil {
+				return taken // the store contradicts itself
+			}
+			err = u.fence(ctx)
+			if fail.Is(err, fail.Exists) {
+				taken = err
+				continue // somebody was faster: look at it
+			}
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		if err := u.adopt(ctx, x, &cur); err != nil {
+			return err
+		}
+		u.pos++
+		taken = nil
+	}
+}
+
+// lostLog is the error of a store in which an object is missing that this journal
+// knows to be there. To go on in an empty one would make a log that begins in the
+// middle, and cannot be restored.
+func (u *Uploader) lostLog(err error, position uint64) error {
+	if !fail.Is(err, fail.NotFound) {
+		return err
+	}
+	return fail.New(fail.NotFound, "claim", u.o.Store.URL(),
+		fmt.Sprintf("object %s is missing, and this journal has written %d objects", objlog.ObjectName(position), u.o.Journal.Target(u.o.Target).Position)).
+		WithHint("is the right directory mounted, or the url wrong? Nothing is written until the log is back")
+}
+
+// identify creates position 0, or checks that it is this journal's.
+func (u *Uploader) identify(ctx context.Context) error {
+	id, _, site := u.o.Journal.ID()
+	doc := state.Identity{Journal: id, Format: state.FormatVersion, Site: site, Created: u.o.Journal.Created()}
+	obj := segment.Document(segment.Head{Type: segment.Identity, Journal: id, Token: segment.Token{Epoch: u.token.Epoch},
+		FirstIndex: 1, Time: doc.Created.UnixNano()}, state.KindIdentity, doc)
+	x, err := objlog.ReadIndex(ctx, u.o.Store, 0)
+	if n := u.o.Journal.Target(u.o.Target).Position; n > 0 && err != nil {
+		return u.lostLog(err, 0)
+	}
+	if fail.Is(err, fail.NotFound) {
+		if err = u.timed(0, func() error { return u.store.Create(ctx, objlog.ObjectName(0), obj) }); err == nil || fail.Is(err, fail.Exists) {
+			x, err = objlog.ReadIndex(ctx, u.o.Store, 0)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if x.Journal != id {
+		return fail.New(fail.Fenced, "claim", u.o.Store.URL(), fmt.Sprintf("it belongs to journal %s, not to %s", x.Journal, id)).
+			WithHint("give this target a prefix of its own")
+	}
+	return u.checkFormat(ctx, x)
+}
+
+// checkFormat refuses to write into a log of a format that this build does not
+// know.
+func (u *Uploader) checkFormat(ctx context.Context, x *segment.Index) error {
+	object := u.o.Store.URL() + "/" + objlog.ObjectName(0)
+	if x.Type != segment.Identity || len(x.Entries) != 1 {
+		return fail.New(fail.Damaged, "claim", object, "position 0 is not the log's identity")
+	}
+	e := &x.Entries[0]
+	var there state.Identity
+	err := objstore.Reread(func() error {
+		b, err := u.o.Store.Read(ctx, objlog.ObjectName(0), e.Offset, int64(e.Bytes), nil)
+		if err != nil {
+			return err
+		}
+		return fail.At("claim", object, state.Decode(b, state.KindIdentity, &there))
+	})
+	if err != nil {
+		return err
+	}
+	if there.Format != state.FormatVersion {
+		return fail.New(fail.Unsupported, "claim", object, fmt.Sprintf("format %d; this build writes %d", there.Format, state.FormatVersion)).
+			WithHint("use a pollux version that knows this format")
+	}
+	return nil
+}
+
+// adopt takes an object that is already in the log into account.
+func (u *Uploader) adopt(ctx context.Context, x *segment.Index, cur *segment.Token) error {
+	object := u.o.Store.URL() + "/" + objlog.ObjectName(u.pos)
+	if c := x.Token.Compare(u.token); c > 0 || (c == 0 && x.Token.Writer != u.token.Writer) {
+		return fail.New(fail.Fenced, "claim", object, fmt.Sprintf("another writer holds the log: %v; ours is %v", x.Token, u.token)).
+			WithHint("this journal was replaced elsewhere; do not start it again")
+	}
+	if x.Token.Compare(*cur) < 0 {
+		return nil // void: its writer was fenced before
+	}
+	switch x.Type {
+	case segment.Fence:
+		*cur = x.Token
+		return nil
+	case segment.Identity:
+		return fail.New(fail.Damaged, "claim", object, "an identity in the middle of the log")
+	}
+	*cur = x.Token
+	if x.FirstIndex != u.next {
+		return fail.New(fail.Damaged, "claim", object, fmt.Sprintf("it begins at journal index %d, %d is next", x.FirstIndex, u.next))
+	}
+	streams, err := u.matching(x, object)
+	if err != nil {
+		return err
+	}
+	u.next = x.LastIndex + 1
+	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: u.pos + 1, Index: x.LastIndex,
+		Token: *cur, Streams: streams})
+}
+
+// matching tells where a segment brings the streams. Its entries must be the journal's
+// own: the journal put them there before it was stopped. Of a target that was let go,
+// the journal no longer has all of them to compare.
+func (u *Uploader) matching(x *segment.Index, object string) (map[change.StreamID]change.Point, error) {
+	if last := u.o.Journal.LastIndex(); x.LastIndex > last {
+		return nil, fail.New(fail.Fenced, "claim", object,
+			fmt.Sprintf("the object log is ahead of this journal, which ends at index %d", last)).
+			WithHint("the journal's state is older than its bucket (a backup put back?): restore from the bucket instead")
+	}
+	t := u.o.Journal.Target(u.o.Target)
+	if t.LetGo != nil && x.FirstIndex < u.o.Journal.Floor() {
+		return pointsOf(x.Entries), nil
+	}
+	var entries []journal.Entry
+	want := int(x.LastIndex - x.FirstIndex + 1)
+	err := u.o.Journal.Entries(x.FirstIndex, func(e journal.Entry) bool {
+		entries = append(entries, e)
+		return len(entries) < want
+	})
+	if err != nil && u.missing() {
+		return pointsOf(x.Entries), nil // let go just now
+	}
+	if err != nil {
+		return nil, err
+	}
+	if i, ok := sameEntries(entries, x.Entries); !ok {
+		return nil, fail.New(fail.Fenced, "claim", object, fmt.Sprintf("journal index %d is another entry there than here", i)).
+			WithHint("two journals share one identity; stop both and restore from the bucket")
+	}
+	return streamsOf(entries), nil
+}
+
+// sameEntries holds an object's entries against the journal's for the same range.
+// A fold is the same where it stands for as many frames of its stream, and ends with
+// the same one: the chain of hashes vouches for those before. Where they differ it
+// returns a journal index.
+func sameEntries(ours []journal.Entry, theirs []segment.Entry) (uint64, bool) {
+	frames := map[change.StreamID]uint32{} // of ours that theirs have not stood for yet
+	next := 0
+	for i := range theirs {
+		b := &theirs[i]
+		var a *journal.Entry
+		for ; next < len(ours) && ours[next].Index <= b.Index; next++ {
+			if a = &ours[next]; a.OfStream() {
+				frames[a.Stream]++
+			} else if a.Index != b.Index {
+				return a.Index, false
+			}
+		}
+		switch {
+		case a == nil || a.Index != b.Index:
+			return b.Index, false
+		case b.Kind == segment.CommandEntry:
+			if a.Kind != b.Kind || a.Bytes != b.Bytes {
+				return b.Index, false
+			}
+			continue
+		case a.Stream != b.Stream || a.Hash != b.Hash || a.LastLSN != b.LastLSN || frames[b.Stream] != b.Covers:
+			return b.Index, false
+		}
+		frames[b.Stream] = 0
+	}
+	for _, n := range frames {
+		if n > 0 {
+			return ours[len(ours)-1].Index, false
+		}
+	}
+	return 0, next == len(ours)
+}
+
+// fence creates our fence at the first free position.
+func (u *Uploader) fence(ctx context.Context) error {
+	id, _, _ := u.o.Journal.ID()
+	doc := state.Fence{NextIndex: u.next, Streams: u.o.Journal.TargetPoints(u.o.Target), Reason: "writer started"}
+	h := segment.Head{Type: segment.Fence, Journal: id, Token: u.token, ChecksTail: true, Position: u.pos, DurablePosition: u.pos,
+		FirstIndex: u.next, Time: clock.Now().UnixNano()}
+	obj := segment.Document(h, state.KindFence, doc)
+	if err := u.timed(u.pos, func() error { return u.store.Create(ctx, objlog.ObjectName(u.pos), obj) }); err != nil {
+		return err
+	}
+	u.pos++
+	u.mu.Lock()
+	u.status.Position, u.status.Index = u.pos, u.next-1
+	u.mu.Unlock()
+	u.note(nil)
+	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: u.pos, Index: u.next - 1, Token: u.token})
+}

@@ -1,0 +1,134 @@
+package gc
+
+import (
+	"context"
+	"slices"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+	"github.com/pollux-dr/pollux/replicator/objlog/pack"
+)
+
+// refs is what the layers of a catalog need of the objects below its floor.
+type refs struct {
+	by   *extent.ByBlock
+	live map[uint64]*usage // by position
+	// direct are the positions that layers name, before what was moved is looked up.
+	direct map[uint64]bool
+}
+
+// usage is what is needed of one object.
+type usage struct {
+	plain  int64   // bytes
+	stored float64 // their part of the blocks, as those are stored
+	runs   int
+}
+
+// liveBlock is a block, and which of its plain bytes are needed.
+type liveBlock struct {
+	extent.Block
+	volume uint32 // whose bytes they are, or the first of them
+	runs   []run  // in order, apart from each other
+}
+
+type run struct{ at, end uint32 }
+
+// findRefs goes through all layers. Blocks that were moved count where they are.
+func (w *writer) findRefs(ctx context.Context, c *catalog.Catalog) (*refs, error) {
+	r := &refs{by: extent.NewByBlock(w.o.Dir), live: map[uint64]*usage{}, direct: map[uint64]bool{}}
+	for _, s := range c.Streams {
+		for number, v := range s.Volumes {
+			for i := range v.Layers {
+				y := &v.Layers[i]
+				m := &extent.Map{Volume: number, SizeBytes: change.MaxOffset, Layers: []*extent.Layer{extent.OpenLayer(w.store, y.Whole, y.Parts)}}
+				if err := r.add(ctx, m, c.Marks[0].Position, w.log.Moved); err != nil {
+					_ = r.by.Close()
+					return nil, err
+				}
+			}
+		}
+	}
+	err := r.by.Flush()
+	if err == nil {
+		err = r.each(func(b *liveBlock) error {
+			u := r.live[b.Position]
+			if u == nil {
+				u = &usage{}
+				r.live[b.Position] = u
+			}
+			n := int64(0)
+			for _, x := range b.runs {
+				n += int64(x.end - x.at)
+			}
+			u.plain += n
+			u.runs += len(b.runs)
+			u.stored += float64(n) / float64(b.PlainBytes) * float64(b.StoredBytes)
+			return nil
+		})
+	}
+	if err != nil {
+		_ = r.by.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *refs) add(ctx context.Context, m *extent.Map, floor uint64, moved func(context.Context, []extent.Extent) error) error {
+	return m.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
+		for i := range extents {
+			r.direct[extents[i].Block.Position] = true
+		}
+		if err := moved(ctx, extents); err != nil {
+			return err
+		}
+		for i := range extents {
+			if p := extents[i].Block.Position; p >= floor && !isPack(p) {
+				continue // it stays as it is
+			}
+			extents[i].Off = int64(m.Volume) // where in it does not matter here
+			if err := r.by.Add(&extents[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// each calls fn for every block that is needed, in the order of places.
+func (r *refs) each(fn func(b *liveBlock) error) error {
+	var cur liveBlock
+	var raw []run
+	done := func() error {
+		if len(raw) == 0 {
+			return nil
+		}
+		cur.runs = union(raw)
+		raw = raw[:0]
+		return fn(&cur)
+	}
+	err := r.by.Each(func(e *extent.Extent) error {
+		if e.Block != cur.Block {
+			if err := done(); err != nil {
+				return err
+			}
+			cur.Block, cur.volume = e.Block, uint32(e.Off)
+		}
+		raw = append(raw, run{e.At, e.At + uint32(e.Len)})
+		return nil
+	})
+	if err == nil {
+		err = done()
+	}
+	return err
+}
+
+// through reports whether a layer finds what it names by way of a pack's tables.
+func (r *refs) through(c *catalog.Catalog, position uint64) bool {
+	for i := range c.Packs {
+		if p := &c.Packs[i]; p.Number|pack.Bit == position {
+			return slices.ContainsFunc(p.Moved, func(old uint64) bool { return r.direct[old] })
+		}
+	}
+	return false
+}
