@@ -15,6 +15,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
@@ -151,9 +152,7 @@ func (s *fileStore) Create(ctx context.Context, name string, body []byte) error 
 		s.mu.Lock()
 		s.newest = name
 		s.mu.Unlock()
-		if is, serr := s.fs.Stat(path); serr == nil { // it is there whatever this says
-			s.dates.Note(is.ModTime())
-		}
+		s.dates.Note(clock.Now()) // the host's clock is the store's
 	}
 	return s.createError(op, name, err)
 }

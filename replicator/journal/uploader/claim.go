@@ -26,7 +26,7 @@ func (u *Uploader) claim(ctx context.Context) error {
 			return u.lostLog(err, t.Position-1)
 		}
 	}
-	u.pos, u.next = max(1, t.Position), t.Index+1
+	u.pos, u.next, u.unknown = max(1, t.Position), t.Index+1, t.Position <= 1
 	cur := t.Token
 	var taken error // of this very position
 	for {

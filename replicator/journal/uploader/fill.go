@@ -12,6 +12,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
@@ -27,6 +28,7 @@ const fillAhead = 16
 type filler struct {
 	name  string
 	store objstore.Store
+	floor uint64           // of its newest catalog: below it a fence may be gone
 	pos   uint64           // the next one to look at
 	cur   segment.Token    // of the objects before it
 	ahead []*segment.Index // of pos and those behind it; nil stands for one that is gone
@@ -142,6 +144,9 @@ func (u *Uploader) take(ctx context.Context, f *filler, end uint64) (out []piece
 		}
 		for len(f.ahead) > 0 {
 			x := f.ahead[0]
+			if x == nil && f.pos < f.floor { // it may have been the fence that makes others void
+				return nil, 0, f.gone(next)
+			}
 			entries, err := f.wanted(x, next)
 			if err != nil {
 				return nil, 0, err
@@ -261,9 +266,23 @@ func (u *Uploader) find(ctx context.Context, f *filler, end uint64) error {
 	}
 	// Void objects do not lie in order, but within MaxInFlight of the fence that
 	// makes them void; from twice as far before on, it has been passed.
-	f.pos, f.cur = 1, segment.Token{}
+	f.pos, f.cur, f.floor = 1, segment.Token{}, 0
 	if low > 4*segment.MaxInFlight {
 		f.pos = low - 4*segment.MaxInFlight
+	}
+	// Fences that are old enough are deleted, and only a catalog knows the token in force then.
+	id, _, _ := u.o.Journal.ID()
+	c, err := catalog.Newest(ctx, f.store, id)
+	if c == nil || err != nil {
+		return err
+	}
+	if f.floor = c.Marks[0].Position; low >= f.floor {
+		f.pos = max(f.pos, f.floor)
+	}
+	for i := range c.Marks {
+		if m := &c.Marks[i]; m.Position <= f.pos {
+			f.cur = m.Token
+		}
 	}
 	return nil
 }

@@ -41,19 +41,18 @@ func (t *tail) due() bool {
 }
 
 // checkTail makes sure that no position from the one on up to which the journal knows the
-// log can have been freed.
-func (u *Uploader) checkTail(ctx context.Context) error {
+// log can have been freed: it is first, or of a log that was new to the journal its fence.
+func (u *Uploader) checkTail(ctx context.Context, first uint64) error {
 	u.tail.checked, u.tail.at = false, u.tail.sinceBoot()
 	u.tail.dates.Restart() // what is answered from here on counts
-	c, err := catalog.Newest(ctx, u.o.Store)
+	id, _, _ := u.o.Journal.ID()
+	c, err := catalog.Newest(ctx, u.o.Store, id)
 	if err != nil {
 		return err
 	}
-	from := max(1, u.o.Journal.Target(u.o.Target).Position)
-	id, _, _ := u.o.Journal.ID()
-	if c != nil && (c.Journal != id || c.Passed(from)) {
-		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+objlog.ObjectName(from),
-			fmt.Sprintf("catalog %d, of journal %s, has passed this position: another writer has gone on behind it", c.Number, c.Journal)).
+	if c != nil && c.Passed(first) {
+		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+objlog.ObjectName(first),
+			fmt.Sprintf("catalog %d has passed this position: another writer has gone on behind it", c.Number)).
 			WithHint("this journal's state is older than its bucket, or it was replaced elsewhere: do not start it again")
 	}
 	u.tail.checked = true

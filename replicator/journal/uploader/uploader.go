@@ -60,6 +60,8 @@ type Uploader struct {
 	token segment.Token
 	store *objstore.Limited
 	tail  tail
+	// unknown: the journal knew nothing of the log when it was claimed.
+	unknown bool
 
 	pos  uint64 // next position to use
 	next uint64 // next journal index to upload
@@ -201,12 +203,21 @@ func final(err error) bool {
 // commit has the journal record progress, in objects that are there by now. A repeat changes
 // nothing.
 func (u *Uploader) commit(ctx context.Context, up journal.Uploaded) error {
-	if u.tail.due() {
-		if err := u.until(ctx, func() error { return u.checkTail(ctx) }); err != nil {
+	first := u.o.Journal.Target(u.o.Target).Position
+	if first <= 1 { // its log was new to the journal, which has compared what it found there
+		first = up.Position - 1
+	}
+	if u.tail.due() && !u.adopting(up) {
+		if err := u.until(ctx, func() error { return u.checkTail(ctx, first) }); err != nil {
 			return err
 		}
 	}
 	return u.until(ctx, func() error { return u.o.Journal.Uploaded(up) })
+}
+
+// adopting reports whether progress is in an object that was found in a log new to the journal.
+func (u *Uploader) adopting(up journal.Uploaded) bool {
+	return u.unknown && up.Token != u.token
 }
 
 // timed runs one Create and lets Status know since when.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -118,40 +120,61 @@ const (
 	FenceGrace = 2 * TailCheck
 )
 
-// Newest loads the newest catalog that can be read, nil where there is none. A list may be
-// stale: what follows its last is asked for by name.
-func Newest(ctx context.Context, s objstore.Store) (newest *Catalog, err error) {
+// Newest loads the newest catalog of a journal's log, nil where there never was one. A list may
+// be stale: what follows its last is asked for by name. A catalog that cannot be read is passed
+// over, for the two newest know all that was ever deleted; two of them are fail.Retry, and so is
+// one that was listed and is gone by now.
+func Newest(ctx context.Context, s objstore.Store, journal uuid.UUID) (*Catalog, error) {
+	numbers, err := upTo(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	unknown := func(why error) error {
+		return (&fail.Error{Kind: fail.Retry, Op: "find the newest catalog in", Object: s.URL(), Err: why}).
+			WithHint("bring the object back from a version or replica of the bucket, or use a pollux version that knows its format")
+	}
+	var unread error
+	for i := len(numbers) - 1; i >= 0; i-- {
+		c, err := Load(ctx, s, numbers[i])
+		switch {
+		case err == nil && c.Journal == journal:
+			return c, nil
+		case err == nil: // another's, left in this place, says nothing
+		case fail.Is(err, fail.Damaged) || fail.Is(err, fail.Unsupported):
+			if unread != nil {
+				return nil, unknown(unread)
+			}
+			unread = err
+		case fail.Is(err, fail.NotFound): // there are newer ones than were listed
+			return nil, unknown(err)
+		default:
+			return nil, err
+		}
+	}
+	if unread != nil && numbers[0] > 0 { // there were others before it
+		return nil, unknown(unread)
+	}
+	return nil, nil
+}
+
+// upTo is List, and what follows the last by name.
+func upTo(ctx context.Context, s objstore.Store) ([]uint64, error) {
 	numbers, err := List(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	next := uint64(0)
-	for i := len(numbers) - 1; i >= 0 && newest == nil; i-- {
-		next = max(next, numbers[i]+1)
-		if newest, err = Load(ctx, s, numbers[i]); err != nil && !ofObject(err) {
+	for {
+		next := uint64(0)
+		if n := len(numbers); n > 0 {
+			next = numbers[n-1] + 1
+		}
+		if _, err := s.Size(ctx, Name(next)); fail.Is(err, fail.NotFound) {
+			return numbers, nil
+		} else if err != nil {
 			return nil, err
 		}
+		numbers = append(numbers, next)
 	}
-	for ; ; next++ {
-		c, err := Load(ctx, s, next)
-		switch {
-		case err == nil:
-			newest = c
-		case fail.Is(err, fail.NotFound):
-			return newest, nil
-		case !ofObject(err):
-			return nil, err
-		}
-	}
-}
-
-// ofObject reports whether an error says something about an object, not about the way to it.
-func ofObject(err error) bool {
-	switch fail.KindOf(err) {
-	case fail.Damaged, fail.Unsupported, fail.NotFound:
-		return true
-	}
-	return false
 }
 
 // Load reads a catalog. Errors: fail.NotFound, fail.Damaged and fail.Unsupported with

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/logtest"
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -46,7 +47,7 @@ func TestFencesSettle(t *testing.T) {
 			l.Random(l.r, 3)
 			l.horizon()
 			l.collect()
-			c, err := catalog.Newest(t.Context(), l.Store)
+			c, err := catalog.Newest(t.Context(), l.Store, logtest.Journal)
 			if err != nil {
 				t.Fatal(err)
 			}
