@@ -45,7 +45,6 @@ func (s *site) attack(r *rand.Rand) {
 		s.t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(100 * time.Millisecond))
 	garbage := make([]byte, 1+r.IntN(4096))
 	for i := range garbage {
 		garbage[i] = byte(r.Uint32())
@@ -54,9 +53,11 @@ func (s *site) attack(r *rand.Rand) {
 		_, _ = c.Write(garbage) // instead of a handshake; it may be cut short
 		return
 	}
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 	if _, err := io.ReadFull(c, make([]byte, 18)); err != nil {
 		s.t.Fatalf("no greeting: %v", err)
 	}
+	_ = c.SetDeadline(time.Now().Add(100 * time.Millisecond)) // an answer to garbage need not come
 	be := binary.BigEndian
 	hello := be.AppendUint32(nil, 3)
 	option, length := uint32(1), uint32(1) // NBD_OPT_EXPORT_NAME "v"

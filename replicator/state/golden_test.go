@@ -133,6 +133,14 @@ func (v *vector) kept(t *testing.T) (body []byte) {
 	return body
 }
 
+// goldenRest are parts of the saved state that the history does not come to.
+func goldenRest() map[string]any {
+	return map[string]any{
+		"mark-part": MarkPart{Agent: "host-a", LSN: 120, Confirmed: true, HeldSeconds: 0.25},
+		"stream-pruned": Stream{ID: goldenStream, Number: 3, Group: "db", Agent: "host-a", Forgotten: 90},
+	}
+}
+
 // TestGoldenCommands: every kind of command has a vector, all are understood as they
 // were, and what they make of a state is what an earlier build saved of it.
 func TestGoldenCommands(t *testing.T) {
@@ -150,6 +158,15 @@ func TestGoldenCommands(t *testing.T) {
 	}
 	if len(missing) > 0 {
 		t.Errorf("no vector of %v", slices.Sorted(maps.Keys(missing)))
+	}
+
+	golden.Filled(t, s.Groups, s.Streams, s.Volumes, s.Bookmarks, s.Marks, s.Audits, goldenRest())
+	for name, v := range goldenRest() {
+		b, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden.Same(t, name+".json", b)
 	}
 
 	saved := golden.Kept(t, "state.txt", func() []byte { return []byte(saved(s)) })

@@ -1,6 +1,7 @@
 package uploader
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -54,9 +56,20 @@ func newPair(t *testing.T) *pair {
 	return p
 }
 
-func (p *pair) open() {
+func (p *pair) open() { p.openWith("x", "spare") }
+
+// reopen starts the journal again, with these targets.
+func (p *pair) reopen(targets ...string) {
+	p.t.Helper()
+	if err := p.j.Close(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.openWith(targets...)
+}
+
+func (p *pair) openWith(targets ...string) {
 	var err error
-	p.j, err = journal.Open(context.Background(), journal.Options{Dir: "/j", FS: p.fs, Targets: []string{"x", "spare"}, Required: []string{"x"},
+	p.j, err = journal.Open(context.Background(), journal.Options{Dir: "/j", FS: p.fs, Targets: targets, Required: []string{"x"},
 		Election: 5 * time.Millisecond, LogSegmentBytes: 1 << 20, LogBudgetBytes: pairBudget, SnapshotBytes: 1 << 20})
 	if err != nil {
 		p.t.Fatal(err)
@@ -354,6 +367,67 @@ func TestFindPassesTheFences(t *testing.T) {
 			t.Errorf("index %d, which is gone: %v", want, err)
 		case pos >= freed && (err != nil || got[0].pos != pos || last != want+1 || len(got[0].entries) != 1):
 			t.Errorf("index %d at %d: found %+v, %v", want, pos, got, err)
+		}
+	}
+}
+
+// TestFillBehindSettledFence: a void object whose fence garbage collection has deleted is not
+// taken for a valid one when another target is filled from that log.
+func TestFillBehindSettledFence(t *testing.T) {
+	p := newPair(t)
+	p.reopen("x")
+	run := func(n int) {
+		_, stop := p.run()
+		p.propose(n)
+		p.await()
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(3)
+	was := p.j.Target("x")
+	id, _, _ := p.j.ID()
+	body := state.Encode(state.KindHeartbeat, state.Heartbeat{Time: time.Unix(1, 0).UTC()})
+	h := segment.Head{Type: segment.Segment, Journal: id, Token: was.Token, ChecksTail: true, Position: was.Position + 1,
+		DurablePosition: was.Position, FirstIndex: was.Index + 1, LastIndex: was.Index + 1, Time: 1}
+	void, err := segment.Build(h, []segment.Entry{{Kind: segment.CommandEntry, Command: state.KindHeartbeat, Bytes: uint32(len(body))}}, nil,
+		func(_ int, dst []byte) error { copy(dst, body); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.store.Create(t.Context(), objlog.ObjectName(was.Position+1), void); err != nil {
+		t.Fatal(err)
+	}
+	p.reopen("x")
+	run(4)
+	at := p.j.Target("x")
+	c := &catalog.Catalog{Journal: id, Marks: []catalog.Mark{{Position: was.Position + 1, Durable: was.Position + 1, Index: was.Index, Token: at.Token}}}
+	if err := catalog.Create(t.Context(), p.store, c); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.store.Delete(t.Context(), objlog.ObjectName(was.Position)); err != nil {
+		t.Fatal(err)
+	}
+	p.reopen("x", "spare")
+	spare, stop := p.start()
+	p.until("a word of the spare", func() bool { return spare.Status().Err != nil || p.j.Target("spare").Index > was.Index })
+	stop()
+	for pos := uint64(1); ; pos++ {
+		x, err := objlog.ReadIndex(t.Context(), p.spare, pos)
+		if fail.Is(err, fail.NotFound) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range x.Entries {
+			e := &x.Entries[i]
+			if e.Index != was.Index+1 {
+				continue
+			}
+			if b, err := p.spare.Read(t.Context(), objlog.ObjectName(pos), e.Offset, int64(e.Bytes), nil); err != nil || bytes.Equal(b, body) {
+				t.Errorf("position %d has the void entry; %v", pos, err)
+			}
 		}
 	}
 }

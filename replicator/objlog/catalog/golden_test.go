@@ -55,31 +55,42 @@ func goldenCatalog() *Catalog {
 	}
 }
 
+// goldenChecked is goldenCatalog with what has come since: writers that check their tails.
+func goldenChecked() *Catalog {
+	c := goldenCatalog()
+	c.Marks[2].ChecksTail = true
+	c.Fences = append(c.Fences, Fence{Position: 18, From: 17, ChecksTail: true, Passed: c.Created.Add(time.Hour)})
+	return c
+}
+
 // TestGoldenCatalog: the catalog of an earlier build says what it said. Its control state
 // is as replicator/state saved it, and is held against that there.
 func TestGoldenCatalog(t *testing.T) {
-	b := golden.Kept(t, "catalog", func() []byte {
-		b, err := Encode(goldenCatalog())
+	golden.Filled(t, goldenChecked())
+	for name, want := range map[string]*Catalog{"catalog": goldenCatalog(), "catalog-2": goldenChecked()} {
+		b := golden.Kept(t, name, func() []byte {
+			b, err := Encode(want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		})
+		c, err := Decode(b)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return b
-	})
-	c, err := Decode(b)
-	if err != nil {
-		t.Fatal(err)
+		if diff := cmp.Diff(want, c); diff != "" {
+			t.Errorf("%s means something else: %s", name, diff)
+		}
+		s, err := c.LoadState()
+		if err != nil || s.Groups["db"] == nil || s.Volumes["log"] == nil || !s.Volumes["log"].Ready {
+			t.Errorf("the state of %s is another one: %v", name, err)
+		}
+		// Catalogs are compressed, so that their plain form is what this build must still write.
+		today, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden.Same(t, name+".json", today)
 	}
-	if diff := cmp.Diff(goldenCatalog(), c); diff != "" {
-		t.Errorf("it means something else: %s", diff)
-	}
-	s, err := c.LoadState()
-	if err != nil || s.Groups["db"] == nil || s.Volumes["log"] == nil || !s.Volumes["log"].Ready {
-		t.Errorf("its state is another one: %v", err)
-	}
-	// Catalogs are compressed, so that their plain form is what this build must still write.
-	today, err := json.Marshal(goldenCatalog())
-	if err != nil {
-		t.Fatal(err)
-	}
-	golden.Same(t, "catalog.json", today)
 }

@@ -30,6 +30,13 @@ func goldenDocument(typ Type) []byte {
 		Streams: map[change.StreamID]change.Point{streamA: {LSN: 4, Hash: change.Hash{1}}}})
 }
 
+// goldenChecked is a fence of a writer that checks its tail.
+func goldenChecked() []byte {
+	h := Head{Type: Fence, Journal: journal, Token: Token{Epoch: 1, Term: 3, Writer: writer}, ChecksTail: true, Position: 12,
+		DurablePosition: 12, FirstIndex: 140, Time: 1234}
+	return Document(h, state.KindFence, state.Fence{NextIndex: 140, Reason: "writer started"})
+}
+
 // TestGoldenObjects: objects of all versions and types say what they said. Those of
 // version 1 with frames and of version 2 were written by the release that wrote them.
 func TestGoldenObjects(t *testing.T) {
@@ -41,6 +48,7 @@ func TestGoldenObjects(t *testing.T) {
 	}{
 		{"v1-identity", func() []byte { return goldenDocument(Identity) }, true},
 		{"v1-fence", func() []byte { return goldenDocument(Fence) }, true},
+		{"v1-fence-checks", goldenChecked, true},
 		{"v1-commands", func() []byte { return goldenCommands(t) }, true},
 		{"v1-frames", nil, false},
 		{"v2-fold", nil, false},
@@ -106,6 +114,9 @@ func describe(obj []byte) (string, *Index, error) {
 	fmt.Fprintf(&out, "version %d %v journal %s %v position %d durable %d index %d to %d time %d\n", x.Version,
 		x.Type, x.Journal, x.Token,
 		x.Position, x.DurablePosition, x.FirstIndex, x.LastIndex, x.Time)
+	if x.ChecksTail {
+		out.WriteString("its writer checks its tail\n")
+	}
 	for i := range x.Entries {
 		e := &x.Entries[i]
 		fmt.Fprintf(&out,
