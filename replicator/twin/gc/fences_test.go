@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/logtest"
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -51,16 +51,12 @@ func TestFencesSettle(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if passed.IsZero() && c.Passed(at) {
+			if passed.IsZero() && c.Passed(at+segment.MaxInFlight) {
 				passed = l.Clock
 			}
 			_, err = l.Store.Size(t.Context(), name)
 			if fail.Is(err, fail.NotFound) && (unchecked || passed.IsZero() || l.Clock.Sub(passed) < catalog.FenceGrace) {
 				t.Fatalf("unchecked %v: %s is gone, which a catalog passed %v ago", unchecked, name, l.Clock.Sub(passed))
-			}
-			of := func(f catalog.Fence) bool { return f.Position == at }
-			if there := slices.ContainsFunc(c.Fences, of); !unchecked && !passed.IsZero() && there != (err == nil) && l.Clock.Sub(passed) > catalog.FenceGrace+2*time.Hour {
-				t.Errorf("%v after it was passed: in the catalog %v, object %v", l.Clock.Sub(passed), there, err)
 			}
 		}
 		if _, err := l.Store.Size(t.Context(), name); fail.Is(err, fail.NotFound) == unchecked {
