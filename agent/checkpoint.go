@@ -18,7 +18,7 @@ func (a *Agent) checkpointLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			a.ease(ctx)
+			a.spreadWriteback(ctx)
 		case <-a.wakeCheckpoint:
 		}
 		for _, s := range a.snapshotStreams() {
@@ -58,7 +58,7 @@ func (s *stream) checkpoint() error {
 	}
 	s.mu.Lock()
 	applied, lease, now := s.appliedPoint, s.ship.lease, s.lastTime
-	committed, gone := s.ship.committed, s.gone.brief()
+	committed, gone := s.ship.committed, s.evictedLag.summary()
 	same := applied == s.ckpt.Applied && committed == s.ckpt.Committed && lease == s.ckpt.Lease && (gone == nil) == (s.ckpt.Gone == nil)
 	s.appliedBytes = 0
 	s.mu.Unlock()
@@ -115,8 +115,8 @@ func (a *Agent) trim() {
 		if roomy {
 			done = min(done, s.ship.durable)
 		}
-		if s.over != nil {
-			done = max(done, s.over.upto.LSN) // the bitmap has it
+		if s.overflow != nil {
+			done = max(done, s.overflow.upto.LSN) // the bitmap has it
 		}
 		if s.suspended != nil || s.backErr != nil {
 			done = 0 // an image that is restored now will need it: see AcceptBacking
@@ -124,7 +124,7 @@ func (a *Agent) trim() {
 		n := 0
 		for n < len(s.refs) && s.refs[n].last <= done {
 			if s.refs[n].last > s.ship.durable {
-				s.gone.add(&s.refs[n])
+				s.evictedLag.add(&s.refs[n])
 			}
 			n++
 		}
@@ -156,16 +156,16 @@ func (s *stream) acked(ack *change.Ack) {
 		s.ship.committed, s.ship.sound = ack.Committed, !ack.Unsound
 	}
 	s.ship.voters = ack.Voters
-	o := s.over // the journal took all of it after all: a new session ends the overflow
+	o := s.overflow // the journal took all of it after all: a new session ends the overflow
 	whole := o != nil && !o.ended && !o.copying && s.ship.sound && s.ship.committed.LSN >= o.upto.LSN
 	s.ship.released = max(s.ship.released, ack.Released)
 	s.ship.durable = max(s.ship.durable, ack.Durable)
-	s.gone.drop(s.ship.durable)
+	s.evictedLag.drop(s.ship.durable)
 	s.settleOverflow()
 	s.broadcast()
 	s.mu.Unlock()
 	s.shipped.Broadcast()
-	s.regain()
+	s.restoreAck()
 	if whole {
 		s.a.mu.Lock()
 		s.a.restartSessions()

@@ -20,7 +20,7 @@ type StreamStatus struct {
 	Lag        time.Duration
 	LagBytes   int64 // plain bytes not yet durable remotely, estimated from the WAL
 	Attached   bool
-	Kept       Kept
+	Kept       EffectiveAck
 	Fault      error // the stream must not be extended from here
 	FullErr    error // the WAL takes no more
 	Suspended  error // a backing was missing at the start: nothing of the group is served
@@ -71,7 +71,7 @@ func (s *stream) status() StreamStatus {
 // lagBytes counts what is open or sealed exactly, and of what is in the WAL the
 // bytes there. Called with mu held.
 func (s *stream) lagBytes() int64 {
-	n := int64(s.openBytes) + s.gone.bytes()
+	n := int64(s.openBytes) + s.evictedLag.bytes()
 	for _, batch := range s.sealed {
 		for i := range batch {
 			n += int64(batch[i].Buf.Len)
