@@ -49,7 +49,7 @@ func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) 
 
 const exitCodes = `Exit codes:
   0 ok   1 internal error   2 invalid input   3 not found   4 exists already
-  5 refused in this state   6 try again later   7 full   8 permission denied
+  5 refused in this state   6 retry later   7 full   8 permission denied
   9 damaged data   10 fenced   11 unsupported version   130 interrupted`
 
 func newRoot() *cobra.Command {
