@@ -248,6 +248,7 @@ func (r *recovery) inspect(rep *recoverReport) ([]*image.Target, error) {
 		v := &r.volumes[i]
 		t, err := r.targetOf(v)
 		if err == nil {
+			t.Interrupted(v, &image.Options{})
 			err = t.Refused(r.overwrite)
 		}
 		if err != nil {

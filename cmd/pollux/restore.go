@@ -171,6 +171,7 @@ func restoreJobs(c *cobra.Command, f *restoreFlags, l *twin.Log, name string) (j
 		if err != nil {
 			return nil, group, err
 		}
+		t.Interrupted(v, &image.Options{Resume: f.resume, Restart: f.restart})
 		if p.Note != "" {
 			fmt.Fprintf(c.ErrOrStderr(), "pollux: LSN %d (%s): %s\n", p.LSN, p.Time.UTC().Format(time.RFC3339Nano), p.Note)
 		}
