@@ -91,7 +91,7 @@ func docScript(t *testing.T, name, end string) string {
 
 // docGoesOn are the pages whose reader has just done what another page says, up to a line.
 var docGoesOn = map[string]struct{ page, end string }{
-	"docs/block-device.md": {"README.md", "**Going back.**"},
+	"docs/block-device.md": {"README.md", "**A backing that is lost.**"},
 	"docs/twin.md":         {"README.md", "**A host that is lost.**"},
 	"docs/control.md":      {"README.md", "Any NBD client can use it"},
 }

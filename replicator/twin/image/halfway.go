@@ -113,7 +113,8 @@ func (t *Target) base(o *Options, p *twin.Point) (base *twin.Base, what string) 
 }
 
 // Held finds the point that a device is said to hold. An interrupted restore onto it says
-// otherwise.
+// otherwise, and so does a later write to the volume, whoever insists: a bookmark of the
+// name may be an older one than the operator thinks.
 func (t *Target) Held(ctx context.Context, l *twin.Log, p *twin.Point, at string) (*twin.Point, error) {
 	if !t.device {
 		return nil, fail.New(fail.Invalid, "restore to", t.Path, "--from is for a block device, and this is none").
@@ -126,6 +127,20 @@ func (t *Target) Held(ctx context.Context, l *twin.Log, p *twin.Point, at string
 	held, err := l.Resolve(ctx, p.Volume, at, time.Now())
 	if err != nil {
 		return nil, fail.At("find what "+t.Path+" holds, --from", at, err)
+	}
+	since, err := l.Written(ctx, p.Volume, held.LSN)
+	why := ""
+	switch {
+	case fail.Is(err, fail.NotFound), err == nil && l.DamageOf(p.Volume) != nil:
+		why = "whether the volume was written to since cannot be told from what is left of the log"
+	case err != nil:
+		return nil, fail.At("find what "+t.Path+" holds, --from", at, err)
+	case since:
+		why = fmt.Sprintf("the volume was written to since LSN %d (%s)", held.LSN, held.Time.UTC().Format(time.RFC3339))
+	}
+	if why != "" {
+		return nil, fail.New(fail.Refused, "restore to", t.Path, "--from "+at+" is not what it holds: "+why).
+			WithHint("with nobody writing, set a new bookmark now, wait until it is in the store (pollux group wait), and name that one; or leave --from out, and all data is written")
 	}
 	return &held, nil
 }
