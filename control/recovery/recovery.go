@@ -241,6 +241,7 @@ func (r *recovery) inspect(rep *Report) ([]*image.Target, error) {
 		v := &r.volumes[i]
 		t, err := r.targetOf(v)
 		if err == nil {
+			t.Interrupted(v, &image.Options{})
 			err = t.Refused(r.Overwrite)
 		}
 		if err != nil {
