@@ -21,10 +21,11 @@ func newDoctor() *cobra.Command {
 	var path string
 	c := &cobra.Command{Use: "doctor -c agent.yaml | doctor --store URL", Short: "Check whether host and object stores give what Pollux relies on", Args: cobra.NoArgs,
 		Long: `Proves the store's conditional create under a real race, reads back, measures, and
-checks this host's disk, memory and limits against the configuration, and the log in
-each target against the journal in the state directory. Prints one line a check and exits 5 if one failed. Test objects go below doctor/ in the
-store, and are deleted where the credentials allow it; with object_lock one of
-them stays until its date, and in a bucket with a rule of its own all do.`}
+checks this host's disk, memory and limits against the configuration, and the log
+in each target against the journal in the state directory. Prints one line a check
+and exits 5 if one failed. Test objects go below doctor/ in the store, and are
+deleted where the credentials allow it; with object_lock one of them stays until
+its date, and in a bucket with a rule of its own all do.`}
 	f.AddJSON(c)
 	s.Add(c)
 	c.Flags().StringVarP(&path, "config", "c", "", "agent's configuration: check the host and every target")
