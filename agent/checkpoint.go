@@ -22,15 +22,39 @@ func (a *Agent) checkpointLoop(ctx context.Context) {
 		case <-a.wakeCheckpoint:
 		}
 		for _, s := range a.snapshotStreams() {
-			if err := s.checkpoint(); err != nil {
-				a.opts.Logger.Error("checkpoint failed; it will be tried again", "group", s.conf.Group, "err", err)
-			}
+			s.noteCheckpoint(s.checkpoint())
 		}
 		a.chartAll()
 		a.trim()
 		if a.spillAll() {
 			a.trim()
 		}
+	}
+}
+
+// tellEvery is how often the log says what is wrong still: a full disk is tried again
+// many times a second.
+const tellEvery = time.Minute
+
+// lastTold is when the log said last that something fails.
+type lastTold struct{ at time.Time }
+
+func (l *lastTold) due(now time.Time) bool {
+	if !l.at.IsZero() && now.Sub(l.at) < tellEvery {
+		return false
+	}
+	l.at = now
+	return true
+}
+
+// noteCheckpoint records for the status why the last checkpoint failed, without which the
+// WAL is not trimmed, or that it did not.
+func (s *stream) noteCheckpoint(err error) {
+	s.mu.Lock()
+	s.ckptErr = err
+	s.mu.Unlock()
+	if err != nil && s.ckptTold.due(time.Now()) {
+		s.a.opts.Logger.Error("checkpoint failed; it will be tried again", "group", s.conf.Group, "err", err)
 	}
 }
 
@@ -41,7 +65,7 @@ func (a *Agent) spillAll() bool {
 		return false
 	}
 	for _, s := range a.snapshotStreams() {
-		if err := s.spill(time.Now()); err != nil {
+		if err := s.spill(time.Now()); err != nil && s.spillTold.due(time.Now()) {
 			a.opts.Logger.Error("no room can be made in the WAL; it will be tried again", "group", s.conf.Group, "err", err)
 		}
 	}

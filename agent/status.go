@@ -26,8 +26,10 @@ type StreamStatus struct {
 	Suspended  error // a backing was missing at the start: nothing of the group is served
 	BackErr    error // a backing was cut under us, or could not be synced
 	ApplyErr   error // applying to the backing is delayed
-	Overflow   *Overflow
-	Initial    *InitialSync
+	// CheckpointErr is why the last checkpoint failed: the WAL is not trimmed then.
+	CheckpointErr error
+	Overflow      *Overflow
+	Initial       *InitialSync
 }
 
 // Status is where the agent stands.
@@ -65,6 +67,7 @@ func (s *stream) status() StreamStatus {
 		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
 		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.remote(), Overflow: s.overflowStatus(), Initial: s.initialStatus(),
 		Kept: s.keptNow(), Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, BackErr: cmp.Or(s.backErr, s.syncErr), FullErr: s.fullErr,
+		CheckpointErr: s.ckptErr,
 	}
 }
 

@@ -76,6 +76,7 @@ type stream struct {
 	backErr                             error           // a backing was cut under us
 	syncErr                             error           // a sync of a backing failed: see mend
 	applyErr                            error           // why applying is delayed, nil while it goes well
+	ckptErr                             error           // the last checkpoint failed
 	fullErr                             error           // why the WAL takes no more, nil while it does
 
 	encMu sync.Mutex
@@ -99,11 +100,13 @@ type stream struct {
 	unsynced atomic.Bool  // syncErr is set
 	backMu   sync.RWMutex // held for reading by reads of the backings
 
-	ship       shipState
-	ack        ackState
-	evictedLag lagMarks   // of frames that left the WAL before the targets had them
-	ckptMu     sync.Mutex // one checkpoint at a time
-	ckpt       checkpoint // what is on disk
+	ship                shipState
+	ack                 ackState
+	evictedLag          lagMarks // of frames that left the WAL before the targets had them
+	ckptTold, spillTold lastTold // of the checkpoint loop
+
+	ckptMu sync.Mutex // one checkpoint at a time
+	ckpt   checkpoint // what is on disk
 }
 
 func newStream(a *Agent, conf StreamConf) *stream {
