@@ -48,7 +48,7 @@ has writes to the volume is refused.`,
 	f.store.Add(c)
 	c.Flags().StringVarP(&f.out, "output", "o", "", "file or block device to write; for a group a directory (required)")
 	f.store.AddPoint(c, &f.at)
-	c.Flags().BoolVar(&f.overwrite, "overwrite", false, "write even where the target is in use or not empty")
+	c.Flags().BoolVar(&f.overwrite, "overwrite", false, "lose what the target holds; a device in use, and the backing of a volume that is served, are refused all the same")
 	c.Flags().BoolVar(&f.yes, "yes", false, "with --overwrite: do not ask")
 	c.Flags().BoolVar(&f.resume, "resume", false, "onto a device: go on from an interrupted restore; nobody must have written to it since")
 	c.Flags().Var(&cli.PointFlag{At: &f.from}, "from",

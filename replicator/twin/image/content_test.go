@@ -3,6 +3,7 @@ package image
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/provenance"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
@@ -144,5 +146,37 @@ func TestInterruptedObjects(t *testing.T) {
 	}
 	if _, err := tg.Held(t.Context(), l, &p, ""); !fail.Is(err, fail.Refused) {
 		t.Errorf("--from onto half a restore of another volume: %v", err)
+	}
+}
+
+// TestBackingHint: whoever would restore onto a served volume's backing mostly wants to go
+// back in place, and is told of that first.
+func TestBackingHint(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "v.img")
+	if err := os.WriteFile(path, make([]byte, restoreBytes), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setxattr(path, provenance.BackingName, []byte("x inode 1 born 0: volume v of host-a"), 0); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "60")
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd.Stdin = f // and so has it open
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	tg, err := Inspect(path, restoreBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hint := fail.HintOf(tg.Refused(true))
+	back, end := strings.Index(hint, "Going back"), strings.Index(hint, "pollux volume rm")
+	if back < 0 || end < back {
+		t.Errorf("hint: %s", hint)
 	}
 }

@@ -105,7 +105,7 @@ func (t *Target) examine() error {
 	whose, who := provenance.BackingOf(t.Path), hostdev.HeldBy(t.Path)
 	if whose != "" && who != "" {
 		t.live = &liveUse{fmt.Sprintf("it is the backing of a protected volume (%s), and in use by %s", whose, who),
-			"end the protection of that volume first (pollux volume rm keeps its history), or restore to another path"}
+			"to set that volume back in place, restore onto a device of it (README, \"Going back\"); or restore to another path; or end its protection first (pollux volume rm keeps its history)"}
 	}
 	if whose != "" {
 		object("it bears the mark of a protected volume's backing (%s): end the protection first, or its twin no longer equals it", whose)
