@@ -49,16 +49,16 @@ type ackState struct {
 func (s *stream) promised(lsn uint64) (kept, stronger bool) {
 	switch s.conf.Ack {
 	case AckJournal: // what a resync has not brought there yet is not there
-		return s.ship.voters >= MinVoters && s.ship.committed.LSN >= lsn && (s.over == nil || s.over.ended), true
+		return s.ship.voters >= MinVoters && s.ship.committed.LSN >= lsn && (s.overflow == nil || s.overflow.ended), true
 	case AckRemote:
 		return s.remote() >= lsn, true
 	}
 	return true, false
 }
 
-// keep makes everything up to lsn what the group's policy promises: durable here,
+// awaitAck makes everything up to lsn what the group's policy promises: durable here,
 // and then what more it asks for.
-func (s *stream) keep(ctx context.Context, lsn uint64) error {
+func (s *stream) awaitAck(ctx context.Context, lsn uint64) error {
 	if err := s.flushTo(ctx, lsn); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (s *stream) awaitPromise(ctx context.Context, lsn uint64) error {
 		if err != nil {
 			return err
 		}
-		if time.Since(start) >= s.a.opts.DegradeAfter && s.giveUp() { // the policy may have changed since
+		if time.Since(start) >= s.a.opts.DegradeAfter && s.degradeAck() { // the policy may have changed since
 			continue
 		}
 		select {
@@ -117,8 +117,8 @@ func (s *stream) awaitPromise(ctx context.Context, lsn uint64) error {
 	}
 }
 
-// giveUp degrades the promise, if the policy is to. It reports whether it did.
-func (s *stream) giveUp() bool {
+// degradeAck degrades the promise, if the policy is to. It reports whether it did.
+func (s *stream) degradeAck() bool {
 	s.mu.Lock()
 	now := s.conf.OnLoss == LossDegrade && s.ack.degraded.IsZero()
 	if now {
@@ -135,9 +135,9 @@ func (s *stream) giveUp() bool {
 	return true
 }
 
-// regain restores a degraded promise once it holds for everything that was
+// restoreAck restores a degraded promise once it holds for everything that was
 // flushed. Called after each word of the journal.
-func (s *stream) regain() {
+func (s *stream) restoreAck() {
 	s.mu.Lock()
 	kept, _ := s.promised(s.ack.flushed)
 	back := !s.ack.degraded.IsZero() && (kept || s.conf.OnLoss != LossDegrade)
@@ -179,9 +179,9 @@ func (a *Agent) shipError() error {
 	return a.shipErr
 }
 
-// Kept is the promise that holds for every flush that was answered; it is weaker
+// EffectiveAck is the promise that holds for every flush that was answered; it is weaker
 // than the policy's while that is degraded, or not yet reached after a change.
-type Kept struct {
+type EffectiveAck struct {
 	Asked    string // the policy's
 	Ack      string
 	Why      string // "" where it is the policy's
@@ -190,8 +190,8 @@ type Kept struct {
 }
 
 // keptNow is the promise that holds. Called with mu held.
-func (s *stream) keptNow() Kept {
-	k := Kept{Ack: s.conf.Ack, Waiting: s.ack.waiting, Degraded: s.givenUp()}
+func (s *stream) keptNow() EffectiveAck {
+	k := EffectiveAck{Ack: s.conf.Ack, Waiting: s.ack.waiting, Degraded: s.givenUp()}
 	if k.Ack == "" {
 		k.Ack = AckLocal
 	}

@@ -50,7 +50,7 @@ func (a *Agent) AddStream(c StreamConf) error {
 		a.startStream(s)
 	}
 	s.shipped.Broadcast() // whoever waits looks at the policy again
-	s.regain()
+	s.restoreAck()
 	return err
 }
 
@@ -102,7 +102,7 @@ func (a *Agent) AttachVolume(ctx context.Context, vc VolumeConf) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: b}
+	a.volumes[vc.Name] = &Volume{conf: vc, s: s, overlay: overlay.New(a.mem), back: b}
 	if err := a.saveManifest(); err != nil {
 		_ = b.Close()
 		delete(a.volumes, vc.Name)
@@ -297,7 +297,7 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 func (v *Volume) letGo() {
 	v.s.ckptMu.Lock() // a checkpoint may be syncing it
 	defer v.s.ckptMu.Unlock()
-	err := v.back.ClearMark(v.conf.Mark)
+	err := v.back.ClearIdentity(v.conf.Mark)
 	if cerr := v.back.Close(); err == nil {
 		err = cerr
 	}
@@ -308,7 +308,7 @@ func (v *Volume) letGo() {
 
 func (v *Volume) setGone(gone bool) {
 	v.s.mu.Lock()
-	v.gone = gone
+	v.removed = gone
 	v.s.mu.Unlock()
 }
 

@@ -106,7 +106,7 @@ func (s *stream) applied(batch []appended) {
 		for i := range f.recs {
 			r := &f.recs[i]
 			if r.vol != nil {
-				r.vol.over.Remove(r.LSN, r.Off, int64(r.Len))
+				r.vol.overlay.Remove(r.LSN, r.Off, int64(r.Len))
 			}
 			items = append(items, arena.Item{Slot: r.slot, Buf: r.Buf})
 		}

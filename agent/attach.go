@@ -23,7 +23,7 @@ func (a *Agent) attachVolume(vc VolumeConf) error {
 		return fail.New(fail.Damaged, "open volume", vc.Name, "the manifest has no stream for it")
 	}
 	b, err := a.opts.OpenBacking(vc.Backing, vc.SizeBytes)
-	if err == nil && vc.Mark != "" && !b.HasMark(vc.Mark) {
+	if err == nil && vc.Mark != "" && !b.HasIdentity(vc.Mark) {
 		_ = b.Close()
 		err = fail.New(fail.Refused, "open backing", vc.Backing, "another file was put in its place since it was attached").
 			WithHint("put the right file back and restart the agent; if this is it, moved by a copy, or the restored newest point, say `pollux volume accept " +
@@ -35,14 +35,14 @@ func (a *Agent) attachVolume(vc VolumeConf) error {
 		}
 	}
 	if err == nil {
-		a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: b}
+		a.volumes[vc.Name] = &Volume{conf: vc, s: s, overlay: overlay.New(a.mem), back: b}
 		return nil
 	}
 	err = fail.At("open volume", vc.Name, err)
 	if s.suspended == nil {
 		s.suspended = err
 	}
-	a.volumes[vc.Name] = &Volume{conf: vc, s: s, over: overlay.New(a.mem), back: backing.Absent(err), absent: true}
+	a.volumes[vc.Name] = &Volume{conf: vc, s: s, overlay: overlay.New(a.mem), back: backing.Absent(err), absent: true}
 	a.opts.Logger.Error("the group is suspended: its volumes are not served", "group", vc.Group, "err", err, "hint", fail.HintOf(err))
 	return nil
 }
@@ -51,7 +51,7 @@ func (a *Agent) attachVolume(vc VolumeConf) error {
 // place for one, and a swap would go unnoticed.
 func (a *Agent) mark(b backing.Backing, vc *VolumeConf) (string, error) {
 	id := uuid.NewString()
-	err := b.SetMark(id, "volume "+vc.Name+" of group "+vc.Group+", agent "+a.opts.Name)
+	err := b.SetIdentity(id, "volume "+vc.Name+" of group "+vc.Group+", agent "+a.opts.Name)
 	if fail.Is(err, fail.Unsupported) {
 		a.opts.Logger.Info("the backing bears no mark: never change it behind the agent's back", "volume", vc.Name, "err", err)
 		return "", nil

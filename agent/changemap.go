@@ -23,7 +23,7 @@ type Changes struct {
 // Changed is the change map: what was written to a volume after an LSN; after nil
 // means after the newest one that every required target holds. The WAL is the
 // map, while less than half of its budget is used: it keeps each frame until every
-// required target has it. What leaves it earlier is entered into a chart. An LSN
+// required target has it. What leaves it earlier is entered into the spilled changes. An LSN
 // before what they hold is refused.
 func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Changes, error) {
 	ctx, leave, err := a.enter(ctx)
@@ -65,7 +65,7 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 		}
 	}
 	complete := s.charts(m, &v.conf, out.After)
-	if o := s.over; o != nil && !o.ended && o.known[0].LSN <= complete { // dropped frames are in its bitmap
+	if o := s.overflow; o != nil && !o.ended && o.known[0].LSN <= complete { // dropped frames are in its bitmap
 		complete = max(complete, o.upto.LSN)
 		m.union(o.maps[v.conf.Number], v.conf.SizeBytes)
 	}

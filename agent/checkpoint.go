@@ -18,19 +18,43 @@ func (a *Agent) checkpointLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			a.ease(ctx)
+			a.spreadWriteback(ctx)
 		case <-a.wakeCheckpoint:
 		}
 		for _, s := range a.snapshotStreams() {
-			if err := s.checkpoint(); err != nil {
-				a.opts.Logger.Error("checkpoint failed; it will be tried again", "group", s.conf.Group, "err", err)
-			}
+			s.noteCheckpoint(s.checkpoint())
 		}
 		a.chartAll()
 		a.trim()
 		if a.spillAll() {
 			a.trim()
 		}
+	}
+}
+
+// tellEvery is how often the log says what is wrong still: a full disk is tried again
+// many times a second.
+const tellEvery = time.Minute
+
+// lastTold is when the log said last that something fails.
+type lastTold struct{ at time.Time }
+
+func (l *lastTold) due(now time.Time) bool {
+	if !l.at.IsZero() && now.Sub(l.at) < tellEvery {
+		return false
+	}
+	l.at = now
+	return true
+}
+
+// noteCheckpoint records for the status why the last checkpoint failed, without which the
+// WAL is not trimmed, or that it did not.
+func (s *stream) noteCheckpoint(err error) {
+	s.mu.Lock()
+	s.ckptErr = err
+	s.mu.Unlock()
+	if err != nil && s.ckptTold.due(time.Now()) {
+		s.a.opts.Logger.Error("checkpoint failed; it will be tried again", "group", s.conf.Group, "err", err)
 	}
 }
 
@@ -41,7 +65,7 @@ func (a *Agent) spillAll() bool {
 		return false
 	}
 	for _, s := range a.snapshotStreams() {
-		if err := s.spill(time.Now()); err != nil {
+		if err := s.spill(time.Now()); err != nil && s.spillTold.due(time.Now()) {
 			a.opts.Logger.Error("no room can be made in the WAL; it will be tried again", "group", s.conf.Group, "err", err)
 		}
 	}
@@ -58,7 +82,7 @@ func (s *stream) checkpoint() error {
 	}
 	s.mu.Lock()
 	applied, lease, now := s.appliedPoint, s.ship.lease, s.lastTime
-	committed, gone := s.ship.committed, s.gone.brief()
+	committed, gone := s.ship.committed, s.evictedLag.summary()
 	same := applied == s.ckpt.Applied && committed == s.ckpt.Committed && lease == s.ckpt.Lease && (gone == nil) == (s.ckpt.Gone == nil)
 	s.appliedBytes = 0
 	s.mu.Unlock()
@@ -115,8 +139,8 @@ func (a *Agent) trim() {
 		if roomy {
 			done = min(done, s.ship.durable)
 		}
-		if s.over != nil {
-			done = max(done, s.over.upto.LSN) // the bitmap has it
+		if s.overflow != nil {
+			done = max(done, s.overflow.upto.LSN) // the bitmap has it
 		}
 		if s.suspended != nil || s.backErr != nil {
 			done = 0 // an image that is restored now will need it: see AcceptBacking
@@ -124,7 +148,7 @@ func (a *Agent) trim() {
 		n := 0
 		for n < len(s.refs) && s.refs[n].last <= done {
 			if s.refs[n].last > s.ship.durable {
-				s.gone.add(&s.refs[n])
+				s.evictedLag.add(&s.refs[n])
 			}
 			n++
 		}
@@ -156,16 +180,16 @@ func (s *stream) acked(ack *change.Ack) {
 		s.ship.committed, s.ship.sound = ack.Committed, !ack.Unsound
 	}
 	s.ship.voters = ack.Voters
-	o := s.over // the journal took all of it after all: a new session ends the overflow
+	o := s.overflow // the journal took all of it after all: a new session ends the overflow
 	whole := o != nil && !o.ended && !o.copying && s.ship.sound && s.ship.committed.LSN >= o.upto.LSN
 	s.ship.released = max(s.ship.released, ack.Released)
 	s.ship.durable = max(s.ship.durable, ack.Durable)
-	s.gone.drop(s.ship.durable)
+	s.evictedLag.drop(s.ship.durable)
 	s.settleOverflow()
 	s.broadcast()
 	s.mu.Unlock()
 	s.shipped.Broadcast()
-	s.regain()
+	s.restoreAck()
 	if whole {
 		s.a.mu.Lock()
 		s.a.restartSessions()

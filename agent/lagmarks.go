@@ -43,7 +43,7 @@ func (m lagMarks) bytes() (n int64) {
 }
 
 // brief is all of them as one mark, for a checkpoint; nil where there is none.
-func (m lagMarks) brief() *lagMark {
+func (m lagMarks) summary() *lagMark {
 	if len(m) == 0 {
 		return nil
 	}

@@ -20,7 +20,7 @@ func TestLagMarks(t *testing.T) {
 			t.Fatalf("mark %d is not later than the one before", i)
 		}
 	}
-	if b := m.brief(); *b != (lagMark{n * 10, 1, 3 * n, 0}) {
+	if b := m.summary(); *b != (lagMark{n * 10, 1, 3 * n, 0}) {
 		t.Errorf("in brief %+v", *b)
 	}
 	m.drop(n * 5)

@@ -29,7 +29,7 @@ func (s *stream) attach(at *change.Attached) (uint64, error) {
 	s.ship.gap, s.ship.moved = at.Gap, time.Now()
 	s.ship.released = max(s.ship.released, at.Released)
 	s.ship.durable, s.ship.voters = max(s.ship.durable, at.Durable), at.Voters
-	s.gone.drop(s.ship.durable)
+	s.evictedLag.drop(s.ship.durable)
 	s.settleOverflow()
 	s.broadcast()
 	return from, nil

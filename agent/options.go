@@ -37,12 +37,12 @@ type Options struct {
 
 	// Dial connects to the journal.
 	Dial func(ctx context.Context) (net.Conn, error)
-	// Moved, if set, is told where the journal's leader is when the one that was
+	// SetLeader, if set, is told where the journal's leader is when the one that was
 	// dialled does not lead; "" that it is lost.
-	Moved func(leader string)
-	// Beats says that the journal says something every change.BeatEvery, because a
+	SetLeader func(leader string)
+	// Heartbeats says that the journal says something every change.BeatEvery, because a
 	// network lies between.
-	Beats bool
+	Heartbeats bool
 	// DegradeAfter is how long a flush waits for a promise that LossDegrade gives up
 	// then; default 5 s.
 	DegradeAfter time.Duration
@@ -115,8 +115,8 @@ func (o *Options) setDefaults() {
 	if o.SpillAfter == 0 {
 		o.SpillAfter = defaultSpillAfter
 	}
-	if o.Moved == nil {
-		o.Moved = func(string) {}
+	if o.SetLeader == nil {
+		o.SetLeader = func(string) {}
 	}
 	if o.Now == nil {
 		o.Now = clock.Now

@@ -71,9 +71,9 @@ func (s *stream) spill(now time.Time) error {
 	}
 	err := s.drop(drop, next)
 	s.mu.Lock()
-	first := s.over == nil || s.over.ended
+	first := s.overflow == nil || s.overflow.ended
 	if err == nil {
-		s.over = next
+		s.overflow = next
 	}
 	s.dropping = 0
 	s.mu.Unlock()
@@ -125,7 +125,7 @@ func (s *stream) spillable(now time.Time) ([]frameRef, *overflow) {
 		return nil, nil
 	}
 	for _, r := range s.refs { // an idle stream's journal takes nothing either
-		if r.last > s.ship.committed.LSN && time.Duration(clock.SinceStart()-r.at) < s.a.opts.SpillAfter && (s.over == nil || s.over.ended) {
+		if r.last > s.ship.committed.LSN && time.Duration(clock.SinceStart()-r.at) < s.a.opts.SpillAfter && (s.overflow == nil || s.overflow.ended) {
 			return nil, nil
 		} else if r.last > s.ship.committed.LSN {
 			break
@@ -136,15 +136,15 @@ func (s *stream) spillable(now time.Time) ([]frameRef, *overflow) {
 		if r.last > s.ckpt.Applied.LSN {
 			break
 		}
-		if r.last > s.ship.committed.LSN && (s.over == nil || r.last > s.over.upto.LSN) {
+		if r.last > s.ship.committed.LSN && (s.overflow == nil || r.last > s.overflow.upto.LSN) {
 			can = append(can, r)
 		}
 	}
-	if len(can) == 0 || (s.over != nil && len(s.over.known) >= maxKnown-2 && s.ship.mayHave > s.over.upto.LSN) {
+	if len(can) == 0 || (s.overflow != nil && len(s.overflow.known) >= maxKnown-2 && s.ship.mayHave > s.overflow.upto.LSN) {
 		return nil, nil
 	}
 	next := &overflow{known: []change.Point{s.ship.committed}, since: can[0].time, at: can[0].at, maps: map[uint32]*dirtyMap{}}
-	if o := s.over; o != nil && !o.ended {
+	if o := s.overflow; o != nil && !o.ended {
 		*next = *o
 		next.known, next.maps = slices.Clone(o.known), cloneMaps(o.maps)
 		if o.upto.LSN < s.ship.committed.LSN { // a resync got further meanwhile
@@ -176,7 +176,7 @@ func (s *stream) loadOverflow() error {
 	if o.maps, err = unpackMaps(path, f.Volumes); err != nil {
 		return err
 	}
-	s.over = o
+	s.overflow = o
 	return nil
 }
 
@@ -198,7 +198,7 @@ type Overflow struct {
 
 // overflowStatus is nil where there is none. Called with mu held.
 func (s *stream) overflowStatus() *Overflow {
-	o := s.over
+	o := s.overflow
 	if o == nil {
 		return nil
 	}
@@ -214,8 +214,8 @@ func (s *stream) overflowStatus() *Overflow {
 // remote is the newest LSN of which the required targets hold a point. Called with
 // mu held.
 func (s *stream) remote() uint64 {
-	if s.over != nil {
-		return min(s.ship.durable, s.over.known[0].LSN)
+	if s.overflow != nil {
+		return min(s.ship.durable, s.overflow.known[0].LSN)
 	}
 	return s.ship.durable
 }

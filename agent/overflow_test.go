@@ -113,7 +113,7 @@ func TestSpill(t *testing.T) {
 // agent's dropped history has.
 func TestKnownPoints(t *testing.T) {
 	p := func(lsn uint64, b byte) change.Point { return change.Point{LSN: lsn, Hash: change.Hash{b}} }
-	s := &stream{over: &overflow{upto: p(90, 9), known: []change.Point{p(10, 1), p(20, 2), p(35, 3)}}}
+	s := &stream{overflow: &overflow{upto: p(90, 9), known: []change.Point{p(10, 1), p(20, 2), p(35, 3)}}}
 	for at, want := range map[change.Point]bool{p(10, 1): true, p(20, 2): true, p(35, 3): true,
 		p(20, 1): false, p(21, 2): false, p(0, 0): false, p(90, 9): false, p(95, 2): false} {
 		to, gap := s.gap(&change.Attached{Committed: at})

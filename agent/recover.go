@@ -24,8 +24,8 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 			return err
 		}
 		if s.ckpt.Gone != nil {
-			s.gone = lagMarks{*s.ckpt.Gone}
-			s.gone[0].at = a.whenWas(s.gone[0].Time)
+			s.evictedLag = lagMarks{*s.ckpt.Gone}
+			s.evictedLag[0].at = a.whenWas(s.evictedLag[0].Time)
 		}
 	}
 	var buf, plain []byte

@@ -50,7 +50,7 @@ func (ses *session) enter(s *stream, at *change.Attached) (uint64, error) {
 	}
 	s.mu.Lock()
 	s.ship.copies = ses.copies
-	o := s.over
+	o := s.overflow
 	whole := o != nil && !o.ended && !at.Unsound
 	start := o != nil && !o.ended && at.Unsound && !o.copying && s.suspended == nil // else the next start with its backing
 	if start {
@@ -77,7 +77,7 @@ func (ses *session) enter(s *stream, at *change.Attached) (uint64, error) {
 func (s *stream) gap(at *change.Attached) (to change.Point, gap bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	o := s.over
+	o := s.overflow
 	if at.Error != nil || o == nil || at.Committed.LSN >= o.upto.LSN || !slices.Contains(o.known, at.Committed) {
 		return to, false // attach says what is wrong, if anything is
 	}
@@ -93,7 +93,7 @@ var errAgain = fail.New(fail.Retry, "resync", "", "the WAL overflowed again")
 func (s *stream) resyncLoop(ctx context.Context) {
 	for wait := resyncRetry; ; {
 		s.mu.Lock()
-		o := s.over
+		o := s.overflow
 		if o == nil || o.ended || !o.copying || ctx.Err() != nil {
 			s.resyncs = false
 			s.mu.Unlock()
@@ -125,10 +125,10 @@ func (s *stream) resyncLoop(ctx context.Context) {
 func (s *stream) current(gen int) (*overflow, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over == nil || s.over.gen != gen {
+	if s.overflow == nil || s.overflow.gen != gen {
 		return nil, errAgain
 	}
-	return s.over, nil
+	return s.overflow, nil
 }
 
 func (s *stream) copyChanged(ctx context.Context, gen int) error {
@@ -291,7 +291,7 @@ func (s *stream) finishResync(ctx context.Context, gen int) error {
 		return err
 	}
 	end := s.lastLSN()
-	overtaken := func() bool { return s.over == nil || s.over.gen != gen }
+	overtaken := func() bool { return s.overflow == nil || s.overflow.gen != gen }
 	err := s.await(ctx, func() bool { return overtaken() || s.ship.committed.LSN >= end })
 	for err == nil {
 		var o *overflow
@@ -357,8 +357,8 @@ func (s *stream) endOverflow(gen int) error {
 // settleOverflow forgets an overflow that has ended once the targets hold its end.
 // Called with mu held.
 func (s *stream) settleOverflow() {
-	if o := s.over; o != nil && o.ended && o.mark > 0 && s.ship.durable >= o.mark {
-		s.over = nil
+	if o := s.overflow; o != nil && o.ended && o.mark > 0 && s.ship.durable >= o.mark {
+		s.overflow = nil
 	}
 }
 
@@ -376,9 +376,9 @@ func (a *Agent) NoPoint(id change.StreamID) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over == nil || s.over.ended {
+	if s.overflow == nil || s.overflow.ended {
 		return nil
 	}
-	return fail.New(fail.Refused, "use", "group "+s.conf.Group, fmt.Sprintf("it is resyncing: its log has no point after LSN %d until that has ended", s.over.known[0].LSN)).
+	return fail.New(fail.Refused, "use", "group "+s.conf.Group, fmt.Sprintf("it is resyncing: its log has no point after LSN %d until that has ended", s.overflow.known[0].LSN)).
 		WithHint("`pollux status` shows how far it is")
 }

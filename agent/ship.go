@@ -90,12 +90,12 @@ type session struct {
 	streams map[change.StreamID]*stream
 	window  chan struct{}
 	mu      sync.Mutex
-	sent    []sentMark // not yet committed
+	sent    []inflightAppend // not yet committed
 }
 
-// sentMark is one append on its way: the window's place that it holds is free
+// inflightAppend is one append on its way: the window's place that it holds is free
 // when the journal has committed last.
-type sentMark struct {
+type inflightAppend struct {
 	stream *stream
 	last   uint64
 }
@@ -109,7 +109,7 @@ func (a *Agent) session(ctx context.Context) error {
 		return fail.Wrap(fail.Retry, "connect to", "journal", err)
 	}
 	conn := transport.NewConn(raw, sendTimeout)
-	if a.opts.Beats {
+	if a.opts.Heartbeats {
 		conn.SetIdleLimit(change.BeatLimit)
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -123,7 +123,7 @@ func (a *Agent) session(ctx context.Context) error {
 	start, err := ses.open()
 	if err != nil {
 		if fail.Is(err, fail.Refused) {
-			a.opts.Moved("")
+			a.opts.SetLeader("")
 		}
 		return err
 	}
@@ -145,7 +145,7 @@ func (a *Agent) session(ctx context.Context) error {
 	if err == errRestart {
 		return nil
 	}
-	a.opts.Moved("") // it may lead elsewhere by now
+	a.opts.SetLeader("") // it may lead elsewhere by now
 	return err
 }
 
@@ -161,10 +161,10 @@ func (ses *session) open() (uint64, error) {
 		err = welcome.Error.Err("greet", "journal")
 	}
 	if err != nil {
-		ses.a.opts.Moved(welcome.Leader)
+		ses.a.opts.SetLeader(welcome.Leader)
 		return 0, err
 	}
-	if ses.a.opts.Beats {
+	if ses.a.opts.Heartbeats {
 		if err := ses.a.PinJournal(welcome.Journal); err != nil {
 			return 0, err
 		}
@@ -292,7 +292,7 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 		batch.Lease = owner.ship.lease
 		owner.mu.Unlock()
 		ses.mu.Lock()
-		ses.sent = append(ses.sent, sentMark{owner, last})
+		ses.sent = append(ses.sent, inflightAppend{owner, last})
 		ses.mu.Unlock()
 		err := ses.conn.Send(uint16(change.MsgAppend), batch.Parts()...)
 		batch.Items, bytes = batch.Items[:0], 0
@@ -352,7 +352,7 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 func (s *stream) advance(h *change.Header) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if next := s.ship.sent + 1; next <= s.dropping || (s.over != nil && !s.over.ended && next <= s.over.upto.LSN) {
+	if next := s.ship.sent + 1; next <= s.dropping || (s.overflow != nil && !s.overflow.ended && next <= s.overflow.upto.LSN) {
 		return false, errRestart // what is to be sent has been dropped
 	}
 	if h.FirstLSN > s.ship.sent+1 {

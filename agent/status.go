@@ -20,14 +20,16 @@ type StreamStatus struct {
 	Lag        time.Duration
 	LagBytes   int64 // plain bytes not yet durable remotely, estimated from the WAL
 	Attached   bool
-	Kept       Kept
+	Kept       EffectiveAck
 	Fault      error // the stream must not be extended from here
 	FullErr    error // the WAL takes no more
 	Suspended  error // a backing was missing at the start: nothing of the group is served
 	BackErr    error // a backing was cut under us, or could not be synced
 	ApplyErr   error // applying to the backing is delayed
-	Overflow   *Overflow
-	Initial    *InitialSync
+	// CheckpointErr is why the last checkpoint failed: the WAL is not trimmed then.
+	CheckpointErr error
+	Overflow      *Overflow
+	Initial       *InitialSync
 }
 
 // Status is where the agent stands.
@@ -65,13 +67,14 @@ func (s *stream) status() StreamStatus {
 		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
 		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.remote(), Overflow: s.overflowStatus(), Initial: s.initialStatus(),
 		Kept: s.keptNow(), Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, BackErr: cmp.Or(s.backErr, s.syncErr), FullErr: s.fullErr,
+		CheckpointErr: s.ckptErr,
 	}
 }
 
 // lagBytes counts what is open or sealed exactly, and of what is in the WAL the
 // bytes there. Called with mu held.
 func (s *stream) lagBytes() int64 {
-	n := int64(s.openBytes) + s.gone.bytes()
+	n := int64(s.openBytes) + s.evictedLag.bytes()
 	for _, batch := range s.sealed {
 		for i := range batch {
 			n += int64(batch[i].Buf.Len)

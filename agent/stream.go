@@ -76,6 +76,7 @@ type stream struct {
 	backErr                             error           // a backing was cut under us
 	syncErr                             error           // a sync of a backing failed: see mend
 	applyErr                            error           // why applying is delayed, nil while it goes well
+	ckptErr                             error           // the last checkpoint failed
 	fullErr                             error           // why the WAL takes no more, nil while it does
 
 	encMu sync.Mutex
@@ -92,16 +93,18 @@ type stream struct {
 	resyncs  bool     // a resync's goroutine runs
 	dropping uint64   // frames up to here are being dropped: they must not be sent
 	hold     *Hold    // writers wait; nil: they do not
-	over     *overflow
-	charted  *chart
+	overflow *overflow
+	charted  *spilledChanges
 	spillMu  sync.Mutex // drops of frames, and sessions' beginnings, one at a time
 
 	unsynced atomic.Bool  // syncErr is set
 	backMu   sync.RWMutex // held for reading by reads of the backings
 
-	ship   shipState
-	ack    ackState
-	gone   lagMarks   // of frames that left the WAL before the targets had them
+	ship                shipState
+	ack                 ackState
+	evictedLag          lagMarks // of frames that left the WAL before the targets had them
+	ckptTold, spillTold lastTold // of the checkpoint loop
+
 	ckptMu sync.Mutex // one checkpoint at a time
 	ckpt   checkpoint // what is on disk
 }
@@ -132,7 +135,7 @@ func (s *stream) submit(recs []rec) (uint64, error) {
 	if s.suspended != nil {
 		return 0, fail.At("write", "group "+s.conf.Group, s.suspended)
 	}
-	if v := recs[0].vol; v != nil && v.gone {
+	if v := recs[0].vol; v != nil && v.removed {
 		return 0, fail.New(fail.NotFound, "write", v.conf.Name, "the volume was removed")
 	}
 	if s.hold != nil && recs[0].Kind != change.Mark {
@@ -170,7 +173,7 @@ func (s *stream) enqueue(r *rec) {
 	s.open = append(s.open, *r)
 	s.openBytes += r.Buf.Len
 	if r.vol != nil {
-		r.vol.over.Insert(r.LSN, r.Off, int64(r.Len), r.Buf)
+		r.vol.overlay.Insert(r.LSN, r.Off, int64(r.Len), r.Buf)
 	}
 }
 
@@ -302,9 +305,9 @@ func (s *stream) close(err error) {
 // oldest returns when the oldest record after lsn was acknowledged. Called with mu
 // held.
 func (s *stream) oldest(lsn uint64) (at int64, ok bool) {
-	for i := range s.gone {
-		if s.gone[i].Last > lsn {
-			return s.gone[i].at, true
+	for i := range s.evictedLag {
+		if s.evictedLag[i].Last > lsn {
+			return s.evictedLag[i].at, true
 		}
 	}
 	for _, r := range s.refs {
@@ -332,8 +335,8 @@ func (s *stream) lag() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at, ok := s.oldest(s.ship.durable)
-	if s.over != nil && (!ok || s.over.at < at) {
-		at, ok = s.over.at, true
+	if s.overflow != nil && (!ok || s.overflow.at < at) {
+		at, ok = s.overflow.at, true
 	}
 	if !ok {
 		return 0

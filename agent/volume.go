@@ -16,14 +16,14 @@ import (
 
 // Volume is a protected block device. It implements block.Device.
 type Volume struct {
-	conf VolumeConf
-	s    *stream
-	over *overlay.Overlay
-	back backing.Backing
+	conf    VolumeConf
+	s       *stream
+	overlay *overlay.Overlay
+	back    backing.Backing
 
-	syncMu sync.Mutex // one initial sync at a time
-	gone   bool       // removed; guarded by s.mu
-	absent bool       // its backing could not be opened at the start
+	syncMu  sync.Mutex // one initial sync at a time
+	removed bool       // removed; guarded by s.mu
+	absent  bool       // its backing could not be opened at the start
 }
 
 var _ block.Device = (*Volume)(nil)
@@ -48,7 +48,7 @@ func (v *Volume) ReadAt(ctx context.Context, p []byte, off int64) error {
 		return err
 	}
 	var few [8]overlay.Range
-	missing := v.over.Read(p, off, few[:0])
+	missing := v.overlay.Read(p, off, few[:0])
 	if len(missing) == 0 {
 		return nil
 	}
@@ -204,7 +204,7 @@ func (v *Volume) submit(ctx context.Context, recs []rec, fua bool, done func()) 
 		}
 	}
 	if fua {
-		return v.s.keep(ctx, lsn)
+		return v.s.awaitAck(ctx, lsn)
 	}
 	return nil
 }
@@ -242,7 +242,7 @@ func (v *Volume) blank(ctx context.Context, op string, kind change.Kind, off, n 
 }
 
 // Flush makes every acknowledged write of the group as safe as its policy says.
-func (v *Volume) Flush(ctx context.Context) error { return v.s.keep(ctx, v.s.lastLSN()) }
+func (v *Volume) Flush(ctx context.Context) error { return v.s.awaitAck(ctx, v.s.lastLSN()) }
 
 // Extents merges what the overlay holds with the backing's allocation.
 func (v *Volume) Extents(ctx context.Context, off, n int64) ([]block.Extent, error) {
@@ -250,7 +250,7 @@ func (v *Volume) Extents(ctx context.Context, off, n int64) ([]block.Extent, err
 		return nil, err
 	}
 	n = min(n, 256<<20)
-	data := v.over.Blocks(off, n) // before the backing, as with reads
+	data := v.overlay.Blocks(off, n) // before the backing, as with reads
 	if err := v.s.rlockBackings(ctx); err != nil {
 		return nil, err
 	}

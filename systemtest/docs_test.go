@@ -89,11 +89,22 @@ func docScript(t *testing.T, name, end string) string {
 	return strings.Join(script, "\n") + "\n"
 }
 
-// docGoesOn are the pages whose reader has just done what another page says, up to a line.
-var docGoesOn = map[string]struct{ page, end string }{
-	"docs/block-device.md": {"README.md", "**Going back.**"},
-	"docs/twin.md":         {"README.md", "**A host that is lost.**"},
-	"docs/control.md":      {"README.md", "Any NBD client can use it"},
+// docGoesOn are the pages whose reader has just done what another page says, up to a line,
+// and may go on with that page from another line.
+var docGoesOn = map[string]struct{ page, end, then string }{
+	"docs/block-device.md": {"README.md", "**A backing that is lost.**", "**A host that is lost.**"},
+	"docs/twin.md":         {"README.md", "**A host that is lost.**", ""},
+	"docs/control.md":      {"README.md", "Any NBD client can use it", ""},
+}
+
+// docRest is a page's script without what docScript has of it up to a line.
+func docRest(t *testing.T, name, from string) string {
+	t.Helper()
+	lines := strings.SplitAfter(docScript(t, name, ""), "\n")
+	for i := range strings.Count(docScript(t, name, from), "\n") {
+		lines[i] = "\n"
+	}
+	return strings.Join(lines, "")
 }
 
 // docMachine gives a page a machine of its own as far as it can notice: /tmp, shared
@@ -134,7 +145,12 @@ func TestDocs(t *testing.T) {
 				docWrite(t, filepath.Join(dir, "before", filepath.Base(on.page)), docScript(t, on.page, on.end))
 			}
 			docWrite(t, filepath.Join(dir, "page", filepath.Base(name)), script)
-			docWrite(t, filepath.Join(dir, "script"), all+". ../page/"+filepath.Base(name)+"\n")
+			all += ". ../page/" + filepath.Base(name) + "\n"
+			if on := docGoesOn[name]; on.then != "" {
+				all += ". ../after/" + filepath.Base(on.page) + "\n"
+				docWrite(t, filepath.Join(dir, "after", filepath.Base(on.page)), docRest(t, on.page, on.then))
+			}
+			docWrite(t, filepath.Join(dir, "script"), all)
 			docRun(t, dir)
 		})
 	}
@@ -144,7 +160,7 @@ func TestDocs(t *testing.T) {
 func docDirectory(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"here", "home", "before", "page"} {
+	for _, name := range []string{"here", "home", "before", "page", "after"} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 			t.Fatal(err)
 		}

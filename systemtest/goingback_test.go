@@ -50,6 +50,7 @@ func TestGoingBack(t *testing.T) {
 		names string
 	}{
 		{onto("--from", "nosuch"), fail.NotFound, "nosuch"},
+		{onto("--from", "back-early", "--at", "early"), fail.Refused, "was written to since"},
 		{onto("--from", "late", "--resume"), fail.Invalid, "--resume"},
 		{restore("v", "-o", s.dir+"/new.img", "--from", "late"), fail.Invalid, "--from"},
 		{restore("g", "-o", s.dir, "--from", "late"), fail.Invalid, "--from"},

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -39,6 +41,8 @@ type Conn struct {
 	buf     []byte
 	mu      sync.Mutex // serialises senders
 	head    [HeadBytes]byte
+	said    atomic.Bool // something was sent
+	heard   bool        // something was received
 	bufs    net.Buffers
 }
 
@@ -106,6 +110,7 @@ func (c *Conn) Send(typ uint16, parts ...[]byte) error {
 		c.Close() // half a message may be out: nothing may follow it
 		return c.broken("send to", err)
 	}
+	c.said.Store(true)
 	return nil
 }
 
@@ -124,6 +129,9 @@ func (c *Conn) Recv() (typ uint16, payload []byte, err error) {
 	}
 	le := binary.LittleEndian
 	if string(h[:4]) != magic {
+		if h[0] == tlsHandshake && h[1] == tlsMajor {
+			return 0, nil, fail.New(fail.Refused, "receive from", c.Peer(), "the peer speaks TLS, and this end does not").WithHint(hintTLS)
+		}
 		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("at byte 0 of a message: magic %q", h[:4]))
 	}
 	if v := le.Uint16(h[4:]); v != Version {
@@ -146,15 +154,32 @@ func (c *Conn) Recv() (typ uint16, payload []byte, err error) {
 	if crc32.Checksum(payload, castagnoli) != le.Uint32(h[12:]) {
 		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("at byte %d of a message: its %d bytes fail their checksum", HeadBytes, n))
 	}
+	c.heard = true
 	return le.Uint16(h[6:]), payload, nil
 }
+
+// A TLS connection begins with a record of type 22, of version 3.x.
+const (
+	tlsHandshake = 22
+	tlsMajor     = 3
+)
+
+const hintTLS = "set tls on both sides, or on neither"
 
 // ErrClosed says that the other end closed the connection.
 var ErrClosed = errors.New("connection closed")
 
 func (c *Conn) broken(op string, err error) error {
+	if strange := (tls.RecordHeaderError{}); errors.As(err, &strange) {
+		e := fail.Error{Kind: fail.Retry, Op: op, Object: c.Peer(), Err: fmt.Errorf("the peer does not speak TLS, and this end does: %w", err)}
+		return e.WithHint(hintTLS)
+	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = ErrClosed
+		if _, sealed := c.raw.(*tls.Conn); c.said.Load() && !c.heard && !sealed && c.raw.RemoteAddr().Network() == "tcp" {
+			e := fail.Error{Kind: fail.Retry, Op: op, Object: c.Peer(), Err: err}
+			return e.WithHint("it said nothing before: where it listens with tls, this end needs tls too")
+		}
 	}
 	return fail.Wrap(fail.Retry, op, c.Peer(), err)
 }

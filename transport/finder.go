@@ -35,14 +35,14 @@ func (f *Finder) Dial(ctx context.Context) (net.Conn, error) {
 	f.mu.Unlock()
 	c, err := f.dial(ctx, address)
 	if err != nil {
-		f.Moved("")
+		f.SetLeader("")
 		return nil, fail.Wrap(fail.Retry, "connect to", "journal at "+address, err)
 	}
 	return c, nil
 }
 
-// Moved says where the lead is now; "" that it is not where it was believed to be.
-func (f *Finder) Moved(leader string) {
+// SetLeader says where the lead is now; "" that it is not where it was believed to be.
+func (f *Finder) SetLeader(leader string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.leader = leader

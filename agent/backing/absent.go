@@ -15,7 +15,7 @@ func (a absent) Sync() error                            { return a.err }
 func (a absent) SizeBytes() int64                       { return 0 }
 func (a absent) Data(int64) (start, n int64, err error) { return 0, 0, a.err }
 func (a absent) Whole() error                           { return nil }
-func (a absent) SetMark(string, string) error           { return a.err }
-func (a absent) HasMark(string) bool                    { return false }
-func (a absent) ClearMark(string) error                 { return nil }
+func (a absent) SetIdentity(string, string) error       { return a.err }
+func (a absent) HasIdentity(string) bool                { return false }
+func (a absent) ClearIdentity(string) error             { return nil }
 func (a absent) Close() error                           { return nil }

@@ -37,15 +37,15 @@ type Backing interface {
 	// Whole is fail.Damaged for a file that was cut behind our back: what is missing
 	// would read as zeros. It costs a stat.
 	Whole() error
-	// SetMark durably writes beside the blocks whose backing this is, in place of
+	// SetIdentity durably writes beside the blocks whose backing this is, in place of
 	// an older mark. A device, and a file on a filesystem without extended
 	// attributes, has no place for it: fail.Unsupported. It syncs the file, so it
 	// comes before the first write: else it could hear of a failure that is Sync's.
-	SetMark(id, text string) error
-	// HasMark reports whether SetMark wrote id here last.
-	HasMark(id string) bool
-	// ClearMark takes the mark away, unless it is another's.
-	ClearMark(id string) error
+	SetIdentity(id, text string) error
+	// HasIdentity reports whether SetIdentity wrote id here last.
+	HasIdentity(id string) bool
+	// ClearIdentity takes the mark away, unless it is another's.
+	ClearIdentity(id string) error
 	// Data returns the first allocated range at or after off, or n == 0.
 	Data(off int64) (start, n int64, err error)
 	// Close may run beside calls under way, which end first; later ones fail with
@@ -364,11 +364,11 @@ func (b *vfsBacking) Whole() error { return nil }
 
 func (b *vfsBacking) markPath() string { return b.path + ".mark" }
 
-func (b *vfsBacking) SetMark(id, _ string) error {
+func (b *vfsBacking) SetIdentity(id, _ string) error {
 	return fail.Wrap(fail.Unsupported, "mark backing", b.path, durable.WriteFile(b.fs, b.markPath(), []byte(id)))
 }
 
-func (b *vfsBacking) HasMark(id string) bool {
+func (b *vfsBacking) HasIdentity(id string) bool {
 	f, err := b.fs.Open(b.markPath())
 	if err != nil {
 		return false
@@ -378,8 +378,8 @@ func (b *vfsBacking) HasMark(id string) bool {
 	return err == nil && string(got) == id
 }
 
-func (b *vfsBacking) ClearMark(id string) error {
-	if !b.HasMark(id) {
+func (b *vfsBacking) ClearIdentity(id string) error {
+	if !b.HasIdentity(id) {
 		return nil
 	}
 	return b.fs.Remove(b.markPath())

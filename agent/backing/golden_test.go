@@ -31,10 +31,10 @@ func TestMarkFormat(t *testing.T) {
 	if err := unix.Setxattr(path, "user.pollux.backing", []byte(want), 0); err != nil {
 		t.Fatal(err)
 	}
-	if !b.HasMark(id) || b.HasMark("another") || provenance.BackingOf(path) != text {
+	if !b.HasIdentity(id) || b.HasIdentity("another") || provenance.BackingOf(path) != text {
 		t.Errorf("the mark %q is not understood: %q", want, provenance.BackingOf(path))
 	}
-	if err := b.SetMark(id, text); err != nil {
+	if err := b.SetIdentity(id, text); err != nil {
 		t.Fatal(err)
 	}
 	mark := make([]byte, 1024)

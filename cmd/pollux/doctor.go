@@ -21,10 +21,11 @@ func newDoctor() *cobra.Command {
 	var path string
 	c := &cobra.Command{Use: "doctor -c agent.yaml | doctor --store URL", Short: "Check whether host and object stores give what Pollux relies on", Args: cobra.NoArgs,
 		Long: `Proves the store's conditional create under a real race, reads back, measures, and
-checks this host's disk, memory and limits against the configuration. Prints one
-line a check and exits 5 if one failed. Test objects go below doctor/ in the
-store, and are deleted where the credentials allow it; with object_lock one of
-them stays until its date, and in a bucket with a rule of its own all do.`}
+checks this host's disk, memory and limits against the configuration, and the log
+in each target against the journal in the state directory. Prints one line a check
+and exits 5 if one failed. Test objects go below doctor/ in the store, and are
+deleted where the credentials allow it; with object_lock one of them stays until
+its date, and in a bucket with a rule of its own all do.`}
 	f.AddJSON(c)
 	s.Add(c)
 	c.Flags().StringVarP(&path, "config", "c", "", "agent's configuration: check the host and every target")
@@ -38,7 +39,7 @@ them stays until its date, and in a bucket with a rule of its own all do.`}
 		case path != "":
 			all, err = checkConfig(c.Context(), path, tell)
 		default:
-			all = checkStore(c.Context(), s.URL, s.Options, tell)
+			all = checkStore(c.Context(), s.URL, s.Options, nil, tell)
 			all = append(all, doctor.CheckLimits(c.Context(), &doctor.Host{Remote: isRemote(s.URL)}, tell)...)
 		}
 		if err == nil {
@@ -93,14 +94,17 @@ func checkConfig(ctx context.Context, path string, tell func(doctor.Result)) ([]
 	for _, t := range conf.Journal.Targets {
 		opts := objstore.Options{Endpoint: t.Endpoint, Region: t.Region, CredentialsFile: t.CredentialsFile, CAFile: t.CAFile}
 		opts.Lock = objstore.LockRule{Mode: strings.ToUpper(t.ObjectLock.Mode), For: time.Duration(t.ObjectLock.For)}
-		all = append(all, checkStore(ctx, t.URL, opts, tell)...)
+		all = append(all, checkStore(ctx, t.URL, opts, func(ctx context.Context, s objstore.Store) doctor.Result {
+			return logOwner(ctx, conf, t.Name, s)
+		}, tell)...)
 	}
 	return all, nil
 }
 
 // checkStore checks a store as it is, without retries: they would hide faults
-// and falsify what is measured.
-func checkStore(ctx context.Context, url string, opts objstore.Options, tell func(doctor.Result)) []doctor.Result {
+// and falsify what is measured. An owner is who says whose the log is that it holds.
+func checkStore(ctx context.Context, url string, opts objstore.Options, owner func(context.Context, objstore.Store) doctor.Result,
+	tell func(doctor.Result)) []doctor.Result {
 	asked := opts.Lock.For > 0
 	locking, err := objstore.Open(ctx, url, opts)
 	var s objstore.Store
@@ -115,7 +119,13 @@ func checkStore(ctx context.Context, url string, opts objstore.Options, tell fun
 		return []doctor.Result{r}
 	}
 	defer func() { _ = s.Close() }()
-	return doctor.CheckStore(ctx, doctorStore{s, locking, asked}, tell)
+	all := doctor.CheckStore(ctx, doctorStore{s, locking, asked}, tell)
+	if owner != nil && ctx.Err() == nil {
+		r := owner(ctx, s)
+		tell(r)
+		all = append(all, r)
+	}
+	return all
 }
 
 // doctorStore gives package doctor, which knows nothing of replicator, a store.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/cmd/pollux/benchmark"
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/cmd/pollux/dump"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -41,6 +42,8 @@ func run(args []string) int {
 	cli.PrintError(cli.Stderr, err)
 	return fail.ExitCode(err)
 }
+
+func newBench() *cobra.Command { return benchmark.New(version) }
 
 // exitCode ends the process with a status and no message: the verb has said all.
 type exitCode int

@@ -42,12 +42,13 @@ interruption leaves (<file>.partial) is gone on from by the same command, also
 toward a newer point; --restart begins anew. --overwrite onto an image that an
 earlier restore made, and nobody wrote to since, fetches only what differs; so does
 --from POINT onto a device that holds that point, as the volume's own does when
-POINT is a bookmark that was set since the last write.`,
+POINT is a bookmark that was set since the last write. A POINT behind which the store
+has writes to the volume is refused.`,
 		Args: cobra.ExactArgs(1)}
 	f.store.Add(c)
 	c.Flags().StringVarP(&f.out, "output", "o", "", "file or block device to write; for a group a directory (required)")
 	f.store.AddPoint(c, &f.at)
-	c.Flags().BoolVar(&f.overwrite, "overwrite", false, "write even where the target is in use or not empty")
+	c.Flags().BoolVar(&f.overwrite, "overwrite", false, "lose what the target holds; a device in use, and the backing of a volume that is served, are refused all the same")
 	c.Flags().BoolVar(&f.yes, "yes", false, "with --overwrite: do not ask")
 	c.Flags().BoolVar(&f.resume, "resume", false, "onto a device: go on from an interrupted restore; nobody must have written to it since")
 	c.Flags().Var(&cli.PointFlag{At: &f.from}, "from",
@@ -171,6 +172,7 @@ func restoreJobs(c *cobra.Command, f *restoreFlags, l *twin.Log, name string) (j
 		if err != nil {
 			return nil, group, err
 		}
+		t.Interrupted(v, &image.Options{Resume: f.resume, Restart: f.restart})
 		if p.Note != "" {
 			fmt.Fprintf(c.ErrOrStderr(), "pollux: LSN %d (%s): %s\n", p.LSN, p.Time.UTC().Format(time.RFC3339Nano), p.Note)
 		}

@@ -22,7 +22,8 @@ func newStatus() *cobra.Command {
 		Long: `With --check it prints one line and exits 0 when all groups replicate within their
 RPO target, 1 when one is Lagging, Throttled, Paused, Resyncing or Initializing, or a target has
 failed for half a minute, and 2 when
-one is Fenced, Faulted, Suspended or Unprotected, or the agent does not answer. It takes five seconds at most.`}
+one is Fenced, Faulted, Suspended or Unprotected, replication to a target has
+stopped for good, or the agent does not answer. It takes five seconds at most.`}
 	f.Add(c)
 	c.Flags().BoolVar(&watch, "watch", false, "repeat every second until interrupted")
 	c.Flags().BoolVar(&check, "check", false, "for monitoring: one line and exit status 0, 1 or 2")
@@ -139,6 +140,8 @@ func checkStatus(w io.Writer, f *cli.DaemonFlags, st *api.Status, err error) err
 	}
 	for _, t := range st.Targets {
 		switch {
+		case t.Stopped && !t.Optional && code < 2: // where a group is, its state says it
+			code, line = 2, fmt.Sprintf("replication to target %s has stopped: %s", t.Name, t.Error)
 		case code > 0:
 		case t.State != "":
 			code, line = 1, fmt.Sprintf("optional target %s is not complete: %s", t.Name, targetNote(&t))

@@ -31,6 +31,8 @@ func TestCheckStatus(t *testing.T) {
 		"the worst first":          {api.Status{Groups: []api.GroupStatus{{Name: "h", State: "Lagging"}, {Name: "i", State: "Fenced", Reason: "why"}}}, nil, 2, "why"},
 		"target fails a moment":    {api.Status{Groups: []api.GroupStatus{good}, Targets: []api.TargetStatus{{Name: "t", LastSuccess: &now, Error: "403"}}}, nil, 0, "OK"},
 		"target fails for long":    {api.Status{Groups: []api.GroupStatus{good}, Targets: []api.TargetStatus{{Name: "t", LastSuccess: &long, Error: "403"}}}, nil, 1, "target t"},
+		"target stopped":           {api.Status{Targets: []api.TargetStatus{{Name: "t", Error: "it belongs to journal x", Stopped: true}}}, nil, 2, "replication to target t has stopped: it belongs to journal x"},
+		"optional one stopped":     {api.Status{Targets: []api.TargetStatus{{Name: "t", Error: "fenced", Stopped: true, Optional: true}}}, nil, 1, "target t"},
 		"target never worked":      {api.Status{Groups: []api.GroupStatus{good}, Targets: []api.TargetStatus{{Name: "t", Error: "403"}}}, nil, 1, "403"},
 		"idle for long, no error":  {api.Status{Groups: []api.GroupStatus{good}, Targets: []api.TargetStatus{{Name: "t", LastSuccess: &long}}}, nil, 0, "OK"},
 		"let go":                   {api.Status{Groups: []api.GroupStatus{good}, Targets: []api.TargetStatus{{Name: "t", LastSuccess: &now, State: "let go", Reason: "its share"}}}, nil, 1, "let go: its share"},

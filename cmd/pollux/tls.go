@@ -61,7 +61,11 @@ func newTLSInit() *cobra.Command {
 			return err
 		}
 		ca := filepath.Join(f.dir, pki.CAFile)
-		return f.tell(c, told{CA: ca}, "authority made: "+ca+"\nnext: pollux tls issue --role journal --name HOST")
+		which := ""
+		if f.dir != defaultCADir {
+			which = "--ca " + f.dir + " "
+		}
+		return f.tell(c, told{CA: ca}, "authority made: "+ca+"\nnext: pollux tls issue "+which+"--role journal --name HOST")
 	}
 	return c
 }

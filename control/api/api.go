@@ -234,8 +234,9 @@ type TargetStatus struct {
 	Position      uint64     `json:"position"`
 	LastSuccess   *time.Time `json:"last_success"`
 	Error         string     `json:"error"`
-	State         string     `json:"state"`  // "let go" or "filling" (see docs/journal.md), else empty
-	Reason        string     `json:"reason"` // of the state
+	State         string     `json:"state"`   // "let go" or "filling" (see docs/journal.md), else empty
+	Reason        string     `json:"reason"`  // of the state
+	Stopped       bool       `json:"stopped"` // for good, as the error says: nothing more is tried
 	ShippedBytes  int64      `json:"shipped_bytes"`
 	ShippedObject int64      `json:"shipped_objects"`
 	Optional      bool       `json:"optional"`
@@ -253,7 +254,7 @@ type TargetStatus struct {
 func TargetStatusOf(t *change.TargetInfo) TargetStatus {
 	out := TargetStatus{Name: t.Name, URL: t.URL, Site: t.Site, Position: t.Position, Optional: t.Optional,
 		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes,
-		State: t.State, Reason: t.Reason, FoldedFrom: t.FoldedFrom, FoldedTo: t.FoldedTo, Catalog: t.Catalog}
+		State: t.State, Reason: t.Reason, Stopped: t.Stopped, FoldedFrom: t.FoldedFrom, FoldedTo: t.FoldedTo, Catalog: t.Catalog}
 	if !t.LastSuccess.IsZero() {
 		out.LastSuccess = &t.LastSuccess
 	}

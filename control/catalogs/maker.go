@@ -97,7 +97,7 @@ func (m *maker) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.next, m.covered, m.marks, m.created = c.Number+1, c.End().Position, len(c.Marks), c.Created
+	m.next, m.covered, m.marks, m.created = c.Number+1, c.End().Position, len(c.ReadPoints), c.Created
 	return nil
 }
 

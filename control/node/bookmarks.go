@@ -21,7 +21,7 @@ func (d service) BookmarkAdd(ctx context.Context, r api.BookmarkAdd) (api.Bookma
 	if r.Quiesce && !r.DryRun {
 		return d.bookmarkQuiesced(ctx, &r)
 	}
-	if err := d.takeTurn(ctx, "add bookmark", r.Name); err != nil {
+	if err := d.lockVerbs(ctx, "add bookmark", r.Name); err != nil {
 		return api.Bookmark{}, err
 	}
 	defer d.endTurn()
@@ -47,7 +47,7 @@ func (d service) BookmarkAdd(ctx context.Context, r api.BookmarkAdd) (api.Bookma
 // bookmarkable finds the stream whose point a bookmark can name.
 func (d service) bookmarkable(ctx context.Context, r *api.BookmarkAdd) (*state.Stream, error) {
 	object := r.Group + "/" + r.Name
-	if err := d.heard(ctx); err != nil {
+	if err := d.awaitSync(ctx); err != nil {
 		return nil, fail.At("add bookmark", object, err)
 	}
 	var st *state.Stream
@@ -97,11 +97,11 @@ func (d service) nameMark(st *state.Stream, lsn uint64, r *api.BookmarkAdd) (api
 // BookmarkRemove ends a bookmark. Its point is kept as long as any other.
 func (d service) BookmarkRemove(ctx context.Context, r api.BookmarkRemove) (api.Bookmark, error) {
 	key := r.Group + "/" + r.Name
-	if err := d.takeTurn(ctx, "remove bookmark", r.Name); err != nil {
+	if err := d.lockVerbs(ctx, "remove bookmark", r.Name); err != nil {
 		return api.Bookmark{}, err
 	}
 	defer d.endTurn()
-	if err := d.heard(ctx); err != nil {
+	if err := d.awaitSync(ctx); err != nil {
 		return api.Bookmark{}, fail.At("remove bookmark", key, err)
 	}
 	var b *state.Bookmark
@@ -139,7 +139,7 @@ func (d service) bookmark(b *state.Bookmark) api.Bookmark {
 
 // BookmarkList lists bookmarks, of one group or of all.
 func (d service) BookmarkList(ctx context.Context, r api.List) ([]api.Bookmark, error) {
-	if err := d.heard(ctx); err != nil {
+	if err := d.awaitSync(ctx); err != nil {
 		return nil, err
 	}
 	var marks []state.Bookmark

@@ -102,7 +102,7 @@ journal:
 	if err != nil {
 		return nil, err
 	}
-	s := seams{fs: fs, election: 5 * time.Millisecond, checkpoint: 3 * time.Millisecond, logSegment: 16 << 10, trailingLogs: 1, walSegment: 64 << 10,
+	s := testHooks{fs: fs, election: 5 * time.Millisecond, checkpoint: 3 * time.Millisecond, logSegment: 16 << 10, trailingLogs: 1, walSegment: 64 << 10,
 		createBacking: func(path string, size int64) (bool, error) {
 			if _, err := fs.Stat(path); err == nil {
 				return true, nil

@@ -40,7 +40,7 @@ type Daemon struct {
 	log     *slog.Logger
 	start   time.Time
 
-	seams   seams
+	hooks   testHooks
 	lock    io.Closer
 	host    *journalnode.Host     // a member of the journal in this process, if there is one
 	remote  *journalclient.Client // to the journal's leader, unless it is alone in this process
@@ -54,7 +54,7 @@ type Daemon struct {
 	quiescing quiescing
 	accepted  sync.Map // group to volume: backings accepted since the start, which takes none
 
-	verbs  chan struct{} // holds one while a state-changing verb runs; see takeTurn
+	verbs  chan struct{} // holds one while a state-changing verb runs; see lockVerbs
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -76,8 +76,8 @@ type journalAccess interface {
 
 const closeTimeout = 60 * time.Second
 
-// seams are where crash tests put another disk under the daemon.
-type seams struct {
+// testHooks are where crash tests put another disk under the daemon.
+type testHooks struct {
 	fs            vfs.FS
 	createBacking func(path string, sizeBytes int64) (existed bool, err error)
 	openBacking   func(path string, sizeBytes int64) (backing.Backing, error)
@@ -93,11 +93,11 @@ type seams struct {
 
 // Start brings everything up. It returns when volumes are served.
 func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger) (*Daemon, error) {
-	return start(ctx, conf, version, log, seams{fs: vfs.Default})
+	return start(ctx, conf, version, log, testHooks{fs: vfs.Default})
 }
 
-func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s seams) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, seams: s, start: time.Now(), failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
+func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s testHooks) (*Daemon, error) {
+	d := &Daemon{conf: conf, version: version, log: log, hooks: s, start: time.Now(), failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.open(ctx, d.ctx); err != nil {
@@ -109,7 +109,7 @@ func start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 
 func (d *Daemon) open(ctx, run context.Context) error {
 	c := d.conf
-	if err := d.seams.fs.MkdirAll(c.State, 0o700); err != nil {
+	if err := d.hooks.fs.MkdirAll(c.State, 0o700); err != nil {
 		return fail.Wrap(fail.Denied, "create", c.State, err)
 	}
 	if err := private.Dir(c.Runtime); err != nil {
@@ -151,7 +151,7 @@ func (d *Daemon) open(ctx, run context.Context) error {
 // lockState keeps a second process away from the state directory.
 func (d *Daemon) lockState() error {
 	path := filepath.Join(d.conf.State, "lock")
-	l, err := d.seams.fs.Lock(path)
+	l, err := d.hooks.fs.Lock(path)
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
 		return fail.New(fail.Refused, "lock", d.conf.State, "another process uses this state directory").
@@ -194,10 +194,10 @@ func (d *Daemon) openJournal(ctx context.Context) error {
 // openHost opens the member of the journal that runs in this process.
 func (d *Daemon) openHost(ctx context.Context) (err error) {
 	c := &d.conf.Journal
-	o := journalnode.Options{Targets: c.Targets, FS: d.seams.fs, Logger: d.log, Observe: d.metrics.store.Observe, FoldFromBytes: d.seams.foldFrom,
+	o := journalnode.Options{Targets: c.Targets, FS: d.hooks.fs, Logger: d.log, Observe: d.metrics.store.Observe, FoldFromBytes: d.hooks.foldFrom,
 		Journal: journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site, Version: d.version,
-			FS: d.seams.fs, OnSync: d.metrics.observeSync("journal"),
-			Election: d.seams.election, TrailingLogs: d.seams.trailingLogs, LogSegmentBytes: d.seams.logSegment,
+			FS: d.hooks.fs, OnSync: d.metrics.observeSync("journal"),
+			Election: d.hooks.election, TrailingLogs: d.hooks.trailingLogs, LogSegmentBytes: d.hooks.logSegment,
 			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog), Heartbeat: time.Duration(c.Heartbeat)}}
 	if c.Listen != "" {
 		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: d.conf.Identity.Files().Dial}
@@ -226,17 +226,17 @@ func (d *Daemon) journalSocket() string {
 func (d *Daemon) openAgent() (err error) {
 	c := d.conf
 	walSegment := int64(c.WAL.Segment)
-	if d.seams.walSegment > 0 {
-		walSegment = d.seams.walSegment
+	if d.hooks.walSegment > 0 {
+		walSegment = d.hooks.walSegment
 	}
-	o := agent.Options{Now: d.seams.now,
+	o := agent.Options{Now: d.hooks.now,
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
-		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.seams.fs, CheckpointInterval: d.seams.checkpoint,
-		CreateBacking: d.seams.createBacking, OpenBacking: d.seams.openBacking,
+		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs, CheckpointInterval: d.hooks.checkpoint,
+		CreateBacking: d.hooks.createBacking, OpenBacking: d.hooks.openBacking,
 	}
 	if d.remote != nil {
-		o.Dial, o.Moved, o.Beats = d.find.Dial, d.find.Moved, true
+		o.Dial, o.SetLeader, o.Heartbeats = d.find.Dial, d.find.SetLeader, true
 	} else {
 		o.Reference, o.Committed, o.Remote, o.Dial = true, d.host.Point, d.host.Durable, d.dialHere
 	}
@@ -261,9 +261,9 @@ func (d *Daemon) dialHere(ctx context.Context) (net.Conn, error) {
 	return nd.DialContext(ctx, "unix", d.journalSocket())
 }
 
-// takeTurn waits for its turn among the verbs that change state. A caller who left
+// lockVerbs waits for its turn among the verbs that change state. A caller who left
 // meanwhile gets none.
-func (d *Daemon) takeTurn(ctx context.Context, op, object string) error {
+func (d *Daemon) lockVerbs(ctx context.Context, op, object string) error {
 	select {
 	case d.verbs <- struct{}{}:
 		return nil
@@ -318,7 +318,7 @@ func (d *Daemon) Close() error {
 	defer cancel()
 	var errs []error
 	d.http.Close()
-	if d.takeTurn(ctx, "stop", "agent") == nil { // the last of them has returned, or hangs for good
+	if d.lockVerbs(ctx, "stop", "agent") == nil { // the last of them has returned, or hangs for good
 		defer d.endTurn()
 	}
 	if d.nbd != nil {

@@ -75,7 +75,7 @@ func (d *Daemon) follow(ctx context.Context) {
 	for first := true; ; {
 		changed := d.remote.Changed()
 		if d.remote.Synced() {
-			err := d.takeTurn(ctx, "follow", "journal")
+			err := d.lockVerbs(ctx, "follow", "journal")
 			if err == nil && first {
 				err = d.reconcile(ctx)
 				first = err != nil

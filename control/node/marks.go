@@ -18,7 +18,7 @@ import (
 )
 
 // Bookmarks of groups over several hosts: a mark in each stream while all of their
-// writers are held. See state.GroupMark.
+// writers are held. See state.Barrier.
 
 const (
 	// defaultHold is the longest that writers are held for a mark, and maxHold what
@@ -50,10 +50,10 @@ func (d *Daemon) holdMarks(ctx context.Context) {
 
 // openMarks lists the marks, by this host's stream, in which that has no part yet. One
 // that nobody ended is among them: this host's hold ends, and with it the mark.
-func (d *Daemon) openMarks() map[change.StreamID]*state.GroupMark {
-	out := map[change.StreamID]*state.GroupMark{}
+func (d *Daemon) openMarks() map[change.StreamID]*state.Barrier {
+	out := map[change.StreamID]*state.Barrier{}
 	d.journal.View(func(s *state.State) {
-		for _, m := range s.Marks {
+		for _, m := range s.Barriers {
 			if st := s.StreamOf(m.Group, d.conf.Name); m.Outcome == "" && st != nil {
 				if p := m.Parts[st.ID]; p != nil && p.LSN == 0 {
 					out[st.ID] = m
@@ -69,7 +69,7 @@ const maxWhy = 1000
 
 // takePart holds a stream's writers until all others hold theirs, or the mark has
 // failed.
-func (d *Daemon) takePart(ctx context.Context, id change.StreamID, m *state.GroupMark) {
+func (d *Daemon) takePart(ctx context.Context, id change.StreamID, m *state.Barrier) {
 	limit := min(time.Duration(m.LimitSeconds*1e9), maxHold)
 	err := d.holdFor(ctx, id, m, limit)
 	if err == nil || ctx.Err() != nil {
@@ -82,7 +82,7 @@ func (d *Daemon) takePart(ctx context.Context, id change.StreamID, m *state.Grou
 	}
 }
 
-func (d *Daemon) holdFor(ctx context.Context, id change.StreamID, m *state.GroupMark, limit time.Duration) error {
+func (d *Daemon) holdFor(ctx context.Context, id change.StreamID, m *state.Barrier, limit time.Duration) error {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	h, lsn, err := d.agent.Hold(limited, id, m.Name, limit)
@@ -104,7 +104,7 @@ func (d *Daemon) holdFor(ctx context.Context, id change.StreamID, m *state.Group
 		case <-changed:
 		case <-h.Over():
 			return fail.New(fail.Retry, "hold", "group "+m.Group, fmt.Sprintf("the hold ended after %v; still missing: %s", limit,
-				strings.Join(now.Missing(func(p *state.MarkPart) bool { return p.LSN > 0 }), ", ")))
+				strings.Join(now.Missing(func(p *state.BarrierPart) bool { return p.LSN > 0 }), ", ")))
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -150,10 +150,10 @@ func (d *Daemon) inJournal(ctx context.Context, id change.StreamID, lsn uint64) 
 }
 
 // markOf is a mark as it stands now; one that is not there any more has failed.
-func (d *Daemon) markOf(m *state.GroupMark) (now *state.GroupMark) {
-	d.journal.View(func(s *state.State) { now = s.Marks[m.Group] })
+func (d *Daemon) markOf(m *state.Barrier) (now *state.Barrier) {
+	d.journal.View(func(s *state.State) { now = s.Barriers[m.Group] })
 	if now == nil || now.ID != m.ID {
-		return &state.GroupMark{ID: m.ID, Outcome: "another mark took its place"}
+		return &state.Barrier{ID: m.ID, Outcome: "another mark took its place"}
 	}
 	return now
 }
@@ -186,7 +186,7 @@ func (d service) bookmarkAll(ctx context.Context, r *api.BookmarkAdd) (api.Bookm
 	if _, err := d.journal.Propose(state.KindMarkBegin, begin); err != nil {
 		return api.Bookmark{}, err
 	}
-	want := &state.GroupMark{ID: begin.ID, Group: r.Group}
+	want := &state.Barrier{ID: begin.ID, Group: r.Group}
 	for {
 		changed := d.remote.Changed()
 		m := d.markOf(want)
@@ -202,7 +202,7 @@ func (d service) bookmarkAll(ctx context.Context, r *api.BookmarkAdd) (api.Bookm
 			continue
 		case <-ctx.Done():
 		}
-		missing := strings.Join(m.Missing(func(p *state.MarkPart) bool { return p.Confirmed }), ", ")
+		missing := strings.Join(m.Missing(func(p *state.BarrierPart) bool { return p.Confirmed }), ", ")
 		_, _ = d.journal.Propose(state.KindMarkVoid, state.MarkStep{ID: begin.ID, Group: r.Group, Why: "no word from " + missing}) // else it is stale soon
 		if d.markOf(want).Outcome == state.MarkDone {
 			break // in the last moment

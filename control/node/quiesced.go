@@ -87,7 +87,7 @@ func (d *Daemon) hooksOf(group string) *config.Quiesce {
 
 // inTurn does a part of a verb in its turn.
 func (d *Daemon) inTurn(ctx context.Context, r *api.BookmarkAdd, do func() error) error {
-	if err := d.takeTurn(ctx, "add bookmark", r.Group+"/"+r.Name); err != nil {
+	if err := d.lockVerbs(ctx, "add bookmark", r.Group+"/"+r.Name); err != nil {
 		return err
 	}
 	defer d.endTurn()

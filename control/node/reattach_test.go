@@ -17,7 +17,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-func startTest(t *testing.T, conf *config.Agent, s seams) *Daemon {
+func startTest(t *testing.T, conf *config.Agent, s testHooks) *Daemon {
 	t.Helper()
 	if s.fs == nil {
 		s.fs = vfs.Default
@@ -33,7 +33,7 @@ func startTest(t *testing.T, conf *config.Agent, s seams) *Daemon {
 func cutRemoval(t *testing.T, conf *config.Agent, img string) {
 	t.Helper()
 	ctx := context.Background()
-	d := startTest(t, conf, seams{})
+	d := startTest(t, conf, testHooks{})
 	svc := service{Daemon: d}
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func TestReattachIsServed(t *testing.T) {
 	}
 	cutRemoval(t, conf, img)
 	held := make(chan struct{})
-	d := startTest(t, conf, seams{openBacking: func(path string, size int64) (backing.Backing, error) {
+	d := startTest(t, conf, testHooks{openBacking: func(path string, size int64) (backing.Backing, error) {
 		b, err := backing.Open(path, size)
 		return heldBacking{b, held}, err
 	}})
@@ -86,7 +86,7 @@ func TestReattachIsServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		d = startTest(t, conf, seams{})
+		d = startTest(t, conf, testHooks{})
 		awaitDevice(t, d, "v")
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
@@ -113,7 +113,7 @@ func TestReattachLogsZeros(t *testing.T) {
 		t.Fatal(err)
 	}
 	content = append(content, make([]byte, size/4)...)
-	d := startTest(t, conf, seams{})
+	d := startTest(t, conf, testHooks{})
 	defer d.Close()
 	awaitDevice(t, d, "v")
 	st := d.agent.Status().Streams[0]
@@ -133,7 +133,7 @@ func TestReattachLogsZeros(t *testing.T) {
 func TestCreateInSuspendedGroup(t *testing.T) {
 	conf, dir := regressConf(t)
 	ctx := context.Background()
-	d := startTest(t, conf, seams{})
+	d := startTest(t, conf, testHooks{})
 	img := filepath.Join(dir, "v.img")
 	if _, err := (service{Daemon: d}).GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
@@ -147,7 +147,7 @@ func TestCreateInSuspendedGroup(t *testing.T) {
 	if err := os.Rename(img, img+".away"); err != nil {
 		t.Fatal(err)
 	}
-	d = startTest(t, conf, seams{})
+	d = startTest(t, conf, testHooks{})
 	defer d.Close()
 	for range 2 {
 		if _, err := (service{Daemon: d}).VolumeCreate(ctx, api.VolumeCreate{Name: "x", Group: "g", SizeBytes: 1 << 20}); !fail.Is(err, fail.NotFound) {

@@ -163,7 +163,7 @@ func TestVerbsDuringInitialSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	held := make(chan struct{})
-	s := seams{fs: vfs.Default, openBacking: func(path string, size int64) (backing.Backing, error) {
+	s := testHooks{fs: vfs.Default, openBacking: func(path string, size int64) (backing.Backing, error) {
 		b, err := backing.Open(path, size)
 		if path == img {
 			b = heldBacking{b, held}
@@ -241,7 +241,7 @@ func TestOneDescription(t *testing.T) {
 	conf, _ := regressConf(t)
 	ctx, cancel := context.WithTimeout(context.Background(), crashTimeout)
 	defer cancel()
-	d, err := start(ctx, conf, "t", slog.New(slog.DiscardHandler), seams{fs: vfs.Default, openBacking: backing.Open})
+	d, err := start(ctx, conf, "t", slog.New(slog.DiscardHandler), testHooks{fs: vfs.Default, openBacking: backing.Open})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,8 +42,8 @@ func (d *Daemon) serveJournal(ctx context.Context) error {
 	d.spawn(func() error { return d.host.Serve(ctx, l) })
 	d.wg.Go(func() { d.host.Run(ctx) })
 	o := catalogs.Options{Host: d.host, Targets: c.Targets, Every: *c.Catalog.EveryObjects, StateDir: d.conf.State, Logger: d.log}
-	if d.seams.catalogs != nil {
-		d.seams.catalogs(&o)
+	if d.hooks.catalogs != nil {
+		d.hooks.catalogs(&o)
 	}
 	d.wg.Go(func() { catalogs.Run(ctx, o) })
 	return nil

@@ -28,7 +28,7 @@ var _ api.Service = service{}
 
 // GroupPut creates a group, or changes or pauses one.
 func (d service) GroupPut(ctx context.Context, r api.GroupPut) (api.Group, error) {
-	if err := d.takeTurn(ctx, "change group", r.Name); err != nil {
+	if err := d.lockVerbs(ctx, "change group", r.Name); err != nil {
 		return api.Group{}, err
 	}
 	defer d.endTurn()
@@ -224,9 +224,9 @@ func (d service) group(g *state.Group) api.Group {
 	return out
 }
 
-// heard refuses to call nothing what is only not known: the journal is on other hosts,
+// awaitSync refuses to call nothing what is only not known: the journal is on other hosts,
 // and has not answered since this agent started. Just after a start it waits a moment.
-func (d *Daemon) heard(ctx context.Context) error {
+func (d *Daemon) awaitSync(ctx context.Context) error {
 	if d.remote == nil {
 		return nil
 	}
@@ -255,7 +255,7 @@ const hearTimeout = 3 * time.Second
 
 // GroupList lists all groups.
 func (d service) GroupList(ctx context.Context, _ api.List) ([]api.Group, error) {
-	if err := d.heard(ctx); err != nil {
+	if err := d.awaitSync(ctx); err != nil {
 		return nil, err
 	}
 	var groups []state.Group

@@ -91,16 +91,27 @@ func (d *Daemon) groupStatus(g *state.Group, s *agent.StreamStatus, a *agent.Sta
 	return out
 }
 
-// heldBy names the suspended groups: the WAL, which all groups share, keeps their
-// frames, and with them all later ones.
+// heldBy names the groups that are suspended, or whose checkpoints fail: the WAL, which
+// all groups share, keeps their frames, and with them all later ones.
 func heldBy(a *agent.Status) string {
 	out := ""
 	for _, s := range a.Streams {
+		if s.CheckpointErr != nil {
+			out += "; " + checkpointFails(&s) + ", and holds it"
+		}
 		if s.Suspended != nil {
 			out += fmt.Sprintf("; group %s is suspended and holds it: %s", s.Conf.Group, fail.Explain(s.Suspended))
 		}
 	}
 	return out
+}
+
+// checkpointFails says why a group's last checkpoint failed; "" is that it did not.
+func checkpointFails(s *agent.StreamStatus) string {
+	if s.CheckpointErr == nil {
+		return ""
+	}
+	return fmt.Sprintf("the checkpoint of group %s failed: %s", s.Conf.Group, fail.Explain(s.CheckpointErr))
 }
 
 // resyncing says how far a group with a dirty bitmap is.
@@ -209,7 +220,7 @@ func groupState(g *state.Group, s *agent.StreamStatus, a *agent.Status, targets 
 	case s.Lag.Seconds() > g.RPOTargetSeconds:
 		return "Lagging", because("lag is above the RPO target")
 	}
-	return "Replicating", cmp.Or(storeErr, aside)
+	return "Replicating", cmp.Or(storeErr, checkpointFails(s), aside)
 }
 
 // optionalReason says what is the matter with an optional target.

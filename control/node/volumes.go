@@ -39,7 +39,7 @@ func (d service) VolumeCreate(ctx context.Context, r api.VolumeCreate) (api.Volu
 // createVolume does all but the initial sync, and starts that; synced is nil
 // after a dry run.
 func (d service) createVolume(ctx context.Context, r api.VolumeCreate) (out api.Volume, synced <-chan error, err error) {
-	if err := d.takeTurn(ctx, "create volume", r.Name); err != nil {
+	if err := d.lockVerbs(ctx, "create volume", r.Name); err != nil {
 		return out, nil, err
 	}
 	defer d.endTurn()
@@ -206,10 +206,10 @@ func openOnce(open func(string, int64) (backing.Backing, error), v *state.Volume
 // tryBacking makes and opens a volume's backing once.
 func (d *Daemon) tryBacking(v *state.Volume) error {
 	dir := filepath.Dir(v.Backing)
-	if err := d.seams.fs.MkdirAll(dir, 0o700); err != nil {
+	if err := d.hooks.fs.MkdirAll(dir, 0o700); err != nil {
 		return fail.Wrap(fail.Denied, "create", dir, err)
 	}
-	create, open := d.seams.createBacking, d.seams.openBacking
+	create, open := d.hooks.createBacking, d.hooks.openBacking
 	if create == nil {
 		create, open = backing.Create, backing.Open
 	}
@@ -289,7 +289,7 @@ func elsewhere(op string, v *state.Volume) error {
 
 // VolumeList lists the volumes that are protected.
 func (d service) VolumeList(ctx context.Context, r api.List) ([]api.Volume, error) {
-	if err := d.heard(ctx); err != nil {
+	if err := d.awaitSync(ctx); err != nil {
 		return nil, err
 	}
 	out := []api.Volume{}
@@ -335,7 +335,7 @@ func (d *Daemon) protected(name string) (v state.Volume, err error) {
 
 // VolumeAccept takes another backing for a suspended volume's.
 func (d service) VolumeAccept(ctx context.Context, r api.VolumeAccept) (api.Volume, error) {
-	if err := d.takeTurn(ctx, "accept backing of", r.Name); err != nil {
+	if err := d.lockVerbs(ctx, "accept backing of", r.Name); err != nil {
 		return api.Volume{}, err
 	}
 	defer d.endTurn()
@@ -355,7 +355,7 @@ func (d service) VolumeAccept(ctx context.Context, r api.VolumeAccept) (api.Volu
 
 // VolumeRemove ends protection.
 func (d service) VolumeRemove(ctx context.Context, r api.VolumeRemove) (api.Volume, error) {
-	if err := d.takeTurn(ctx, "remove volume", r.Name); err != nil {
+	if err := d.lockVerbs(ctx, "remove volume", r.Name); err != nil {
 		return api.Volume{}, err
 	}
 	defer d.endTurn()

@@ -206,7 +206,7 @@ func (r *recovery) look(ctx context.Context, find *transport.Finder) error {
 	client.View(func(s *state.State) {
 		for _, st := range s.Streams {
 			if st.Agent == r.conf.Name {
-				if st.Unsound() {
+				if st.Resyncing() {
 					after := st.Resyncs[len(st.Resyncs)-1].After
 					err = fail.New(fail.Refused, "recover", "group "+st.Group, fmt.Sprintf("its host was lost during a resync: the log's newest point is LSN %d", after)).
 						WithHint(fmt.Sprintf("pollux restore VOLUME --at %d, and protect the volumes in a new group", after))
@@ -241,6 +241,7 @@ func (r *recovery) inspect(rep *Report) ([]*image.Target, error) {
 		v := &r.volumes[i]
 		t, err := r.targetOf(v)
 		if err == nil {
+			t.Interrupted(v, &image.Options{})
 			err = t.Refused(r.Overwrite)
 		}
 		if err != nil {
@@ -286,7 +287,7 @@ func (r *recovery) takeOver(ctx context.Context, find *transport.Finder) (map[ch
 			if err == nil {
 				return taken, nil
 			}
-			find.Moved("")
+			find.SetLeader("")
 		}
 		if !fail.Is(err, fail.Retry) || ctx.Err() != nil {
 			return nil, err

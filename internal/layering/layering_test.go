@@ -1,7 +1,10 @@
 package layering
 
 import (
+	"bytes"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -105,5 +108,29 @@ func TestImportsPointDown(t *testing.T) {
 	}
 	if checked < 10 {
 		t.Fatalf("only %d packages were checked", checked)
+	}
+}
+
+// maxMainLines bounds what lives in package main, where no daemon can use it: flags and printing.
+const maxMainLines = 3500
+
+func TestMainIsSmall(t *testing.T) {
+	files, err := filepath.Glob("../../cmd/pollux/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	lines := 0
+	for _, f := range files {
+		if strings.HasSuffix(f, "_test.go") {
+			continue
+		}
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines += bytes.Count(b, []byte{'\n'})
+	}
+	if lines > maxMainLines {
+		t.Errorf("package main has %d lines, more than %d: what a daemon could want belongs in control", lines, maxMainLines)
 	}
 }

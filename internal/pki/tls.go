@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -183,7 +186,19 @@ func (f Files) Dial(ctx context.Context, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*dialTimeout)
 	defer cancel()
 	t := tls.Dialer{NetDialer: &d, Config: f.Client(Journal)}
-	return t.DialContext(ctx, "tcp", address)
+	c, err := t.DialContext(ctx, "tcp", address)
+	if noTLS(err) {
+		e := fail.Error{Kind: fail.Retry, Op: "shake hands with", Object: address, Err: err}
+		return nil, e.WithHint("it probably listens without tls: set tls on both sides, or on neither")
+	}
+	return c, err
+}
+
+// noTLS reports whether a handshake ended as it does where the other end does not speak
+// TLS: it answers something else, or takes the handshake for nonsense and closes.
+func noTLS(err error) bool {
+	strange := tls.RecordHeaderError{}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.As(err, &strange)
 }
 
 // Listen takes connections; in clear where there are no files.

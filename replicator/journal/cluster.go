@@ -30,9 +30,9 @@ const (
 	membershipTimeout = 20 * time.Second
 	promoteEvery      = 500 * time.Millisecond
 	askAgain          = time.Second
-	// lonely is how many election timeouts a member knows of no leader before it
+	// leaderlessFactor is how many election timeouts a member knows of no leader before it
 	// asks whether it is one of them still.
-	lonely = 10
+	leaderlessFactor = 10
 )
 
 // Init makes this member the first one of a new journal.
@@ -90,8 +90,8 @@ func (j *Journal) notLeader(op, object string) error {
 	return e.WithHint("the leader is at " + leader)
 }
 
-// letIn makes a new member one of this journal's, without a vote at first.
-func (j *Journal) letIn(ctx context.Context, r *change.Join) error {
+// admit makes a new member one of this journal's, without a vote at first.
+func (j *Journal) admit(ctx context.Context, r *change.Join) error {
 	j.membership.Lock()
 	defer j.membership.Unlock()
 	if !j.Leads() {
@@ -162,7 +162,7 @@ func (j *Journal) prepareCopies() error {
 	j.fsm.mu.RLock()
 	copied, bytes := j.fsm.copied, j.fsm.backlog.bytes()
 	j.fsm.mu.RUnlock()
-	if j.member.ID != aloneID || j.logs.mark.Load() >= copied {
+	if j.member.ID != aloneID || j.logs.firstIndex.Load() >= copied {
 		return nil
 	}
 	if bytes > maxFirstSnapshotBytes {
@@ -172,7 +172,7 @@ func (j *Journal) prepareCopies() error {
 	if err := j.Snapshot(); err != nil {
 		return err
 	}
-	if j.logs.mark.Load() < copied {
+	if j.logs.firstIndex.Load() < copied {
 		metas, err := j.snaps.List()
 		if err != nil {
 			return err
@@ -180,7 +180,7 @@ func (j *Journal) prepareCopies() error {
 		if len(metas) == 0 || metas[0].Index < copied {
 			return fail.New(fail.Retry, "add member to", "journal", "no snapshot could be taken")
 		}
-		j.logs.mark.Store(copied)
+		j.logs.firstIndex.Store(copied)
 	}
 	return nil
 }
@@ -327,10 +327,10 @@ func (j *Journal) seekJournal() {
 		if leader := j.leaderAddress(); leader != "" {
 			since = time.Now()
 		}
-		if !fresh && time.Since(since) < lonely*j.opts.Election {
+		if !fresh && time.Since(since) < leaderlessFactor*j.opts.Election {
 			continue
 		}
-		err := j.askIn(j.opts.Cluster.Peers, fresh)
+		err := j.requestJoin(j.opts.Cluster.Peers, fresh)
 		j.mu.Lock()
 		j.seekErr = err
 		j.mu.Unlock()
@@ -356,7 +356,7 @@ func (j *Journal) JoinAt(address string) error {
 	if address == j.opts.Cluster.Address {
 		return fail.New(fail.Invalid, "join", "journal at "+address, "that is this member's own address")
 	}
-	return j.askIn([]string{address}, true)
+	return j.requestJoin([]string{address}, true)
 }
 
 // Waiting says why this member is in no journal, nil where it is in one and was
@@ -370,8 +370,8 @@ func (j *Journal) Waiting() error {
 	return j.seekErr
 }
 
-// askIn asks one peer after another, and the leader that one of them names.
-func (j *Journal) askIn(peers []string, fresh bool) (err error) {
+// requestJoin asks one peer after another, and the leader that one of them names.
+func (j *Journal) requestJoin(peers []string, fresh bool) (err error) {
 	c := j.opts.Cluster
 	asked := map[string]bool{}
 	for queue := slices.Clone(peers); len(queue) > 0; queue = queue[1:] {
@@ -383,7 +383,7 @@ func (j *Journal) askIn(peers []string, fresh bool) (err error) {
 		var got change.Joined
 		e := j.askMember(j.ctx, address, change.MsgJoin, change.Join{Member: j.member.ID, Address: c.Address, Fresh: fresh, Targets: j.ownTargets()}, change.MsgJoined, &got)
 		if e == nil && got.Journal != uuid.Nil && fresh {
-			j.belong(got.Journal) // Raft may come before the answer of the leader
+			j.pinJournal(got.Journal) // Raft may come before the answer of the leader
 		}
 		if e == nil {
 			e = got.Error.Err("join", "journal at "+address)

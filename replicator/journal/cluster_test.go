@@ -482,7 +482,7 @@ func TestRemoveMember(t *testing.T) {
 	}
 	c.voters(2)
 	c.write(5)
-	err := c.leader().letIn(context.Background(), &change.Join{Member: c.members[out].member.ID, Address: c.addrs[out]})
+	err := c.leader().admit(context.Background(), &change.Join{Member: c.members[out].member.ID, Address: c.addrs[out]})
 	if !fail.Is(err, fail.Refused) {
 		t.Errorf("let in again: %v", err)
 	}

@@ -36,21 +36,21 @@ const tagLogged = 'L'
 type fsm struct {
 	db *pebble.DB
 
-	mu      sync.RWMutex
-	applied uint64 // Raft index
-	firm    uint64 // newest applied index whose entry was durable before it counted; see lazy
-	next    uint64 // journal index
-	state   *state.State
-	points  map[change.StreamID]change.Point
-	targets map[string]*Target
-	durable map[string]map[change.StreamID]change.Point // target -> stream -> what it holds
-	floor   uint64                                      // frame index entries below are gone
-	recent  recent                                      // the newest entries once more
-	id      identity                                    // zero until a new member knows
-	copied  uint64                                      // Raft index from which on frames carry their bodies; 0: they do not
-	lastRef uint64                                      // journal index of the newest frame by reference
-	news    news                                        // which keys of state changed
-	backlog backlog                                     // bytes of the frames from floor on
+	mu             sync.RWMutex
+	applied        uint64 // Raft index
+	durableApplied uint64 // newest applied index whose entry was durable before it counted; see lazy
+	next           uint64 // journal index
+	state          *state.State
+	points         map[change.StreamID]change.Point
+	targets        map[string]*Target
+	durable        map[string]map[change.StreamID]change.Point // target -> stream -> what it holds
+	floor          uint64                                      // frame index entries below are gone
+	recent         recent                                      // the newest entries once more
+	id             identity                                    // zero until a new member knows
+	copied         uint64                                      // Raft index from which on frames carry their bodies; 0: they do not
+	lastRef        uint64                                      // journal index of the newest frame by reference
+	news           news                                        // which keys of state changed
+	backlog        backlog                                     // bytes of the frames from floor on
 
 	stopped error           // an entry of a later release came; nothing is applied from there on
 	syncLog func() error    // makes Raft's log durable
@@ -147,8 +147,8 @@ func (f *fsm) tryAll(b *pebble.Batch, logs []*raft.Log, refused map[uint64]error
 			continue
 		}
 		f.applied = l.Index
-		if !lazy(l) {
-			f.firm = l.Index
+		if !unsynced(l) {
+			f.durableApplied = l.Index
 		}
 	}
 	return out, 0, nil
@@ -190,7 +190,7 @@ func (f *fsm) record(b *pebble.Batch, l *raft.Log, err error) {
 func (f *fsm) rewind(last uint64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.applied <= last || f.firm > last {
+	if f.applied <= last || f.durableApplied > last {
 		return nil
 	}
 	f.applied = last
@@ -205,7 +205,7 @@ func (f *fsm) putApplied(b *pebble.Batch) {
 	v = binary.LittleEndian.AppendUint64(v, f.next)
 	v = binary.LittleEndian.AppendUint64(v, f.floor)
 	_ = b.Set(keyApplied, v, nil) // a batch's Set does not fail
-	_ = b.Set(keyFirm, binary.LittleEndian.AppendUint64(make([]byte, 0, 8), f.firm), nil)
+	_ = b.Set(keyFirm, binary.LittleEndian.AppendUint64(make([]byte, 0, 8), f.durableApplied), nil)
 }
 
 func (f *fsm) applyOne(b *pebble.Batch, l *raft.Log) result {

@@ -18,7 +18,7 @@ func (f *fsm) load() error {
 	f.points = map[change.StreamID]change.Point{}
 	f.targets = map[string]*Target{}
 	f.durable = map[string]map[change.StreamID]change.Point{}
-	f.applied, f.next, f.floor, f.firm, f.recent = 0, 1, 1, 0, recent{}
+	f.applied, f.next, f.floor, f.durableApplied, f.recent = 0, 1, 1, 0, recent{}
 	f.copied, f.lastRef, f.backlog, f.id = 0, 0, backlog{}, identity{}
 	f.news.restart()
 	v, err := get(f.db, keyApplied)
@@ -27,13 +27,13 @@ func (f *fsm) load() error {
 	}
 	if len(v) == 24 {
 		f.applied, f.next, f.floor = binary.LittleEndian.Uint64(v), binary.LittleEndian.Uint64(v[8:]), binary.LittleEndian.Uint64(v[16:])
-		f.firm = f.applied
+		f.durableApplied = f.applied
 	}
 	if v, err = get(f.db, keyFirm); err != nil {
 		return err
 	}
 	if len(v) == 8 { // else of a time when all entries were firm
-		f.firm = min(f.firm, binary.LittleEndian.Uint64(v))
+		f.durableApplied = min(f.durableApplied, binary.LittleEndian.Uint64(v))
 	}
 	if v, err = get(f.db, keyIdentity); err != nil {
 		return err

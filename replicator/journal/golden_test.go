@@ -212,7 +212,7 @@ func goldenSnapshot(t *testing.T, f *fsm, frames map[uint64][]byte) {
 		t.Fatal(err)
 	}
 	mirrors := func(f *fsm) map[string]any {
-		return map[string]any{"applied": f.applied, "firm": f.firm, "next": f.next, "floor": f.floor,
+		return map[string]any{"applied": f.applied, "firm": f.durableApplied, "next": f.next, "floor": f.floor,
 			"points": f.points, "targets": f.targets, "durable": f.durable,
 			"identity": f.id, "copied": f.copied, "last reference": f.lastRef, "state": f.state}
 	}

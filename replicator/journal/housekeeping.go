@@ -25,7 +25,7 @@ func (j *Journal) housekeeping() {
 		select {
 		case <-j.ctx.Done():
 			return
-		case <-j.tight:
+		case <-j.overBudget:
 			st := j.Status()
 			j.shrink(&st)
 		case now := <-tick.C:

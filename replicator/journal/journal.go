@@ -46,10 +46,10 @@ type Journal struct {
 	logged loggedFrames
 	ages   ages // housekeeping's
 
-	changed    notify.Notifier // after every applied batch
-	turned     notify.Notifier // after every change of leadership
-	membership sync.Mutex      // held while the members change
-	voters     atomic.Int32
+	changed           notify.Notifier // after every applied batch
+	leadershipChanged notify.Notifier // after every change of leadership
+	membership        sync.Mutex      // held while the members change
+	voters            atomic.Int32
 
 	mu         sync.Mutex
 	leading    context.Context // ends with the lead
@@ -58,18 +58,18 @@ type Journal struct {
 	targetInfo func() []change.TargetInfo
 	err        error
 
-	failed chan struct{}
-	tight  chan struct{} // Raft's log is over its budget
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	failed     chan struct{}
+	overBudget chan struct{} // Raft's log is over its budget
+	ctx        context.Context
+	cancel     context.CancelFunc
+	wg         sync.WaitGroup
 }
 
 // Open recovers or creates the journal in o.Dir. One that is alone leads when it
 // returns; one of several members may not know of a leader yet, or of a journal.
 func Open(ctx context.Context, o Options) (*Journal, error) {
 	o.setDefaults()
-	j := &Journal{opts: o, failed: make(chan struct{}), tight: make(chan struct{}, 1)}
+	j := &Journal{opts: o, failed: make(chan struct{}), overBudget: make(chan struct{}, 1)}
 	j.ctx, j.cancel = context.WithCancel(context.Background())
 	if err := j.open(ctx); err != nil {
 		_ = j.Close()
@@ -109,14 +109,14 @@ func (j *Journal) open(ctx context.Context) (err error) {
 		return err
 	}
 	j.logs = &logStore{log: j.wal, retain: j.retain, failed: j.fatal}
-	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal, frame: j.frame, holdLog: j.holdLog, named: j.belong, log: j.opts.Logger}
+	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal, frame: j.frame, holdLog: j.holdLog, named: j.pinJournal, log: j.opts.Logger}
 	if err = j.fsm.load(); err != nil {
 		return err
 	}
 	if err = j.loadAges(); err != nil {
 		return err
 	}
-	j.belong(j.fsm.id.Journal)
+	j.pinJournal(j.fsm.id.Journal)
 	j.snaps = &snapStore{o.FS, snapDir}
 	return j.startRaft(ctx)
 }

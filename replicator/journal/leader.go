@@ -27,7 +27,7 @@ func (j *Journal) Leads() bool {
 func (j *Journal) Lead(ctx context.Context, work func(ctx context.Context, term uint64)) {
 	var done context.Context
 	for ctx.Err() == nil {
-		turned := j.turned.Next()
+		turned := j.leadershipChanged.Next()
 		j.mu.Lock()
 		lead, term := j.leading, j.leadTerm
 		j.mu.Unlock()
@@ -65,7 +65,7 @@ func (j *Journal) watchLeadership() {
 			ctx, cancel := context.WithCancel(j.ctx)
 			end = func() {
 				cancel()
-				j.turned.Broadcast()
+				j.leadershipChanged.Broadcast()
 			}
 			j.wg.Go(func() { j.takeLead(ctx) })
 		}
@@ -83,7 +83,7 @@ func (j *Journal) takeLead(ctx context.Context) {
 				j.leading, j.leadTerm = ctx, term
 			}
 			j.mu.Unlock()
-			j.turned.Broadcast()
+			j.leadershipChanged.Broadcast()
 			j.opts.Logger.Info("this member leads the journal", "term", term)
 			if j.opts.Cluster != nil {
 				j.promote(ctx)

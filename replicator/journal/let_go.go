@@ -149,7 +149,7 @@ func (j *Journal) letGo(name string, why LetGo) {
 	j.opts.Logger.Error("an optional target is let go: the journal keeps nothing more for it",
 		"target", name, "reason", why.Reason, "hint", "it is filled from another target once it takes objects again")
 	select {
-	case j.tight <- struct{}{}: // what it held back can go at once
+	case j.overBudget <- struct{}{}: // what it held back can go at once
 	default:
 	}
 }

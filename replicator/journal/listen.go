@@ -152,7 +152,7 @@ func (j *Journal) serveJoin(ctx context.Context, conn *transport.Conn, b []byte)
 	}
 	var resp change.Joined
 	resp.Journal, _, _ = j.ID()
-	err := j.letIn(ctx, &join)
+	err := j.admit(ctx, &join)
 	if resp.Error = change.FaultOf(err); err != nil && !j.Leads() {
 		leader := j.leaderAddress()
 		resp.Leader = leader

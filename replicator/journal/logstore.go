@@ -23,15 +23,15 @@ import (
 // Raft's front deletion only moves a mark; retain says below which index bytes
 // may really go: none that an uploader still reads.
 type logStore struct {
-	log    *wal.Log
-	mark   atomic.Uint64 // FirstIndex as Raft knows it; 0: as the WAL has it
-	retain func() (uint64, error)
-	failed func(error)
-	single atomic.Bool  // this is the only member: lazy entries may be lazy
-	busy   atomic.Int64 // since when StoreLogs waits for the disk, by clock.SinceStart; 0: it does not
-	hold   sync.RWMutex // read-locked while a snapshot copies frames out of the log
-	cache  logCache
-	buf    []byte
+	log        *wal.Log
+	firstIndex atomic.Uint64 // FirstIndex as Raft knows it; 0: as the WAL has it
+	retain     func() (uint64, error)
+	failed     func(error)
+	single     atomic.Bool  // this is the only member: lazy entries may be lazy
+	busy       atomic.Int64 // since when StoreLogs waits for the disk, by clock.SinceStart; 0: it does not
+	hold       sync.RWMutex // read-locked while a snapshot copies frames out of the log
+	cache      logCache
+	buf        []byte
 }
 
 var _ raft.LogStore = (*logStore)(nil)
@@ -40,7 +40,7 @@ var _ raft.LogStore = (*logStore)(nil)
 func (s *logStore) IsMonotonic() bool { return true }
 
 func (s *logStore) FirstIndex() (uint64, error) {
-	first := max(s.mark.Load(), s.log.First())
+	first := max(s.firstIndex.Load(), s.log.First())
 	if s.log.Last() < first {
 		return 0, nil
 	}
@@ -49,7 +49,7 @@ func (s *logStore) FirstIndex() (uint64, error) {
 
 func (s *logStore) LastIndex() (uint64, error) {
 	last := s.log.Last()
-	if last < max(s.mark.Load(), s.log.First()) {
+	if last < max(s.firstIndex.Load(), s.log.First()) {
 		return 0, nil
 	}
 	return last, nil
@@ -101,11 +101,11 @@ func parseRaftLog(b []byte, l *raft.Log) error {
 }
 
 func (s *logStore) GetLog(index uint64, l *raft.Log) error {
-	if index >= s.mark.Load() && s.cache.get(index, l) {
+	if index >= s.firstIndex.Load() && s.cache.get(index, l) {
 		return nil
 	}
 	b, err := s.log.Read(index, nil)
-	if fail.Is(err, fail.NotFound) || index < s.mark.Load() {
+	if fail.Is(err, fail.NotFound) || index < s.firstIndex.Load() {
 		return raft.ErrLogNotFound
 	}
 	if err != nil {
@@ -116,19 +116,19 @@ func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 
 func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// lazy reports whether an entry may count before it is durable in Raft's log. That
+// unsynced reports whether an entry may count before it is durable in Raft's log. That
 // is Uploaded alone, and only with a single voter: it says of the store what the
 // store itself says as well, so that a start that finds it missing adopts the
 // objects again. It saves one fdatasync per object, beside the one of each append.
 // Uploaded is not lazy until the floor has moved once: that the journal no longer
 // holds its beginning must not be forgotten.
-func lazy(l *raft.Log) bool {
+func unsynced(l *raft.Log) bool {
 	return l.Type == raft.LogCommand && len(l.Data) > 0 && l.Data[0] == tagLazy
 }
 
 func allLazy(logs []*raft.Log) bool {
 	for _, l := range logs {
-		if !lazy(l) {
+		if !unsynced(l) {
 			return false
 		}
 	}
@@ -178,17 +178,17 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 
 // DeleteRange forgets entries at one end of the log.
 func (s *logStore) DeleteRange(low, high uint64) error {
-	first, last := max(s.mark.Load(), s.log.First()), s.log.Last()
+	first, last := max(s.firstIndex.Load(), s.log.First()), s.log.Last()
 	switch {
 	case low <= s.log.First() && high >= last:
-		s.mark.Store(0)
+		s.firstIndex.Store(0)
 		s.cache.drop()
 		return s.log.Reset(high + 1)
 	case high >= last: // what lies below the mark may still be needed
 		s.cache.drop()
 		return s.log.TruncateBack(low - 1)
 	case low <= first:
-		s.mark.Store(high + 1)
+		s.firstIndex.Store(high + 1)
 		return s.release()
 	}
 	return fail.New(fail.Internal, "delete", "Raft log", fmt.Sprintf("%d to %d lies inside %d to %d", low, high, first, last))
@@ -201,7 +201,7 @@ func (s *logStore) release() error {
 		return nil
 	}
 	defer s.hold.Unlock()
-	to := s.mark.Load()
+	to := s.firstIndex.Load()
 	if to <= s.log.First() {
 		return nil
 	}

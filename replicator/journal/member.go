@@ -49,8 +49,8 @@ func (j *Journal) loadMember(old bool) error {
 	return fail.Wrap(fail.Full, "create", "member", j.db.Set(keyMember, mustJSON(j.member), pebble.Sync))
 }
 
-// belong makes durable which journal this member belongs to.
-func (j *Journal) belong(id uuid.UUID) {
+// pinJournal makes durable which journal this member belongs to.
+func (j *Journal) pinJournal(id uuid.UUID) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if id == uuid.Nil || j.member.Journal == id {

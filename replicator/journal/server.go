@@ -169,7 +169,7 @@ func (j *Journal) waitBudget(ctx context.Context) error {
 		}
 		if first {
 			select {
-			case j.tight <- struct{}{}: // housekeeping may be able to make room
+			case j.overBudget <- struct{}{}: // housekeeping may be able to make room
 			default:
 			}
 		}
@@ -231,7 +231,7 @@ func (s *session) attached(id change.StreamID, err error) error {
 // ackOf is where a stream stands. Called with fsm.mu held.
 func (j *Journal) ackOf(id change.StreamID) change.Ack {
 	return change.Ack{Stream: id, Committed: j.fsm.points[id], Released: j.releasedLSN(id), Durable: j.requiredDurable(id), Voters: int(j.voters.Load()),
-		Unsound: j.fsm.state.Streams[id].Unsound()}
+		Unsound: j.fsm.state.Streams[id].Resyncing()}
 }
 
 // answer waits for Raft's word on each append. A refusal goes to the agent and

@@ -42,7 +42,7 @@ func (j *Journal) checkApplied(last uint64) error {
 	}
 	if j.fsm.applied > last {
 		return fail.New(fail.Damaged, "open", filepath.Join(j.opts.Dir, "raft"),
-			fmt.Sprintf("Raft's log ends at entry %d, but the state holds its entry %d", last, j.fsm.firm)).
+			fmt.Sprintf("Raft's log ends at entry %d, but the state holds its entry %d", last, j.fsm.durableApplied)).
 			WithHint("the end of Raft's log was lost: " + j.instead())
 	}
 	return nil
@@ -69,7 +69,7 @@ func (j *Journal) startRaft(ctx context.Context) error {
 		return err
 	}
 	if len(metas) > 0 && metas[0].Index >= j.fsm.copied { // what came by reference is for nobody else
-		j.logs.mark.Store(j.fsm.copied)
+		j.logs.firstIndex.Store(j.fsm.copied)
 	}
 	if j.opts.Cluster != nil {
 		if err := j.checkMember(); err != nil {
@@ -171,7 +171,7 @@ func (j *Journal) raftConfig() *raft.Config {
 // awaitLead waits until a journal that is alone leads.
 func (j *Journal) awaitLead(ctx context.Context) error {
 	for {
-		turned := j.turned.Next()
+		turned := j.leadershipChanged.Next()
 		if j.Leads() {
 			return nil
 		}

@@ -77,7 +77,7 @@ func TestCreateStream(t *testing.T) {
 	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: lease, LSN: 5}); !fail.Is(err, fail.NotFound) {
 		t.Errorf("the end of a resync that never began: %v", err)
 	}
-	if st := s.Streams[testStream]; st.Number != 1 || st.Lease != lease || st.Unsound() {
+	if st := s.Streams[testStream]; st.Number != 1 || st.Lease != lease || st.Resyncing() {
 		t.Errorf("stream %+v", st)
 	}
 	if v := s.Volumes["v"]; v.Ready || v.FirstLSN != 0 || v.Removed || !s.Groups["g"].Horizon.IsZero() {

@@ -128,9 +128,9 @@ func (s *Stream) forgetGaps() {
 	s.Resyncs = slices.DeleteFunc(s.Resyncs, func(r Resync) bool { return r.Until > 0 && r.Until <= s.Forgotten })
 }
 
-// Unsound reports whether a resync has not ended: the newest state is no recovery
+// Resyncing reports whether a resync has not ended: the newest state is no recovery
 // point.
-func (s *Stream) Unsound() bool {
+func (s *Stream) Resyncing() bool {
 	return s != nil && len(s.Resyncs) > 0 && s.Resyncs[len(s.Resyncs)-1].Until == 0
 }
 

@@ -136,7 +136,7 @@ func (v *vector) kept(t *testing.T) (body []byte) {
 // goldenRest are parts of the saved state that the history does not come to.
 func goldenRest() map[string]any {
 	return map[string]any{
-		"mark-part":     MarkPart{Agent: "host-a", LSN: 120, Confirmed: true, HeldSeconds: 0.25},
+		"mark-part":     BarrierPart{Agent: "host-a", LSN: 120, Confirmed: true, HeldSeconds: 0.25},
 		"stream-pruned": Stream{ID: goldenStream, Number: 3, Group: "db", Agent: "host-a", Forgotten: 90},
 	}
 }
@@ -160,7 +160,7 @@ func TestGoldenCommands(t *testing.T) {
 		t.Errorf("no vector of %v", slices.Sorted(maps.Keys(missing)))
 	}
 
-	golden.Filled(t, s.Groups, s.Streams, s.Volumes, s.Bookmarks, s.Marks, s.Audits, goldenRest())
+	golden.Filled(t, s.Groups, s.Streams, s.Volumes, s.Bookmarks, s.Barriers, s.Audits, goldenRest())
 	for name, v := range goldenRest() {
 		b, err := json.Marshal(v)
 		if err != nil {

@@ -28,7 +28,7 @@ func (s *State) Load(key string, b []byte) error {
 	case "stream":
 		err = s.loadStream(name, b)
 	case "mark":
-		err = load(b, s.Marks, name, func(m *GroupMark) error { return m.checkLoaded(name) })
+		err = load(b, s.Barriers, name, func(m *Barrier) error { return m.checkLoaded(name) })
 	case "volume":
 		if err = load(b, s.Volumes, name, func(v *Volume) error { return v.checkLoaded(name) }); err == nil {
 			s.next = max(s.next, s.Volumes[name].Number+1)
@@ -125,7 +125,7 @@ func (b *Bookmark) checkLoaded(key string) error {
 	return CheckName("group", b.Group)
 }
 
-func (m *GroupMark) checkLoaded(group string) error {
+func (m *Barrier) checkLoaded(group string) error {
 	if m.Group != group {
 		return otherKey(fmt.Sprintf("a mark of group %q", m.Group))
 	}

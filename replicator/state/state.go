@@ -24,17 +24,17 @@ type State struct {
 	Groups    map[string]*Group
 	Streams   map[change.StreamID]*Stream
 	Volumes   map[string]*Volume
-	Bookmarks map[string]*Bookmark  // by "group/name"
-	Marks     map[string]*GroupMark // by group: the newest over several hosts
-	Audits    map[uint64]*Audit     // the newest, by number modulo KeptAudits
-	audits    uint64                // how many there were
-	next      uint32                // the next stream's or volume's number
+	Bookmarks map[string]*Bookmark // by "group/name"
+	Barriers  map[string]*Barrier  // by group: the newest over several hosts
+	Audits    map[uint64]*Audit    // the newest, by number modulo KeptAudits
+	audits    uint64               // how many there were
+	next      uint32               // the next stream's or volume's number
 }
 
 // New returns an empty state.
 func New() *State {
 	return &State{Groups: map[string]*Group{}, Streams: map[change.StreamID]*Stream{},
-		Volumes: map[string]*Volume{}, Bookmarks: map[string]*Bookmark{}, Marks: map[string]*GroupMark{}, Audits: map[uint64]*Audit{}, next: 1}
+		Volumes: map[string]*Volume{}, Bookmarks: map[string]*Bookmark{}, Barriers: map[string]*Barrier{}, Audits: map[uint64]*Audit{}, next: 1}
 }
 
 var nameRule = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
@@ -245,7 +245,7 @@ func (s *State) beginResync(r *ResyncBegin) (string, error) {
 			WithHint("give the group a retention, so that old ones can go, or protect the volumes in a new group")
 	}
 	st.Gaps = append(st.Gaps, r.Gap)
-	if !st.Unsound() {
+	if !st.Resyncing() {
 		st.Resyncs = append(st.Resyncs, Resync{After: r.From.LSN})
 	}
 	return "stream/" + st.ID.String(), nil
@@ -256,7 +256,7 @@ func (s *State) endResync(r *ResyncEnd) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if !st.Unsound() {
+	if !st.Resyncing() {
 		return "", noSuch("resync of", "group "+st.Group) // said twice
 	}
 	if gap := st.NewestGap(); gap != r.To {
@@ -295,7 +295,7 @@ func (s *State) Keys() []string {
 	for key := range s.Bookmarks {
 		keys = append(keys, "bookmark/"+key)
 	}
-	for group := range s.Marks {
+	for group := range s.Barriers {
 		keys = append(keys, "mark/"+group)
 	}
 	for slot := range s.Audits {
@@ -320,7 +320,7 @@ func (s *State) Save(key string) []byte {
 			return nil
 		}
 	case "mark":
-		v = s.Marks[name]
+		v = s.Barriers[name]
 	case "audit":
 		v = s.audit(name)
 	}

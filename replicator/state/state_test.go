@@ -134,12 +134,12 @@ func TestResyncs(t *testing.T) {
 		must(t, s, KindResyncBegin, ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{From: point(from), To: point(to)}})
 	}
 	st := s.Streams[testStream]
-	if st.Unsound() || (*Stream)(nil).Unsound() {
+	if st.Resyncing() || (*Stream)(nil).Resyncing() {
 		t.Error("unsound from the beginning")
 	}
 	begin(10, 20)
 	begin(25, 30) // it overflowed again before the first one had ended
-	if !st.Unsound() {
+	if !st.Resyncing() {
 		t.Error("sound in the middle of a resync")
 	}
 	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(30), LSN: 9}); !fail.Is(err, fail.Invalid) {
@@ -151,7 +151,7 @@ func TestResyncs(t *testing.T) {
 	must(t, s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(30), LSN: 40})
 	begin(50, 60)
 	must(t, s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(60), LSN: 70})
-	if diff := cmp.Diff([]Resync{{10, 40}, {50, 70}}, st.Resyncs); diff != "" || st.Unsound() || len(st.Gaps) != 3 {
+	if diff := cmp.Diff([]Resync{{10, 40}, {50, 70}}, st.Resyncs); diff != "" || st.Resyncing() || len(st.Gaps) != 3 {
 		t.Errorf("%s, %+v", diff, st.Gaps)
 	}
 	st.Gaps, st.Resyncs = make([]Gap, MaxGaps), []Resync{{1, 5}, {6, 20}}

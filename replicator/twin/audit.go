@@ -12,10 +12,10 @@ import (
 // Audits are all entries of the audit that the log still holds, oldest first: the
 // control state keeps the newest only.
 func (l *Log) Audits(ctx context.Context) (out []state.Audit, err error) {
-	marks := []int{l.mark}
+	marks := []int{l.readPoint}
 	if l.Catalog != nil {
 		marks = marks[:0]
-		for mark := range l.Catalog.Marks {
+		for mark := range l.Catalog.ReadPoints {
 			marks = append(marks, mark)
 		}
 	}

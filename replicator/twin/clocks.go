@@ -56,7 +56,7 @@ func (l *Log) takenAt(ctx context.Context, id change.StreamID, t, now time.Time)
 	}
 	w, mark := l, -1
 	if l.Catalog != nil {
-		for i := range l.Catalog.Marks {
+		for i := range l.Catalog.ReadPoints {
 			p := l.Catalog.PointAt(i, id)
 			if !by(p.Written) {
 				break

@@ -28,7 +28,7 @@ func (l *Log) branch(ctx context.Context, cur segment.Token, all []footer, rest 
 	for _, f := range append(all[:len(all):len(all)], more...) {
 		x := f.x
 		if x != nil && x.Type != segment.Identity && x.Journal == l.Identity.Journal && x.Token.Compare(cur) > 0 {
-			if l.Catalog != nil && x.FirstIndex <= l.Catalog.Marks[l.mark].Index {
+			if l.Catalog != nil && x.FirstIndex <= l.Catalog.ReadPoints[l.readPoint].Index {
 				return errBranch
 			}
 			cur = x.Token

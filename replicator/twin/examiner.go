@@ -23,9 +23,9 @@ type examiner struct {
 	store  objstore.Store
 	rules  rules
 	points map[change.StreamID]change.Point
-	lost   bool          // something was damaged: state and chains have a gap
-	floor  uint64        // positions below may be gone
-	from   *catalog.Mark // the floor, nil where all is there
+	lost   bool               // something was damaged: state and chains have a gap
+	floor  uint64             // positions below may be gone
+	from   *catalog.ReadPoint // the floor, nil where all is there
 	state  *state.State
 	blind  uint64 // the position from which on commands apply to it
 	totals Totals

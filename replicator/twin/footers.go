@@ -92,11 +92,11 @@ type footer struct {
 // wanted; one that cannot be read, for whatever reason, is one object.
 func (l *Log) footers(ctx context.Context, objects []located, want func(*segment.Entry) bool) ([]footer, error) {
 	all := make([]footer, len(objects))
-	l.reading.expect(l.mark, uint64(len(objects)))
-	defer l.reading.over(l.mark)
+	l.reading.expect(l.readPoint, uint64(len(objects)))
+	defer l.reading.over(l.readPoint)
 	err := parallel(ctx, len(objects), func(ctx context.Context, i int) error {
 		all[i] = l.footer(ctx, objects[i], want)
-		l.reading.read(l.mark)
+		l.reading.read(l.readPoint)
 		return ctx.Err()
 	})
 	return all, err

@@ -12,6 +12,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // Image is what a volume holds at a point: its map, and the way to its blocks.
@@ -122,8 +123,24 @@ func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
 // Changed sorts what a stream's frames behind `after`, up to an LSN, wrote. Errors:
 // fail.NotFound where that is not kept any more.
 func (l *Log) Changed(ctx context.Context, id change.StreamID, after, through uint64, dir string) (*extent.Sorter, error) {
+	return l.changed(ctx, id, after, through, dir, l.sizes())
+}
+
+// Written reports whether anything was written to a volume behind an LSN, as far as the
+// log goes. Errors: fail.NotFound where that is not kept any more.
+func (l *Log) Written(ctx context.Context, v *state.Volume, after uint64) (bool, error) {
+	r, _ := l.RangeOf(v.Stream)
+	s, err := l.changed(ctx, v.Stream, after, r.LastLSN, "", map[uint32]int64{v.Number: v.SizeBytes})
+	if err != nil {
+		return false, err
+	}
+	return s.Count > 0, s.Close()
+}
+
+// changed is Changed for the volumes of these sizes, by number.
+func (l *Log) changed(ctx context.Context, id change.StreamID, after, through uint64, dir string, sizes map[uint32]int64) (*extent.Sorter, error) {
 	s := extent.NewSorter(dir)
-	s.Sizes = l.sizes()
+	s.Sizes = sizes
 	if after >= through {
 		return s, nil
 	}

@@ -49,13 +49,13 @@ type Log struct {
 	// CatalogDamage is why newer catalogs than the one that is used are not.
 	CatalogDamage error
 
-	mark    int             // of the catalog, from which on it was read; -1: from the beginning
-	next    uint64          // the journal index that follows
-	durable uint64          // the position that the last segment stated
-	checks  bool            // the writer of the token in force checks its tail
-	fences  []catalog.Fence // behind the catalog
-	moves   *moves
-	token   segment.Token
+	readPoint int             // of the catalog, from which on it was read; -1: from the beginning
+	next      uint64          // the journal index that follows
+	durable   uint64          // the position that the last segment stated
+	checks    bool            // the writer of the token in force checks its tail
+	fences    []catalog.Fence // behind the catalog
+	moves     *moves
+	token     segment.Token
 
 	reading *reader
 
@@ -147,9 +147,9 @@ func (l *Log) cut(index uint64) {
 // follows, and no other.
 func (l *Log) index() {
 	last := map[change.StreamID]uint64{}
-	if l.Catalog != nil && l.mark >= 0 {
+	if l.Catalog != nil && l.readPoint >= 0 {
 		for id := range l.State.Streams {
-			last[id] = l.Catalog.PointAt(l.mark, id).LSN
+			last[id] = l.Catalog.PointAt(l.readPoint, id).LSN
 		}
 	}
 	l.Broken = map[change.StreamID]error{}
@@ -315,7 +315,7 @@ type Range struct {
 // start is where a stream stood where this part of the log begins.
 func (l *Log) start(id change.StreamID) (at catalog.At) {
 	if l.Catalog != nil {
-		at = l.Catalog.PointAt(l.mark, id)
+		at = l.Catalog.PointAt(l.readPoint, id)
 	}
 	return at
 }

@@ -87,13 +87,13 @@ var errBranch = fail.New(fail.NotFound, "open", "catalog", "a fence went back be
 
 // openFrom opens the log behind a catalog; nil is from the beginning.
 func openFrom(ctx context.Context, s objstore.Store, c *catalog.Catalog, r *Reading) (*Log, error) {
-	l := &Log{store: s, State: state.New(), Catalog: c, Frames: map[change.StreamID][]FrameRef{}, mark: -1, next: 1, views: map[int]*Log{},
+	l := &Log{store: s, State: state.New(), Catalog: c, Frames: map[change.StreamID][]FrameRef{}, readPoint: -1, next: 1, views: map[int]*Log{},
 		moves: newMoves(s, c), reading: newReader(r)}
 	first := uint64(0)
 	if c != nil {
 		m := c.End()
 		l.durable, l.checks = m.Durable, m.ChecksTail
-		l.mark, l.next, l.token, l.Epoch, first = len(c.Marks)-1, m.Index+1, m.Token, m.Token.Epoch, m.Position
+		l.readPoint, l.next, l.token, l.Epoch, first = len(c.ReadPoints)-1, m.Index+1, m.Token, m.Token.Epoch, m.Position
 		var err error
 		if l.State, err = c.LoadState(); err != nil {
 			return nil, err

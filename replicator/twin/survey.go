@@ -90,7 +90,7 @@ func deadBranch(c *catalog.Catalog, objects []*Object) bool {
 // are, from the end on.
 func (x *examiner) begin(c *catalog.Catalog) (err error) {
 	x.catalog = c.Number
-	m := &c.Marks[0]
+	m := &c.ReadPoints[0]
 	if m.Position <= 1 {
 		return nil
 	}
@@ -122,7 +122,7 @@ func (x *examiner) gone(ctx context.Context, o *Object) (bool, error) {
 			err = nil
 			continue
 		}
-		if err == nil && c.Marks[0].Position > o.Position {
+		if err == nil && c.ReadPoints[0].Position > o.Position {
 			x.lost = false
 			return true, x.begin(c)
 		}

@@ -17,7 +17,7 @@ import (
 // view returns the part of the log between a mark of the catalog and the next one; the
 // last one's is l itself. It is read once.
 func (l *Log) view(ctx context.Context, mark int) (*Log, error) {
-	if mark == l.mark {
+	if mark == l.readPoint {
 		return l, nil
 	}
 	if w := l.viewRead(mark); w != nil {
@@ -47,11 +47,11 @@ func (l *Log) viewRead(mark int) *Log {
 // ahead reads views side by side that are going to be asked for one after another. What
 // fails is told to who asks.
 func (l *Log) ahead(ctx context.Context, marks []int) {
-	marks = slices.DeleteFunc(marks, func(mark int) bool { return mark < 0 || mark == l.mark })
+	marks = slices.DeleteFunc(marks, func(mark int) bool { return mark < 0 || mark == l.readPoint })
 	slices.Sort(marks)
 	marks = slices.Compact(marks)
 	for _, mark := range l.unread(marks) {
-		l.reading.expect(mark, l.Catalog.Marks[mark+1].Position-l.Catalog.Marks[mark].Position)
+		l.reading.expect(mark, l.Catalog.ReadPoints[mark+1].Position-l.Catalog.ReadPoints[mark].Position)
 		defer l.reading.over(mark) // also where the context ends before its turn
 	}
 	_ = parallel(ctx, len(marks), func(ctx context.Context, i int) error {
@@ -68,9 +68,9 @@ func (l *Log) unread(marks []int) []int {
 }
 
 func (l *Log) readView(ctx context.Context, mark int) (*Log, error) {
-	from, to := &l.Catalog.Marks[mark], &l.Catalog.Marks[mark+1]
+	from, to := &l.Catalog.ReadPoints[mark], &l.Catalog.ReadPoints[mark+1]
 	w := &Log{store: l.store, Identity: l.Identity, State: l.State, Catalog: l.Catalog, Frames: map[change.StreamID][]FrameRef{},
-		moves: l.moves, reading: l.reading, mark: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch, End: to.Position}
+		moves: l.moves, reading: l.reading, readPoint: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch, End: to.Position}
 	there, err := positions(ctx, l.store, from.Position, to.Position)
 	if err == nil {
 		there, err = whole(ctx, l.store, there, from.Position, to.Position)
@@ -116,9 +116,9 @@ const notKept = -2
 // markAt returns the mark of the part of the log in which a stream's LSN lies.
 func (l *Log) markAt(id change.StreamID, lsn uint64) int {
 	if l.Catalog == nil || lsn == 0 || lsn > l.start(id).LSN {
-		return l.mark
+		return l.readPoint
 	}
-	mark := l.Catalog.MarkBefore(id, lsn)
+	mark := l.Catalog.ReadPointBefore(id, lsn)
 	if first, cut := l.first(id); mark < 0 || (cut && lsn < first.LSN) {
 		return notKept
 	}
@@ -144,7 +144,7 @@ func (l *Log) viewAtTime(ctx context.Context, id change.StreamID, t time.Time) (
 	if l.Catalog == nil {
 		return l, nil
 	}
-	mark := l.Catalog.MarkBeforeTime(id, t)
+	mark := l.Catalog.ReadPointBeforeTime(id, t)
 	if first, cut := l.first(id); mark < 0 || (cut && t.UnixNano() < first.Time) {
 		return nil, nil
 	}
@@ -178,9 +178,9 @@ func (l *Log) keptBefore(id change.StreamID, t time.Time) (at catalog.Kept, next
 // frames returns a stream's frames that hold LSNs behind `after` up to `through`, and
 // the hash of what the first one follows.
 func (l *Log) frames(ctx context.Context, id change.StreamID, after, through uint64) (out []FrameRef, prev change.Hash, err error) {
-	mark := l.mark
+	mark := l.readPoint
 	if l.Catalog != nil && after < l.start(id).LSN {
-		if mark = l.Catalog.MarkBefore(id, after+1); mark < 0 {
+		if mark = l.Catalog.ReadPointBefore(id, after+1); mark < 0 {
 			return nil, prev, fail.New(fail.NotFound, "read", "stream "+id.String(), fmt.Sprintf("what was written behind LSN %d is not kept any more", after))
 		}
 	}
@@ -212,14 +212,14 @@ func (l *Log) frames(ctx context.Context, id change.StreamID, after, through uin
 
 // moving returns the marks from one on behind which a stream moved, as far as an LSN.
 func (l *Log) moving(id change.StreamID, mark int, through uint64) (out []int) {
-	for ; mark < l.mark; mark++ {
+	for ; mark < l.readPoint; mark++ {
 		if at := l.Catalog.PointAt(mark, id); at.LSN >= through && len(out) > 0 {
 			return out
 		} else if at != l.Catalog.PointAt(mark+1, id) {
 			out = append(out, mark)
 		}
 	}
-	return append(out, l.mark)
+	return append(out, l.readPoint)
 }
 
 // timeOf is when the frame ended in which an LSN lies.
@@ -255,9 +255,9 @@ func (l *Log) When(ctx context.Context, id change.StreamID, lsn uint64) catalog.
 	return at
 }
 
-// Mark is where the log ends, to be read on from there.
-func (l *Log) Mark(now time.Time) catalog.Mark {
-	m := catalog.Mark{Position: l.End, Index: l.next - 1, Token: l.token, Durable: l.durable, ChecksTail: l.checks,
+// ReadPoint is where the log ends, to be read on from there.
+func (l *Log) ReadPoint(now time.Time) catalog.ReadPoint {
+	m := catalog.ReadPoint{Position: l.End, Index: l.next - 1, Token: l.token, Durable: l.durable, ChecksTail: l.checks,
 		Time: now.UTC(), Streams: map[change.StreamID]catalog.At{}}
 	for id, f := range l.Frames {
 		if n := len(f); n > 0 {

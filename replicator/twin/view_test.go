@@ -33,8 +33,8 @@ func TestViewOfAnotherCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &firstHangs{Store: h.store}
 		// A view from the fence to the end of the first segment.
-		l.store, l.mark = s, 1
-		l.Catalog = &catalog.Catalog{Marks: []catalog.Mark{
+		l.store, l.readPoint = s, 1
+		l.Catalog = &catalog.Catalog{ReadPoints: []catalog.ReadPoint{
 			{Position: 2, Token: h.token},
 			{Position: 3, Index: 5, Token: h.token},
 		}}
@@ -53,7 +53,7 @@ func TestViewOfAnotherCaller(t *testing.T) {
 		if err := <-b; err != nil {
 			t.Errorf("who waited: %v", err)
 		}
-		if w, err := l.view(t.Context(), 0); err != nil || w.mark != 0 || s.lists.Load() != 2 {
+		if w, err := l.view(t.Context(), 0); err != nil || w.readPoint != 0 || s.lists.Load() != 2 {
 			t.Errorf("%v after %d lists", err, s.lists.Load())
 		}
 	})

@@ -76,7 +76,7 @@ func newDumpCatalog() *cobra.Command {
 		}
 		end := x.End()
 		fmt.Fprintf(w, "catalog %d of journal %s, made %s: the log up to position %d, journal index %d, %v\n", x.Number, x.Journal, x.Created.Format(time.RFC3339), end.Position, end.Index, end.Token)
-		fmt.Fprintf(w, "readable from %d marks, the first at position %d; %d fences, %d packs, %d dead objects\n", len(x.Marks), x.Marks[0].Position, len(x.Fences), len(x.Packs), len(x.Dead))
+		fmt.Fprintf(w, "readable from %d marks, the first at position %d; %d fences, %d packs, %d dead objects\n", len(x.ReadPoints), x.ReadPoints[0].Position, len(x.Fences), len(x.Packs), len(x.Dead))
 		for id, s := range x.Streams {
 			fmt.Fprintf(w, "stream %s: %d points kept\n", id, len(s.Kept))
 			for _, k := range s.Kept {

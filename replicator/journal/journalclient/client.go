@@ -112,7 +112,7 @@ func (c *Client) session(ctx context.Context) error {
 			err = c.take(conn, change.MessageType(typ), b)
 		}
 		if err != nil {
-			c.o.Finder.Moved("")
+			c.o.Finder.SetLeader("")
 			return err
 		}
 	}
@@ -120,7 +120,7 @@ func (c *Client) session(ctx context.Context) error {
 
 func (c *Client) greet(conn *transport.Conn) error {
 	if err := conn.Send(uint16(change.MsgFollow), change.Encode(change.Follow{Agent: c.o.Agent})); err != nil {
-		c.o.Finder.Moved("")
+		c.o.Finder.SetLeader("")
 		return err
 	}
 	typ, b, err := conn.Recv()
@@ -138,7 +138,7 @@ func (c *Client) greet(conn *transport.Conn) error {
 		err = c.o.Pin(w.Journal)
 	}
 	if err != nil {
-		c.o.Finder.Moved(w.Leader)
+		c.o.Finder.SetLeader(w.Leader)
 	}
 	return err
 }

@@ -276,11 +276,11 @@ func (u *Uploader) find(ctx context.Context, f *filler, end uint64) error {
 	if c == nil || err != nil {
 		return err
 	}
-	if f.floor = c.Marks[0].Position; low >= f.floor {
+	if f.floor = c.ReadPoints[0].Position; low >= f.floor {
 		f.pos = max(f.pos, f.floor)
 	}
-	for i := range c.Marks {
-		if m := &c.Marks[i]; m.Position <= f.pos {
+	for i := range c.ReadPoints {
+		if m := &c.ReadPoints[i]; m.Position <= f.pos {
 			f.cur = m.Token
 		}
 	}

@@ -401,7 +401,7 @@ func TestFillBehindSettledFence(t *testing.T) {
 	p.reopen("x")
 	run(4)
 	at := p.j.Target("x")
-	c := &catalog.Catalog{Journal: id, Marks: []catalog.Mark{{Position: was.Position + 1, Durable: was.Position + 1, Index: was.Index, Token: at.Token}}}
+	c := &catalog.Catalog{Journal: id, ReadPoints: []catalog.ReadPoint{{Position: was.Position + 1, Durable: was.Position + 1, Index: was.Index, Token: at.Token}}}
 	if err := catalog.Create(t.Context(), p.store, c); err != nil {
 		t.Fatal(err)
 	}

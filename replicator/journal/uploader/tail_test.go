@@ -101,7 +101,7 @@ func (c *cutOff) List(ctx context.Context, prefix, after string, fn func(objstor
 func (r *rig) passing(number uint64) *catalog.Catalog {
 	id, _, _ := r.j.ID()
 	at := r.j.Target("x").Position + 5
-	return &catalog.Catalog{Number: number, Journal: id, Marks: []catalog.Mark{{Position: at, Durable: at, Token: segment.Token{Epoch: 1, Term: 99}}}}
+	return &catalog.Catalog{Number: number, Journal: id, ReadPoints: []catalog.ReadPoint{{Position: at, Durable: at, Token: segment.Token{Epoch: 1, Term: 99}}}}
 }
 
 func (r *rig) create(c *catalog.Catalog) {
@@ -136,7 +136,7 @@ func TestTailUnknown(t *testing.T) {
 		}, true},
 		{"a list that ends too early", func(r *rig, c *cutOff) {
 			id, _, _ := r.j.ID()
-			r.create(&catalog.Catalog{Number: 5, Journal: id, Marks: []catalog.Mark{{Position: 1}}})
+			r.create(&catalog.Catalog{Number: 5, Journal: id, ReadPoints: []catalog.ReadPoint{{Position: 1}}})
 			c.away = func() { r.create(r.passing(6)) }
 		}, false},
 	} {
@@ -209,7 +209,7 @@ func TestTailOfTargetComingBack(t *testing.T) {
 	p.reopen("x")
 	p.reopen("x", "spare")
 	id, _, _ := p.j.ID()
-	c := &catalog.Catalog{Journal: id, Marks: []catalog.Mark{{Position: 5, Durable: 4, Index: 3},
+	c := &catalog.Catalog{Journal: id, ReadPoints: []catalog.ReadPoint{{Position: 5, Durable: 4, Index: 3},
 		{Position: at.Position, Durable: at.Position - 1, Index: at.Index, Token: at.Token}}}
 	if err := catalog.Create(t.Context(), p.spare, c); err != nil {
 		t.Fatal(err)

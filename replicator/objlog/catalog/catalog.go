@@ -21,10 +21,10 @@ type Catalog struct {
 	Created time.Time `json:"created"`
 	// State is the control state, as package state saves it.
 	State map[string]json.RawMessage `json:"state"`
-	// Marks are where the log can be read from, oldest first; the last one is what the
+	// ReadPoints are where the log can be read from, oldest first; the last one is what the
 	// catalog covers. Objects below the first one's position may be gone.
-	Marks   []Mark                      `json:"marks"`
-	Streams map[change.StreamID]*Stream `json:"streams"`
+	ReadPoints []ReadPoint                 `json:"marks"`
+	Streams    map[change.StreamID]*Stream `json:"streams"`
 	// Packs are what blocks of older objects were moved into.
 	Packs []Pack `json:"packs,omitempty"`
 	// Fences are all of the log.
@@ -65,8 +65,8 @@ type Fence struct {
 	Passed time.Time `json:"passed,omitzero"`
 }
 
-// Mark is a place in the log from which on it can be read.
-type Mark struct {
+// ReadPoint is a place in the log from which on it can be read.
+type ReadPoint struct {
 	Position uint64        `json:"position"` // of the next object
 	Index    uint64        `json:"index"`    // the last journal index before it
 	Token    segment.Token `json:"token"`    // in force there
@@ -151,35 +151,35 @@ func (l *Layer) Extents() (n int64) {
 }
 
 // End is the last mark.
-func (c *Catalog) End() *Mark { return &c.Marks[len(c.Marks)-1] }
+func (c *Catalog) End() *ReadPoint { return &c.ReadPoints[len(c.ReadPoints)-1] }
 
 // Passed reports whether the log has passed a position: those may be freed that nothing
 // needs. Of the others, each is as its first writer left it.
 func (c *Catalog) Passed(position uint64) bool {
 	end := c.End()
-	return position < c.Marks[0].Position && position+1 < min(end.Durable, end.Position)
+	return position < c.ReadPoints[0].Position && position+1 < min(end.Durable, end.Position)
 }
 
 // PointAt returns where a stream stood at a mark.
 func (c *Catalog) PointAt(mark int, id change.StreamID) At {
 	for ; mark >= 0; mark-- {
-		if at, ok := c.Marks[mark].Streams[id]; ok {
+		if at, ok := c.ReadPoints[mark].Streams[id]; ok {
 			return at
 		}
 	}
 	return At{}
 }
 
-// MarkBefore returns the last mark at which a stream had not yet passed an LSN, -1
+// ReadPointBefore returns the last one at which a stream had not yet passed an LSN, -1
 // where all of them are behind it.
-func (c *Catalog) MarkBefore(id change.StreamID, lsn uint64) int {
-	return sort.Search(len(c.Marks), func(i int) bool { return c.PointAt(i, id).LSN >= lsn }) - 1
+func (c *Catalog) ReadPointBefore(id change.StreamID, lsn uint64) int {
+	return sort.Search(len(c.ReadPoints), func(i int) bool { return c.PointAt(i, id).LSN >= lsn }) - 1
 }
 
-// MarkBeforeTime returns the last mark at which the stream's last frame had ended at or
+// ReadPointBeforeTime returns the last one at which the stream's last frame had ended at or
 // before t, -1 where there is none.
-func (c *Catalog) MarkBeforeTime(id change.StreamID, t time.Time) int {
-	return sort.Search(len(c.Marks), func(i int) bool { return c.PointAt(i, id).Time > t.UnixNano() }) - 1
+func (c *Catalog) ReadPointBeforeTime(id change.StreamID, t time.Time) int {
+	return sort.Search(len(c.ReadPoints), func(i int) bool { return c.PointAt(i, id).Time > t.UnixNano() }) - 1
 }
 
 // KeptAt returns the newest kept point of a stream at or before an LSN.

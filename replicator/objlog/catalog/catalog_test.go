@@ -27,7 +27,7 @@ func at(lsn uint64, second int64) At { return At{Point: change.Point{LSN: lsn}, 
 func sample() *Catalog {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	c := &Catalog{Number: 7, Journal: uuid.UUID{1}, Created: now,
-		Marks: []Mark{{Position: 1, Time: now}, {Position: 10, Index: 30, Time: now, Streams: map[change.StreamID]At{streamA: at(5, 50)}},
+		ReadPoints: []ReadPoint{{Position: 1, Time: now}, {Position: 10, Index: 30, Time: now, Streams: map[change.StreamID]At{streamA: at(5, 50)}},
 			{Position: 20, Index: 60, Time: now, Streams: map[change.StreamID]At{streamA: at(9, 90)}}},
 		Streams: map[change.StreamID]*Stream{streamA: {Kept: []Kept{{At: at(5, 50)}, {At: at(7, 70), Bookmark: "b"}, {At: at(9, 90)}},
 			Volumes: map[uint32]*Volume{2: {Layers: []Layer{{Whole: true, To: 5, Parts: []extent.Part{{Name: "map/x", Extents: 3}}}, {From: 5, To: 7}, {Whole: true, From: 7, To: 9}}}}}},
@@ -65,12 +65,12 @@ func TestLookups(t *testing.T) {
 		lsn  uint64
 		mark int
 	}{{1, 0}, {5, 0}, {6, 1}, {9, 1}, {10, 2}} {
-		if got := c.MarkBefore(streamA, x.lsn); got != x.mark {
+		if got := c.ReadPointBefore(streamA, x.lsn); got != x.mark {
 			t.Errorf("LSN %d: mark %d, want %d", x.lsn, got, x.mark)
 		}
 	}
 	for second, mark := range map[int64]int{1: 0, 49: 0, 50: 1, 89: 1, 90: 2, 1000: 2} {
-		if got := c.MarkBeforeTime(streamA, time.Unix(second, 0)); got != mark {
+		if got := c.ReadPointBeforeTime(streamA, time.Unix(second, 0)); got != mark {
 			t.Errorf("second %d: mark %d, want %d", second, got, mark)
 		}
 	}
@@ -90,14 +90,14 @@ func TestLookups(t *testing.T) {
 // TestCheck: what readers rely on is refused where it is not so.
 func TestCheck(t *testing.T) {
 	for name, spoil := range map[string]func(c *Catalog){
-		"no marks":      func(c *Catalog) { c.Marks = nil },
-		"marks go back": func(c *Catalog) { c.Marks[2].Position = 10 },
+		"no marks":      func(c *Catalog) { c.ReadPoints = nil },
+		"marks go back": func(c *Catalog) { c.ReadPoints[2].Position = 10 },
 		"kept go back":  func(c *Catalog) { c.Streams[streamA].Kept[1].LSN = 5 },
 		"layers":        func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[1].To = 4 },
 		"empty stream":  func(c *Catalog) { c.Streams[streamA] = nil },
 		"no streams":    func(c *Catalog) { c.Streams = nil },
-		"stream back":   func(c *Catalog) { c.Marks[2].Streams[streamA] = at(4, 90) },
-		"mark at 0":     func(c *Catalog) { c.Marks[0].Position = 0 },
+		"stream back":   func(c *Catalog) { c.ReadPoints[2].Streams[streamA] = at(4, 90) },
+		"mark at 0":     func(c *Catalog) { c.ReadPoints[0].Position = 0 },
 		"a map's path":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Parts[0].Name = "map/../log/1" },
 		"a map's size":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Parts[0].Bytes = 1 << 40 },
 		"a pack's size": func(c *Catalog) { c.Packs = []Pack{{Number: 1, Bytes: 1 << 40}} },

@@ -33,18 +33,18 @@ func (c *Catalog) check() error {
 }
 
 func (c *Catalog) checkMarks() error {
-	if len(c.Marks) == 0 {
+	if len(c.ReadPoints) == 0 {
 		return fmt.Errorf("no marks")
 	}
 	last := map[change.StreamID]uint64{}
-	for i := range c.Marks {
-		b := &c.Marks[i]
+	for i := range c.ReadPoints {
+		b := &c.ReadPoints[i]
 		if b.Position == 0 || b.Position >= pack.Bit {
 			return fmt.Errorf("mark %d at position %d", i, b.Position)
 		}
-		if i > 0 && (b.Position <= c.Marks[i-1].Position || b.Index < c.Marks[i-1].Index) {
+		if i > 0 && (b.Position <= c.ReadPoints[i-1].Position || b.Index < c.ReadPoints[i-1].Index) {
 			return fmt.Errorf("mark %d at position %d, index %d follows one at %d, %d",
-				i, b.Position, b.Index, c.Marks[i-1].Position, c.Marks[i-1].Index)
+				i, b.Position, b.Index, c.ReadPoints[i-1].Position, c.ReadPoints[i-1].Index)
 		}
 		for id, at := range b.Streams {
 			if c.Streams[id] == nil {

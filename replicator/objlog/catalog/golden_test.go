@@ -33,7 +33,7 @@ func goldenCatalog() *Catalog {
 			"group/db":   json.RawMessage(`{"name":"db","ack":"local","overflow":"throttle","pitr":"fold"}`),
 			"volume/log": json.RawMessage(`{"name":"log","number":2,"group":"db","size_bytes":4096,"ready":true}`),
 		},
-		Marks: []Mark{
+		ReadPoints: []ReadPoint{
 			{Position: 4, Index: 9, Token: token(2), Durable: 3, Time: now},
 			{Position: 10, Index: 30, Token: token(2), Durable: 9, Time: now,
 				Streams: map[change.StreamID]At{streamA: at(5)}},
@@ -58,7 +58,7 @@ func goldenCatalog() *Catalog {
 // goldenChecked is goldenCatalog with what has come since: writers that check their tails.
 func goldenChecked() *Catalog {
 	c := goldenCatalog()
-	c.Marks[2].ChecksTail = true
+	c.ReadPoints[2].ChecksTail = true
 	c.Fences = append(c.Fences, Fence{Position: 18, From: 17, ChecksTail: true, Passed: c.Created.Add(time.Hour)})
 	return c
 }

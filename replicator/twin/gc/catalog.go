@@ -62,7 +62,7 @@ func Catalog(ctx context.Context, s objstore.Store, o Options) (Cataloged, error
 		return Cataloged{}, err
 	}
 	w := &writer{o: o, store: s, log: l, run: uuid.NewString()[:8]}
-	mark := l.Mark(o.Now())
+	mark := l.ReadPoint(o.Now())
 	if old := l.Catalog; old != nil && old.End().Position == mark.Position && l.CatalogDamage == nil {
 		return Cataloged{Number: old.Number, Position: mark.Position}, nil
 	}
@@ -116,16 +116,16 @@ type writer struct {
 
 // next is the catalog behind the one that was read, with the new mark. Its number is
 // the next one, so that of two runs that have read the same one wins.
-func (w *writer) next(mark catalog.Mark) *catalog.Catalog {
+func (w *writer) next(mark catalog.ReadPoint) *catalog.Catalog {
 	c := &catalog.Catalog{Journal: w.log.Identity.Journal, Streams: map[change.StreamID]*catalog.Stream{},
-		Marks: []catalog.Mark{{Position: 1}}} // behind the identity
+		ReadPoints: []catalog.ReadPoint{{Position: 1}}} // behind the identity
 	if old := w.log.Catalog; old != nil {
 		c = copyOf(old)
 		c.Number++
 	}
 	c.Created = w.o.Now().UTC()
 	if mark.Position > c.End().Position {
-		c.Marks = append(c.Marks, mark)
+		c.ReadPoints = append(c.ReadPoints, mark)
 	}
 	c.Fences = append(c.Fences, w.log.Fences()...)
 	c.SetState(w.log.State)
@@ -135,7 +135,7 @@ func (w *writer) next(mark catalog.Mark) *catalog.Catalog {
 // copyOf is a catalog that can be changed.
 func copyOf(old *catalog.Catalog) *catalog.Catalog {
 	c := *old
-	c.Marks, c.Packs, c.Fences, c.Dead, c.Locked = slices.Clone(old.Marks), slices.Clone(old.Packs), slices.Clone(old.Fences), maps.Clone(old.Dead), slices.Clone(old.Locked)
+	c.ReadPoints, c.Packs, c.Fences, c.Dead, c.Locked = slices.Clone(old.ReadPoints), slices.Clone(old.Packs), slices.Clone(old.Fences), maps.Clone(old.Dead), slices.Clone(old.Locked)
 	c.Streams = map[change.StreamID]*catalog.Stream{}
 	for id, s := range old.Streams {
 		c.Streams[id] = s.Clone()
@@ -145,7 +145,7 @@ func copyOf(old *catalog.Catalog) *catalog.Catalog {
 
 // layers adds, for each stream that has moved, layers up to the mark, and up to each
 // bookmark on the way.
-func (w *writer) layers(ctx context.Context, c *catalog.Catalog, mark *catalog.Mark) error {
+func (w *writer) layers(ctx context.Context, c *catalog.Catalog, mark *catalog.ReadPoint) error {
 	if err := w.late(ctx, c); err != nil {
 		return err
 	}

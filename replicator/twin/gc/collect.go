@@ -128,7 +128,7 @@ func (g *collection) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g.rep.Dropped, g.rep.Floor, g.rep.Position = append(g.rep.Dropped, p.dropped...), c.Marks[0].Position, c.End().Position
+	g.rep.Dropped, g.rep.Floor, g.rep.Position = append(g.rep.Dropped, p.dropped...), c.ReadPoints[0].Position, c.End().Position
 	r, err := g.w.findRefs(ctx, c)
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ func TestNeededMissing(t *testing.T) {
 	for _, name := range names {
 		pos, isLog := objlog.PositionOf(name)
 		_, dead := c.Dead[name]
-		if dead || strings.HasPrefix(name, "catalog/") || isLog && (pos < c.Marks[0].Position || pos+1 >= c.End().Position) {
+		if dead || strings.HasPrefix(name, "catalog/") || isLog && (pos < c.ReadPoints[0].Position || pos+1 >= c.End().Position) {
 			continue
 		}
 		tried++

@@ -46,7 +46,7 @@ func (g *collection) present(ctx context.Context, c *catalog.Catalog, r *refs, a
 			WithHint("bring it back from a version or replica of the bucket (in a bucket with versions, " +
 				"delete the marker that hides it); until then nothing is deleted")
 	}
-	for pos := c.Marks[0].Position; pos < c.End().Position; pos++ {
+	for pos := c.ReadPoints[0].Position; pos < c.End().Position; pos++ {
 		if err := need(objlog.ObjectName(pos)); err != nil {
 			return err
 		}

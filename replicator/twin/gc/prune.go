@@ -62,14 +62,14 @@ func (p *pruner) prune(ctx context.Context) (changed bool, err error) {
 		}
 	}
 	if floor := p.floor(); floor > 0 {
-		first := p.c.Marks[floor]
+		first := p.c.ReadPoints[floor]
 		first.Streams = map[change.StreamID]catalog.At{} // it has nothing before it to look it up in
 		for id := range p.state.Streams {
 			if at := p.c.PointAt(floor, id); at.LSN > 0 {
 				first.Streams[id] = at
 			}
 		}
-		p.c.Marks = append([]catalog.Mark{first}, p.c.Marks[floor+1:]...)
+		p.c.ReadPoints = append([]catalog.ReadPoint{first}, p.c.ReadPoints[floor+1:]...)
 		changed = true
 	}
 	return changed, nil
@@ -124,7 +124,7 @@ func (p *pruner) taken(points []catalog.Kept) []time.Time {
 
 // floor is the last mark from which on all frames are there that any point needs.
 func (p *pruner) floor() (floor int) {
-	for i := range p.c.Marks {
+	for i := range p.c.ReadPoints {
 		for id := range p.state.Streams {
 			if p.c.PointAt(i, id).LSN > p.needs[id] {
 				return floor

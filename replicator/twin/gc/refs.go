@@ -42,7 +42,7 @@ func (w *writer) findRefs(ctx context.Context, c *catalog.Catalog) (*refs, error
 			for i := range v.Layers {
 				y := &v.Layers[i]
 				m := &extent.Map{Volume: number, SizeBytes: change.MaxOffset, Layers: []*extent.Layer{extent.OpenLayer(w.store, y.Whole, y.Parts)}}
-				if err := r.add(ctx, m, c.Marks[0].Position, w.log.Moved); err != nil {
+				if err := r.add(ctx, m, c.ReadPoints[0].Position, w.log.Moved); err != nil {
 					_ = r.by.Close()
 					return nil, err
 				}

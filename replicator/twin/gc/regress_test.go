@@ -128,7 +128,7 @@ func TestTransientReplay(t *testing.T) {
 	got, err := Catalog(t.Context(), f, l.options().Options)
 	t.Logf("Catalog: %+v %v; pos %d", got, err, pos)
 	cc, _ := catalog.Load(t.Context(), l.Store, got.Number)
-	for _, m := range cc.Marks {
+	for _, m := range cc.ReadPoints {
 		t.Logf("mark %+v", m)
 	}
 	if f.fails != 0 {
@@ -226,7 +226,7 @@ func TestIdleEnd(t *testing.T) {
 		l.collect()
 	}
 	in := l.open()
-	t.Logf("marks %d, floor %d, log ends at %d", len(in.Catalog.Marks), in.Catalog.Marks[0].Position, l.Position)
+	t.Logf("marks %d, floor %d, log ends at %d", len(in.Catalog.ReadPoints), in.Catalog.ReadPoints[0].Position, l.Position)
 	names, _ := filepath.Glob(filepath.Join(l.dir, "log", "*"))
 	if _, err := os.Stat(filepath.Join(l.dir, fmt.Sprintf("log/%020d", l.Position-1))); err != nil {
 		t.Errorf("the log's last object is deleted: %v; left: %v", err, names)

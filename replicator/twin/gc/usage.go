@@ -57,9 +57,9 @@ func Measure(ctx context.Context, s objstore.Store, o Options) (*Usage, error) {
 	needed, floor := map[string]int64{}, uint64(1)
 	c := l.Catalog
 	if c == nil {
-		c = &catalog.Catalog{Marks: []catalog.Mark{{Position: 1}}}
+		c = &catalog.Catalog{ReadPoints: []catalog.ReadPoint{{Position: 1}}}
 	}
-	floor = c.Marks[0].Position
+	floor = c.ReadPoints[0].Position
 	w := &writer{o: o, store: s, log: l, run: uuid.NewString()[:8]}
 	r, err := w.findRefs(ctx, c)
 	if err != nil {

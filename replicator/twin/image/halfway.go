@@ -49,21 +49,49 @@ func (t *Target) forget() error {
 	return fail.Wrap(fail.Denied, "remove", t.statePath(), durable.Remove(vfs.Default, t.statePath()))
 }
 
+// left reads what an interrupted restore left; there is none where the second result is
+// false, and it is of no volume where it cannot be read.
+func (t *Target) left() (h halfway, ok bool) {
+	if t.device && private.CheckDir(deviceStates()) != nil {
+		return h, false
+	}
+	b, err := os.ReadFile(t.statePath())
+	if err != nil {
+		return h, false
+	}
+	if json.Unmarshal(b, &h) != nil || h.Version != halfwayVersion || h.Target != t.Path {
+		h = halfway{}
+	}
+	return h, true
+}
+
 // loadHalfway returns what an interrupted restore of the volume left, nil where there
 // is nothing to go on from.
 func (t *Target) loadHalfway(v *state.Volume) *twin.Base {
-	if t.device && private.CheckDir(deviceStates()) != nil {
-		return nil
-	}
-	b, err := os.ReadFile(t.statePath())
-	var h halfway
-	if err != nil || json.Unmarshal(b, &h) != nil || h.Version != halfwayVersion || h.Stream != v.Stream.String() || h.Volume != v.Number || h.Size != v.SizeBytes || h.Target != t.Path {
+	h, ok := t.left()
+	if !ok || h.Stream != v.Stream.String() || h.Volume != v.Number || h.Size != v.SizeBytes {
 		return nil
 	}
 	if _, err := os.Stat(t.partial()); err != nil && !t.device {
 		return nil
 	}
 	return &h.Base
+}
+
+// Interrupted adds what an interrupted restore left on a device to its objections, unless
+// the options say what is to become of it. A file has its own beside it, and loses nothing.
+func (t *Target) Interrupted(v *state.Volume, o *Options) {
+	if _, ok := t.left(); !t.device || !ok || o.Restart {
+		return
+	}
+	whose := "another volume"
+	if t.loadHalfway(v) != nil {
+		if o.Resume {
+			return
+		}
+		whose, t.resumable = "this volume", true
+	}
+	t.Objections = append(t.Objections, "an interrupted restore of "+whose+" left half a point on it")
 }
 
 // base finds out what the target holds already.
@@ -84,20 +112,35 @@ func (t *Target) base(o *Options, p *twin.Point) (base *twin.Base, what string) 
 	return nil, ""
 }
 
-// Held finds the point that a device is said to hold. An interrupted restore of the volume
-// onto it says otherwise.
+// Held finds the point that a device is said to hold. An interrupted restore onto it says
+// otherwise, and so does a later write to the volume, whoever insists: a bookmark of the
+// name may be an older one than the operator thinks.
 func (t *Target) Held(ctx context.Context, l *twin.Log, p *twin.Point, at string) (*twin.Point, error) {
 	if !t.device {
 		return nil, fail.New(fail.Invalid, "restore to", t.Path, "--from is for a block device, and this is none").
 			WithHint("an image that restore made, and nobody wrote to since, is known without it: use --overwrite alone")
 	}
-	if t.loadHalfway(p.Volume) != nil {
+	if _, ok := t.left(); ok {
 		return nil, fail.New(fail.Refused, "restore to", t.Path, "an interrupted restore left half a point on it").
 			WithHint("go on with it by --resume in place of --from, or begin anew by --restart")
 	}
 	held, err := l.Resolve(ctx, p.Volume, at, time.Now())
 	if err != nil {
 		return nil, fail.At("find what "+t.Path+" holds, --from", at, err)
+	}
+	since, err := l.Written(ctx, p.Volume, held.LSN)
+	why := ""
+	switch {
+	case fail.Is(err, fail.NotFound), err == nil && l.DamageOf(p.Volume) != nil:
+		why = "whether the volume was written to since cannot be told from what is left of the log"
+	case err != nil:
+		return nil, fail.At("find what "+t.Path+" holds, --from", at, err)
+	case since:
+		why = fmt.Sprintf("the volume was written to since LSN %d (%s)", held.LSN, held.Time.UTC().Format(time.RFC3339))
+	}
+	if why != "" {
+		return nil, fail.New(fail.Refused, "restore to", t.Path, "--from "+at+" is not what it holds: "+why).
+			WithHint("with nobody writing, set a new bookmark now, wait until it is in the store (pollux group wait), and name that one; or leave --from out, and all data is written")
 	}
 	return &held, nil
 }

@@ -176,6 +176,47 @@ func TestRestoreFrom(t *testing.T) {
 	}
 }
 
+// TestHeldNewest: a device holds what the log says was written last, and no older point,
+// whoever says so. Marks, and writes to other volumes, are no writes to this one.
+func TestHeldNewest(t *testing.T) {
+	made := restoreLog(t)
+	made.Volume("w", restoreBytes)
+	path := filepath.Join(t.TempDir(), "dev")
+	tg := &Target{Path: path, Size: restoreBytes, have: restoreBytes, exists: true, device: true}
+	old := made.Point.LSN
+	for _, c := range []struct {
+		what    string
+		add     func()
+		refused bool
+	}{
+		{"nothing", func() {}, false},
+		{"a bookmark", func() { made.Bookmark("b") }, false},
+		{"a write to another volume", func() { made.Frame(made.Write("w", 0, make([]byte, 4096))) }, false},
+		{"zeros", func() { made.Frame(made.Zero("v", 0, 4096)) }, true},
+	} {
+		c.add()
+		made.Segment()
+		l, err := twin.Open(t.Context(), made.Store, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := l.Volume("v")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := l.Resolve(t.Context(), v, "16", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tg.Held(t.Context(), l, &p, fmt.Sprint(old)); fail.Is(err, fail.Refused) != c.refused || !c.refused && err != nil {
+			t.Errorf("--from a point with %s behind it: %v", c.what, err)
+		}
+		if _, err := tg.Held(t.Context(), l, &p, fmt.Sprint(made.Point.LSN)); err != nil {
+			t.Errorf("--from the newest point, %s: %v", c.what, err)
+		}
+	}
+}
+
 // TestRestoreTwo: while one restore is at a target, another is refused.
 func TestRestoreTwo(t *testing.T) {
 	l := restoreLog(t)

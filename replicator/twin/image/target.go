@@ -1,15 +1,12 @@
 package image
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
@@ -28,8 +25,10 @@ type Target struct {
 	exists bool
 	reuse  bool // what is there is an image to go on from
 	device bool
-	live   *liveUse // why it must not be overwritten, whoever insists
-	file   *os.File
+	// resumable is that an objection is an interrupted restore of the volume.
+	resumable bool
+	live      *liveUse // why it must not be overwritten, whoever insists
+	file      *os.File
 }
 
 // liveUse is a use of a target that nobody can overrule, and how it ends.
@@ -80,7 +79,7 @@ func (t *Target) examine() error {
 	if t.device {
 		kind = "block device"
 	}
-	content := signature(f)
+	content, doubt := look(f, have)
 	t.What = fmt.Sprintf("%s %s with %s", quantity.Bytes(have), kind, content)
 	object := func(format string, args ...any) { t.Objections = append(t.Objections, fmt.Sprintf(format, args...)) }
 	if t.device && have < t.Size {
@@ -90,7 +89,10 @@ func (t *Target) examine() error {
 	if !t.device && have > 0 && have < t.Size {
 		object("it is too small (%d bytes; the volume has %d)", have, t.Size)
 	}
-	if content != "nothing but zeros" && have > 0 {
+	switch {
+	case doubt != nil:
+		object("whether it is empty is not known: %v", doubt)
+	case content != zeros:
 		object("it is not empty: %s", t.What)
 	}
 	if t.device {
@@ -103,7 +105,7 @@ func (t *Target) examine() error {
 	whose, who := provenance.BackingOf(t.Path), hostdev.HeldBy(t.Path)
 	if whose != "" && who != "" {
 		t.live = &liveUse{fmt.Sprintf("it is the backing of a protected volume (%s), and in use by %s", whose, who),
-			"end the protection of that volume first (pollux volume rm keeps its history), or restore to another path"}
+			"to set that volume back in place, restore onto a device of it (README, \"Going back\"); or restore to another path; or end its protection first (pollux volume rm keeps its history)"}
 	}
 	if whose != "" {
 		object("it bears the mark of a protected volume's backing (%s): end the protection first, or its twin no longer equals it", whose)
@@ -123,68 +125,9 @@ func (t *Target) Refused(overwrite bool) error {
 	if overwrite || len(t.Objections) == 0 {
 		return nil
 	}
-	return fail.New(fail.Refused, "restore to", t.Path, strings.Join(t.Objections, "; ")).
-		WithHint("choose another target, or add --overwrite to lose what is there")
-}
-
-// signature says what a target seems to hold.
-func signature(f *os.File) string {
-	b := make([]byte, 1<<20)
-	n, _ := f.ReadAt(b, 0)
-	b = b[:n]
-	at := func(off int, magic string) bool {
-		return len(b) >= off+len(magic) && string(b[off:off+len(magic)]) == magic
+	hint := "choose another target, or add --overwrite to lose what is there"
+	if t.resumable {
+		hint += ", with --resume to go on from it"
 	}
-	switch {
-	case at(0, "XFSB"):
-		return "an XFS filesystem"
-	case at(1080, "\x53\xef"):
-		return "an ext2/3/4 filesystem"
-	case at(0x10040, "_BHRfS_M"):
-		return "a btrfs filesystem"
-	case at(0, "LUKS\xba\xbe"):
-		return "a LUKS container"
-	case at(512, "LABELONE"), at(0, "LABELONE"):
-		return "an LVM physical volume"
-	case at(4086, "SWAPSPACE2"):
-		return "swap space"
-	case at(512, "EFI PART"):
-		return "a GPT partition table"
-	case at(510, "\x55\xaa"):
-		return "an MBR partition table or boot sector"
-	case at(0, "SQLite format 3"):
-		return "an SQLite database"
-	case at(0, "QFI\xfb"):
-		return "a qcow2 image"
-	}
-	if len(bytes.TrimLeft(b, "\x00")) > 0 {
-		return "data of an unknown kind"
-	}
-	if off, err := f.Seek(0, unix.SEEK_DATA); err == nil && off >= 0 {
-		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
-			if nonZero(f, off) {
-				return "data of an unknown kind"
-			}
-		}
-	}
-	return "nothing but zeros"
-}
-
-// nonZero looks through a regular file's data for a byte that is not zero.
-func nonZero(f *os.File, from int64) bool {
-	b := make([]byte, 1<<20)
-	for off := from; ; {
-		n, err := f.ReadAt(b, off)
-		if len(bytes.TrimLeft(b[:n], "\x00")) > 0 {
-			return true
-		}
-		if err != nil || n == 0 {
-			return false
-		}
-		next, serr := f.Seek(off+int64(n), unix.SEEK_DATA)
-		if serr != nil {
-			return false
-		}
-		off = max(next, off+int64(n))
-	}
+	return fail.New(fail.Refused, "restore to", t.Path, strings.Join(t.Objections, "; ")).WithHint(hint)
 }

@@ -209,7 +209,7 @@ func (t *Target) interrupted(err error, save *saver) error {
 	}
 	how := "the same command goes on from here"
 	if t.device {
-		how = "the same command with --resume goes on from here"
+		how = "the same command with --resume and --overwrite goes on from here"
 	}
 	switch fail.KindOf(err) {
 	case fail.Damaged, fail.NotFound:

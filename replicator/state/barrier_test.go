@@ -41,7 +41,7 @@ func TestMark(t *testing.T) {
 		return m
 	}
 	must(t, s, KindMarkHeld, held(testStream, 70))
-	before := s.Marks["g"]
+	before := s.Barriers["g"]
 	for name, tt := range map[string]struct {
 		kind Kind
 		v    MarkStep
@@ -56,7 +56,7 @@ func TestMark(t *testing.T) {
 		t.Error("a mark that a reader had was changed")
 	}
 	must(t, s, KindMarkConfirm, confirm(otherStream, 0.5))
-	if s.Bookmarks["g/m1"] != nil || s.Marks["g"].Outcome != "" {
+	if s.Bookmarks["g/m1"] != nil || s.Barriers["g"].Outcome != "" {
 		t.Fatal("a bookmark before all have confirmed")
 	}
 	must(t, s, KindMarkConfirm, confirm(testStream, 0.25))
@@ -65,7 +65,7 @@ func TestMark(t *testing.T) {
 	if want.Stream.String() > otherStream.String() {
 		want.Stream, want.LSN = otherStream, 900
 	}
-	if diff := cmp.Diff(want, s.Bookmarks["g/m1"]); diff != "" || s.Marks["g"].Outcome != MarkDone {
+	if diff := cmp.Diff(want, s.Bookmarks["g/m1"]); diff != "" || s.Barriers["g"].Outcome != MarkDone {
 		t.Error(diff)
 	}
 	for stream, lsn := range want.Points {
@@ -93,7 +93,7 @@ func TestMarkEnds(t *testing.T) {
 	must(t, s, KindMarkVoid, step(1, testStream))
 	m := step(1, testStream)
 	m.LSN = 5
-	if _, err := apply(s, KindMarkHeld, m); !fail.Is(err, fail.NotFound) || s.Marks["g"].Outcome != "void" {
+	if _, err := apply(s, KindMarkHeld, m); !fail.Is(err, fail.NotFound) || s.Barriers["g"].Outcome != "void" {
 		t.Errorf("held after it was void: %v", err)
 	}
 	must(t, s, KindMarkBegin, begin(2, at.Add(20*time.Second)))

@@ -1,4 +1,5 @@
-package main
+// Package benchmark is the subcommand bench: what protection costs on this machine.
+package benchmark
 
 import (
 	"context"
@@ -13,7 +14,12 @@ import (
 	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
-func newBench() *cobra.Command {
+// version is the build's, for the reports.
+var version string
+
+// New is the subcommand bench of a build.
+func New(build string) *cobra.Command {
+	version = build
 	c := &cobra.Command{Use: "bench", Short: "Measure what protection costs here: write, lag, restore, catching up, journal",
 		Long: `Each benchmark starts what it needs, in temporary directories that it removes
 afterwards: agents, an unprotected NBD server, and, without --store, an S3 server.

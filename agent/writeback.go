@@ -13,9 +13,9 @@ const (
 	easeSteps = 128
 )
 
-// ease writes out bit by bit what the next checkpoint will sync, unless somebody
+// spreadWriteback writes out bit by bit what the next checkpoint will sync, unless somebody
 // waits for that one: then it stops at once.
-func (a *Agent) ease(ctx context.Context) {
+func (a *Agent) spreadWriteback(ctx context.Context) {
 	var dirty []*Volume
 	for _, s := range a.snapshotStreams() {
 		if s.dirty() {

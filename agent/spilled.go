@@ -8,9 +8,9 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// chart is the durable rest of the change map: what frames changed that the journal
+// spilledChanges is the durable rest of the change map: what frames changed that the journal
 // has, that some required target lacks, and that left the WAL for want of room.
-type chart struct {
+type spilledChanges struct {
 	after uint64 // complete from here on
 	upto  uint64
 	maps  map[uint32]*dirtyMap
@@ -45,7 +45,7 @@ func (a *Agent) chartAll() {
 	}
 }
 
-func (s *stream) setChart(c *chart) {
+func (s *stream) setChart(c *spilledChanges) {
 	s.mu.Lock()
 	s.charted = c
 	s.mu.Unlock()
@@ -77,7 +77,7 @@ func (s *stream) chartNext(leaving bool) error {
 	if len(frames) == 0 {
 		return nil
 	}
-	next := &chart{after: durableLSN, maps: map[uint32]*dirtyMap{}}
+	next := &spilledChanges{after: durableLSN, maps: map[uint32]*dirtyMap{}}
 	if old != nil {
 		next.after, next.maps = old.after, cloneMaps(old.maps)
 	}
@@ -116,7 +116,7 @@ func (s *stream) loadChart() {
 		s.a.opts.Logger.Warn("the change map is incomplete", "group", s.conf.Group, "err", err)
 	}
 	if err == nil && found {
-		s.charted = &chart{after: f.After, upto: f.Upto, maps: maps}
+		s.charted = &spilledChanges{after: f.After, upto: f.Upto, maps: maps}
 	}
 }
 

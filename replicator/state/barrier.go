@@ -13,27 +13,27 @@ import (
 	"github.com/pollux-dr/pollux/internal/text"
 )
 
-// GroupMark is a mark over several hosts, the newest of its group. Every agent holds
+// Barrier is a mark over several hosts, the newest of its group. Every agent holds
 // its stream's writers, puts a mark into its order and says where (MarkHeld). Who
 // learns that all of them hold, while it still does, confirms it and lets go. When
 // all have confirmed, there was a moment in which all held, and the marks together
 // are one point: the bookmark.
-type GroupMark struct {
-	ID           uuid.UUID                     `json:"id"`
-	Name         string                        `json:"name"`
-	Group        string                        `json:"group"`
-	Time         time.Time                     `json:"time"`
-	LimitSeconds float64                       `json:"limit_seconds"` // of a hold
-	Epoch        uint64                        `json:"epoch"`
-	Parts        map[change.StreamID]*MarkPart `json:"parts"`
-	Outcome      string                        `json:"outcome,omitempty"` // "": not yet; MarkDone; or why it is void
+type Barrier struct {
+	ID           uuid.UUID                        `json:"id"`
+	Name         string                           `json:"name"`
+	Group        string                           `json:"group"`
+	Time         time.Time                        `json:"time"`
+	LimitSeconds float64                          `json:"limit_seconds"` // of a hold
+	Epoch        uint64                           `json:"epoch"`
+	Parts        map[change.StreamID]*BarrierPart `json:"parts"`
+	Outcome      string                           `json:"outcome,omitempty"` // "": not yet; MarkDone; or why it is void
 }
 
 // MarkDone is the outcome of a mark that became a bookmark.
 const MarkDone = "done"
 
-// MarkPart is one stream's part.
-type MarkPart struct {
+// BarrierPart is one stream's part.
+type BarrierPart struct {
 	Agent       string  `json:"agent"`
 	LSN         uint64  `json:"lsn,omitempty"` // of its mark; 0: it does not hold yet
 	Confirmed   bool    `json:"confirmed,omitempty"`
@@ -41,12 +41,12 @@ type MarkPart struct {
 }
 
 // Held reports whether all streams hold.
-func (m *GroupMark) Held() bool {
-	return len(m.Missing(func(p *MarkPart) bool { return p.LSN > 0 })) == 0
+func (m *Barrier) Held() bool {
+	return len(m.Missing(func(p *BarrierPart) bool { return p.LSN > 0 })) == 0
 }
 
 // Missing names the agents whose part does not have something yet.
-func (m *GroupMark) Missing(has func(*MarkPart) bool) (agents []string) {
+func (m *Barrier) Missing(has func(*BarrierPart) bool) (agents []string) {
 	for _, p := range m.Parts {
 		if !has(p) {
 			agents = append(agents, p.Agent)
@@ -101,33 +101,33 @@ func (s *State) beginMark(r *MarkBegin) (string, error) {
 	if err := s.bookmarkRoom(&Bookmark{Name: r.Name, Group: r.Group}); err != nil {
 		return "", err // before writers are held for it
 	}
-	if old := s.Marks[r.Group]; old != nil && old.Outcome == "" {
+	if old := s.Barriers[r.Group]; old != nil && old.Outcome == "" {
 		if end := old.Time.Add(time.Duration(old.LimitSeconds*1e9) + staleMark); r.Time.Before(end) {
 			return "", fail.New(fail.Retry, "add bookmark", key, "bookmark "+old.Name+" of the same group is being added").WithHint("try again in a moment")
 		}
 	}
-	m := &GroupMark{ID: r.ID, Name: r.Name, Group: r.Group, Time: r.Time, LimitSeconds: r.LimitSeconds, Epoch: r.Epoch, Parts: map[change.StreamID]*MarkPart{}}
+	m := &Barrier{ID: r.ID, Name: r.Name, Group: r.Group, Time: r.Time, LimitSeconds: r.LimitSeconds, Epoch: r.Epoch, Parts: map[change.StreamID]*BarrierPart{}}
 	for _, v := range s.Volumes {
 		if st := s.Streams[v.Stream]; v.Group == r.Group && !v.Removed && st != nil {
-			m.Parts[v.Stream] = &MarkPart{Agent: st.Agent}
+			m.Parts[v.Stream] = &BarrierPart{Agent: st.Agent}
 		}
 	}
 	if len(m.Parts) == 0 {
 		return "", fail.New(fail.Refused, "add bookmark", key, "the group has no volume yet")
 	}
-	s.Marks[r.Group] = m
+	s.Barriers[r.Group] = m
 	return "mark/" + r.Group, nil
 }
 
 // mark returns the mark in progress that a step is about. Parts are changed in a
 // copy: readers may have the mark.
-func (s *State) mark(r *MarkStep) (*GroupMark, error) {
-	m := s.Marks[r.Group]
+func (s *State) mark(r *MarkStep) (*Barrier, error) {
+	m := s.Barriers[r.Group]
 	if m == nil || m.ID != r.ID || m.Outcome != "" {
 		return nil, fail.New(fail.NotFound, "mark", "group "+r.Group, "the mark has ended")
 	}
 	c := *m
-	c.Parts = make(map[change.StreamID]*MarkPart, len(m.Parts))
+	c.Parts = make(map[change.StreamID]*BarrierPart, len(m.Parts))
 	for id, p := range m.Parts {
 		q := *p
 		c.Parts[id] = &q
@@ -148,7 +148,7 @@ func (s *State) holdMark(r *MarkStep) (string, error) {
 		return "", err
 	}
 	p.LSN = r.LSN
-	s.Marks[r.Group] = m
+	s.Barriers[r.Group] = m
 	return "mark/" + r.Group, nil
 }
 
@@ -158,7 +158,7 @@ func (s *State) voidMark(r *MarkStep) (string, error) {
 		return "", err
 	}
 	m.Outcome = cmp.Or(text.Line(r.Why), "void")
-	s.Marks[r.Group] = m
+	s.Barriers[r.Group] = m
 	return "mark/" + r.Group, nil
 }
 
@@ -173,9 +173,9 @@ func (s *State) confirmMark(r *MarkStep) ([]string, error) {
 		return nil, fail.New(fail.Refused, "confirm mark", "group "+r.Group, "not all hold, or it was confirmed before")
 	}
 	p.Confirmed, p.HeldSeconds = true, r.HeldSeconds
-	s.Marks[r.Group] = m
+	s.Barriers[r.Group] = m
 	keys := []string{"mark/" + r.Group}
-	if len(m.Missing(func(p *MarkPart) bool { return p.Confirmed })) > 0 {
+	if len(m.Missing(func(p *BarrierPart) bool { return p.Confirmed })) > 0 {
 		return keys, nil
 	}
 	b := &Bookmark{Name: m.Name, Group: m.Group, Epoch: m.Epoch, Time: m.Time, Points: map[change.StreamID]uint64{}}

@@ -12,7 +12,7 @@ import (
 )
 
 // markPrefix is a mark without its text.
-func (b *osBacking) markPrefix(id string) (string, error) {
+func (b *osBacking) identityPrefix(id string) (string, error) {
 	var st unix.Statx_t
 	err := b.control(func(fd int) error {
 		return unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME, &st)
@@ -20,11 +20,11 @@ func (b *osBacking) markPrefix(id string) (string, error) {
 	return fmt.Sprintf("%s inode %d born %d: ", id, st.Ino, st.Btime.Sec*1e9+int64(st.Btime.Nsec)), err
 }
 
-func (b *osBacking) SetMark(id, text string) error {
+func (b *osBacking) SetIdentity(id, text string) error {
 	if b.device {
 		return fail.New(fail.Unsupported, "mark backing", b.path, "a device has no place for a mark")
 	}
-	prefix, err := b.markPrefix(id)
+	prefix, err := b.identityPrefix(id)
 	if err == nil {
 		err = b.control(func(fd int) error { return unix.Fsetxattr(fd, provenance.BackingName, []byte(prefix+text), 0) })
 	}
@@ -35,8 +35,8 @@ func (b *osBacking) SetMark(id, text string) error {
 	return ioError("sync backing", b.path, b.f.Sync())
 }
 
-func (b *osBacking) HasMark(id string) bool {
-	prefix, err := b.markPrefix(id)
+func (b *osBacking) HasIdentity(id string) bool {
+	prefix, err := b.identityPrefix(id)
 	mark := ""
 	_ = b.control(func(fd int) error {
 		mark = provenance.Read(func(p []byte) (int, error) { return unix.Fgetxattr(fd, provenance.BackingName, p) })
@@ -45,8 +45,8 @@ func (b *osBacking) HasMark(id string) bool {
 	return err == nil && strings.HasPrefix(mark, prefix)
 }
 
-func (b *osBacking) ClearMark(id string) error {
-	if !b.HasMark(id) {
+func (b *osBacking) ClearIdentity(id string) error {
+	if !b.HasIdentity(id) {
 		return nil // another volume's by now
 	}
 	err := b.control(func(fd int) error { return unix.Fremovexattr(fd, provenance.BackingName) })

@@ -1,0 +1,31 @@
+package agent
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestCheckpointFailureIsToldNowAndThen: a checkpoint on a full disk is tried many times a
+// second; the status knows of each, and the log has a line a minute.
+func TestCheckpointFailureIsToldNowAndThen(t *testing.T) {
+	var log bytes.Buffer
+	s := &stream{a: &Agent{opts: Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}}}
+	for range 100 {
+		s.noteCheckpoint(syscall.ENOSPC)
+	}
+	if n := strings.Count(log.String(), "no space left"); n != 1 || s.ckptErr != syscall.ENOSPC {
+		t.Errorf("%d lines, the status has %v", n, s.ckptErr)
+	}
+	if s.noteCheckpoint(nil); s.ckptErr != nil {
+		t.Errorf("the status still has %v", s.ckptErr)
+	}
+	var told lastTold
+	now := time.Now()
+	if !told.due(now) || told.due(now.Add(tellEvery-1)) || !told.due(now.Add(tellEvery)) {
+		t.Error("not once in tellEvery")
+	}
+}
