@@ -7,8 +7,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"testing"
+
+	"github.com/pollux-dr/pollux/internal/seed"
 )
 
 // program is the pollux under test; shm a directory on tmpfs for arenas and
@@ -55,15 +56,7 @@ func build(path string, flags ...string) error {
 // newRand returns a generator whose seed is printed.
 func newRand(t *testing.T) *rand.Rand {
 	t.Helper()
-	seed := rand.Uint64()
-	if s := os.Getenv("POLLUX_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatalf("POLLUX_SEED: %v", err)
-		}
-	}
-	t.Logf("POLLUX_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
+	return rand.New(rand.NewPCG(seed.New(t), 0))
 }
 
 // tool finds a program that the test cannot do without.

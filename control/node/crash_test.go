@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -23,6 +22,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/crashfs"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/seed"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -477,21 +477,10 @@ func folds(t *testing.T, fs vfs.FS) (n int) {
 	return n
 }
 
-func crashSeed(t *testing.T) uint64 {
-	seed := uint64(time.Now().UnixNano()) >> 10 & 0xffffff
-	if s := os.Getenv("POLLUX_SEED"); s != "" {
-		if _, err := fmt.Sscan(s, &seed); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("seed %d (repeat with POLLUX_SEED=%d)", seed, seed)
-	return seed
-}
-
 // TestPowerCutEverywhere cuts the power before operations all over the run: each
 // run takes every stride-th one, and the runs together take them all.
 func TestPowerCutEverywhere(t *testing.T) {
-	seed := crashSeed(t)
+	seed := seed.New(t)
 	const stride = 4
 	total := 0
 	for phase := range stride {
@@ -510,7 +499,7 @@ func TestPowerCutEverywhere(t *testing.T) {
 // TestEveryFsyncMatters turns one class of fsync after another into a no-op and
 // shows that a power cut then breaks a promise.
 func TestEveryFsyncMatters(t *testing.T) {
-	seed := crashSeed(t)
+	seed := seed.New(t)
 	under := func(kind string, parts ...string) func(crashfs.Op) bool {
 		return func(op crashfs.Op) bool {
 			for _, p := range parts {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/seed"
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/cover"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -125,7 +126,7 @@ func randomLog(t *testing.T, r *rand.Rand, folding bool) (*history, []*model) {
 // TestRestoreModel: newest first with a coverage map gives what a plain replay
 // gives, for every volume at every LSN.
 func TestRestoreModel(t *testing.T) {
-	base := rand.Uint64()
+	base := seed.New(t)
 	for i := range uint64(6) {
 		seed := base + i
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
@@ -242,7 +243,7 @@ func TestRestoreWritesOnce(t *testing.T) {
 // TestRestoreOver: over an image of any other point, and one that was interrupted
 // anywhere, a restore makes the image that a new one would be.
 func TestRestoreOver(t *testing.T) {
-	seed := rand.Uint64()
+	seed := seed.New(t)
 	r := rand.New(rand.NewPCG(seed, 0))
 	h, models := randomLog(t, r, seed%2 == 1)
 	l := h.mustOpen()

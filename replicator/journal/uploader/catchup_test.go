@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/seed"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -64,8 +65,7 @@ func randomFolds(r *rand.Rand, ours []journal.Entry) []segment.Entry {
 // TestSameEntries: an object is taken for the journal's own exactly where each of
 // its entries and folds is.
 func TestSameEntries(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seed.New(t)
 	for i := range uint64(3000) {
 		r := rand.New(rand.NewPCG(seed, i))
 		ours := randomEntries(r, 1+r.IntN(30))

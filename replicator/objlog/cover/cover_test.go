@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/pollux-dr/pollux/internal/seed"
 )
 
 type run struct{ Off, Len int64 }
@@ -50,8 +52,7 @@ func TestCover(t *testing.T) {
 // touch, and each byte is reported once.
 func TestCoverModel(t *testing.T) {
 	const size = 5 * Granule
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seed.New(t)
 	r := rand.New(rand.NewPCG(seed, 0))
 	for range 200 {
 		c, seen := New(), make([]bool, size)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/seed"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
@@ -35,7 +36,7 @@ func all(e *segment.Entry, _ *segment.Table) (uint64, error) { return e.LastLSN,
 
 // TestSorterNewest: what a frame leaves is the same in either way.
 func TestSorterNewest(t *testing.T) {
-	r := rand.New(rand.NewPCG(rand.Uint64(), 0))
+	r := rand.New(rand.NewPCG(seed.New(t), 0))
 	const size = 100 << 20
 	for range 20 {
 		var changes []change.Change

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/seed"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
@@ -137,8 +138,7 @@ func dirty(rnd *rand.Rand) map[uint32][]byte {
 
 // TestModel: a fold makes of any image what its frames make of it.
 func TestModel(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seed.New(t)
 	for i := range uint64(60) {
 		rnd := rand.New(rand.NewPCG(seed, i))
 		r := newRun([]change.Codec{change.CodecNone, change.CodecS2}[rnd.IntN(2)])

@@ -22,6 +22,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/seed"
 	"github.com/pollux-dr/pollux/replicator/logtest"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -301,8 +302,7 @@ func tryBucket(t *testing.T, which uint16, edits []byte) {
 
 // TestMutatedBucket tries some changes of each kind of object.
 func TestMutatedBucket(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seed.New(t)
 	r := rand.New(rand.NewPCG(seed, 0))
 	names := bucket().names
 	for range 150 {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/seed"
 	"github.com/pollux-dr/pollux/replicator/logtest"
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
@@ -40,8 +41,7 @@ type testLog struct {
 }
 
 func newTestLog(t *testing.T, folding bool) *testLog {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seed.New(t)
 	dir := t.TempDir()
 	s, err := objstore.Open(t.Context(), "file://"+dir, objstore.Options{})
 	if err != nil {

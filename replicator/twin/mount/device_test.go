@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/seed"
 	"github.com/pollux-dr/pollux/replicator/logtest"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -34,8 +35,7 @@ type mounted struct {
 }
 
 func newMounted(t *testing.T, o Options, folding bool) *mounted {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seed.New(t)
 	m := &mounted{r: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir()}
 	s, err := objstore.Open(t.Context(), "file://"+m.dir, objstore.Options{})
 	if err != nil {
