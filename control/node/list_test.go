@@ -2,6 +2,7 @@ package node
 
 import (
 	"log/slog"
+	"os"
 	"testing"
 
 	"github.com/pollux-dr/pollux/control/api"
@@ -25,5 +26,16 @@ func TestListOfNoGroup(t *testing.T) {
 	}
 	if _, err := svc.BookmarkList(t.Context(), api.List{}); err != nil {
 		t.Errorf("all bookmarks: %v", err)
+	}
+}
+
+// TestStateIsAFile: the setting is wrong, and no permission is missing.
+func TestStateIsAFile(t *testing.T) {
+	conf, _ := regressConf(t)
+	if err := os.WriteFile(conf.State, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(t.Context(), conf, "t", slog.New(slog.DiscardHandler)); !fail.Is(err, fail.Invalid) {
+		t.Errorf("%v, kind %v", err, fail.KindOf(err))
 	}
 }
