@@ -47,6 +47,7 @@ func newBookmarkAdd() *cobra.Command {
 			return cli.PrintJSON(c.OutOrStdout(), b)
 		}
 		printBookmarks(c, []api.Bookmark{b})
+		cli.SayDry(c, r.DryRun)
 		if b.HeldSeconds > 0 {
 			fmt.Fprintf(c.OutOrStdout(), "one point on %d hosts; writers were held for up to %s\n", len(b.Points), text.Duration(time.Duration(b.HeldSeconds*1e9)))
 		}
@@ -70,6 +71,9 @@ func newBookmarkRemove() *cobra.Command {
 		}
 		r.Name, r.By = args[0], cli.Operator()
 		if !r.DryRun {
+			if err := cli.Look(c.Context(), &f, api.VerbBookmarkRemove, r, func(dry *api.BookmarkRemove) { dry.DryRun = true }); err != nil {
+				return err
+			}
 			if err := cli.Confirm(c, "This removes bookmark "+r.Name+" of group "+r.Group+". Where the group has a retention, its point may be deleted later.", r.Name, yes); err != nil {
 				return err
 			}
@@ -82,6 +86,7 @@ func newBookmarkRemove() *cobra.Command {
 			return cli.PrintJSON(c.OutOrStdout(), b)
 		}
 		printBookmarks(c, []api.Bookmark{b})
+		cli.SayDry(c, r.DryRun)
 		return nil
 	}
 	return c
@@ -105,6 +110,9 @@ func newBookmarkList() *cobra.Command {
 				return err
 			}
 			defer closeStore()
+			if group != "" && l.State.Groups[group] == nil {
+				return fail.New(fail.NotFound, "find", "group "+group, "no such group in "+s.URL).WithHint("pollux points --store lists what is there")
+			}
 			var volumes []*state.Volume
 			for _, v := range l.State.Volumes {
 				if group == "" || v.Group == group {

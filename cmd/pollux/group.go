@@ -71,6 +71,9 @@ func newGroupPut(verb, short string, create bool) *cobra.Command {
 			}
 		}
 		if !create && r.Retention != nil && retention != "forever" && !dryRun {
+			if err := cli.Look(c.Context(), &f, api.VerbGroupPut, r, func(dry *api.GroupPut) { dry.DryRun = true }); err != nil {
+				return err
+			}
 			if err := cli.Confirm(c, "Points of group "+args[0]+" that "+retention+" does not keep will be deleted by pollux gc, all but bookmarks.", args[0], yes); err != nil {
 				return err
 			}
@@ -89,6 +92,7 @@ func groupPut(c *cobra.Command, f *cli.DaemonFlags, r api.GroupPut) error {
 		return cli.PrintJSON(c.OutOrStdout(), g)
 	}
 	printGroups(c, []api.Group{g})
+	cli.SayDry(c, r.DryRun)
 	return nil
 }
 

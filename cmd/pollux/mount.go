@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -155,6 +156,10 @@ func listenFree(path string) (net.Listener, error) {
 // checkSocket refuses a path at which no socket can be made, or where there is one that
 // somebody listens on.
 func checkSocket(path string) error {
+	if _, _, err := net.SplitHostPort(path); !strings.Contains(path, "/") && (err == nil || net.ParseIP(path) != nil) {
+		return fail.New(fail.Invalid, "listen on", "--nbd "+path, "it looks like an address, and mount serves at a unix socket").
+			WithHint("name a path, as in --nbd ./" + path)
+	}
 	if conn, err := net.Dial("unix", path); err == nil {
 		_ = conn.Close()
 		return fail.New(fail.Exists, "listen on", "--nbd "+path, "somebody does already").WithHint("name another socket with --nbd")

@@ -67,6 +67,7 @@ on when this command is interrupted; ` + "`pollux volume ls`" + ` then shows whe
 			return cli.PrintJSON(c.OutOrStdout(), v)
 		}
 		printVolumes(c, []api.Volume{v})
+		cli.SayDry(c, r.DryRun)
 		return nil
 	}
 	return c
@@ -173,6 +174,9 @@ func newVolumeRemove() *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r.Name, r.By = args[0], cli.Operator()
 		if !r.DryRun {
+			if err := cli.Look(c.Context(), &f, api.VerbVolumeRemove, r, func(dry *api.VolumeRemove) { dry.DryRun = true }); err != nil {
+				return err
+			}
 			what := "This ends the protection of volume " + r.Name + " and disconnects its clients. Backing and history stay."
 			if err := cli.Confirm(c, what, r.Name, yes); err != nil {
 				return err
@@ -186,6 +190,7 @@ func newVolumeRemove() *cobra.Command {
 			return cli.PrintJSON(c.OutOrStdout(), v)
 		}
 		printVolumes(c, []api.Volume{v})
+		cli.SayDry(c, r.DryRun)
 		return nil
 	}
 	return c

@@ -27,6 +27,9 @@ would make primary and twin differ: for that, use volume rm and volume create.`}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r.Name, r.By = args[0], cli.Operator()
 		if !r.DryRun {
+			if err := cli.Look(c.Context(), &f, api.VerbVolumeAccept, r, func(dry *api.VolumeAccept) { dry.DryRun = true }); err != nil {
+				return err
+			}
 			what := "Volume " + r.Name + " will go on from what is at its backing's path now. That must hold what the old backing held when\n" +
 				"the agent stopped, or the newest point of the object store; from an older image the volume would differ from its twin."
 			if err := cli.Confirm(c, what, r.Name, yes); err != nil {
@@ -41,6 +44,7 @@ would make primary and twin differ: for that, use volume rm and volume create.`}
 			return cli.PrintJSON(c.OutOrStdout(), v)
 		}
 		printVolumes(c, []api.Volume{v})
+		cli.SayDry(c, r.DryRun)
 		if !r.DryRun {
 			fmt.Fprintln(c.ErrOrStderr(), "restart the agent to go on")
 		}

@@ -143,13 +143,18 @@ func (d service) BookmarkList(ctx context.Context, r api.List) ([]api.Bookmark, 
 		return nil, err
 	}
 	var marks []state.Bookmark
+	known := r.Group == ""
 	d.journal.View(func(s *state.State) {
+		known = known || s.Groups[r.Group] != nil
 		for _, b := range state.Sorted(s.Bookmarks, func(b *state.Bookmark) string { return b.Group + "/" + b.Name }) {
 			if r.Group == "" || b.Group == r.Group {
 				marks = append(marks, *b)
 			}
 		}
 	})
+	if !known {
+		return nil, noSuch("group", r.Group)
+	}
 	out := make([]api.Bookmark, 0, len(marks))
 	for i := range marks {
 		out = append(out, d.bookmark(&marks[i]))

@@ -110,14 +110,14 @@ func start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 func (d *Daemon) open(ctx, run context.Context) error {
 	c := d.conf
 	if err := d.hooks.fs.MkdirAll(c.State, 0o700); err != nil {
-		return fail.Wrap(fail.Denied, "create", c.State, err)
+		return noDirectory(c.State, err)
 	}
 	if err := private.Dir(c.Runtime); err != nil {
 		return err
 	}
 	for _, dir := range []string{filepath.Dir(c.Socket), filepath.Dir(c.NBD.Unix)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fail.Wrap(fail.Denied, "create", dir, err)
+			return noDirectory(dir, err)
 		}
 	}
 	if err := d.lockState(); err != nil {
@@ -146,6 +146,16 @@ func (d *Daemon) open(ctx, run context.Context) error {
 		return err
 	}
 	return d.serveHTTP()
+}
+
+// noDirectory is the error of a directory that cannot be made. Where its path leads to a
+// file, the setting is wrong, and no permission is missing.
+func noDirectory(path string, err error) error {
+	kind := fail.Denied
+	if errors.Is(err, unix.ENOTDIR) {
+		kind = fail.Invalid
+	}
+	return fail.Wrap(kind, "create", path, err)
 }
 
 // lockState keeps a second process away from the state directory.

@@ -293,13 +293,18 @@ func (d service) VolumeList(ctx context.Context, r api.List) ([]api.Volume, erro
 		return nil, err
 	}
 	out := []api.Volume{}
+	known := r.Group == ""
 	d.journal.View(func(s *state.State) {
+		known = known || s.Groups[r.Group] != nil
 		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
 			if !v.Removed && (r.Group == "" || v.Group == r.Group) {
 				out = append(out, d.volume(v))
 			}
 		}
 	})
+	if !known {
+		return nil, noSuch("group", r.Group)
+	}
 	return out, nil
 }
 

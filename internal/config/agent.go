@@ -403,8 +403,8 @@ func oneOf(s string, all ...string) bool {
 
 // checkListen refuses to serve in clear beyond loopback; setting is that which gives TLS.
 func checkListen(addr string, tls bool, setting string) error {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || port == "" {
 		return fmt.Errorf("%q is not host:port", addr)
 	}
 	ip := net.ParseIP(host)

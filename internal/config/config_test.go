@@ -40,7 +40,8 @@ func TestValues(t *testing.T) {
 // TestRefused: whatever is wrong is named, with its line.
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ name, yaml, want string }{
-		{"unknown key", "name: a\nmemroy: 1GiB\n" + minimal, "memroy"},
+		{"unknown key", "name: a\nmemroy: 1GiB\n" + minimal, "agent.yaml:2"},
+		{"no port", "name: a\nmetrics:\n  listen: '127.0.0.1:'\n" + minimal, "agent.yaml:3: metrics.listen: \"127.0.0.1:\" is not host:port"},
 		{"unit", "name: a\nmemory: 32parsecs\n" + minimal, "agent.yaml:2"},
 		{"size without a unit", "name: a\nmemory: 64\n" + minimal, `agent.yaml:2: memory: "64" is a size without a unit: write 64MiB`},
 		{"duration without a unit", "name: a\nwal: {budget: 1GiB, linger: 5}\n" + minimal, `agent.yaml:2: linger: "5" is a duration without a unit`},
@@ -54,7 +55,7 @@ func TestRefused(t *testing.T) {
 		{"scheme", "name: a\njournal:\n  targets:\n    - {url: \"http://x\"}\n", "agent.yaml:4"},
 		{"no bucket", "name: a\njournal:\n  targets:\n    - {url: \"s3:///x\"}\n", "agent.yaml:4: journal.targets[0].url: \"s3:///x\": Bucket name cannot be empty"},
 		{"name of a bucket", "name: a\njournal:\n  targets:\n    - url: s3://Ab/p\n", "agent.yaml:4: journal.targets[0].url: \"s3://Ab/p\": Bucket name cannot be shorter"},
-		{"tls of the journal alone", "name: a\njournal:\n  tls: {cert: /c, key: /k, ca: /a}\n", "[3:3] unknown field \"tls\""},
+		{"tls of the journal alone", "name: a\njournal:\n  tls: {cert: /c, key: /k, ca: /a}\n", "agent.yaml:3: unknown field \"tls\""},
 		{"clear text", "name: a\nnbd: {tcp: \"0.0.0.0:1\"}\n" + minimal, "agent.yaml:2"},
 		{"no time to stall", "name: a\nnbd: {stall_limit: 10ms}\n" + minimal, "agent.yaml:2"},
 		{"metrics in clear", "name: a\nmetrics:\n  listen: 0.0.0.0:9100\n" + minimal, "agent.yaml:3: metrics.listen: \"0.0.0.0:9100\" is not a loopback address, and nothing listens in clear elsewhere: set metrics.tls"},
@@ -114,5 +115,12 @@ func TestListening(t *testing.T) {
 	}
 	if other := errors.New("other"); Listening(&Agent{}, "agent.yaml", other) != other {
 		t.Error("another error was changed")
+	}
+}
+
+// TestDirectoryForAFile: the path is what is wrong, not a permission.
+func TestDirectoryForAFile(t *testing.T) {
+	if _, err := LoadAgent(t.TempDir()); !fail.Is(err, fail.Invalid) {
+		t.Errorf("%v, kind %v", err, fail.KindOf(err))
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 
 	"github.com/goccy/go-yaml"
 
@@ -30,6 +31,9 @@ func read(path string) ([]byte, error) {
 		kind := fail.Denied
 		if errors.Is(err, os.ErrNotExist) {
 			kind = fail.NotFound
+		}
+		if errors.Is(err, syscall.EISDIR) {
+			kind = fail.Invalid
 		}
 		e := &fail.Error{Kind: kind, Op: "read configuration", Object: path, Err: err}
 		return nil, e.WithHint("name the file with -c; docs/configuration.md lists the settings")
@@ -55,7 +59,11 @@ func parse(path string, b []byte, c settings) error {
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField())
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
 		at, setting := atValue(path, b, err)
-		return fail.New(fail.Invalid, "read configuration", at, setting+strings.TrimSpace(yaml.FormatError(err, false, true))).
+		says := strings.TrimSpace(yaml.FormatError(err, false, true))
+		if m := hasLine.FindStringSubmatch(says); m != nil { // in the form of all other errors
+			at, says = path+":"+m[1], strings.TrimPrefix(says, m[0])
+		}
+		return fail.New(fail.Invalid, "read configuration", at, setting+says).
 			WithHint("docs/configuration.md lists the settings")
 	}
 	c.setDefaults()
@@ -106,7 +114,7 @@ func lineOf(b []byte, setting string) int {
 }
 
 var (
-	hasLine = regexp.MustCompile(`^\[\d+:\d+\]`)
+	hasLine = regexp.MustCompile(`^\[(\d+):\d+\] *`)
 	quoted  = regexp.MustCompile(`"([^"]+)"`)
 )
 

@@ -70,7 +70,7 @@ func openS3(u *url.URL, opts Options) (Store, error) {
 	if opts.MaxConnections <= 0 {
 		opts.MaxConnections = defaultMaxConnections
 	}
-	client, transport, err := newClient(op, opts)
+	client, transport, err := newClient(op+" "+u.String(), opts)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -40,7 +41,8 @@ func newClient(op string, opts Options) (*minio.Client, *caTransport, error) {
 	u, err := url.Parse(opts.Endpoint)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" ||
 		u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, nil, fail.New(fail.Invalid, op, "", "the endpoint is not http(s)://host:port")
+		return nil, nil, fail.New(fail.Invalid, op, "", fmt.Sprintf("the endpoint %q is not http(s)://host:port", opts.Endpoint)).
+			WithHint("write it with its scheme, in --endpoint or a target's endpoint")
 	}
 	creds, err := newCredentials(op, opts.CredentialsFile)
 	if err != nil {

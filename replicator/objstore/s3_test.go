@@ -127,6 +127,18 @@ func TestS3NameOfBucket(t *testing.T) {
 	}
 }
 
+// TestS3OpenNamesWhat: an endpoint or credentials that cannot be are told with the store.
+func TestS3OpenNamesWhat(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "")
+	for endpoint, says := range map[string]string{"127.0.0.1:9": `"127.0.0.1:9"`, "http://127.0.0.1:9": "no credentials"} {
+		_, err := objstore.Open(t.Context(), "s3://bucket/prefix", objstore.Options{Endpoint: endpoint})
+		if err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "s3://bucket/prefix") {
+			t.Errorf("%s: %v", endpoint, err)
+		}
+	}
+}
+
 func TestS3OneAttempt(t *testing.T) {
 	var requests atomic.Int64
 	s := openFake(t, func(w http.ResponseWriter, _ *http.Request) {

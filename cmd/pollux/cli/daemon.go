@@ -64,12 +64,33 @@ func (f *DaemonFlags) Client() *api.Client {
 // call is client().Call, once the flags are known to go together.
 func (f *DaemonFlags) Call(ctx context.Context, verb string, req, resp any) error {
 	if f.address != "" {
+		for _, file := range []struct{ flag, path string }{{"--cert", f.files.Cert}, {"--key", f.files.Key}, {"--ca", f.files.CA}} {
+			if file.path == "" {
+				return fail.New(fail.Invalid, "reach", "--address "+f.address, "no "+file.flag).
+					WithHint("a daemon on another host is reached over TLS: --address needs --cert, --key and --ca")
+			}
+		}
 		WarnExposed(f.files.Key)
 		if _, err := f.files.Check(); err != nil {
 			return fail.At("use --cert, --key and --ca for", f.address, err)
 		}
 	}
 	return f.Client().Call(ctx, verb, req, resp)
+}
+
+// Look makes a request as a dry run: what cannot be done is told before anybody is asked
+// whether it shall be.
+func Look[R any](ctx context.Context, f *DaemonFlags, verb string, r R, dry func(*R)) error {
+	dry(&r)
+	var ignored any
+	return f.Call(ctx, verb, r, &ignored)
+}
+
+// SayDry says of what was shown that a dry run did not do it.
+func SayDry(c *cobra.Command, dry bool) {
+	if dry {
+		fmt.Fprintln(c.OutOrStdout(), "nothing was changed")
+	}
 }
 
 // warnExposed says that any user of this host can read a secret file.
