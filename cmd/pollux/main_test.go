@@ -11,17 +11,16 @@ import (
 // TestMistyped: an error names verb and mistake once, and what was meant.
 func TestMistyped(t *testing.T) {
 	for args, want := range map[string][2]string{
-		"restroe v":                 {`unknown command "restroe"`, "did you mean restore?"},
-		"group crate g":             {`group: unknown command "crate"`, "did you mean create?"},
-		"bookmarks ls":              {`unknown command "bookmarks"`, "did you mean bookmark?"},
-		"frobnicate":                {`unknown command "frobnicate"`, "see pollux --help"},
-		"volume create v --grup g":  {"volume create: unknown flag: --grup", "did you mean --group?"},
-		"restore v --over":          {"restore: unknown flag: --over", "did you mean --overwrite?"},
-		"status -x":                 {"status: unknown shorthand flag", "see pollux status --help"},
-		"restore":                   {"restore: accepts 1 arg(s), received 0", "usage: pollux restore"},
-		"tls issue":                 {"tls issue: --role and --name are needed", ""},
-		"group set g":               {"set group g: nothing to set", "see pollux group set --help"},
-		"volume rm v --socket /x/y": {"volume rm v: not confirmed", "add --yes"},
+		"restroe v":                {`unknown command "restroe"`, "did you mean restore?"},
+		"group crate g":            {`group: unknown command "crate"`, "did you mean create?"},
+		"bookmarks ls":             {`unknown command "bookmarks"`, "did you mean bookmark?"},
+		"frobnicate":               {`unknown command "frobnicate"`, "see pollux --help"},
+		"volume create v --grup g": {"volume create: unknown flag: --grup", "did you mean --group?"},
+		"restore v --over":         {"restore: unknown flag: --over", "did you mean --overwrite?"},
+		"status -x":                {"status: unknown shorthand flag", "see pollux status --help"},
+		"restore":                  {"restore: accepts 1 arg(s), received 0", "usage: pollux restore"},
+		"tls issue":                {"tls issue: --role and --name are needed", ""},
+		"group set g":              {"set group g: nothing to set", "see pollux group set --help"},
 	} {
 		_, err := runVerb(t, strings.Fields(args)...)
 		if err == nil || !strings.HasPrefix(err.Error(), want[0]) || !strings.HasPrefix(fail.HintOf(err), want[1]) {

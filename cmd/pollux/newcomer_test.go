@@ -70,6 +70,14 @@ func TestLooksBeforeItAsks(t *testing.T) {
 	}
 }
 
+// TestAsksWhereThereIsNoTerminal: what is there is not removed unasked.
+func TestAsksWhereThereIsNoTerminal(t *testing.T) {
+	_, err := runRoot(t, "volume", "rm", "v", "--socket", serveAgent(t, emptyAgent{}))
+	if err == nil || !strings.Contains(fail.Explain(err), "volume rm v: not confirmed") || !strings.Contains(fail.Explain(err), "add --yes") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestErrorsNameTheFlag: a mistake in a flag is told with the flag's name.
 func TestErrorsNameTheFlag(t *testing.T) {
 	t.Chdir(t.TempDir())
