@@ -14,5 +14,5 @@
 // the backing never holds a write that the WAL does not, and nothing is shipped
 // that is not durable here.
 //
-// cmd wires it; replicator never sees it.
+// Package control/node wires it; replicator never sees it.
 package agent

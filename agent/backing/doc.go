@@ -4,6 +4,7 @@
 // It guarantees that zeroed and trimmed ranges read as zeros at once, whatever
 // the device's discard does, and that Sync returns only when everything written
 // before is on stable storage; what a failed Sync should have written has to be
-// written again. package agent is its only caller; it writes here
-// only what the WAL holds durably.
+// written again. An identity beside the blocks says whose
+// backing a file is. Package agent is its caller, and writes here only what the WAL
+// holds durably.
 package backing

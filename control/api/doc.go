@@ -3,5 +3,5 @@
 //
 // Handler serves any Service; Client calls it. Errors cross the wire with their
 // kind and hint, so that a verb exits with the same code as if it had run in the
-// daemon. docs/control.md lists the verbs. The daemon serves it, cmd calls it.
+// daemon. docs/control.md lists the verbs. Packages node and member serve it, cmd calls it.
 package api

@@ -15,5 +15,5 @@
 // (what uploaders read), start.go and journal.go (opening, proposing, closing),
 // member.go, cluster.go, network.go and leader.go (several members), listen.go
 // (what a connection is for, and access.go who may), server.go (sessions with
-// agents), follow.go (copies of the control state). Package host runs one.
+// agents), follow.go (copies of the control state). Package journalnode runs one.
 package journal

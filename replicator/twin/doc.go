@@ -5,5 +5,6 @@
 // It guarantees that what it returns is what the primary held at that point:
 // positions are taken in order under the rules of fences, the journal index has
 // no gap, every checksum and every link of the chain of hashes is checked, and
-// damage is an error that names object and offset. cmd is its caller.
+// damage is an error that names object and offset. Packages image,
+// mount and gc work on it, and the verbs that look into a store.
 package twin

@@ -4,6 +4,6 @@
 //
 // It guarantees that the copy is of one moment of the journal, never older than an
 // answer to Propose, and that it connects again for ever. Without a connection the
-// copy stays as it was and Propose is fail.Retry. cmd gives it to the agent's verbs
-// in place of a journal of this process.
+// copy stays as it was and Propose is fail.Retry. Package
+// control/node gives it to the agent's verbs in place of a journal of this process.
 package journalclient

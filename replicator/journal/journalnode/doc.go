@@ -3,6 +3,6 @@
 //
 // It guarantees that uploaders run only under this member's lead and end with it,
 // each under that lead's term. What ends an uploader for good (a fence, a damaged
-// log) shows in Targets and does not end the journal: frames collect. cmd runs one
-// in the agent's process, or one in a process of its own.
+// log) shows in Targets and does not end the journal: frames collect. Package
+// control/node runs one in the agent's process, control/member one in a process of its own.
 package journalnode

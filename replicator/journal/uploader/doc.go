@@ -8,6 +8,7 @@
 // create alone proves nothing. Any other fault, of the store, the log or the journal,
 // delays it and shows in Status; it never gives up before its context ends.
 //
-// claim.go claims the log, feed.go feeds it, catchup.go folds while it is behind.
-// Package host runs one per target.
+// claim.go claims the log, feed.go feeds it, tail.go keeps what was created at a freed position
+// from counting, catchup.go folds while it is behind, fill.go makes up from a sibling's log what
+// the journal no longer holds. Package journalnode runs one per target.
 package uploader

@@ -3,5 +3,5 @@
 //
 // It guarantees that a point that the policy keeps stays restorable, whatever process
 // dies when and however many run at once: objects are made before the catalog that
-// refers to them, and deleted a grace time after one that does not. cmd is its caller.
+// refers to them, and deleted a grace time after one that does not. `pollux gc` and control/catalogs call it.
 package gc

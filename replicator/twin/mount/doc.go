@@ -6,5 +6,5 @@
 // It guarantees that a read returns what was written last to the device, else what the
 // volume held at the point; that every byte from the store was checked; and that
 // memory is bounded by a setting. A full disk costs what was kept of what was read, never
-// a read. Closing it forgets all of it. cmd is its caller.
+// a read. Closing it forgets all of it. `pollux mount` and control/comparison call it.
 package mount
