@@ -41,7 +41,11 @@ func newClient(op string, opts Options) (*minio.Client, *caTransport, error) {
 	u, err := url.Parse(opts.Endpoint)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" ||
 		u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, nil, fail.New(fail.Invalid, op, "", fmt.Sprintf("the endpoint %q is not http(s)://host:port", opts.Endpoint)).
+		what := fmt.Sprintf("the endpoint %q", opts.Endpoint)
+		if strings.ContainsAny(opts.Endpoint, "@?#") { // which may hold a password
+			what = "the endpoint"
+		}
+		return nil, nil, fail.New(fail.Invalid, op, "", what+" is not http(s)://host:port").
 			WithHint("write it with its scheme, in --endpoint or a target's endpoint")
 	}
 	creds, err := newCredentials(op, opts.CredentialsFile)
