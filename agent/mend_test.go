@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -148,14 +149,18 @@ func TestFailedSyncIsNotBelieved(t *testing.T) {
 			const size = 64 * pageBytes
 			rnd := rand.New(rand.NewPCG(7, 7))
 			disk := newBadDisk(size)
-			failed := 0
+			var failed atomic.Int64
+			var mu sync.Mutex // of fate: the agent syncs beside the test's own writes
+			fate := rand.New(rand.NewPCG(7, 8))
 			setUp := func(d *badDisk) {
 				d.evict = evict
 				d.fails = func() int {
-					if rnd.IntN(3) > 0 {
+					mu.Lock()
+					defer mu.Unlock()
+					if fate.IntN(3) > 0 {
 						return 0
 					}
-					failed++
+					failed.Add(1)
 					return 1
 				}
 			}
@@ -205,7 +210,7 @@ func TestFailedSyncIsNotBelieved(t *testing.T) {
 				}
 			}
 			leave(a)
-			if failed == 0 {
+			if failed.Load() == 0 {
 				t.Error("no sync has failed")
 			}
 		})
