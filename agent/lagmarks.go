@@ -42,7 +42,7 @@ func (m lagMarks) bytes() (n int64) {
 	return n
 }
 
-// brief is all of them as one mark, for a checkpoint; nil where there is none.
+// summary is all of them as one mark, for a checkpoint; nil where there is none.
 func (m lagMarks) summary() *lagMark {
 	if len(m) == 0 {
 		return nil

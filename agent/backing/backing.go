@@ -44,7 +44,7 @@ type Backing interface {
 	SetIdentity(id, text string) error
 	// HasIdentity reports whether SetIdentity wrote id here last.
 	HasIdentity(id string) bool
-	// ClearIdentity takes the mark away, unless it is another's.
+	// ClearIdentity takes the identity away, unless it is another's.
 	ClearIdentity(id string) error
 	// Data returns the first allocated range at or after off, or n == 0.
 	Data(off int64) (start, n int64, err error)

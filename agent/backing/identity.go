@@ -11,7 +11,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/provenance"
 )
 
-// markPrefix is a mark without its text.
+// identityPrefix is an identity without its text.
 func (b *osBacking) identityPrefix(id string) (string, error) {
 	var st unix.Statx_t
 	err := b.control(func(fd int) error {

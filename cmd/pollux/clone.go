@@ -121,7 +121,7 @@ func (f *cloneFlags) restorePoint(c *cobra.Command, source string, rep *cloneRep
 		return err
 	}
 	defer closeStore()
-	p, err := cli.PointOf(c.Context(), l, source, f.at)
+	p, err := l.PointOf(c.Context(), source, f.at)
 	if err != nil {
 		return err
 	}

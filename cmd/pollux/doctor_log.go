@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -42,9 +43,14 @@ func ownJournal(ctx context.Context, conf *config.Agent) (*journal.Peeked, error
 // logOwner compares who the log in a target belongs to with the journal in the state
 // directory, as the agent does before it writes there, and says it in the same words.
 func logOwner(ctx context.Context, conf *config.Agent, target string, s objstore.Store) doctor.Result {
+	const op = "compare"
 	out := doctor.Result{Level: doctor.OK, Subject: s.URL(), Check: "owner of the log"}
-	failed := func(hint, format string, args ...any) doctor.Result {
-		out.Level, out.Hint, out.Text = doctor.Fail, hint, fmt.Sprintf(format, args...)
+	failed := func(err error) doctor.Result {
+		out.Level, out.Hint = doctor.Fail, fail.HintOf(err)
+		if e := new(fail.Error); errors.As(err, &e) && e.Op == op { // its object is the subject here
+			err = e.Err
+		}
+		out.Text = err.Error()
 		return out
 	}
 	own, err := ownJournal(ctx, conf)
@@ -57,13 +63,12 @@ func logOwner(ctx context.Context, conf *config.Agent, target string, s objstore
 	missing := fail.Is(err, fail.NotFound)
 	switch {
 	case err != nil && !missing:
-		return failed(fail.HintOf(err), "%v", err)
+		return failed(err)
 	case missing && (fresh || own.Positions[target] == 0):
 		out.Text = "no log is here yet; the agent begins one"
 		return out
 	case missing:
-		return failed("is the right directory mounted, or the url wrong? Nothing is written until the log is back",
-			"object %s is missing, and this journal has written %d objects", objlog.ObjectName(0), own.Positions[target])
+		return failed(objlog.ErrLost(op, s, 0, own.Positions[target]))
 	case fresh && len(conf.Journal.Peers) > 0:
 		out.Text = fmt.Sprintf("journal %s; this host is in none yet", x.Journal)
 		return out
@@ -72,14 +77,13 @@ func logOwner(ctx context.Context, conf *config.Agent, target string, s objstore
 		out.Text = fmt.Sprintf("it belongs to journal %s, and this host, which has no journal yet, would begin another", x.Journal)
 		return out
 	case x.Journal != own.Journal:
-		return failed("give this target a prefix of its own", "it belongs to journal %s, not to %s", x.Journal, own.Journal)
+		return failed(objlog.ErrForeign(op, s, x.Journal, own.Journal))
 	}
 	if last := own.Positions[target]; last > 1 {
 		if _, err := objlog.ReadIndex(ctx, s, last-1); fail.Is(err, fail.NotFound) {
-			return failed("is the right directory mounted, or the url wrong? Nothing is written until the log is back",
-				"object %s is missing, and this journal has written %d objects", objlog.ObjectName(last-1), last)
+			return failed(objlog.ErrLost(op, s, last-1, last))
 		} else if err != nil {
-			return failed(fail.HintOf(err), "%v", err)
+			return failed(err)
 		}
 	}
 	out.Text = fmt.Sprintf("journal %s, as in %s", x.Journal, conf.State)

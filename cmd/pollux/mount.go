@@ -96,7 +96,7 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 		return err
 	}
 	defer closeStore()
-	p, err := cli.PointOf(ctx, l, name, f.at)
+	p, err := l.PointOf(ctx, name, f.at)
 	if err != nil {
 		return err
 	}

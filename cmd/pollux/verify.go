@@ -159,7 +159,7 @@ func verifyPoint(c *cobra.Command, f *verifyFlags, store objstore.Store, name st
 	if err != nil {
 		return err
 	}
-	p, err := cli.PointOf(c.Context(), l, name, f.at)
+	p, err := l.PointOf(c.Context(), name, f.at)
 	if err != nil {
 		return err
 	}

@@ -224,11 +224,9 @@ func (v *comparison) newest(ctx context.Context) (*twin.Log, twin.Point, error) 
 	if err != nil {
 		return nil, twin.Point{}, err
 	}
-	vol, err := l.Volume(v.Volume)
-	if err != nil {
-		return nil, twin.Point{}, err
+	p, err := l.PointOf(ctx, v.Volume, "")
+	if err == nil {
+		v.group = p.Volume.Group
 	}
-	v.group = vol.Group
-	p, err := l.Resolve(ctx, vol, "", time.Now())
 	return l, p, err
 }

@@ -89,7 +89,7 @@ func (r *recovery) preview(ctx context.Context, rep *Report) error {
 	}
 	defer closeStore()
 	for i := range r.volumes {
-		p, err := newest(ctx, l, r.volumes[i].Name)
+		p, err := l.PointOf(ctx, r.volumes[i].Name, "")
 		if err != nil {
 			return err
 		}
@@ -343,13 +343,4 @@ func (r *recovery) agentVolumes() []agent.VolumeConf {
 			SizeBytes: v.SizeBytes, Backing: v.Backing, Ready: true, ReadyLSN: v.FirstLSN})
 	}
 	return out
-}
-
-// newest is the newest point of a volume.
-func newest(ctx context.Context, l *twin.Log, name string) (twin.Point, error) {
-	v, err := l.Volume(name)
-	if err != nil {
-		return twin.Point{}, err
-	}
-	return l.Resolve(ctx, v, "", time.Now())
 }

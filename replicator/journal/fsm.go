@@ -22,7 +22,7 @@ const (
 	tagCommand  = 'C' // a command envelope
 	tagAppend   = 'A' // an append message
 	tagUploaded = 'U' // JSON of Uploaded
-	tagLazy     = 'u' // the same; see lazy
+	tagLazy     = 'u' // the same; see unsynced
 	tagTarget   = 'T' // JSON of targetPut
 	tagIdentity = 'J' // JSON of identity: from here on frames carry their bodies
 )
@@ -38,7 +38,7 @@ type fsm struct {
 
 	mu             sync.RWMutex
 	applied        uint64 // Raft index
-	durableApplied uint64 // newest applied index whose entry was durable before it counted; see lazy
+	durableApplied uint64 // newest applied index whose entry was durable before it counted; see unsynced
 	next           uint64 // journal index
 	state          *state.State
 	points         map[change.StreamID]change.Point

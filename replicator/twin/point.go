@@ -43,6 +43,15 @@ func (l *Log) Volume(name string) (*state.Volume, error) {
 		WithHint("pollux volume ls --store " + l.store.URL() + " lists them")
 }
 
+// PointOf is Resolve of a volume by its name, now.
+func (l *Log) PointOf(ctx context.Context, name, at string) (Point, error) {
+	v, err := l.Volume(name)
+	if err != nil {
+		return Point{}, err
+	}
+	return l.Resolve(ctx, v, at, time.Now())
+}
+
 // Resolve turns what an operator wrote behind --at into a point: "" is the
 // newest, digits an LSN, RFC 3339 or -10m a time (the last frame that ends at or
 // before it), anything else a bookmark of the volume's group.

@@ -15,16 +15,16 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// confirm asks for the name of what is about to be changed for good.
+// Confirm asks for the name of what is about to be changed for good.
 func Confirm(c *cobra.Command, what, name string, yes bool) error {
 	if yes {
 		return nil
 	}
 	fmt.Fprintln(c.ErrOrStderr(), what)
-	if !IsTerminal(os.Stdin) {
+	if !isTerminal(os.Stdin) {
 		return fail.New(fail.Refused, VerbOf(c), name, "not confirmed, and there is no terminal to ask").WithHint("add --yes")
 	}
-	typed, err := Ask(c.Context(), os.Stdin, c.ErrOrStderr(), fmt.Sprintf("Type %q to go on: ", name))
+	typed, err := ask(c.Context(), os.Stdin, c.ErrOrStderr(), fmt.Sprintf("Type %q to go on: ", name))
 	if err != nil {
 		return fail.Wrap(fail.Refused, VerbOf(c), name, err)
 	}
@@ -36,7 +36,7 @@ func Confirm(c *cobra.Command, what, name string, yes bool) error {
 
 // ask reads one line from a terminal. What was typed before the question is no answer to
 // it: the next line of a block that was pasted, say.
-func Ask(ctx context.Context, in *os.File, w io.Writer, question string) (string, error) {
+func ask(ctx context.Context, in *os.File, w io.Writer, question string) (string, error) {
 	if n := drain(int(in.Fd())); n > 0 {
 		fmt.Fprintln(w, "pollux: what was typed ahead is not taken for an answer, and is dropped")
 	}

@@ -57,7 +57,7 @@ func TestAskAfterPaste(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := &answering{question: "Type", line: "what was meant\n", user: user}
-		typed, err := Ask(t.Context(), process, w, "Type: ")
+		typed, err := ask(t.Context(), process, w, "Type: ")
 		if err != nil || typed != "what was meant" || strings.Contains(w.String(), "typed ahead") != (pasted != "") {
 			t.Errorf("after %q: %q, %v, said %q", pasted, typed, err, w.String())
 		}

@@ -27,7 +27,7 @@ const (
 	DefaultJournalSocket = "/var/lib/pollux-journal/control.sock"
 )
 
-// daemonFlags are those of every verb that speaks to the agent.
+// DaemonFlags are those of every verb that speaks to the agent.
 type DaemonFlags struct {
 	Socket  string
 	address string
@@ -35,9 +35,10 @@ type DaemonFlags struct {
 	JSON    bool
 }
 
+// Add adds all of them, for the agent.
 func (f *DaemonFlags) Add(c *cobra.Command) { f.AddFor(c, DefaultSocket) }
 
-// addFor is add for verbs that go to another daemon by default.
+// AddFor is Add for verbs that go to another daemon by default.
 func (f *DaemonFlags) AddFor(c *cobra.Command, socket string) {
 	if env := os.Getenv("POLLUX_SOCKET"); env != "" {
 		socket = env
@@ -50,10 +51,12 @@ func (f *DaemonFlags) AddFor(c *cobra.Command, socket string) {
 	f.AddJSON(c)
 }
 
+// AddJSON adds --json alone.
 func (f *DaemonFlags) AddJSON(c *cobra.Command) {
 	c.Flags().BoolVar(&f.JSON, "json", false, "print one JSON object and nothing else")
 }
 
+// Client is of the daemon that the flags name.
 func (f *DaemonFlags) Client() *api.Client {
 	if f.address != "" {
 		return api.DialTLS(f.address, f.files)
@@ -61,7 +64,7 @@ func (f *DaemonFlags) Client() *api.Client {
 	return api.Dial(f.Socket)
 }
 
-// call is client().Call, once the flags are known to go together.
+// Call is Client().Call, once the flags are known to go together.
 func (f *DaemonFlags) Call(ctx context.Context, verb string, req, resp any) error {
 	if f.address != "" {
 		for _, file := range []struct{ flag, path string }{{"--cert", f.files.Cert}, {"--key", f.files.Key}, {"--ca", f.files.CA}} {
@@ -70,7 +73,7 @@ func (f *DaemonFlags) Call(ctx context.Context, verb string, req, resp any) erro
 					WithHint("a daemon on another host is reached over TLS: --address needs --cert, --key and --ca")
 			}
 		}
-		WarnExposed(f.files.Key)
+		warnExposed(f.files.Key)
 		if _, err := f.files.Check(); err != nil {
 			return fail.At("use --cert, --key and --ca for", f.address, err)
 		}
@@ -94,13 +97,13 @@ func SayDry(c *cobra.Command, dry bool) {
 }
 
 // warnExposed says that any user of this host can read a secret file.
-func WarnExposed(path string) {
+func warnExposed(path string) {
 	if err := config.Exposed(path); err != nil {
 		fmt.Fprintln(Stderr, "pollux: warning:", fail.Explain(err))
 	}
 }
 
-// storeFlags name an object store.
+// StoreFlags name an object store.
 type StoreFlags struct {
 	URL     string
 	Options objstore.Options
@@ -108,11 +111,12 @@ type StoreFlags struct {
 	Whole   bool        // catalogs are not used
 	At      PointFlag   // of verbs that read a point
 	Patient atomic.Bool // what may pass is waited out for ever
-	// patience is for how long an operation is tried without progress; 0: the default.
+	// Patience is for how long an operation is tried without progress; 0: the default.
 	Patience quantity.Duration
 	Cache    string // directory for what was read of logs
 }
 
+// Add adds those of every verb that opens a store.
 func (f *StoreFlags) Add(c *cobra.Command) {
 	c.Flags().StringVar(&f.URL, "store", "", "object store: file:///directory or s3://bucket/prefix")
 	c.Flags().StringVar(&f.Options.Endpoint, "endpoint", "", "S3 endpoint, as http(s)://host:port")
@@ -126,7 +130,7 @@ func (f *StoreFlags) Add(c *cobra.Command) {
 // dialTimeout is how long an NBD server may take to negotiate.
 const dialTimeout = 15 * time.Second
 
-// dialNBD connects to an export. What is asked of it later has times of its own.
+// DialNBD connects to an export. What is asked of it later has times of its own.
 func DialNBD(ctx context.Context, uri string) (*nbdclient.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -148,5 +152,5 @@ func Operator() string {
 	return fmt.Sprint(os.Getuid())
 }
 
-// IsTerminal reports whether a file is a terminal.
-func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+// isTerminal reports whether a file is a terminal.
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

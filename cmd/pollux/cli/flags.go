@@ -17,7 +17,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
-// verbOf is a command's path without the program's name, for error texts.
+// VerbOf is a command's path without the program's name, for error texts.
 func VerbOf(c *cobra.Command) string {
 	if !c.HasParent() {
 		return ""
@@ -25,7 +25,7 @@ func VerbOf(c *cobra.Command) string {
 	return strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ")
 }
 
-// flagError says which flag is wrong, and what it takes.
+// FlagError says which flag is wrong, and what it takes.
 func FlagError(c *cobra.Command, err error) error {
 	var value *pflag.InvalidValueError
 	var missing *pflag.ValueRequiredError
@@ -43,10 +43,10 @@ func FlagError(c *cobra.Command, err error) error {
 	case errors.As(err, &unknown):
 		likely = likeFlag(c, unknown.GetSpecifiedName())
 	}
-	return fail.New(fail.Invalid, VerbOf(c), object, why).WithHint(DidYouMean(likely, "see "+c.CommandPath()+" --help"))
+	return fail.New(fail.Invalid, VerbOf(c), object, why).WithHint(didYouMean(likely, "see "+c.CommandPath()+" --help"))
 }
 
-// checkDirectory refuses a directory that is none; "" is the default.
+// CheckDirectory refuses a directory that is none; "" is the default.
 func CheckDirectory(op, flag, path string) error {
 	if path == "" {
 		return nil
@@ -58,7 +58,7 @@ func CheckDirectory(op, flag, path string) error {
 }
 
 // checkReadable refuses a file that cannot be read; "" is none.
-func CheckReadable(flag, path string) error {
+func checkReadable(flag, path string) error {
 	if path == "" {
 		return nil
 	}
@@ -72,7 +72,7 @@ func CheckReadable(flag, path string) error {
 	return r.Close()
 }
 
-// pointFlag is --at: an LSN, a time or a bookmark. What is no point at all is refused
+// PointFlag is --at: an LSN, a time or a bookmark. What is no point at all is refused
 // with the command line; a time goes on in the form that package twin reads.
 type PointFlag struct {
 	At   *string
@@ -120,7 +120,7 @@ func (p *PointFlag) String() string {
 // Type names the flag's kind in help texts.
 func (p *PointFlag) Type() string { return "point" }
 
-// secondsFlag is a duration that is seconds where it has no unit, as --rpo-target was
+// SecondsFlag is a duration that is seconds where it has no unit, as --rpo-target was
 // first documented.
 type SecondsFlag float64
 

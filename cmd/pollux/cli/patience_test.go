@@ -12,7 +12,7 @@ import (
 // operator can mend, too, and for ever.
 func TestStorePolicy(t *testing.T) {
 	var f StoreFlags
-	p := f.Policy()
+	p := f.policy()
 	for _, tt := range []struct {
 		kind        fail.Kind
 		verb, mount bool

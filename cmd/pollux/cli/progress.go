@@ -57,8 +57,8 @@ func NewProgress(w io.Writer, what string) *Progress {
 	return p
 }
 
-// NewCount is of things that are counted, and says nothing of what is quick.
-func NewCount(w io.Writer, what string) *Progress {
+// newCount is of things that are counted, and says nothing of what is quick.
+func newCount(w io.Writer, what string) *Progress {
 	p := NewProgress(w, what)
 	p.write, p.after = func(n int64) string { return fmt.Sprint(n) }, readingAfter
 	return p
@@ -70,7 +70,7 @@ func terminalOf(w io.Writer) *os.File {
 	if t, ok := w.(*Terminal); ok {
 		f = t.file
 	}
-	if f == nil || !IsTerminal(f) {
+	if f == nil || !isTerminal(f) {
 		return nil
 	}
 	return f
@@ -163,7 +163,7 @@ type Reading struct {
 
 // NewReading is of the log that a verb opens.
 func NewReading(w io.Writer) *Reading {
-	return &Reading{Progress: NewCount(w, "reading the log, objects")}
+	return &Reading{Progress: newCount(w, "reading the log, objects")}
 }
 
 // readingPause between two readings makes them two; others are one that goes on.
@@ -201,7 +201,7 @@ type countedStore struct {
 
 // Counted returns s, and what ends its line.
 func Counted(s objstore.Store, w io.Writer, what string) (objstore.Store, func()) {
-	c := &countedStore{Store: s, bar: NewCount(w, what+", requests to the store")}
+	c := &countedStore{Store: s, bar: newCount(w, what+", requests to the store")}
 	return c, c.bar.End
 }
 

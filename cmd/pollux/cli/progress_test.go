@@ -45,7 +45,7 @@ func TestProgressInLog(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	out.Reset()
-	q := NewCount(&out, "reading the log")
+	q := newCount(&out, "reading the log")
 	q.width = func() int { return 80 }
 	for i := range int64(30) { // 3 s
 		q.say(q.start.Add(time.Duration(i)*100*time.Millisecond), i, 60)

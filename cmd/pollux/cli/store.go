@@ -26,7 +26,7 @@ const (
 )
 
 // policy is how a verb bears with a store.
-func (f *StoreFlags) Policy() objstore.Policy {
+func (f *StoreFlags) policy() objstore.Policy {
 	again := &retrying{w: Stderr, store: f.URL}
 	return objstore.Policy{
 		Retryable: func(err error) bool {
@@ -47,7 +47,7 @@ func (f *StoreFlags) Policy() objstore.Policy {
 	}
 }
 
-// openStore opens a store for a verb.
+// OpenStore opens a store for a verb.
 func OpenStore(ctx context.Context, f *StoreFlags) (objstore.Store, func(), error) {
 	if f.URL == "" {
 		return nil, nil, fail.New(fail.Invalid, "open object store", "--store", "none is named").WithHint("name it: --store file:///directory, or --store s3://bucket/prefix")
@@ -56,27 +56,27 @@ func OpenStore(ctx context.Context, f *StoreFlags) (objstore.Store, func(), erro
 		fmt.Fprintln(Stderr, "pollux:", f.At.note)
 	}
 	for _, named := range []struct{ flag, path string }{{"--credentials-file", f.Options.CredentialsFile}, {"--ca-file", f.Options.CAFile}} {
-		if err := CheckReadable(named.flag, named.path); err != nil {
+		if err := checkReadable(named.flag, named.path); err != nil {
 			return nil, nil, err
 		}
 	}
-	WarnExposed(f.Options.CredentialsFile)
+	warnExposed(f.Options.CredentialsFile)
 	f.Options.ReadOnly = f.Options.ReadOnly || !f.Writes // only the daemon and gc write
 	s, err := objstore.Open(ctx, f.URL, f.Options)
 	if err != nil {
 		return nil, nil, err
 	}
-	s = objstore.WithRetry(s, f.Policy())
+	s = objstore.WithRetry(s, f.policy())
 	return s, func() { _ = s.Close() }, nil
 }
 
-// addAt adds --at.
+// AddAt adds --at.
 func (f *StoreFlags) AddAt(c *cobra.Command, at *string, usage string) {
 	f.At.At = at
 	c.Flags().Var(&f.At, "at", usage)
 }
 
-// addCache adds --log-cache, of verbs that open a log.
+// AddCache adds --log-cache, of verbs that open a log.
 func (f *StoreFlags) AddCache(c *cobra.Command) {
 	if dir, err := os.UserCacheDir(); err == nil {
 		f.Cache = filepath.Join(dir, "pollux")
@@ -85,7 +85,7 @@ func (f *StoreFlags) AddCache(c *cobra.Command) {
 }
 
 // logCache is nil where there is none, or none can be made: it is never needed.
-func (f *StoreFlags) LogCache() *twin.Cache {
+func (f *StoreFlags) logCache() *twin.Cache {
 	if f.Cache == "" {
 		return nil
 	}
@@ -96,23 +96,14 @@ func (f *StoreFlags) LogCache() *twin.Cache {
 	return c
 }
 
-// addPoint adds --at, --no-catalog and --log-cache, of verbs that read a point.
+// AddPoint adds --at, --no-catalog and --log-cache, of verbs that read a point.
 func (f *StoreFlags) AddPoint(c *cobra.Command, at *string) {
 	f.AddCache(c)
 	f.AddAt(c, at, "recovery point: LSN, time (2026-11-28 13:32, or -10m) or bookmark (default: the newest)")
 	c.Flags().BoolVar(&f.Whole, "no-catalog", false, "read the log from its beginning: for when a catalog or a map is damaged or missing")
 }
 
-// pointOf finds a volume's point.
-func PointOf(ctx context.Context, l *twin.Log, name, at string) (twin.Point, error) {
-	v, err := l.Volume(name)
-	if err != nil {
-		return twin.Point{}, err
-	}
-	return l.Resolve(ctx, v, at, time.Now())
-}
-
-// listed is the error of a list of volumes that shows only what lies before damage.
+// ErrListed is the error of a list of volumes that shows only what lies before damage.
 func ErrListed(l *twin.Log, volumes ...*state.Volume) error {
 	damage := l.DamageOf(volumes...)
 	if damage == nil {
@@ -122,7 +113,7 @@ func ErrListed(l *twin.Log, volumes ...*state.Volume) error {
 	return e.WithHint("what is shown lies before the damage, and can be restored with --at")
 }
 
-// damageText is for JSON objects.
+// DamageText is for JSON objects.
 func DamageText(l *twin.Log, volumes ...*state.Volume) string {
 	if damage := l.DamageOf(volumes...); damage != nil {
 		return damage.Error()
@@ -143,7 +134,7 @@ func OpenLog(ctx context.Context, f *StoreFlags) (*twin.Log, func(), error) {
 	if f.Whole {
 		open = twin.OpenWhole
 	}
-	l, err := open(ctx, s, &twin.Reading{Progress: bar.Update, Cache: f.LogCache()})
+	l, err := open(ctx, s, &twin.Reading{Progress: bar.Update, Cache: f.logCache()})
 	if err != nil {
 		done()
 		if fail.Is(err, fail.Retry) && fail.HintOf(err) == "" {

@@ -28,7 +28,7 @@ func Strict(c *cobra.Command) *cobra.Command {
 				return c.Help()
 			}
 			return fail.New(fail.Invalid, VerbOf(c), "", fmt.Sprintf("unknown command %q", a[0])).
-				WithHint(DidYouMean(LikeCommand(c, a[0]), "see "+c.CommandPath()+" --help"))
+				WithHint(didYouMean(likeCommand(c, a[0]), "see "+c.CommandPath()+" --help"))
 		}
 	}
 	return c

@@ -8,7 +8,7 @@ import (
 )
 
 // didYouMean begins a hint with the likeliest of what was meant, if any is likely.
-func DidYouMean(likely string, hint string) string {
+func didYouMean(likely string, hint string) string {
 	if likely == "" {
 		return hint
 	}
@@ -16,7 +16,7 @@ func DidYouMean(likely string, hint string) string {
 }
 
 // likeCommand is the subcommand that was likely meant.
-func LikeCommand(c *cobra.Command, typed string) string {
+func likeCommand(c *cobra.Command, typed string) string {
 	names := []string{}
 	for _, sub := range c.Commands() {
 		if sub.IsAvailableCommand() {

@@ -10,7 +10,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/text"
 )
 
-// terminal is where verbs print. Only printable text gets through to the file, whoever
+// Terminal is where verbs print. Only printable text gets through to the file, whoever
 // may have written what is printed; the program's own control sequences go by sendControl.
 type Terminal struct {
 	io.Writer
@@ -24,14 +24,14 @@ var (
 
 func NewTerminal(f *os.File) *Terminal { return &Terminal{text.Printable(f), f} }
 
-// sendControl writes a sequence of our own for a terminal; nothing where w is none.
+// SendControl writes a sequence of our own for a terminal; nothing where w is none.
 func SendControl(w io.Writer, sequence string) {
-	if t, ok := w.(*Terminal); ok && IsTerminal(t.file) {
+	if t, ok := w.(*Terminal); ok && isTerminal(t.file) {
 		_, _ = io.WriteString(t.file, sequence)
 	}
 }
 
-// printError prints an error and its hint. What follows its first line is indented, so
+// PrintError prints an error and its hint. What follows its first line is indented, so
 // that no text from elsewhere can begin a line.
 func PrintError(w io.Writer, err error) {
 	fmt.Fprintln(w, "pollux:", indented(err.Error()))

@@ -53,16 +53,13 @@ func (u *Uploader) claim(ctx context.Context) error {
 	}
 }
 
-// lostLog is the error of a store in which an object is missing that this journal
-// knows to be there. To go on in an empty one would make a log that begins in the
-// middle, and cannot be restored.
+// lostLog is err, or where that is NotFound the error of a store that has lost an object that
+// this journal knows to be there.
 func (u *Uploader) lostLog(err error, position uint64) error {
 	if !fail.Is(err, fail.NotFound) {
 		return err
 	}
-	return fail.New(fail.NotFound, "claim", u.o.Store.URL(),
-		fmt.Sprintf("object %s is missing, and this journal has written %d objects", objlog.ObjectName(position), u.o.Journal.Target(u.o.Target).Position)).
-		WithHint("is the right directory mounted, or the url wrong? Nothing is written until the log is back")
+	return objlog.ErrLost("claim", u.o.Store, position, u.o.Journal.Target(u.o.Target).Position)
 }
 
 // identify creates position 0, or checks that it is this journal's.
@@ -84,8 +81,7 @@ func (u *Uploader) identify(ctx context.Context) error {
 		return err
 	}
 	if x.Journal != id {
-		return fail.New(fail.Fenced, "claim", u.o.Store.URL(), fmt.Sprintf("it belongs to journal %s, not to %s", x.Journal, id)).
-			WithHint("give this target a prefix of its own")
+		return objlog.ErrForeign("claim", u.o.Store, x.Journal, id)
 	}
 	return u.checkFormat(ctx, x)
 }

@@ -203,11 +203,11 @@ func final(err error) bool {
 // commit has the journal record progress, in objects that are there by now. A repeat changes
 // nothing.
 func (u *Uploader) commit(ctx context.Context, up journal.Uploaded) error {
-	first := u.o.Journal.Target(u.o.Target).Position
-	if first <= 1 { // its log was new to the journal, which has compared what it found there
-		first = up.Position - 1
-	}
 	if u.tail.due() && !u.adopting(up) {
+		first := u.o.Journal.Target(u.o.Target).Position
+		if first <= 1 { // its log was new to the journal, which has compared what it found there
+			first = up.Position - 1
+		}
 		if err := u.until(ctx, func() error { return u.checkTail(ctx, first) }); err != nil {
 			return err
 		}
