@@ -61,11 +61,11 @@ func TestCatalogs(t *testing.T) {
 		}
 		d = startTest(t, conf, s)
 	}
-	last := d.journal.Info().Targets[0].Name
-	for d.host.Target(last).Index < d.host.LastIndex() && ctx.Err() == nil {
-		time.Sleep(time.Millisecond)
+	stream := d.agent.Status().Streams[0]
+	lsn := stream.LastLSN
+	if _, durable, err := d.agent.WaitRemote(ctx, stream.Conf.ID, lsn-1); err != nil || durable < lsn {
+		t.Fatalf("LSN %d of %d is durable: %v", durable, lsn, err)
 	}
-	lsn := d.agent.Status().Streams[0].LastLSN
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
