@@ -17,7 +17,7 @@ type command struct {
 
 // commands are all kinds that change the state.
 var commands = map[Kind]command{
-	KindGroupPut:       one((*Group).check, (*State).putGroup),
+	KindGroupPut:       one((*Group).checkPut, (*State).putGroup),
 	KindStreamCreate:   one((*Stream).check, (*State).createStream),
 	KindVolumeCreate:   one((*Volume).check, (*State).createVolume),
 	KindVolumeReady:    one((*VolumeReady).check, (*State).volumeReady),
@@ -35,14 +35,29 @@ var commands = map[Kind]command{
 	KindMarkVoid:       one((*MarkStep).check, (*State).voidMark),
 	KindHorizon:        many((*Horizon).check, (*State).moveHorizon),
 	KindStreamHorizon:  many((*StreamHorizon).check, (*State).moveStreamHorizon),
+	KindFeatureLevel:   strict((*FeatureLevel).check, (*State).raiseLevel), // what raises it cannot need it
+	KindGroupPatch:     strict((*GroupPatch).check, (*State).patchGroup),
+	KindSite:           strictMany((*Site).check, (*State).putSite),
+	KindSeat:           strict((*SeatPut).check, (*State).putSeat),
+	KindStreamMove:     strictMany((*StreamMove).check, (*State).moveStream),
 }
 
 // maxUnknown is what a command may hold beside twice what this release knows of it.
 const maxUnknown = 4 << 10
 
 // many makes the command of type T from its check and from what changes the state by
-// it and names the keys of what changed.
+// it and names the keys of what changed. Fields that are not known are passed over.
 func many[T any](check func(*T) error, do func(*State, *T) ([]string, error)) command {
+	return newCommand(unmarshal, check, do)
+}
+
+// strictMany is many for what an earlier release stops at, and does not read in part.
+func strictMany[T any](check func(*T) error, do func(*State, *T) ([]string, error)) command {
+	return newCommand(unmarshalStrict, check, do)
+}
+
+func newCommand[T any](unmarshal func([]byte, any) error, check func(*T) error,
+	do func(*State, *T) ([]string, error)) command {
 	decode := func(body []byte) (*T, error) {
 		v := new(T)
 		return v, unmarshal(body, v)
@@ -73,13 +88,22 @@ func many[T any](check func(*T) error, do func(*State, *T) ([]string, error)) co
 
 // one is many for what changes one thing.
 func one[T any](check func(*T) error, do func(*State, *T) (string, error)) command {
-	return many(check, func(s *State, v *T) ([]string, error) {
+	return many(check, keyOf(do))
+}
+
+// strict is strictMany for what changes one thing.
+func strict[T any](check func(*T) error, do func(*State, *T) (string, error)) command {
+	return strictMany(check, keyOf(do))
+}
+
+func keyOf[T any](do func(*State, *T) (string, error)) func(*State, *T) ([]string, error) {
+	return func(s *State, v *T) ([]string, error) {
 		key, err := do(s, v)
 		if err != nil {
 			return nil, err
 		}
 		return []string{key}, nil
-	})
+	}
 }
 
 func commandOf(kind Kind) (command, error) {
@@ -107,6 +131,9 @@ func Check(kind Kind, body []byte) error {
 // error, everywhere the same.
 func (s *State) Apply(kind Kind, body []byte) (changed []string, err error) {
 	c, err := commandOf(kind)
+	if level := LevelOf(kind); err == nil && level > s.Level {
+		err = tooEarly(kind, level, s.Level)
+	}
 	if err == nil {
 		changed, err = c.apply(s, body)
 	}

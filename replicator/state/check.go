@@ -97,6 +97,14 @@ var (
 	overflowModes = []string{"throttle", "bitmap"}
 )
 
+// checkPut is check of what group-put may say.
+func (g *Group) checkPut() error {
+	if g.Revision != 0 || len(g.Standbys) > 0 {
+		return invalid("a group's revision and standbys are for group-patch")
+	}
+	return g.check()
+}
+
 func (g *Group) check() error {
 	err := first(CheckName("group", g.Name),
 		checkOneOf("ack", g.Ack, ackModes...),
@@ -116,7 +124,7 @@ func (g *Group) check() error {
 	for _, a := range g.Agents {
 		err = first(err, checkAgent(a))
 	}
-	return err
+	return first(err, checkStandbys(g.Standbys))
 }
 
 func (st *Stream) check() error {

@@ -51,6 +51,21 @@ func TestCheck(t *testing.T) {
 		"mark void by a book":        {KindMarkVoid, MarkStep{ID: id, Group: "g", Why: strings.Repeat("x", maxText+1)}},
 		"what is mostly unknown":     {KindVolumeRemove, map[string]string{"name": "v", "x": strings.Repeat("x", 2*maxUnknown)}},
 		"horizon after all":          {KindHorizon, Horizon{Groups: map[string]time.Time{"g": farFuture.AddDate(1, 0, 0)}}},
+		"group-put with a revision":  {KindGroupPut, Group{Name: "g", Revision: 1}},
+		"group-put with standbys":    {KindGroupPut, Group{Name: "g", Standbys: []Standby{{"s", "a"}}}},
+		"feature level 0":            {KindFeatureLevel, FeatureLevel{}},
+		"patch with a field unknown": {KindGroupPatch, map[string]any{"name": "g", "color": "red"}},
+		"patch with another's owner": {KindGroupPatch, GroupPatch{Name: "g", Owner: "a"}},
+		"patch with an odd ack":      {KindGroupPatch, GroupPatch{Name: "g", Ack: new("never")}},
+		"new group with a revision":  {KindGroupPatch, GroupPatch{Name: "g", Create: true, Revision: 3}},
+		"standbys twice":             {KindGroupPatch, GroupPatch{Name: "g", Standbys: &[]Standby{{"s", "a"}, {"s", "a"}}}},
+		"seat of epoch 0":            {KindSeat, SeatPut{Site: "s"}},
+		"seat that jumps":            {KindSeat, SeatPut{From: 2, Epoch: 4, Site: "s"}},
+		"seat that goes back":        {KindSeat, SeatPut{From: 2, Epoch: 1, Site: "s"}},
+		"seat of an odd site":        {KindSeat, SeatPut{From: 2, Epoch: 3, Site: "../s"}},
+		"site whose URL forges":      {KindSite, Site{Name: "s", Targets: map[string]string{"x": text}}},
+		"stream to its own agent":    {KindStreamMove, StreamMove{Stream: id, From: "a", To: "a"}},
+		"stream to nobody":           {KindStreamMove, StreamMove{Stream: id, From: "a"}},
 		"what is no command":         {KindFence, Fence{}},
 		"a kind of a later release":  {Kind(999), struct{}{}},
 		"another type":               {KindLease, "lease"},
@@ -120,9 +135,15 @@ func FuzzApply(f *testing.F) {
 	add(KindMarkHeld, MarkStep{ID: id, Group: "g", Stream: testStream, LSN: 1})
 	add(KindMarkConfirm, MarkStep{ID: id, Group: "g", Stream: testStream})
 	add(KindMarkVoid, MarkStep{ID: id, Group: "g", Why: "no"})
+	add(KindFeatureLevel, FeatureLevel{Level: 1})
+	add(KindGroupPatch, GroupPatch{Name: "g", Standbys: &[]Standby{{"s", "b"}}})
+	add(KindSite, Site{Name: "s", Targets: map[string]string{"x": "file:///x"}})
+	add(KindSeat, SeatPut{Site: "s", Epoch: 1})
+	add(KindStreamMove, StreamMove{Stream: testStream, From: "a", To: "b", Backings: map[string]string{"v": "/w"}})
 	add(KindHorizon, Horizon{Groups: map[string]time.Time{"g": time.Unix(1, 0)}})
 	f.Fuzz(func(t *testing.T, kind uint16, body []byte, next uint16, more []byte) {
 		s := example(t)
+		s.Level = int(kind>>8) % 2
 		for _, c := range []struct {
 			kind Kind
 			body []byte

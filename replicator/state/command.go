@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -38,6 +39,13 @@ const (
 	KindBookmarkRemove Kind = 17
 	KindStreamHorizon  Kind = 18
 
+	// From feature level 1 on.
+	KindFeatureLevel Kind = 19
+	KindGroupPatch   Kind = 20
+	KindSite         Kind = 21
+	KindSeat         Kind = 22
+	KindStreamMove   Kind = 23
+
 	KindIdentity Kind = 100 // the object log's first object
 	KindFence    Kind = 101
 )
@@ -54,7 +62,9 @@ var kindNames = map[Kind]string{
 	KindVolumeReady: "volume-ready", KindVolumeRemove: "volume-remove", KindBookmarkAdd: "bookmark-add",
 	KindLease: "lease", KindHeartbeat: "heartbeat", KindAudit: "audit", KindResyncBegin: "resync-begin", KindResyncEnd: "resync-end",
 	KindMarkBegin: "mark-begin", KindMarkHeld: "mark-held", KindMarkConfirm: "mark-confirm", KindMarkVoid: "mark-void", KindHorizon: "horizon", KindBookmarkRemove: "bookmark-remove",
-	KindStreamHorizon: "stream-horizon", KindIdentity: "identity", KindFence: "fence",
+	KindStreamHorizon: "stream-horizon", KindFeatureLevel: "feature-level", KindGroupPatch: "group-patch",
+	KindSite: "site", KindSeat: "seat", KindStreamMove: "stream-move",
+	KindIdentity: "identity", KindFence: "fence",
 }
 
 // Group is a consistency group and its policy.
@@ -74,6 +84,10 @@ type Group struct {
 	// Agents are those that may have volumes in it beside the owner.
 	Agents  []string  `json:"agents,omitempty"`
 	Created time.Time `json:"created"`
+	// Revision grows with each change since feature level 1, and Standbys are where the group is
+	// secondary: sorted. Only a patch sets them.
+	Revision uint64    `json:"revision,omitempty"`
+	Standbys []Standby `json:"standbys,omitempty"`
 }
 
 // The values of Group.PITR: which points stay when replication is behind.
@@ -310,4 +324,18 @@ func Decode(b []byte, kind Kind, v any) error {
 
 func unmarshal(body []byte, v any) error {
 	return fail.Wrap(fail.Damaged, "decode", "command", json.Unmarshal(body, v))
+}
+
+// unmarshalStrict is unmarshal where a field that is not known is fail.Unsupported: it is of
+// a later release, and what it says must not be passed over.
+func unmarshalStrict(body []byte, v any) error {
+	if err := unmarshal(body, v); err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fail.New(fail.Unsupported, "decode", "command", err.Error()).WithHint("use a pollux version that knows it")
+	}
+	return nil
 }

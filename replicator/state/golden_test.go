@@ -100,6 +100,28 @@ func goldenHistory() []vector {
 	}
 }
 
+// goldenLevel1 are commands of feature level 1, to apply after those.
+func goldenLevel1() []vector {
+	set := func(s string) *string { return &s }
+	seconds, no := 1.5, false
+	return []vector{
+		{name: "feature-level", kind: KindFeatureLevel, want: FeatureLevel{Level: 1}},
+		{name: "seat", kind: KindSeat, want: SeatPut{Site: "north", Epoch: 1, Time: goldenTime(11)}},
+		{name: "seat-moved", kind: KindSeat, want: SeatPut{From: 1, Site: "south", Epoch: 2, Time: goldenTime(12)}},
+		{name: "site", kind: KindSite, want: Site{Name: "south",
+			Targets: map[string]string{"main": "s3://s3.south.example/pollux"}}},
+		{name: "site-least", kind: KindSite, want: Site{Name: "east"}},
+		{name: "group-patch-create", kind: KindGroupPatch, want: GroupPatch{Name: "web", Create: true, Owner: "host-a",
+			Created: goldenTime(13), Ack: set("local")}},
+		{name: "group-patch", kind: KindGroupPatch, want: GroupPatch{Name: "web", Revision: 1, Ack: set("remote"),
+			OnAckLoss: set("wait"), Overflow: set("throttle"), PITR: set(PITRFold), RPOTargetSeconds: &seconds,
+			Paused: &no, Retention: &Retention{EveryWriteSeconds: 60}, Agents: &[]string{"host-b", "host-c"},
+			Standbys: &[]Standby{{Site: "east", Agent: "host-e"}}}},
+		{name: "stream-move", kind: KindStreamMove, want: StreamMove{Stream: goldenOther, From: "host-b", To: "host-s",
+			Backings: map[string]string{"log": "/srv/twin/log.img"}}},
+	}
+}
+
 // goldenDocuments are the documents of an object log.
 func goldenDocuments() []vector {
 	return []vector{
@@ -146,12 +168,18 @@ func goldenRest() map[string]any {
 func TestGoldenCommands(t *testing.T) {
 	missing := golden.Constants(t, "Kind", "")
 	s := New()
-	for _, v := range goldenHistory() {
-		maps.DeleteFunc(missing, func(_ string, n uint64) bool { return n == uint64(v.kind) })
-		if _, err := s.Apply(v.kind, v.kept(t)); err != nil {
-			t.Errorf("%s does not apply: %v", v.name, err)
+	apply := func(history []vector) {
+		for _, v := range history {
+			maps.DeleteFunc(missing, func(_ string, n uint64) bool { return n == uint64(v.kind) })
+			if _, err := s.Apply(v.kind, v.kept(t)); err != nil {
+				t.Errorf("%s does not apply: %v", v.name, err)
+			}
 		}
 	}
+	apply(goldenHistory())
+	keptState(t, "state.txt", s)
+	apply(goldenLevel1())
+	keptState(t, "state-level1.txt", s)
 	for _, v := range goldenDocuments() {
 		maps.DeleteFunc(missing, func(_ string, n uint64) bool { return n == uint64(v.kind) })
 		v.kept(t)
@@ -160,7 +188,7 @@ func TestGoldenCommands(t *testing.T) {
 		t.Errorf("no vector of %v", slices.Sorted(maps.Keys(missing)))
 	}
 
-	golden.Filled(t, s.Groups, s.Streams, s.Volumes, s.Bookmarks, s.Barriers, s.Audits, goldenRest())
+	golden.Filled(t, s.Groups, s.Streams, s.Volumes, s.Bookmarks, s.Barriers, s.Audits, s.Sites, s.Seat, goldenRest())
 	for name, v := range goldenRest() {
 		b, err := json.Marshal(v)
 		if err != nil {
@@ -168,8 +196,12 @@ func TestGoldenCommands(t *testing.T) {
 		}
 		golden.Same(t, name+".json", b)
 	}
+}
 
-	saved := golden.Kept(t, "state.txt", func() []byte { return []byte(saved(s)) })
+// keptState holds a state against the vector of what an earlier build saved of it.
+func keptState(t *testing.T, name string, s *State) {
+	t.Helper()
+	saved := golden.Kept(t, name, func() []byte { return []byte(saved(s)) })
 	loaded := New()
 	for line := range strings.Lines(string(saved)) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
@@ -178,7 +210,7 @@ func TestGoldenCommands(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff(loaded, s, cmp.AllowUnexported(State{})); diff != "" {
-		t.Errorf("the commands make another state than the one that was saved: %s", diff)
+		t.Errorf("%s: the commands make another state than the one that was saved: %s", name, diff)
 	}
 }
 

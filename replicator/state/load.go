@@ -37,10 +37,56 @@ func (s *State) Load(key string, b []byte) error {
 		err = load(b, s.Bookmarks, name, func(m *Bookmark) error { return m.checkLoaded(name) })
 	case "audit":
 		err = s.loadAudit(name, b)
+	case "site":
+		err = load(b, s.Sites, name, func(x *Site) error { return x.checkLoaded(name) })
+	case "journal":
+		err = s.loadJournal(key, b)
 	default:
-		err = fmt.Errorf("unknown key")
+		if err = unknownKey(); !nameRule.MatchString(what) {
+			err = fmt.Errorf("not a key") // of no release
+		}
+	}
+	if fail.Is(err, fail.Unsupported) {
+		return fail.At("load", fmt.Sprintf("%q", key), err)
 	}
 	return fail.Wrap(fail.Damaged, "load", fmt.Sprintf("%q", key), err)
+}
+
+func unknownKey() error {
+	return fail.New(fail.Unsupported, "", "", "unknown key").WithHint("use a pollux version that knows it")
+}
+
+func (s *State) loadJournal(key string, b []byte) error {
+	switch key {
+	case keyLevel:
+		var r FeatureLevel
+		err := json.Unmarshal(b, &r)
+		if err == nil {
+			err = first(r.check(), knownLevel(r.Level))
+		}
+		if err == nil {
+			s.Level = r.Level
+		}
+		return err
+	case keySeat:
+		var seat Seat
+		err := json.Unmarshal(b, &seat)
+		if err == nil {
+			err = (&SeatPut{Site: seat.Site, Epoch: seat.Epoch}).check()
+		}
+		if err == nil {
+			s.Seat = seat
+		}
+		return err
+	}
+	return unknownKey()
+}
+
+func (r *Site) checkLoaded(name string) error {
+	if r.Name != name {
+		return otherKey(fmt.Sprintf("site %q", r.Name))
+	}
+	return r.check()
 }
 
 func (s *State) loadStream(name string, b []byte) error {
@@ -99,7 +145,7 @@ func (g *Group) checkLoaded(name string) error {
 	if err := CheckName("group", g.Name); err != nil {
 		return err
 	}
-	return g.Retention.check()
+	return first(g.Retention.check(), checkStandbys(g.Standbys))
 }
 
 func (v *Volume) checkLoaded(name string) error {

@@ -26,15 +26,18 @@ type State struct {
 	Volumes   map[string]*Volume
 	Bookmarks map[string]*Bookmark // by "group/name"
 	Barriers  map[string]*Barrier  // by group: the newest over several hosts
-	Audits    map[uint64]*Audit    // the newest, by number modulo KeptAudits
-	audits    uint64               // how many there were
-	next      uint32               // the next stream's or volume's number
+	Sites     map[string]*Site
+	Seat      Seat              // where the journal is
+	Level     int               // the feature level: see level.go
+	Audits    map[uint64]*Audit // the newest, by number modulo KeptAudits
+	audits    uint64            // how many there were
+	next      uint32            // the next stream's or volume's number
 }
 
 // New returns an empty state.
 func New() *State {
 	return &State{Groups: map[string]*Group{}, Streams: map[change.StreamID]*Stream{},
-		Volumes: map[string]*Volume{}, Bookmarks: map[string]*Bookmark{}, Barriers: map[string]*Barrier{}, Audits: map[uint64]*Audit{}, next: 1}
+		Volumes: map[string]*Volume{}, Bookmarks: map[string]*Bookmark{}, Barriers: map[string]*Barrier{}, Sites: map[string]*Site{}, Audits: map[uint64]*Audit{}, next: 1}
 }
 
 var nameRule = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
@@ -56,11 +59,15 @@ func (s *State) putGroup(g *Group) (string, error) {
 	if err := g.Retention.check(); err != nil {
 		return "", err
 	}
-	g.Horizon = time.Time{} // the journal's to move
+	g.Horizon, g.Revision, g.Standbys = time.Time{}, 0, nil // not for this command to set
 	if old := s.Groups[g.Name]; old != nil {
 		g.Created, g.Owner, g.Horizon = old.Created, old.Owner, old.Horizon
+		g.Revision, g.Standbys = old.Revision, old.Standbys
 	} else if err := checkRoom("group", g.Name, g.Owner, MaxGroups, s.Groups, ownerOf); err != nil {
 		return "", err
+	}
+	if s.Level >= LevelOf(KindGroupPatch) { // members of an earlier release have no revisions
+		g.Revision++
 	}
 	s.Groups[g.Name] = g
 	return "group/" + g.Name, nil
@@ -280,6 +287,22 @@ func (s *State) StreamOf(group, agent string) *Stream {
 	return nil
 }
 
+// Keys of what there is one of.
+const (
+	keyLevel = "journal/level"
+	keySeat  = "journal/seat"
+)
+
+// KeyLevel is the feature level from which on there is a key; copies of the state that
+// earlier releases keep have no place for it.
+func KeyLevel(key string) int {
+	switch what, _, _ := strings.Cut(key, "/"); what {
+	case "journal", "site":
+		return 1
+	}
+	return 0
+}
+
 // Keys lists the keys of all that there is, for Save.
 func (s *State) Keys() []string {
 	var keys []string
@@ -301,14 +324,31 @@ func (s *State) Keys() []string {
 	for slot := range s.Audits {
 		keys = append(keys, fmt.Sprintf("audit/%d", slot))
 	}
+	for name := range s.Sites {
+		keys = append(keys, "site/"+name)
+	}
+	if s.Level > 0 {
+		keys = append(keys, keyLevel)
+	}
+	if s.Seat.Epoch > 0 {
+		keys = append(keys, keySeat)
+	}
 	return keys
 }
 
 // Save returns the JSON of what a key of Apply names, nil where it is gone.
 func (s *State) Save(key string) []byte {
+	switch key {
+	case keyLevel:
+		return encode(FeatureLevel{s.Level})
+	case keySeat:
+		return encode(s.Seat)
+	}
 	what, name, _ := strings.Cut(key, "/")
 	var v any
 	switch what {
+	case "site":
+		v = s.Sites[name]
 	case "group":
 		v = s.Groups[name]
 	case "stream":

@@ -184,7 +184,7 @@ func TestSaveLoad(t *testing.T) {
 	if diff := cmp.Diff(dump(s), dump(again)); diff != "" {
 		t.Error(diff)
 	}
-	for key, b := range map[string]string{"nothing/x": "{}", "stream/x": "{}", "group/g": "{", "stream/" + testStream.String(): "[]", "volume/v": "1"} {
+	for key, b := range map[string]string{"/x": "{}", "stream/x": "{}", "group/g": "{", "stream/" + testStream.String(): "[]", "volume/v": "1"} {
 		if err := New().Load(key, []byte(b)); !fail.Is(err, fail.Damaged) {
 			t.Errorf("load %s: %v", key, err)
 		}
