@@ -43,13 +43,13 @@ func isAgent(p pki.Peer, agent string) error {
 }
 
 // owns reports whether a group is the agent's: it created it, or, with an older
-// release, is the only one that has streams in it. Called with fsm.mu held.
-func (j *Journal) owns(agent, group string) bool {
-	g := j.fsm.state.Groups[group]
+// release, is the only one that has streams in it.
+func owns(st *state.State, agent, group string) bool {
+	g := st.Groups[group]
 	if g == nil || g.Owner != "" {
 		return g != nil && g.Owner == agent
 	}
-	for _, s := range j.fsm.state.Streams {
+	for _, s := range st.Streams {
 		if s.Group == group && s.Agent != agent {
 			return false
 		}
@@ -57,45 +57,52 @@ func (j *Journal) owns(agent, group string) bool {
 	return true
 }
 
-// invited reports whether a group's owner lets the agent have volumes in it. Called
-// with fsm.mu held.
-func (j *Journal) invited(agent, group string) bool {
-	g := j.fsm.state.Groups[group]
+// invited reports whether a group's owner lets the agent have volumes in it.
+func invited(st *state.State, agent, group string) bool {
+	g := st.Groups[group]
 	return g != nil && slices.Contains(g.Agents, agent)
 }
 
-// mayPropose refuses commands about what belongs to another agent.
-func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
+// subject is what a command is about, as far as it matters for who may propose it.
+type subject struct {
+	Name   string          `json:"name"`
+	Group  string          `json:"group"`
+	Agent  string          `json:"agent"`
+	Owner  string          `json:"owner"`
+	Host   string          `json:"host"`
+	Stream change.StreamID `json:"stream"`
+	Points json.RawMessage `json:"points"` // of a bookmark over several hosts, which only a mark makes
+}
+
+// mayPropose refuses commands about what belongs to another agent in the control state
+// that look shows.
+func mayPropose(look func(func(*state.State)), p pki.Peer, kind state.Kind, body []byte) error {
 	if p.Is(pki.Operator) || p.Is(pki.Journal) && kind == state.KindAudit {
 		return nil
 	}
-	var c struct {
-		Name   string          `json:"name"`
-		Group  string          `json:"group"`
-		Agent  string          `json:"agent"`
-		Owner  string          `json:"owner"`
-		Host   string          `json:"host"`
-		Stream change.StreamID `json:"stream"`
-		Points json.RawMessage `json:"points"` // of a bookmark over several hosts, which only a mark makes
-	}
+	var c subject
 	if err := json.Unmarshal(body, &c); err != nil {
 		return fail.Wrap(fail.Damaged, "decode", kind.String(), err)
 	}
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	st := j.fsm.state
+	var err error
+	look(func(st *state.State) { err = c.allows(st, p, kind) })
+	return err
+}
+
+// allows refuses a command of whoever does not own its subject in a control state.
+func (c *subject) allows(st *state.State, p pki.Peer, kind state.Kind) error {
 	stream := st.Streams[c.Stream]
 	ok := false
 	switch kind {
 	case state.KindGroupPut:
-		ok = j.owns(p.Name, c.Name) || st.Groups[c.Name] == nil && c.Owner == p.Name
+		ok = owns(st, p.Name, c.Name) || st.Groups[c.Name] == nil && c.Owner == p.Name
 	case state.KindBookmarkRemove:
-		ok = j.owns(p.Name, c.Group)
+		ok = owns(st, p.Name, c.Group)
 	case state.KindStreamCreate:
-		ok = c.Agent == p.Name && (j.owns(p.Name, c.Group) || j.invited(p.Name, c.Group))
+		ok = c.Agent == p.Name && (owns(st, p.Name, c.Group) || invited(st, p.Name, c.Group))
 	case state.KindVolumeCreate:
 		ok = c.Agent == p.Name && stream != nil && stream.Agent == p.Name && stream.Group == c.Group &&
-			(j.owns(p.Name, c.Group) || j.invited(p.Name, c.Group))
+			(owns(st, p.Name, c.Group) || invited(st, p.Name, c.Group))
 	case state.KindVolumeReady, state.KindVolumeRemove:
 		v := st.Volumes[c.Name]
 		if v == nil { // nothing to put into Raft's log for
@@ -105,28 +112,30 @@ func (j *Journal) mayPropose(p pki.Peer, kind state.Kind, body []byte) error {
 	case state.KindAudit:
 		ok = c.Host == p.Name // who it was is that host's word
 	case state.KindMarkBegin, state.KindMarkVoid:
-		ok = j.owns(p.Name, c.Group) || st.StreamOf(c.Group, p.Name) != nil
+		ok = owns(st, p.Name, c.Group) || st.StreamOf(c.Group, p.Name) != nil
 	case state.KindMarkHeld, state.KindMarkConfirm, state.KindBookmarkAdd:
 		ok = c.Points == nil && stream != nil && stream.Agent == p.Name && stream.Group == c.Group
 	}
 	if !ok {
-		return j.notYours(p, kind, c.Group, c.Name)
+		return notYours(st, p, kind, c.Group, c.Name)
 	}
 	return nil
 }
 
-// notYours says whose it is. Called with fsm.mu held.
-func (j *Journal) notYours(p pki.Peer, kind state.Kind, group, name string) error {
+// notYours says whose it is.
+func notYours(st *state.State, p pki.Peer, kind state.Kind, group, name string) error {
 	if kind == state.KindGroupPut {
 		group = name
 	}
 	e := fail.New(fail.Denied, kind.String(), cmp.Or(group, name), fmt.Sprintf("it is not %s's", p.Name))
-	g := j.fsm.state.Groups[group]
+	g := st.Groups[group]
 	switch {
 	case g == nil || g.Owner == "":
 		return e
 	case kind == state.KindStreamCreate:
-		return e.WithHint(fmt.Sprintf("group %s is agent %s's; there, `pollux group set %s --agents %s` lets this one have volumes in it", group, g.Owner, group, p.Name))
+		return e.WithHint(fmt.Sprintf(
+			"group %s is agent %s's; there, `pollux group set %s --agents %s` lets this one have volumes in it",
+			group, g.Owner, group, p.Name))
 	}
 	return e.WithHint(fmt.Sprintf("group %s is agent %s's: do it there", group, g.Owner))
 }

@@ -38,7 +38,7 @@ func ageKey(group string) []byte { return append([]byte("zage/"), group...) }
 func (j *Journal) loadAges() error {
 	j.ages = ages{groups: map[string][]sample{}}
 	before := time.Duration(0)
-	err := j.fsm.scan(ageKey(""), func(k, v []byte) error {
+	err := scan(j.db, ageKey(""), func(k, v []byte) error {
 		var s []sample
 		if err := json.Unmarshal(v, &s); err != nil {
 			return fail.Wrap(fail.Damaged, "load", "ages of group "+string(k), err)
@@ -124,9 +124,8 @@ func (a *ages) horizon(now time.Duration, s *state.State) *state.StreamHorizon {
 // than they are known to be: they stay longer.
 func (j *Journal) noteAges() {
 	a := &j.ages
-	j.fsm.mu.RLock()
-	changed := a.note(a.now(), clock.Now(), j.fsm.state, j.fsm.points)
-	j.fsm.mu.RUnlock()
+	var changed []string
+	j.fsm.read(func(v view) { changed = a.note(a.now(), clock.Now(), v.state(), v.points()) })
 	for _, name := range changed {
 		err := j.db.Delete(ageKey(name), pebble.NoSync)
 		if s, ok := a.groups[name]; ok {
@@ -141,9 +140,8 @@ func (j *Journal) noteAges() {
 // moveHorizon puts the horizons of the groups into the log: garbage collection deletes
 // only what lies before them.
 func (j *Journal) moveHorizon() {
-	j.fsm.mu.RLock()
-	h := j.ages.horizon(j.ages.now(), j.fsm.state)
-	j.fsm.mu.RUnlock()
+	var h *state.StreamHorizon
+	j.fsm.read(func(v view) { h = j.ages.horizon(j.ages.now(), v.state()) })
 	if h == nil {
 		return
 	}

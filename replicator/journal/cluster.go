@@ -123,9 +123,7 @@ func (j *Journal) admit(ctx context.Context, r *change.Join) error {
 	if moved.ID != "" {
 		return j.change(j.raft.AddVoter(moved.ID, raft.ServerAddress(r.Address), 0, membershipTimeout), "move", r.Address)
 	}
-	j.fsm.mu.RLock()
-	have := j.fsm.targetSpec()
-	j.fsm.mu.RUnlock()
+	have := targetSpec(j.fsm.allTargets())
 	if !slices.Equal(have, r.Targets) {
 		return fail.New(fail.Refused, "join", r.Address, fmt.Sprintf("its targets are %v, the journal's %v", r.Targets, have)).
 			WithHint("set the same targets in its configuration as in the other members'")
@@ -159,28 +157,27 @@ func (j *Journal) change(f raft.IndexFuture, op, object string) error {
 // born alone holds frames that only the agent in its process can read, until a
 // snapshot has copied them.
 func (j *Journal) prepareCopies() error {
-	j.fsm.mu.RLock()
-	copied, bytes := j.fsm.copied, j.fsm.backlog.bytes()
-	j.fsm.mu.RUnlock()
-	if j.member.ID != aloneID || j.logs.firstIndex.Load() >= copied {
+	now := j.fsm.figures()
+	if j.member.ID != aloneID || j.logs.firstIndex.Load() >= now.copied {
 		return nil
 	}
-	if bytes > maxFirstSnapshotBytes {
-		return fail.New(fail.Retry, "add member to", "journal", fmt.Sprintf("%d bytes of the time when it was alone are not in the object store yet", bytes)).
+	if now.backlogBytes > maxFirstSnapshotBytes {
+		return fail.New(fail.Retry, "add member to", "journal",
+			fmt.Sprintf("%d bytes of the time when it was alone are not in the object store yet", now.backlogBytes)).
 			WithHint("wait until the backlog is shorter: pollux status")
 	}
 	if err := j.Snapshot(); err != nil {
 		return err
 	}
-	if j.logs.firstIndex.Load() < copied {
+	if j.logs.firstIndex.Load() < now.copied {
 		metas, err := j.snaps.List()
 		if err != nil {
 			return err
 		}
-		if len(metas) == 0 || metas[0].Index < copied {
+		if len(metas) == 0 || metas[0].Index < now.copied {
 			return fail.New(fail.Retry, "add member to", "journal", "no snapshot could be taken")
 		}
-		j.logs.firstIndex.Store(copied)
+		j.logs.firstIndex.Store(now.copied)
 	}
 	return nil
 }
@@ -267,10 +264,7 @@ func (j *Journal) memberStatus() change.MemberStatus {
 	if len(j.servers()) == 0 {
 		st.State = "waiting"
 	}
-	j.fsm.mu.RLock()
-	st.Applied = j.fsm.applied
-	j.fsm.mu.RUnlock()
-	st.Applied = max(st.Applied, j.raft.AppliedIndex())
+	st.Applied = max(j.fsm.figures().applied, j.raft.AppliedIndex())
 	return st
 }
 

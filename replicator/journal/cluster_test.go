@@ -189,7 +189,7 @@ func TestGrow(t *testing.T) {
 	c.group()
 	c.write(40)
 	alone := c.members[0]
-	if !alone.References() || alone.fsm.lastRef == 0 {
+	if !alone.References() || peekFSM(alone, func(f *fsm) uint64 { return f.lastRef }) == 0 {
 		t.Fatal("the frames are not held by reference")
 	}
 	c.stop(0)
@@ -331,12 +331,10 @@ func (c *clusterTest) equal() {
 		}
 		for _, kept := range []bool{true, false} {
 			if !kept {
-				j.fsm.mu.Lock()
-				j.fsm.recent = recent{} // from Raft's log, then
-				j.fsm.mu.Unlock()
+				alterFSM(j, func(f *fsm) { f.recent = recent{} }) // from Raft's log, then
 			}
 			var entries []Entry
-			if err := j.Entries(j.fsm.floor, func(e Entry) bool { entries = append(entries, e); return true }); err != nil {
+			if err := j.Entries(j.Floor(), func(e Entry) bool { entries = append(entries, e); return true }); err != nil {
 				c.t.Fatal(err)
 			}
 			for k := range entries {

@@ -11,8 +11,8 @@
 // several members; then frames carry their bodies, and whoever leads serves.
 //
 // Layers: logstore.go (Raft's log on package wal), kv.go (Pebble: term and vote,
-// FSM state, frame index), snapshot.go, fsm*.go (what a log entry does), entries.go
-// (what uploaders read), start.go and journal.go (opening, proposing, closing),
+// FSM state, frame index), snapshot.go, fsm*.go (what a log entry does, and in
+// fsm_query.go what others may ask of it), entries.go (what uploaders read), start.go and journal.go (opening, proposing, closing),
 // member.go, cluster.go, network.go and leader.go (several members), listen.go
 // (what a connection is for, and access.go who may), server.go (sessions with
 // agents), follow.go (copies of the control state). Package journalnode runs one.

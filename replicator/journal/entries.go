@@ -5,11 +5,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/hashicorp/raft"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -26,11 +28,7 @@ type Entry struct {
 }
 
 // LastIndex is the newest journal index.
-func (j *Journal) LastIndex() uint64 {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	return j.fsm.next - 1
-}
+func (j *Journal) LastIndex() uint64 { return j.fsm.lastIndex() }
 
 // recent keeps the newest entries in memory, where an uploader that keeps up
 // finds them.
@@ -77,10 +75,7 @@ func (r *recent) from(index uint64) ([]indexed, bool) {
 // Entries calls fn with the entries from index first on, in order, until there
 // are no more or fn returns false.
 func (j *Journal) Entries(first uint64, fn func(Entry) bool) error {
-	j.fsm.mu.RLock()
-	got, ok := j.fsm.recent.from(first)
-	none := first >= j.fsm.next
-	j.fsm.mu.RUnlock()
+	got, ok, none := j.fsm.recentFrom(first)
 	if none {
 		return nil
 	}
@@ -125,6 +120,24 @@ func (j *Journal) storedEntries(first uint64, fn func(Entry) bool) error {
 		want++
 	}
 	return fail.Wrap(fail.Internal, "read", "journal index", it.Error())
+}
+
+// Backlog is the bytes of the frames after index that the journal holds, to about
+// a MiB.
+func (j *Journal) Backlog(index uint64) int64 { return j.fsm.backlogAfter(index) }
+
+// Behind tells how far a target that holds the journal up to index lags: the age
+// of the oldest frame after it, and the bytes of all of them to about a MiB.
+func (j *Journal) Behind(index uint64) (lag time.Duration, bytes int64) {
+	var oldest int64
+	_ = j.Entries(index+1, func(e Entry) bool { // for a status: what cannot be read is somebody else's error
+		oldest = e.FirstTime
+		return oldest == 0
+	})
+	if oldest == 0 {
+		return 0, 0
+	}
+	return max(0, clock.Now().Sub(time.Unix(0, oldest))), j.fsm.backlogAfter(index)
 }
 
 func parseEntry(index uint64, v []byte) (Entry, error) {
@@ -232,23 +245,4 @@ func (r *loggedFrames) read(index uint64, offset, n int, dst []byte) ([]byte, er
 		return nil, fail.New(fail.Damaged, "read", fmt.Sprintf("Raft entry %d", index), fmt.Sprintf("%d bytes at %d of %d", n, offset, len(r.data)))
 	}
 	return append(dst, r.data[offset:offset+n]...), nil
-}
-
-// firstLogged is the Raft index of the oldest entry whose frames not every target
-// has, 0 where there is none.
-func (f *fsm) firstLogged() (uint64, error) {
-	f.mu.RLock()
-	from := f.floor
-	f.mu.RUnlock()
-	it, err := f.db.NewIter(&pebble.IterOptions{LowerBound: frameKey(from), UpperBound: prefixEnd(keyFrame)})
-	if err != nil {
-		return 0, fail.Wrap(fail.Internal, "read", "journal index", err)
-	}
-	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
-		if v := it.Value(); len(v) > loggedHead && v[0] == tagLogged {
-			return binary.LittleEndian.Uint64(v[1:]), nil
-		}
-	}
-	return 0, fail.Wrap(fail.Internal, "read", "journal index", it.Error())
 }

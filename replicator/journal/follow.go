@@ -2,7 +2,6 @@ package journal
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -24,9 +23,6 @@ const (
 	// thousands of groups needs that many.
 	commandsPerSecond = 100
 	commandsAtOnce    = 1000
-	// updateKeys and updateBytes bound one StateUpdate.
-	updateKeys  = 512
-	updateBytes = 4 << 20
 )
 
 // follower is the connection of a daemon that keeps a copy of the control state.
@@ -108,7 +104,9 @@ func (f *follower) receive(ctx context.Context, g *errgroup.Group) error {
 
 // propose applies a command of somebody else, who must be allowed to.
 func (j *Journal) propose(peer pki.Peer, p *change.Propose) change.Proposed {
-	index, err := j.proposeChecked(p.Command, func(kind state.Kind, body []byte) error { return j.mayPropose(peer, kind, body) })
+	index, err := j.proposeChecked(p.Command, func(kind state.Kind, body []byte) error {
+		return mayPropose(j.View, peer, kind, body)
+	})
 	return change.Proposed{ID: p.ID, Index: index, Error: change.FaultOf(err)}
 }
 
@@ -211,31 +209,7 @@ func (f *follower) inform() error {
 // update sends what has changed in the control state since the last time, or all of
 // it.
 func (f *follower) update() (reset bool, err error) {
-	var updates []change.StateUpdate
-	f.j.fsm.mu.RLock()
-	st, end := f.j.fsm.state, f.j.fsm.news.end()
-	keys, known := f.j.fsm.news.since(f.read)
-	if known {
-		keys = slices.Clone(keys)
-		slices.Sort(keys)
-		keys = slices.Compact(keys)
-	} else {
-		keys = st.Keys()
-	}
-	bytes, n := updateBytes, 0
-	for _, k := range keys {
-		v, ok := st.SaveFor(f.agent, k)
-		if !ok {
-			continue
-		}
-		if n++; n%updateKeys == 1 || bytes+len(v) > updateBytes {
-			updates, bytes = append(updates, change.StateUpdate{}), 0
-		}
-		u := &updates[len(updates)-1]
-		u.Keys = append(u.Keys, change.StateKey{Key: k, Value: v})
-		bytes += len(v)
-	}
-	f.j.fsm.mu.RUnlock()
+	updates, end, known := f.j.fsm.updates(f.agent, f.read)
 	f.read = end
 	if !known {
 		if len(updates) == 0 {
@@ -260,9 +234,8 @@ func (j *Journal) SetTargetInfo(f func() []change.TargetInfo) {
 
 // Info is where the journal stands, as its leader sees it.
 func (j *Journal) Info() change.JournalInfo {
-	st := j.Status()
-	id, epoch, site := j.ID()
-	out := change.JournalInfo{Journal: id, Epoch: epoch, Site: site, Term: st.Term, Leader: st.LeaderAddress,
+	st, id := j.status()
+	out := change.JournalInfo{Journal: id.Journal, Epoch: id.Epoch, Site: id.Site, Term: st.Term, Leader: st.LeaderAddress,
 		Voters: st.Voters, Members: st.Members, LogBytes: st.LogBytes, LogBudget: st.LogBudget}
 	j.mu.Lock()
 	targets := j.targetInfo

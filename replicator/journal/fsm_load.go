@@ -49,7 +49,7 @@ func (f *fsm) load() error {
 	if len(v) == 16 {
 		f.copied, f.lastRef = binary.LittleEndian.Uint64(v), binary.LittleEndian.Uint64(v[8:])
 	}
-	if err := f.scan(keyFrame, func(k, v []byte) error {
+	if err := scan(f.db, keyFrame, func(k, v []byte) error {
 		if len(k) == 8 {
 			f.countFrame(binary.BigEndian.Uint64(k), v)
 		}
@@ -57,10 +57,10 @@ func (f *fsm) load() error {
 	}); err != nil {
 		return err
 	}
-	if err := f.scan(keyControl, func(k, v []byte) error { return f.state.Load(string(k), v) }); err != nil {
+	if err := scan(f.db, keyControl, func(k, v []byte) error { return f.state.Load(string(k), v) }); err != nil {
 		return err
 	}
-	if err := f.scan(keyPoint, func(k, v []byte) error {
+	if err := scan(f.db, keyPoint, func(k, v []byte) error {
 		var id change.StreamID
 		copy(id[:], k)
 		f.points[id], err = parsePoint(v)
@@ -68,14 +68,14 @@ func (f *fsm) load() error {
 	}); err != nil {
 		return err
 	}
-	if err := f.scan(keyTarget, func(k, v []byte) error {
+	if err := scan(f.db, keyTarget, func(k, v []byte) error {
 		t := &Target{}
 		f.targets[string(k)], f.durable[string(k)] = t, map[change.StreamID]change.Point{}
 		return json.Unmarshal(v, t)
 	}); err != nil {
 		return err
 	}
-	return f.scan(keyDurable, func(k, v []byte) error {
+	return scan(f.db, keyDurable, func(k, v []byte) error {
 		n := len(k) - 17 // <target>/<stream>
 		if n < 1 || f.durable[string(k[:n])] == nil {
 			return fail.New(fail.Damaged, "read", "journal state", fmt.Sprintf("key d/%q", k))
@@ -87,8 +87,9 @@ func (f *fsm) load() error {
 	})
 }
 
-func (f *fsm) scan(prefix []byte, fn func(key, value []byte) error) error {
-	it, err := f.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
+// scan calls fn with each key that begins with prefix, without it, and its value.
+func scan(db *pebble.DB, prefix []byte, fn func(key, value []byte) error) error {
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
 	if err != nil {
 		return fail.Wrap(fail.Internal, "read", "journal state", err)
 	}
@@ -99,4 +100,20 @@ func (f *fsm) scan(prefix []byte, fn func(key, value []byte) error) error {
 		}
 	}
 	return fail.Wrap(fail.Internal, "read", "journal state", it.Error())
+}
+
+// countFrame takes an index value into account at a start.
+func (f *fsm) countFrame(index uint64, v []byte) {
+	head := appendedHead
+	switch {
+	case len(v) > loggedHead && v[0] == tagLogged:
+		head = loggedHead
+	case len(v) == appendedHead+change.HeaderBytes && v[0] == tagAppend && binary.LittleEndian.Uint64(v[1:]) > 0:
+		f.lastRef = max(f.lastRef, index)
+	case len(v) == 0 || v[0] != tagAppend:
+		return
+	}
+	if h, _, err := change.ParseHeader(v[head:]); err == nil { // else whoever reads it says so
+		f.backlog.add(index, int64(h.FrameBytes()))
+	}
 }

@@ -134,6 +134,35 @@ func (f *fsm) applyTargets(b *pebble.Batch, data []byte) result {
 	return result{}
 }
 
+// letGo keeps nothing for a target any more. A repeat, and one who keeps up meanwhile,
+// are left alone.
+func (f *fsm) letGo(b *pebble.Batch, name string, why LetGo) {
+	t := f.targets[name]
+	if t == nil || t.Required || (t.LetGo != nil && t.From == 0) {
+		return
+	}
+	if t.LetGo == nil {
+		t.LetGo = &why
+	}
+	t.From, t.Kept = 0, nil
+	f.putTarget(b, name)
+}
+
+// keep keeps the entries from the floor on for a target that was let go.
+func (f *fsm) keep(b *pebble.Batch, name string) {
+	t := f.targets[name]
+	if t == nil || t.LetGo == nil || t.From > 0 {
+		return
+	}
+	kept := map[change.StreamID]uint64{}
+	for id := range f.points {
+		kept[id] = f.neededLSN(id) // before this one counts
+	}
+	t.From, t.Kept = f.floor, kept
+	t.settle()
+	f.putTarget(b, name)
+}
+
 // checkTargets refuses a list with which entries that are still to come to a required
 // target would be nowhere.
 func (f *fsm) checkTargets(p *targetPut, required func(name string) bool) error {
@@ -191,21 +220,4 @@ func (f *fsm) leastLSN(of func(name string, t *Target) (lsn uint64, counts bool)
 		return 0
 	}
 	return low
-}
-
-// targetSpec lists the targets, with what makes them required.
-func (f *fsm) targetSpec() []string {
-	var out []string
-	for name, t := range f.targets {
-		out = append(out, targetText(name, t.Required))
-	}
-	slices.Sort(out)
-	return out
-}
-
-func targetText(name string, required bool) string {
-	if required {
-		return name
-	}
-	return name + " (optional)"
 }

@@ -33,7 +33,9 @@ func TestGrownReleases(t *testing.T) {
 	for range 2 {
 		c.more()
 	}
-	released := func(j *Journal) uint64 { j.fsm.mu.RLock(); defer j.fsm.mu.RUnlock(); return j.releasedLSN(c.stream) }
+	released := func(j *Journal) uint64 {
+		return peekFSM(j, func(f *fsm) uint64 { return view{f}.releasedLSN(c.stream) })
+	}
 	c.write(3)
 	if err := c.leader().Transfer(c.addrs[1]); err != nil {
 		t.Fatal(err)
@@ -54,7 +56,7 @@ func TestGrownReleases(t *testing.T) {
 	bad, n := 0, 0
 	var last error
 	var es []Entry
-	if err := j.Entries(j.fsm.floor, func(e Entry) bool { es = append(es, e); return true }); err != nil {
+	if err := j.Entries(j.Floor(), func(e Entry) bool { es = append(es, e); return true }); err != nil {
 		t.Fatal(err)
 	}
 	for k := range es {
@@ -77,9 +79,8 @@ func TestForeignAppend(t *testing.T) {
 	c.write(2)
 	j := c.leader()
 	before := j.Point(c.stream)
-	j.fsm.mu.RLock()
-	lease := j.fsm.state.Streams[c.stream].Lease // every agent has it in its copy of the control state
-	j.fsm.mu.RUnlock()
+	var lease change.Lease
+	j.View(func(s *state.State) { lease = s.Streams[c.stream].Lease }) // every agent has it in its copy
 	raw, _ := net.Dial("tcp", c.addrs[0])
 	conn := transport.NewConn(raw, time.Second)
 	defer conn.Close()

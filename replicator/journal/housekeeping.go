@@ -77,11 +77,7 @@ func (j *Journal) shrink(st *Status) {
 }
 
 // References reports whether frames are still taken by reference.
-func (j *Journal) References() bool {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	return j.fsm.copied == 0
-}
+func (j *Journal) References() bool { return j.fsm.figures().copied == 0 }
 
 // Snapshot writes a snapshot and lets Raft's log shrink.
 func (j *Journal) Snapshot() error {

@@ -3,7 +3,6 @@ package journal
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -116,7 +115,7 @@ func (j *Journal) open(ctx context.Context) (err error) {
 	if err = j.loadAges(); err != nil {
 		return err
 	}
-	j.pinJournal(j.fsm.id.Journal)
+	j.pinJournal(j.fsm.figures().id.Journal)
 	j.snaps = &snapStore{o.FS, snapDir}
 	return j.startRaft(ctx)
 }
@@ -267,72 +266,46 @@ func (j *Journal) proposeChecked(command []byte, may func(state.Kind, []byte) er
 
 // Uploaded commits that a target has come so far.
 func (j *Journal) Uploaded(u Uploaded) error {
-	j.fsm.mu.RLock()
 	tag := byte(tagLazy)
-	if j.fsm.floor == 1 || !j.logs.single.Load() {
+	if j.fsm.firstIndex() == 1 || !j.logs.single.Load() {
 		tag = tagUploaded
 	}
-	j.fsm.mu.RUnlock()
 	_, err := j.apply(tag, mustJSON(u))
 	return err
 }
 
 // View calls fn with the control state, which it must neither keep nor change.
 func (j *Journal) View(fn func(*state.State)) {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	fn(j.fsm.state)
+	j.fsm.read(func(v view) { fn(v.state()) })
 }
 
 // Changed returns a channel that is closed when something is applied next.
 func (j *Journal) Changed() <-chan struct{} { return j.changed.Next() }
 
 // Target returns how far a target has come.
-func (j *Journal) Target(name string) Target {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	if t := j.fsm.targets[name]; t != nil {
-		return *t
-	}
-	return Target{}
-}
+func (j *Journal) Target(name string) Target { return j.fsm.target(name) }
 
 // ID names the journal, its epoch and its site; nil until a new member knows.
 func (j *Journal) ID() (id uuid.UUID, epoch uint64, site string) {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	return j.fsm.id.Journal, j.fsm.id.Epoch, j.fsm.id.Site
+	is := j.fsm.figures().id
+	return is.Journal, is.Epoch, is.Site
 }
 
 // Created is when the journal was born.
-func (j *Journal) Created() time.Time {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	return j.fsm.id.Created
-}
+func (j *Journal) Created() time.Time { return j.fsm.figures().id.Created }
 
 // Term is Raft's current term.
 func (j *Journal) Term() uint64 { return j.raft.CurrentTerm() }
 
 // Point returns how far the journal has accepted a stream.
-func (j *Journal) Point(id change.StreamID) change.Point {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	return j.fsm.points[id]
-}
+func (j *Journal) Point(id change.StreamID) change.Point { return j.fsm.point(id) }
 
 // Durable returns the LSN up to which every required target holds a stream.
-func (j *Journal) Durable(id change.StreamID) uint64 {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	return j.requiredDurable(id)
-}
+func (j *Journal) Durable(id change.StreamID) uint64 { return j.fsm.remoteLSN(id) }
 
 // TargetPoints returns where every stream stands in a target's object log.
 func (j *Journal) TargetPoints(name string) map[change.StreamID]change.Point {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	return maps.Clone(j.fsm.durable[name])
+	return j.fsm.targetPoints(name)
 }
 
 // SetSource says where frames that are held by reference are read.
@@ -356,33 +329,20 @@ type Status struct {
 
 // Status returns the journal's figures.
 func (j *Journal) Status() Status {
-	w := j.wal.Stats()
-	s := Status{Leader: j.Leads(), Term: j.Term(),
-		LogBytes: w.LiveBytes, LogBudget: w.BudgetBytes, WAL: w, Targets: map[string]Target{}}
-	s.Voters, s.Members = j.count()
-	leader := j.leaderAddress()
-	s.LeaderAddress = leader
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	s.Epoch = j.fsm.id.Epoch
-	s.LastIndex, s.Pending, s.PendingBytes = j.fsm.next-1, j.fsm.next-j.fsm.floor, j.fsm.backlog.bytes()
-	for n, t := range j.fsm.targets {
-		s.Targets[n] = *t
-	}
+	s, _ := j.status()
 	return s
 }
 
-// requiredDurable is the LSN that every required target holds. Called with
-// fsm.mu held.
-func (j *Journal) requiredDurable(id change.StreamID) uint64 {
-	return j.fsm.durableLSN(id)
-}
-
-// releasedLSN is up to where an agent's WAL is not needed by the journal: what every
-// target that counts holds, or all that it accepted once it copies. Called with fsm.mu held.
-func (j *Journal) releasedLSN(id change.StreamID) uint64 {
-	if j.fsm.copied > 0 && j.fsm.floor > j.fsm.lastRef {
-		return j.fsm.points[id].LSN
-	}
-	return j.fsm.neededLSN(id)
+// status is Status, and who the journal is at that moment.
+func (j *Journal) status() (Status, identity) {
+	w := j.wal.Stats()
+	s := Status{Leader: j.Leads(), Term: j.Term(),
+		LogBytes: w.LiveBytes, LogBudget: w.BudgetBytes, WAL: w}
+	s.Voters, s.Members = j.count()
+	s.LeaderAddress = j.leaderAddress()
+	var now figures
+	j.fsm.read(func(v view) { now, s.Targets = v.figures(), v.targets() })
+	s.Epoch = now.id.Epoch
+	s.LastIndex, s.Pending, s.PendingBytes = now.last, now.last+1-now.floor, now.backlogBytes
+	return s, now.id
 }

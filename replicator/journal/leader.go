@@ -132,13 +132,12 @@ func (j *Journal) prepareLead() (term uint64, err error) {
 // name gives a new journal its identity, and one that was alone up to now its
 // address.
 func (j *Journal) name() error {
-	j.fsm.mu.RLock()
-	id, copied := j.fsm.id, j.fsm.copied
-	j.fsm.mu.RUnlock()
+	now := j.fsm.figures()
+	id := now.id
 	if id.Journal == uuid.Nil {
 		id = j.newIdentity()
 	}
-	if copied == 0 {
+	if now.copied == 0 {
 		if _, err := j.apply(tagIdentity, mustJSON(id)); err != nil {
 			return err
 		}
@@ -161,14 +160,29 @@ func (j *Journal) ownTargets() []string {
 	return out
 }
 
+// targetSpec lists the targets, with what makes them required.
+func targetSpec(targets map[string]Target) []string {
+	var out []string
+	for name, t := range targets {
+		out = append(out, targetText(name, t.Required))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func targetText(name string, required bool) string {
+	if required {
+		return name
+	}
+	return name + " (optional)"
+}
+
 // setTargets tells the journal of this member's targets. Where there are several
 // members, what the journal has counts: another list is a mistake in a file, and
 // nobody is told that something is durable on its word.
 func (j *Journal) setTargets() error {
 	_, members := j.count()
-	j.fsm.mu.RLock()
-	have := j.fsm.targetSpec()
-	j.fsm.mu.RUnlock()
+	have := targetSpec(j.fsm.allTargets())
 	want := j.ownTargets()
 	if slices.Equal(have, want) {
 		return nil

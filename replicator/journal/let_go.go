@@ -6,9 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
-	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/text"
 )
@@ -52,35 +49,6 @@ func (t *Target) settle() {
 	}
 }
 
-// letGo keeps nothing for a target any more. A repeat, and one who keeps up meanwhile,
-// are left alone.
-func (f *fsm) letGo(b *pebble.Batch, name string, why LetGo) {
-	t := f.targets[name]
-	if t == nil || t.Required || (t.LetGo != nil && t.From == 0) {
-		return
-	}
-	if t.LetGo == nil {
-		t.LetGo = &why
-	}
-	t.From, t.Kept = 0, nil
-	f.putTarget(b, name)
-}
-
-// keep keeps the entries from the floor on for a target that was let go.
-func (f *fsm) keep(b *pebble.Batch, name string) {
-	t := f.targets[name]
-	if t == nil || t.LetGo == nil || t.From > 0 {
-		return
-	}
-	kept := map[change.StreamID]uint64{}
-	for id := range f.points {
-		kept[id] = f.neededLSN(id) // before this one counts
-	}
-	t.From, t.Kept = f.floor, kept
-	t.settle()
-	f.putTarget(b, name)
-}
-
 // underWayBytes may be kept for an optional target even while appends wait for room:
 // so much may just be on its way to it.
 const underWayBytes = 32 << 20
@@ -92,32 +60,17 @@ func (j *Journal) overdue() (name string, why LetGo) {
 	if w := j.wal.Stats(); w.LiveBytes > w.BudgetBytes {
 		limit, full = min(limit, underWayBytes), true
 	}
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	low, any := j.fsm.next, false
-	for _, t := range j.fsm.targets {
-		if t.Required && t.LetGo == nil {
-			low, any = min(low, t.needs()), true
-		}
+	name, lacks, held := j.fsm.overdue(limit)
+	if name == "" {
+		return "", LetGo{}
 	}
-	for n, t := range j.fsm.targets {
-		if !any || t.Required || t.needs() >= low {
-			continue
-		}
-		lacks := j.fsm.backlog.after(t.needs() - 1)
-		held := lacks - j.fsm.backlog.after(low-1)
-		if held <= limit || (name != "" && n > name) {
-			continue
-		}
-		reason := fmt.Sprintf("%s were kept for this optional target alone; its share is %s",
-			text.Bytes(held), text.Bytes(j.opts.OptionalBytes))
-		if full {
-			reason = fmt.Sprintf("the journal's log was full, and %s of it were for this optional target alone",
-				text.Bytes(held))
-		}
-		name, why = n, LetGo{Bytes: lacks, Reason: reason}
+	reason := fmt.Sprintf("%s were kept for this optional target alone; its share is %s",
+		text.Bytes(held), text.Bytes(j.opts.OptionalBytes))
+	if full {
+		reason = fmt.Sprintf("the journal's log was full, and %s of it were for this optional target alone",
+			text.Bytes(held))
 	}
-	return name, why
+	return name, LetGo{Bytes: lacks, Reason: reason}
 }
 
 // watchOptional lets optional targets go, while this member leads.
@@ -162,14 +115,12 @@ func (j *Journal) KeepFor(name string) error {
 // changeTargets applies p to the targets that there are.
 func (j *Journal) changeTargets(p targetPut) error {
 	p.Required = []string{}
-	j.fsm.mu.RLock()
-	for name, t := range j.fsm.targets {
+	for name, t := range j.fsm.allTargets() {
 		p.Targets = append(p.Targets, name)
 		if t.Required {
 			p.Required = append(p.Required, name)
 		}
 	}
-	j.fsm.mu.RUnlock()
 	slices.Sort(p.Targets)
 	slices.Sort(p.Required)
 	_, err := j.apply(tagTarget, mustJSON(p))
@@ -180,13 +131,11 @@ func (j *Journal) changeTargets(p targetPut) error {
 // older build, which ignored it, may know it by now.
 func (j *Journal) repeatLetGo() error {
 	again := map[string]LetGo{}
-	j.fsm.mu.RLock()
-	for name, t := range j.fsm.targets {
+	for name, t := range j.fsm.allTargets() {
 		if t.LetGo != nil && t.From == 0 && !t.Required {
 			again[name] = *t.LetGo
 		}
 	}
-	j.fsm.mu.RUnlock()
 	if _, members := j.count(); members < 2 || len(again) == 0 {
 		return nil
 	}
@@ -194,25 +143,20 @@ func (j *Journal) repeatLetGo() error {
 }
 
 // Floor is the first entry that is still held.
-func (j *Journal) Floor() uint64 {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
-	return j.fsm.floor
-}
+func (j *Journal) Floor() uint64 { return j.fsm.firstIndex() }
 
 // Sources names the targets that have every entry that is no longer held, the farthest
 // first.
 func (j *Journal) Sources(but string) []string {
-	j.fsm.mu.RLock()
-	defer j.fsm.mu.RUnlock()
+	targets := j.fsm.allTargets()
 	var out []string
-	for name, t := range j.fsm.targets {
+	for name, t := range targets {
 		if name != but && t.LetGo == nil {
 			out = append(out, name)
 		}
 	}
 	slices.SortFunc(out, func(a, b string) int {
-		return cmp.Or(cmp.Compare(j.fsm.targets[b].Index, j.fsm.targets[a].Index), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(targets[b].Index, targets[a].Index), cmp.Compare(a, b))
 	})
 	return out
 }

@@ -68,9 +68,7 @@ func TestLetGo(t *testing.T) {
 
 	// A member of an older build ignores it, keeps all, and learns it after its upgrade.
 	ignorant := c.members[(c.index(j)+1)%3]
-	ignorant.fsm.mu.Lock()
-	ignorant.fsm.targets["spare"].LetGo = nil
-	ignorant.fsm.mu.Unlock()
+	alterFSM(ignorant, func(f *fsm) { f.targets["spare"].LetGo = nil })
 	held := ignorant.Floor()
 	c.write(20)
 	c.uploaded("x", j.LastIndex(), c.at)
@@ -113,10 +111,8 @@ func TestLetGoReleasesTheWAL(t *testing.T) {
 	released := func(want uint64) {
 		t.Helper()
 		j := c.members[0]
-		j.fsm.mu.RLock()
-		defer j.fsm.mu.RUnlock()
-		if got := j.releasedLSN(c.stream); got != want {
-			t.Errorf("released up to LSN %d, want %d; %+v", got, want, j.fsm.targets["spare"])
+		if got := peekFSM(j, func(f *fsm) uint64 { return view{f}.releasedLSN(c.stream) }); got != want {
+			t.Errorf("released up to LSN %d, want %d; %+v", got, want, j.Target("spare"))
 		}
 	}
 	c.write(10)

@@ -48,8 +48,7 @@ func peek(db *pebble.DB) (*Peeked, error) {
 		return nil, fail.Wrap(fail.Damaged, "read", "journal identity", err)
 	}
 	out := &Peeked{Journal: id.Journal, Positions: map[string]uint64{}}
-	f := fsm{db: db}
-	return out, f.scan(keyTarget, func(k, v []byte) error {
+	return out, scan(db, keyTarget, func(k, v []byte) error {
 		var t Target
 		if err := json.Unmarshal(v, &t); err != nil {
 			return fail.Wrap(fail.Damaged, "read", "target "+string(k), err)

@@ -29,14 +29,14 @@ func TestPoison(t *testing.T) {
 	c.write(2)
 	poison := state.Encode(state.KindVolumeCreate, c.volumeOf("poison"))
 	for _, j := range c.members { // no command panics: this one stands for a fault that nobody has found
-		j.fsm.mu.Lock()
-		j.fsm.beforeApply = func(l *raft.Log) {
-			if bytes.HasSuffix(l.Data, poison) {
-				j.fsm.state.Volumes["half"] = &state.Volume{Name: "half"}
-				panic("poison")
+		alterFSM(j, func(f *fsm) {
+			f.beforeApply = func(l *raft.Log) {
+				if bytes.HasSuffix(l.Data, poison) {
+					f.state.Volumes["half"] = &state.Volume{Name: "half"}
+					panic("poison")
+				}
 			}
-		}
-		j.fsm.mu.Unlock()
+		})
 	}
 	if _, err := c.leader().Propose(state.KindVolumeCreate, c.volumeOf("poison")); !fail.Is(err, fail.Internal) {
 		t.Fatalf("the poisoned command: %v", err)
@@ -71,9 +71,7 @@ func TestMirrorHeals(t *testing.T) {
 	c.write(2)
 	ill := c.members[(c.index(c.leader())+1)%3]
 	c.await("the group", func() bool { return ill.Point(c.stream) == c.at })
-	ill.fsm.mu.Lock()
-	ill.fsm.state.Volumes["broken"] = nil
-	ill.fsm.mu.Unlock()
+	alterFSM(ill, func(f *fsm) { f.state.Volumes["broken"] = nil })
 	if _, err := c.leader().Propose(state.KindVolumeCreate, c.volumeOf("v")); err != nil {
 		t.Fatal(err)
 	}

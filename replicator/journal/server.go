@@ -218,20 +218,16 @@ func (s *session) attached(id change.StreamID, err error) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.j.fsm.mu.RLock()
-	resp.Lease = s.j.fsm.state.Streams[id].Lease
-	resp.Gap = s.j.fsm.state.Streams[id].NewestGap()
-	ack := s.j.ackOf(id)
-	s.j.fsm.mu.RUnlock()
-	resp.Committed, resp.Released, resp.Durable, resp.Voters, resp.Unsound = ack.Committed, ack.Released, ack.Durable, ack.Voters, ack.Unsound
+	var ack change.Ack
+	s.j.fsm.read(func(v view) {
+		stream := v.state().Streams[id]
+		resp.Lease, resp.Gap = stream.Lease, stream.NewestGap()
+		ack = v.ack(id, int(s.j.voters.Load()))
+	})
+	resp.Committed, resp.Released, resp.Durable = ack.Committed, ack.Released, ack.Durable
+	resp.Voters, resp.Unsound = ack.Voters, ack.Unsound
 	s.leases[id], s.told[id] = resp.Lease, ack
 	return s.conn.Send(uint16(change.MsgAttached), change.Encode(resp))
-}
-
-// ackOf is where a stream stands. Called with fsm.mu held.
-func (j *Journal) ackOf(id change.StreamID) change.Ack {
-	return change.Ack{Stream: id, Committed: j.fsm.points[id], Released: j.releasedLSN(id), Durable: j.requiredDurable(id), Voters: int(j.voters.Load()),
-		Unsound: j.fsm.state.Streams[id].Resyncing()}
 }
 
 // answer waits for Raft's word on each append. A refusal goes to the agent and
@@ -280,17 +276,18 @@ func (s *session) report(ctx context.Context) error {
 	}
 }
 
-func (s *session) news() []change.Ack {
+// news is where streams stand that have moved since the agent was told.
+func (s *session) news() (out []change.Ack) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.j.fsm.mu.RLock()
-	defer s.j.fsm.mu.RUnlock()
-	var out []change.Ack
-	for id := range s.leases {
-		if ack := s.j.ackOf(id); ack != s.told[id] {
-			s.told[id] = ack
-			out = append(out, ack)
+	voters := int(s.j.voters.Load())
+	s.j.fsm.read(func(v view) {
+		for id := range s.leases {
+			if ack := v.ack(id, voters); ack != s.told[id] {
+				s.told[id] = ack
+				out = append(out, ack)
+			}
 		}
-	}
+	})
 	return out
 }

@@ -42,9 +42,7 @@ func TestAttachedComesFirst(t *testing.T) {
 	defer cancel()
 	wg.Go(func() { // the stream moves all the time
 		for lsn := uint64(1); ctx.Err() == nil; lsn++ {
-			j.fsm.mu.Lock()
-			j.fsm.points[id] = change.Point{LSN: lsn}
-			j.fsm.mu.Unlock()
+			alterFSM(j, func(f *fsm) { f.points[id] = change.Point{LSN: lsn} })
 			j.changed.Broadcast()
 		}
 	})

@@ -40,9 +40,9 @@ func (j *Journal) checkApplied(last uint64) error {
 	if err := j.fsm.rewind(last); err != nil {
 		return err
 	}
-	if j.fsm.applied > last {
+	if at := j.fsm.figures(); at.applied > last {
 		return fail.New(fail.Damaged, "open", filepath.Join(j.opts.Dir, "raft"),
-			fmt.Sprintf("Raft's log ends at entry %d, but the state holds its entry %d", last, j.fsm.durableApplied)).
+			fmt.Sprintf("Raft's log ends at entry %d, but the state holds its entry %d", last, at.durableApplied)).
 			WithHint("the end of Raft's log was lost: " + j.instead())
 	}
 	return nil
@@ -59,17 +59,18 @@ func (j *Journal) startRaft(ctx context.Context) error {
 		return err
 	}
 	// The state directory is ahead of every snapshot, unless it was lost.
-	behind := len(metas) > 0 && j.fsm.applied < metas[0].Index
+	at := j.fsm.figures()
+	behind := len(metas) > 0 && at.applied < metas[0].Index
 	st := stable{j.db}
 	last, err := j.logs.LastIndex()
 	if err != nil {
 		return err
 	}
-	if err := j.checkStart(st, last, metas); err != nil {
+	if err := j.checkStart(st, last, at.applied, metas); err != nil {
 		return err
 	}
-	if len(metas) > 0 && metas[0].Index >= j.fsm.copied { // what came by reference is for nobody else
-		j.logs.firstIndex.Store(j.fsm.copied)
+	if len(metas) > 0 && metas[0].Index >= at.copied { // what came by reference is for nobody else
+		j.logs.firstIndex.Store(at.copied)
 	}
 	if j.opts.Cluster != nil {
 		if err := j.checkMember(); err != nil {
@@ -116,8 +117,9 @@ func (j *Journal) startRaft(ctx context.Context) error {
 	return j.awaitLead(ctx)
 }
 
-// checkStart refuses a directory that lost a part of itself.
-func (j *Journal) checkStart(st stable, last uint64, metas []*raft.SnapshotMeta) error {
+// checkStart refuses a directory that lost a part of itself: Raft's log ends at entry
+// last, and the state holds what was applied.
+func (j *Journal) checkStart(st stable, last, applied uint64, metas []*raft.SnapshotMeta) error {
 	if err := j.checkTerm(j.logs, st, last); err != nil {
 		return err
 	}
@@ -125,8 +127,9 @@ func (j *Journal) checkStart(st stable, last uint64, metas []*raft.SnapshotMeta)
 		return fail.New(fail.Damaged, "open", j.opts.Dir, fmt.Sprintf("Raft's log begins at entry %d, and the snapshot before it is gone", first)).
 			WithHint("the snapshots directory was deleted: " + j.instead())
 	}
-	if last == 0 && len(metas) == 0 && j.fsm.applied > 0 {
-		return fail.New(fail.Damaged, "open", j.opts.Dir, fmt.Sprintf("Raft's log is empty, but the state holds its entry %d", j.fsm.applied)).
+	if last == 0 && len(metas) == 0 && applied > 0 {
+		return fail.New(fail.Damaged, "open", j.opts.Dir,
+			fmt.Sprintf("Raft's log is empty, but the state holds its entry %d", applied)).
 			WithHint("the raft directory was deleted or replaced: " + j.instead())
 	}
 	return nil
