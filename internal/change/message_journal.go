@@ -35,6 +35,8 @@ const (
 // Follow opens a control session.
 type Follow struct {
 	Agent string `json:"agent"`
+	// Level is the feature level that it knows: no keys above it are sent.
+	Level int `json:"level,omitempty"`
 }
 
 // StateUpdate brings a follower's copy of the control state up to date: each key
@@ -121,10 +123,11 @@ type Proposed struct {
 
 // Join asks for membership.
 type Join struct {
-	Member  string   `json:"member"`  // born with its directory
-	Address string   `json:"address"` // where other members reach it
-	Fresh   bool     `json:"fresh"`   // its directory is new
-	Targets []string `json:"targets"` // of its configuration
+	Member  string   `json:"member"`          // born with its directory
+	Address string   `json:"address"`         // where other members reach it
+	Fresh   bool     `json:"fresh"`           // its directory is new
+	Level   int      `json:"level,omitempty"` // the feature level that its release knows
+	Targets []string `json:"targets"`         // of its configuration
 }
 
 // Joined grants it.
@@ -146,7 +149,8 @@ type MemberStatus struct {
 	Journal  uuid.UUID `json:"journal"`
 	Member   string    `json:"member"`
 	Version  string    `json:"version"`
-	State    string    `json:"state"` // leader, follower, candidate, waiting
+	Level    int       `json:"level,omitempty"` // the feature level that its release knows
+	State    string    `json:"state"`           // leader, follower, candidate, waiting
 	Term     uint64    `json:"term"`
 	Last     uint64    `json:"last"`    // of Raft's log
 	Applied  uint64    `json:"applied"` // Raft index

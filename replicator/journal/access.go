@@ -94,7 +94,7 @@ func (c *subject) allows(st *state.State, p pki.Peer, kind state.Kind) error {
 	stream := st.Streams[c.Stream]
 	ok := false
 	switch kind {
-	case state.KindGroupPut:
+	case state.KindGroupPut, state.KindGroupPatch:
 		ok = owns(st, p.Name, c.Name) || st.Groups[c.Name] == nil && c.Owner == p.Name
 	case state.KindBookmarkRemove:
 		ok = owns(st, p.Name, c.Group)
@@ -124,7 +124,7 @@ func (c *subject) allows(st *state.State, p pki.Peer, kind state.Kind) error {
 
 // notYours says whose it is.
 func notYours(st *state.State, p pki.Peer, kind state.Kind, group, name string) error {
-	if kind == state.KindGroupPut {
+	if kind == state.KindGroupPut || kind == state.KindGroupPatch {
 		group = name
 	}
 	e := fail.New(fail.Denied, kind.String(), cmp.Or(group, name), fmt.Sprintf("it is not %s's", p.Name))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // Member is one of a journal's members.
@@ -105,6 +106,9 @@ func (j *Journal) admit(ctx context.Context, r *change.Join) error {
 			}
 			moved = s
 		}
+	}
+	if err := j.tooOld(r); err != nil {
+		return err
 	}
 	if moved.ID == "" && !r.Fresh {
 		return fail.New(fail.Refused, "join", r.Address, "member "+r.Member+" was removed from this journal").
@@ -259,7 +263,7 @@ func (j *Journal) Members(ctx context.Context) []Member {
 }
 
 func (j *Journal) memberStatus() change.MemberStatus {
-	st := change.MemberStatus{Journal: j.journalID(), Member: j.member.ID, Version: j.opts.Version, State: strings.ToLower(j.raft.State().String()),
+	st := change.MemberStatus{Journal: j.journalID(), Member: j.member.ID, Version: j.opts.Version, Level: state.Level, State: strings.ToLower(j.raft.State().String()),
 		Term: j.Term(), Last: j.raft.LastIndex(), LogBytes: j.wal.Stats().LiveBytes}
 	if len(j.servers()) == 0 {
 		st.State = "waiting"
@@ -268,15 +272,23 @@ func (j *Journal) memberStatus() change.MemberStatus {
 	return st
 }
 
-// promote gives new members their vote when they hold all that was committed.
+// promote gives new members their vote when they hold all that was committed, and takes into
+// the state what they make possible.
 func (j *Journal) promote(ctx context.Context) {
 	tick := time.NewTicker(promoteEvery)
 	defer tick.Stop()
+	var settled time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if time.Since(settled) >= settleEvery {
+			if err := j.settlePlace(ctx); err != nil && ctx.Err() == nil {
+				j.opts.Logger.Warn("the journal's place is not in its state yet", "err", err)
+			}
+			settled = time.Now()
 		}
 		for _, s := range j.servers() {
 			if s.Suffrage == raft.Voter {
@@ -375,7 +387,7 @@ func (j *Journal) requestJoin(peers []string, fresh bool) (err error) {
 		}
 		asked[address] = true
 		var got change.Joined
-		e := j.askMember(j.ctx, address, change.MsgJoin, change.Join{Member: j.member.ID, Address: c.Address, Fresh: fresh, Targets: j.ownTargets()}, change.MsgJoined, &got)
+		e := j.askMember(j.ctx, address, change.MsgJoin, change.Join{Member: j.member.ID, Address: c.Address, Fresh: fresh, Level: state.Level, Targets: j.ownTargets()}, change.MsgJoined, &got)
 		if e == nil && got.Journal != uuid.Nil && fresh {
 			j.pinJournal(got.Journal) // Raft may come before the answer of the leader
 		}

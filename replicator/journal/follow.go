@@ -31,6 +31,7 @@ type follower struct {
 	conn  *transport.Conn
 	peer  pki.Peer
 	agent string
+	level int    // the feature level that it knows
 	read  uint64 // news up to here were sent
 	info  string // the last one sent
 
@@ -55,7 +56,7 @@ func (j *Journal) serveFollower(ctx context.Context, conn *transport.Conn, peer 
 		return err
 	}
 	defer end()
-	f := &follower{j: j, conn: conn, peer: peer, agent: hello.Agent, read: ^uint64(0), wake: make(chan struct{}, 1)}
+	f := &follower{j: j, conn: conn, peer: peer, agent: hello.Agent, level: hello.Level, read: ^uint64(0), wake: make(chan struct{}, 1)}
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, conn.Close)
 	defer stop()
@@ -209,7 +210,7 @@ func (f *follower) inform() error {
 // update sends what has changed in the control state since the last time, or all of
 // it.
 func (f *follower) update() (reset bool, err error) {
-	updates, end, known := f.j.fsm.updates(f.agent, f.read)
+	updates, end, known := f.j.fsm.updates(f.agent, f.level, f.read)
 	f.read = end
 	if !known {
 		if len(updates) == 0 {

@@ -5,6 +5,7 @@ import (
 	"maps"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -46,6 +47,16 @@ func (v view) releasedLSN(id change.StreamID) uint64 {
 		return v.fsm.points[id].LSN
 	}
 	return v.fsm.neededLSN(id)
+}
+
+// who names the journal, and the epoch and site of its seat: before its state has one, those
+// that it was born with.
+func (v view) who() (id uuid.UUID, epoch uint64, site string) {
+	born, seat := v.fsm.id, v.fsm.state.Seat
+	if seat.Epoch == 0 {
+		return born.Journal, born.Epoch, born.Site
+	}
+	return born.Journal, seat.Epoch, seat.Site
 }
 
 // figures are the numbers that say how far the FSM has come.
@@ -183,7 +194,7 @@ const (
 // updates are the keys of the control state that an agent's copy must have, in bounded
 // messages: those that changed from a number on, up to which the copy has read, or all
 // of them, where known is false. The next number is end.
-func (f *fsm) updates(agent string, from uint64) (updates []change.StateUpdate, end uint64, known bool) {
+func (f *fsm) updates(agent string, level int, from uint64) (updates []change.StateUpdate, end uint64, known bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	keys, known := f.news.since(from)
@@ -193,7 +204,7 @@ func (f *fsm) updates(agent string, from uint64) (updates []change.StateUpdate, 
 	bytes, n := updateBytes, 0
 	for _, k := range keys {
 		v, ok := f.state.SaveFor(agent, k)
-		if !ok {
+		if !ok || state.KeyLevel(k) > level { // a copy of an earlier release has no place for it
 			continue
 		}
 		if n++; n%updateKeys == 1 || bytes+len(v) > updateBytes {

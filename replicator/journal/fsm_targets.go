@@ -196,9 +196,12 @@ func prefixEnd(p []byte) []byte {
 	return end
 }
 
-// durableLSN is what every required target holds of a stream.
+// durableLSN is what every required target that protects against the loss of the seat's site
+// holds of a stream, 0 where there is none.
 func (f *fsm) durableLSN(id change.StreamID) uint64 {
-	return f.leastLSN(func(name string, t *Target) (uint64, bool) { return f.durable[name][id].LSN, t.Required })
+	return f.leastLSN(func(name string, t *Target) (uint64, bool) {
+		return f.durable[name][id].LSN, t.Required && f.state.Protects(name)
+	})
 }
 
 // neededLSN is up to where no target needs a stream's frames from here.

@@ -45,6 +45,8 @@ type Journal struct {
 	logged loggedFrames
 	ages   ages // housekeeping's
 
+	placeTold sync.Map // sayOnce's
+
 	changed           notify.Notifier // after every applied batch
 	leadershipChanged notify.Notifier // after every change of leadership
 	membership        sync.Mutex      // held while the members change
@@ -257,6 +259,9 @@ func (j *Journal) proposeChecked(command []byte, may func(state.Kind, []byte) er
 	if err == nil && may != nil {
 		err = may(kind, body)
 	}
+	if err == nil {
+		err = state.CheckLevel(kind, j.level())
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -287,8 +292,8 @@ func (j *Journal) Target(name string) Target { return j.fsm.target(name) }
 
 // ID names the journal, its epoch and its site; nil until a new member knows.
 func (j *Journal) ID() (id uuid.UUID, epoch uint64, site string) {
-	is := j.fsm.figures().id
-	return is.Journal, is.Epoch, is.Site
+	j.fsm.read(func(v view) { id, epoch, site = v.who() })
+	return id, epoch, site
 }
 
 // Created is when the journal was born.

@@ -122,6 +122,11 @@ func (j *Journal) prepareLead() (term uint64, err error) {
 	if err := j.repeatLetGo(); err != nil {
 		return 0, err
 	}
+	if _, members := j.count(); members == 1 { // else the others are asked while it leads
+		if err := j.settlePlace(j.ctx); err != nil {
+			return 0, err
+		}
+	}
 	// The term is a part of the fence token: it must be the one of this lead.
 	if err := j.raft.VerifyLeader().Error(); err != nil || j.Term() != term {
 		return 0, fail.New(fail.Retry, "lead", "journal", fmt.Sprintf("the lead was lost in term %d", term))

@@ -16,11 +16,13 @@ type Options struct {
 	Dir    string
 	FS     vfs.FS // default vfs.Default
 	Logger *slog.Logger
-	Site   string
+	Site   string // where this member is; "": nothing is said of it
 	// Targets that the journal keeps entries for, and which of them a record
 	// must be in to count as durable remotely.
 	Targets  []string
 	Required []string
+	// Places are where they are, by name.
+	Places map[string]TargetPlace
 
 	LogBudgetBytes int64 // of Raft's log; appends wait above it
 	// OptionalBytes is how much may be kept for an optional target alone: beyond

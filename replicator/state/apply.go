@@ -131,8 +131,8 @@ func Check(kind Kind, body []byte) error {
 // error, everywhere the same.
 func (s *State) Apply(kind Kind, body []byte) (changed []string, err error) {
 	c, err := commandOf(kind)
-	if level := LevelOf(kind); err == nil && level > s.Level {
-		err = tooEarly(kind, level, s.Level)
+	if err == nil {
+		err = CheckLevel(kind, s.Level)
 	}
 	if err == nil {
 		changed, err = c.apply(s, body)

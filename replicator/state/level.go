@@ -56,8 +56,13 @@ func LevelOf(kind Kind) int { return levels[kind] }
 // levels are those of kinds above 0. What raises the level cannot need one.
 var levels = map[Kind]int{KindGroupPatch: 1, KindSite: 1, KindSeat: 1, KindStreamMove: 1}
 
-// tooEarly refuses a command that not all members know yet.
-func tooEarly(kind Kind, level, has int) error {
+// CheckLevel refuses a command that not all members of a journal know yet, which has a
+// feature level.
+func CheckLevel(kind Kind, has int) error {
+	level := LevelOf(kind)
+	if level <= has {
+		return nil
+	}
 	return fail.New(fail.Refused, "apply", kind.String(),
 		fmt.Sprintf("it needs feature level %d, and the journal's is %d", level, has)).
 		WithHint("upgrade the members that have an earlier release: pollux journal ls")

@@ -119,7 +119,7 @@ func (c *Client) session(ctx context.Context) error {
 }
 
 func (c *Client) greet(conn *transport.Conn) error {
-	if err := conn.Send(uint16(change.MsgFollow), change.Encode(change.Follow{Agent: c.o.Agent})); err != nil {
+	if err := conn.Send(uint16(change.MsgFollow), change.Encode(change.Follow{Agent: c.o.Agent, Level: state.Level})); err != nil {
 		c.o.Finder.SetLeader("")
 		return err
 	}

@@ -1,6 +1,7 @@
 package journalnode
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/journal/uploader"
 	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // Options configure a Host.
@@ -65,6 +67,10 @@ func Open(ctx context.Context, o Options) (*Host, error) {
 		if !t.Optional {
 			o.Journal.Required = append(o.Journal.Required, t.Name)
 		}
+		if o.Journal.Places == nil {
+			o.Journal.Places = map[string]journal.TargetPlace{}
+		}
+		o.Journal.Places[t.Name] = journal.TargetPlace{Site: t.Site, URL: t.URL}
 	}
 	limited, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -192,6 +198,7 @@ func (h *Host) Targets() []change.TargetInfo {
 				lag = max(0, clock.Now().Sub(let.Oldest))
 			}
 		}
+		h.View(func(s *state.State) { info.Site = cmp.Or(s.SiteOf(info.Name), info.Site) })
 		info.LagSeconds, info.BacklogBytes = lag.Seconds(), bytes
 		out = append(out, info)
 	}
