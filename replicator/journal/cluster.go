@@ -14,7 +14,6 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // Member is one of a journal's members.
@@ -263,7 +262,7 @@ func (j *Journal) Members(ctx context.Context) []Member {
 }
 
 func (j *Journal) memberStatus() change.MemberStatus {
-	st := change.MemberStatus{Journal: j.journalID(), Member: j.member.ID, Version: j.opts.Version, Level: state.Level, State: strings.ToLower(j.raft.State().String()),
+	st := change.MemberStatus{Journal: j.journalID(), Member: j.member.ID, Version: j.opts.Version, Level: max(0, j.opts.knows), State: strings.ToLower(j.raft.State().String()),
 		Term: j.Term(), Last: j.raft.LastIndex(), LogBytes: j.wal.Stats().LiveBytes}
 	if len(j.servers()) == 0 {
 		st.State = "waiting"
@@ -387,7 +386,7 @@ func (j *Journal) requestJoin(peers []string, fresh bool) (err error) {
 		}
 		asked[address] = true
 		var got change.Joined
-		e := j.askMember(j.ctx, address, change.MsgJoin, change.Join{Member: j.member.ID, Address: c.Address, Fresh: fresh, Level: state.Level, Targets: j.ownTargets()}, change.MsgJoined, &got)
+		e := j.askMember(j.ctx, address, change.MsgJoin, change.Join{Member: j.member.ID, Address: c.Address, Fresh: fresh, Level: max(0, j.opts.knows), Targets: j.ownTargets()}, change.MsgJoined, &got)
 		if e == nil && got.Journal != uuid.Nil && fresh {
 			j.pinJournal(got.Journal) // Raft may come before the answer of the leader
 		}

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // FrameSource reads frames that the journal holds by reference: appended to buf,
@@ -44,6 +46,8 @@ type Options struct {
 	Cluster *Cluster
 	// Version is shown to other members.
 	Version string
+
+	knows int // the feature level that this release knows; a test's may be lower
 }
 
 const (
@@ -63,6 +67,9 @@ const (
 func (o *Options) setDefaults() {
 	if o.FS == nil {
 		o.FS = vfs.Default
+	}
+	if o.knows == 0 {
+		o.knows = state.Level
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -124,7 +124,7 @@ func (j *Journal) level() (level int) {
 func (j *Journal) raiseLevel(ctx context.Context) error {
 	j.membership.Lock()
 	defer j.membership.Unlock()
-	for level := j.level(); level < state.Level; level++ {
+	for level := j.level(); level < j.opts.knows; level++ {
 		for _, s := range j.servers() {
 			if err := j.knowsLevel(ctx, s, level+1); err != nil {
 				j.opts.Logger.Debug("the feature level stays", "level", level, "because", err)
