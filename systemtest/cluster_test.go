@@ -42,6 +42,7 @@ type memberProcess struct {
 	started func(m *memberProcess)
 	disk    string // where its state is; "": beside its log
 	control string // where operators on other hosts reach it, with certificates
+	program string // default the cluster's
 	process *child.Process
 }
 
@@ -169,7 +170,7 @@ func (m *memberProcess) start() {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(cmp.Or(m.c.program, program), "journal", "-c", m.path("journal.yaml"))
+	cmd := exec.Command(cmp.Or(m.program, m.c.program, program), "journal", "-c", m.path("journal.yaml"))
 	cmd.Env = append(os.Environ(), clockFile+"="+m.path("clock"))
 	cmd.Stdout, cmd.Stderr = log, log
 	if m.process, err = child.Start(cmd); err != nil {

@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"path/filepath"
@@ -11,13 +10,18 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
-// Peeked is what a journal's directory says of the object logs that it writes.
+// Peeked is what a journal's directory says of it, as far as entries were applied.
 type Peeked struct {
 	Journal   uuid.UUID
-	Positions map[string]uint64 // by target: how many objects were written
+	Next      uint64                           // journal index of the next entry
+	State     *state.State                     // the control state
+	Points    map[change.StreamID]change.Point // where the streams end
+	Positions map[string]uint64                // by target: how many objects were written
 }
 
 // Peek reads the directory of a journal that does not run, and changes nothing in it. It
@@ -36,24 +40,16 @@ func Peek(fs vfs.FS, dir string) (*Peeked, error) {
 }
 
 func peek(db *pebble.DB) (*Peeked, error) {
-	b, err := get(db, keyIdentity)
-	if err != nil {
+	f := &fsm{db: db}
+	if err := f.load(); err != nil {
 		return nil, err
 	}
-	if b == nil {
+	if f.id.Journal == uuid.Nil {
 		return nil, fail.New(fail.NotFound, "read", "journal identity", "this member was not let in to a journal yet")
 	}
-	var id identity
-	if err := json.Unmarshal(b, &id); err != nil {
-		return nil, fail.Wrap(fail.Damaged, "read", "journal identity", err)
+	out := &Peeked{Journal: f.id.Journal, Next: f.next, State: f.state, Points: f.points, Positions: map[string]uint64{}}
+	for name, t := range f.targets {
+		out.Positions[name] = t.Position
 	}
-	out := &Peeked{Journal: id.Journal, Positions: map[string]uint64{}}
-	return out, scan(db, keyTarget, func(k, v []byte) error {
-		var t Target
-		if err := json.Unmarshal(v, &t); err != nil {
-			return fail.Wrap(fail.Damaged, "read", "target "+string(k), err)
-		}
-		out.Positions[string(k)] = t.Position
-		return nil
-	})
+	return out, nil
 }
