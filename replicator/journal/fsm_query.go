@@ -206,6 +206,16 @@ func (f *fsm) updates(agent string, from uint64) (updates []change.StateUpdate, 
 	return updates, f.news.end(), known
 }
 
+// retain is the Raft index from which on bytes of the log are needed; what the answer
+// is based on is made durable, so that no crash takes it back.
+func (f *fsm) retain() (uint64, error) {
+	keep, err := f.firstLogged()
+	if err == nil {
+		err = fail.Wrap(fail.Internal, "sync", "journal state", f.db.LogData(nil, pebble.Sync))
+	}
+	return keep, err
+}
+
 // firstLogged is the Raft index of the oldest entry whose frames not every target
 // has, 0 where there is none.
 func (f *fsm) firstLogged() (uint64, error) {

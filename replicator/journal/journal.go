@@ -107,8 +107,10 @@ func (j *Journal) open(ctx context.Context) (err error) {
 	if err = j.loadIdentity(); err != nil {
 		return err
 	}
-	j.logs = &logStore{log: j.wal, retain: j.retain, failed: j.fatal}
-	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal, frame: j.frame, holdLog: j.holdLog, named: j.pinJournal, log: j.opts.Logger}
+	j.logs = &logStore{log: j.wal, failed: j.fatal}
+	j.fsm = &fsm{db: j.db, log: o.Logger, host: fsmHost{syncLog: j.syncLog, holdLog: j.logs.holdFront, frame: j.frame,
+		named: j.pinJournal, changed: j.changed.Broadcast, fatal: j.fatal}}
+	j.logs.retain = j.fsm.retain
 	if err = j.fsm.load(); err != nil {
 		return err
 	}
@@ -124,23 +126,6 @@ func (j *Journal) open(ctx context.Context) (err error) {
 func (j *Journal) frame(e *Entry) ([]byte, error) {
 	b := make([]byte, e.Bytes)
 	return b, j.Fetch(e, b)
-}
-
-// holdLog keeps Raft's log from being freed until the function that it returns is
-// called.
-func (j *Journal) holdLog() func() {
-	j.logs.hold.RLock()
-	return j.logs.hold.RUnlock
-}
-
-// retain is the Raft index from which on bytes of the log are needed; what the
-// answer is based on is made durable, so that no crash takes it back.
-func (j *Journal) retain() (uint64, error) {
-	keep, err := j.fsm.firstLogged()
-	if err == nil {
-		err = fail.Wrap(fail.Internal, "sync", "journal state", j.db.LogData(nil, pebble.Sync))
-	}
-	return keep, err
 }
 
 // loadIdentity sees to it that a journal that is alone knows who it is, and that a

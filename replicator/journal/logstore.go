@@ -191,7 +191,8 @@ func (s *logStore) DeleteRange(low, high uint64) error {
 		s.firstIndex.Store(high + 1)
 		return s.release()
 	}
-	return fail.New(fail.Internal, "delete", "Raft log", fmt.Sprintf("%d to %d lies inside %d to %d", low, high, first, last))
+	return fail.New(fail.Internal, "delete", "Raft log",
+		fmt.Sprintf("%d to %d lies inside %d to %d", low, high, first, last))
 }
 
 // release frees what neither Raft nor an uploader needs. While a snapshot is
@@ -216,6 +217,12 @@ func (s *logStore) release() error {
 		return nil
 	}
 	return s.log.TruncateFront(to)
+}
+
+// holdFront keeps bytes from being freed until what it returns is called.
+func (s *logStore) holdFront() (release func()) {
+	s.hold.RLock()
+	return s.hold.RUnlock
 }
 
 // logSpares is how many written segments of Raft's log are kept: what grows between
