@@ -366,14 +366,14 @@ func TestCluster(t *testing.T) {
 	c.equal()
 
 	lost := (lead + 1) % 3
-	old := c.members[lost].member.ID
+	old := c.members[lost].member.id
 	c.stop(lost)
 	if err := os.RemoveAll(c.path(lost)); err != nil {
 		t.Fatal(err)
 	}
 	c.start(lost)
 	c.await("the new member's vote", func() bool {
-		if c.members[lost].member.ID == old {
+		if c.members[lost].member.id == old {
 			t.Fatal("an id was used again")
 		}
 		for _, s := range c.leader().servers() {
@@ -480,7 +480,7 @@ func TestRemoveMember(t *testing.T) {
 	}
 	c.voters(2)
 	c.write(5)
-	err := c.leader().admit(context.Background(), &change.Join{Member: c.members[out].member.ID, Address: c.addrs[out]})
+	err := c.leader().admit(context.Background(), &change.Join{Member: c.members[out].member.id, Address: c.addrs[out]})
 	if !fail.Is(err, fail.Refused) {
 		t.Errorf("let in again: %v", err)
 	}
@@ -488,7 +488,7 @@ func TestRemoveMember(t *testing.T) {
 	if err := c.leader().Remove("nobody"); !fail.Is(err, fail.NotFound) {
 		t.Errorf("removed nobody: %v", err)
 	}
-	if err := c.leader().Remove(c.leader().member.ID); !fail.Is(err, fail.Refused) {
+	if err := c.leader().Remove(c.leader().member.id); !fail.Is(err, fail.Refused) {
 		t.Errorf("removed the leader: %v", err)
 	}
 }

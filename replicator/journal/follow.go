@@ -9,7 +9,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/transport"
@@ -119,44 +118,9 @@ func (j *Journal) serveSubmit(conn *transport.Conn, peer pki.Peer, b []byte) err
 	if j.Leads() {
 		answer = j.propose(peer, &p)
 	} else {
-		answer.Error = change.FaultOf(j.notLeader("propose to", "journal"))
+		answer.Error = change.FaultOf(j.membership.notLeader("propose to", "journal"))
 	}
 	return conn.Send(uint16(change.MsgProposed), change.Encode(answer))
-}
-
-// submitTimeout bounds Submit: there may be no leader for a moment.
-const submitTimeout = 5 * time.Second
-
-// Submit is Propose by whichever member leads.
-func (j *Journal) Submit(kind state.Kind, v any) error {
-	for end := time.Now().Add(submitTimeout); ; {
-		err := j.submitOnce(kind, v)
-		if !fail.Is(err, fail.Retry) || time.Now().After(end) {
-			return err
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-j.ctx.Done():
-			return err
-		}
-	}
-}
-
-func (j *Journal) submitOnce(kind state.Kind, v any) error {
-	if j.Leads() {
-		_, err := j.Propose(kind, v)
-		return err
-	}
-	leader := j.leaderAddress()
-	if leader == "" || j.opts.Cluster == nil {
-		return j.notLeader("propose to", "journal")
-	}
-	var got change.Proposed
-	err := j.askMember(j.ctx, leader, change.MsgSubmit, change.Propose{Command: state.Encode(kind, v)}, change.MsgProposed, &got)
-	if err != nil {
-		return err
-	}
-	return got.Error.Err("propose to", "journal")
 }
 
 func (f *follower) send(ctx context.Context) error {

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -52,7 +53,7 @@ func (j *Journal) housekeeping() {
 			}
 			if j.opts.Cluster != nil && now.Sub(marked) >= markEvery {
 				marked = now
-				if err := j.markMember(); err != nil {
+				if err := j.member.renewMark(); err != nil {
 					j.opts.Logger.Warn("the directory's mark is not renewed", "err", err)
 				}
 			}
@@ -90,3 +91,35 @@ func (j *Journal) Snapshot() error {
 	}
 	return fail.Wrap(fail.Retry, "take", "journal snapshot", err)
 }
+
+// prepareCopies sees to it that a new member gets everything: a journal that was
+// born alone holds frames that only the agent in its process can read, until a
+// snapshot has copied them.
+func (j *Journal) prepareCopies() error {
+	now := j.fsm.figures()
+	if j.member.id != aloneID || j.logs.firstIndex.Load() >= now.copied {
+		return nil
+	}
+	if now.backlogBytes > maxFirstSnapshotBytes {
+		return fail.New(fail.Retry, "add member to", "journal",
+			fmt.Sprintf("%d bytes of the time when it was alone are not in the object store yet", now.backlogBytes)).
+			WithHint("wait until the backlog is shorter: pollux status")
+	}
+	if err := j.Snapshot(); err != nil {
+		return err
+	}
+	if j.logs.firstIndex.Load() < now.copied {
+		metas, err := j.snaps.List()
+		if err != nil {
+			return err
+		}
+		if len(metas) == 0 || metas[0].Index < now.copied {
+			return fail.New(fail.Retry, "add member to", "journal", "no snapshot could be taken")
+		}
+		j.logs.firstIndex.Store(now.copied)
+	}
+	return nil
+}
+
+// maxFirstSnapshotBytes bounds what the first snapshot for others may contain.
+const maxFirstSnapshotBytes = 256 << 20

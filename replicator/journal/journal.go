@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -31,6 +30,10 @@ type identity struct {
 
 // Journal is one member of a Raft group. It is safe for concurrent use.
 type Journal struct {
+	lead
+	membership
+	proposer
+
 	opts   Options
 	member member
 	wal    *wal.Log
@@ -45,15 +48,9 @@ type Journal struct {
 	logged loggedFrames
 	ages   ages // housekeeping's
 
-	changed           notify.Notifier // after every applied batch
-	leadershipChanged notify.Notifier // after every change of leadership
-	membership        sync.Mutex      // held while the members change
-	voters            atomic.Int32
+	changed notify.Notifier // after every applied batch
 
 	mu         sync.Mutex
-	leading    context.Context // ends with the lead
-	leadTerm   uint64
-	seekErr    error // why none does
 	targetInfo func() []change.TargetInfo
 	err        error
 
@@ -79,7 +76,7 @@ func Open(ctx context.Context, o Options) (*Journal, error) {
 		j.wg.Go(j.watchOptional)
 	}
 	if j.opts.Cluster != nil {
-		j.wg.Go(j.seekJournal)
+		j.wg.Go(j.membership.seekJournal)
 	}
 	return j, nil
 }
@@ -104,20 +101,24 @@ func (j *Journal) open(ctx context.Context) (err error) {
 		return err
 	}
 	j.logged.log = j.wal
+	j.member.opts, j.member.db, j.member.failed = o, j.db, j.fatal
 	if err = j.loadIdentity(); err != nil {
 		return err
 	}
 	j.logs = &logStore{log: j.wal, failed: j.fatal}
 	j.fsm = &fsm{db: j.db, log: o.Logger, host: fsmHost{syncLog: j.syncLog, holdLog: j.logs.holdFront, frame: j.frame,
-		named: j.pinJournal, changed: j.changed.Broadcast, fatal: j.fatal}}
+		named: j.member.pin, changed: j.changed.Broadcast, fatal: j.fatal}}
 	j.logs.retain = j.fsm.retain
+	j.membership = membership{opts: o, ctx: j.ctx, member: &j.member, lead: &j.lead, logs: j.logs, fsm: j.fsm,
+		prepare: j.prepareCopies}
+	j.proposer = proposer{failure: j.Err, members: &j.membership, ctx: j.ctx}
 	if err = j.fsm.load(); err != nil {
 		return err
 	}
 	if err = j.loadAges(); err != nil {
 		return err
 	}
-	j.pinJournal(j.fsm.figures().id.Journal)
+	j.member.pin(j.fsm.figures().id.Journal)
 	j.snaps = &snapStore{o.FS, snapDir}
 	return j.startRaft(ctx)
 }
@@ -134,13 +135,13 @@ func (j *Journal) frame(e *Entry) ([]byte, error) {
 func (j *Journal) loadIdentity() error {
 	b, err := get(j.db, keyIdentity)
 	if err == nil {
-		err = j.loadMember(b != nil)
+		err = j.member.load(b != nil, j.wal.Last() > 0)
 	}
 	if err != nil || b != nil || j.opts.Cluster != nil {
 		return err
 	}
 	if j.wal.Last() > 0 {
-		return j.stateLost("it names no journal, but Raft's log has entries")
+		return j.opts.stateLost("it names no journal, but Raft's log has entries")
 	}
 	return fail.Wrap(fail.Full, "create", "journal", j.db.Set(keyIdentity, mustJSON(j.newIdentity()), pebble.Sync))
 }
@@ -202,51 +203,6 @@ func (j *Journal) Close() error {
 		keep(j.db.Close())
 	}
 	return first
-}
-
-// apply proposes an entry and waits for its result.
-func (j *Journal) apply(tag byte, body []byte) (result, error) {
-	r, err := j.wait(j.raft.Apply(append([]byte{tag}, body...), applyTimeout))
-	if err == nil {
-		err = r.err
-	}
-	return r, err
-}
-
-func (j *Journal) wait(f raft.ApplyFuture) (result, error) {
-	if err := f.Error(); err != nil {
-		if cause := j.Err(); cause != nil {
-			err = cause
-		}
-		return result{}, fail.Wrap(fail.Retry, "append to", "journal", err)
-	}
-	r, ok := f.Response().(result)
-	if !ok {
-		return result{}, fail.New(fail.Internal, "apply", "journal entry", "no result")
-	}
-	return r, nil
-}
-
-// Propose applies a control command and returns its journal index.
-func (j *Journal) Propose(kind state.Kind, v any) (uint64, error) {
-	return j.proposeChecked(state.Encode(kind, v), nil)
-}
-
-// proposeChecked proposes a command that is in order as such, and that may, if it is
-// asked, does not refuse. Nothing else gets into Raft's log.
-func (j *Journal) proposeChecked(command []byte, may func(state.Kind, []byte) error) (uint64, error) {
-	kind, body, err := state.Open(command)
-	if err == nil {
-		err = state.Check(kind, body)
-	}
-	if err == nil && may != nil {
-		err = may(kind, body)
-	}
-	if err != nil {
-		return 0, err
-	}
-	r, err := j.apply(tagCommand, command)
-	return r.index, err
 }
 
 // Uploaded commits that a target has come so far.
@@ -323,8 +279,8 @@ func (j *Journal) status() (Status, identity) {
 	w := j.wal.Stats()
 	s := Status{Leader: j.Leads(), Term: j.Term(),
 		LogBytes: w.LiveBytes, LogBudget: w.BudgetBytes, WAL: w}
-	s.Voters, s.Members = j.count()
-	s.LeaderAddress = j.leaderAddress()
+	s.Voters, s.Members = j.membership.count()
+	s.LeaderAddress = leaderAddress(j.raft)
 	var now figures
 	j.fsm.read(func(v view) { now, s.Targets = v.figures(), v.targets() })
 	s.Epoch = now.id.Epoch

@@ -13,40 +13,6 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// Leads reports whether this member leads and has applied all that was committed
-// before.
-func (j *Journal) Leads() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.leading != nil && j.leading.Err() == nil
-}
-
-// Lead calls work each time when this member begins to lead, with the term and a
-// context that ends with the lead, until ctx ends. Work that returns early is not
-// called again under the same lead.
-func (j *Journal) Lead(ctx context.Context, work func(ctx context.Context, term uint64)) {
-	var done context.Context
-	for ctx.Err() == nil {
-		turned := j.leadershipChanged.Next()
-		j.mu.Lock()
-		lead, term := j.leading, j.leadTerm
-		j.mu.Unlock()
-		if lead != nil && lead != done && lead.Err() == nil {
-			done = lead
-			both, cancel := context.WithCancel(ctx)
-			stop := context.AfterFunc(lead, cancel)
-			work(both, term)
-			stop()
-			cancel()
-			continue
-		}
-		select {
-		case <-turned:
-		case <-ctx.Done():
-		}
-	}
-}
-
 // watchLeadership follows Raft's word on who leads.
 func (j *Journal) watchLeadership() {
 	end := func() {}
@@ -65,7 +31,7 @@ func (j *Journal) watchLeadership() {
 			ctx, cancel := context.WithCancel(j.ctx)
 			end = func() {
 				cancel()
-				j.leadershipChanged.Broadcast()
+				j.lead.changed.Broadcast()
 			}
 			j.wg.Go(func() { j.takeLead(ctx) })
 		}
@@ -78,15 +44,10 @@ func (j *Journal) takeLead(ctx context.Context) {
 	for wait := 10 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, time.Second) {
 		term, err := j.prepareLead()
 		if err == nil {
-			j.mu.Lock()
-			if ctx.Err() == nil { // else another lead may have begun
-				j.leading, j.leadTerm = ctx, term
-			}
-			j.mu.Unlock()
-			j.leadershipChanged.Broadcast()
+			j.lead.begin(ctx, term)
 			j.opts.Logger.Info("this member leads the journal", "term", term)
 			if j.opts.Cluster != nil {
-				j.promote(ctx)
+				j.membership.promote(ctx)
 			}
 			return
 		}
@@ -110,7 +71,7 @@ func (j *Journal) prepareLead() (term uint64, err error) {
 	if err := j.raft.Barrier(applyTimeout).Error(); err != nil {
 		return 0, fail.Wrap(fail.Retry, "start", "journal", err)
 	}
-	j.noteMembers()
+	j.membership.note()
 	if c := j.opts.Cluster; c != nil {
 		if err := j.name(); err != nil {
 			return 0, err
@@ -142,22 +103,12 @@ func (j *Journal) name() error {
 			return err
 		}
 	}
-	for _, s := range j.servers() {
-		if string(s.ID) == j.member.ID && string(s.Address) != j.opts.Cluster.Address {
-			return j.change(j.raft.AddVoter(s.ID, raft.ServerAddress(j.opts.Cluster.Address), 0, membershipTimeout), "move", j.opts.Cluster.Address)
+	for _, s := range j.membership.servers() {
+		if string(s.ID) == j.member.id && string(s.Address) != j.opts.Cluster.Address {
+			return j.membership.change(j.raft.AddVoter(s.ID, raft.ServerAddress(j.opts.Cluster.Address), 0, membershipTimeout), "move", j.opts.Cluster.Address)
 		}
 	}
 	return nil
-}
-
-// ownTargets is this member's configuration in the words of targetSpec.
-func (j *Journal) ownTargets() []string {
-	var out []string
-	for _, name := range j.opts.Targets {
-		out = append(out, targetText(name, slices.Contains(j.opts.Required, name)))
-	}
-	slices.Sort(out)
-	return out
 }
 
 // targetSpec lists the targets, with what makes them required.
@@ -181,9 +132,9 @@ func targetText(name string, required bool) string {
 // members, what the journal has counts: another list is a mistake in a file, and
 // nobody is told that something is durable on its word.
 func (j *Journal) setTargets() error {
-	_, members := j.count()
+	_, members := j.membership.count()
 	have := targetSpec(j.fsm.allTargets())
-	want := j.ownTargets()
+	want := j.opts.targetSpec()
 	if slices.Equal(have, want) {
 		return nil
 	}

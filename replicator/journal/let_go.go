@@ -136,7 +136,7 @@ func (j *Journal) repeatLetGo() error {
 			again[name] = *t.LetGo
 		}
 	}
-	if _, members := j.count(); members < 2 || len(again) == 0 {
+	if _, members := j.membership.count(); members < 2 || len(again) == 0 {
 		return nil
 	}
 	return j.changeTargets(targetPut{LetGo: again})

@@ -121,7 +121,7 @@ func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn,
 	}
 	known()
 	if change.MessageType(typ) == change.MsgRaft {
-		if err := j.takeRaft(conn, b, leave); err != nil {
+		if err := j.layer.take(conn, b, leave); err != nil {
 			leave()
 			return refuse(err)
 		}
@@ -136,7 +136,7 @@ func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn,
 	case change.MsgFollow:
 		return false, j.serveFollower(ctx, conn, peer, b)
 	case change.MsgMember:
-		return false, conn.Send(uint16(change.MsgMemberStatus), change.Encode(j.memberStatus()))
+		return false, conn.Send(uint16(change.MsgMemberStatus), change.Encode(j.membership.self()))
 	case change.MsgJoin:
 		return false, j.serveJoin(ctx, conn, b)
 	case change.MsgSubmit:
@@ -152,10 +152,9 @@ func (j *Journal) serveJoin(ctx context.Context, conn *transport.Conn, b []byte)
 	}
 	var resp change.Joined
 	resp.Journal, _, _ = j.ID()
-	err := j.admit(ctx, &join)
+	err := j.membership.admit(ctx, &join)
 	if resp.Error = change.FaultOf(err); err != nil && !j.Leads() {
-		leader := j.leaderAddress()
-		resp.Leader = leader
+		resp.Leader = leaderAddress(j.raft)
 	}
 	return conn.Send(uint16(change.MsgJoined), change.Encode(resp))
 }

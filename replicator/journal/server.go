@@ -28,12 +28,9 @@ const (
 func (j *Journal) welcome(ctx context.Context, conn *transport.Conn, object string, reference bool) (context.Context, func(), error) {
 	id, epoch, _ := j.ID()
 	w := change.Welcome{Journal: id.String(), Epoch: epoch, Reference: reference}
-	j.mu.Lock()
-	lead := j.leading
-	j.mu.Unlock()
-	leads := lead != nil && lead.Err() == nil
-	if !leads {
-		w.Leader, w.Error = j.leaderAddress(), change.FaultOf(j.notLeader("serve", object))
+	lead, _ := j.lead.now()
+	if lead == nil {
+		w.Leader, w.Error = leaderAddress(j.raft), change.FaultOf(j.membership.notLeader("serve", object))
 		if j.opts.Cluster != nil && w.Leader == j.opts.Cluster.Address {
 			w.Leader = "" // soon
 		}
@@ -41,7 +38,7 @@ func (j *Journal) welcome(ctx context.Context, conn *transport.Conn, object stri
 	if err := conn.Send(uint16(change.MsgWelcome), change.Encode(w)); err != nil {
 		return nil, nil, err
 	}
-	if !leads {
+	if lead == nil {
 		return nil, nil, errNotLeader
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -148,7 +145,7 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 			if !mine {
 				return fail.New(fail.Fenced, "append to", a.Stream.String(), "this session has no such lease")
 			}
-			p := pending{stream: a.Stream, future: s.j.raft.Apply(append([]byte{tagAppend}, b...), applyTimeout)}
+			p := pending{stream: a.Stream, future: s.j.proposer.start(tagAppend, b)}
 			select {
 			case queue <- p:
 			case <-ctx.Done():
@@ -222,7 +219,7 @@ func (s *session) attached(id change.StreamID, err error) error {
 	s.j.fsm.read(func(v view) {
 		stream := v.state().Streams[id]
 		resp.Lease, resp.Gap = stream.Lease, stream.NewestGap()
-		ack = v.ack(id, int(s.j.voters.Load()))
+		ack = v.ack(id, int(s.j.membership.voters.Load()))
 	})
 	resp.Committed, resp.Released, resp.Durable = ack.Committed, ack.Released, ack.Durable
 	resp.Voters, resp.Unsound = ack.Voters, ack.Unsound
@@ -280,7 +277,7 @@ func (s *session) report(ctx context.Context) error {
 func (s *session) news() (out []change.Ack) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	voters := int(s.j.voters.Load())
+	voters := int(s.j.membership.voters.Load())
 	s.j.fsm.read(func(v view) {
 		for id := range s.leases {
 			if ack := v.ack(id, voters); ack != s.told[id] {
