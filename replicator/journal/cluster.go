@@ -77,6 +77,9 @@ func serversOf(r *raft.Raft) []raft.Server {
 	return f.Configuration().Servers
 }
 
+// leader is where the leader is reached, "" where none is known.
+func (m *membership) leader() string { return leaderAddress(m.raft) }
+
 // count returns how many voters and members there are.
 func (m *membership) count() (voters, members int) {
 	for _, s := range m.servers() {
@@ -97,7 +100,7 @@ func (m *membership) note() {
 }
 
 func (m *membership) notLeader(op, object string) error {
-	leader := leaderAddress(m.raft)
+	leader := m.leader()
 	e := fail.New(fail.Retry, op, object, "this member does not lead")
 	switch {
 	case len(m.servers()) == 0:

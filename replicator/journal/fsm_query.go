@@ -48,6 +48,13 @@ func (v view) releasedLSN(id change.StreamID) uint64 {
 	return v.fsm.neededLSN(id)
 }
 
+// view calls fn with the control state, which it must neither keep nor change.
+func (f *fsm) view(fn func(*state.State)) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	fn(f.state)
+}
+
 // figures are the numbers that say how far the FSM has come.
 type figures struct {
 	id             identity

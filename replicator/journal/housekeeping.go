@@ -26,7 +26,7 @@ func (j *Journal) housekeeping() {
 		select {
 		case <-j.ctx.Done():
 			return
-		case <-j.overBudget:
+		case <-j.logs.crowded:
 			st := j.Status()
 			j.shrink(&st)
 		case now := <-tick.C:
@@ -44,7 +44,7 @@ func (j *Journal) housekeeping() {
 			}
 			if now.Sub(moved) >= horizonEvery {
 				moved = now
-				if j.noteAges(); st.Leader {
+				if j.ages.sample(); st.Leader {
 					j.moveHorizon()
 				}
 			}
@@ -58,6 +58,18 @@ func (j *Journal) housekeeping() {
 				}
 			}
 		}
+	}
+}
+
+// moveHorizon puts the horizons of the groups into the log: garbage collection deletes
+// only what lies before them.
+func (j *Journal) moveHorizon() {
+	h := j.ages.expired()
+	if h == nil {
+		return
+	}
+	if _, err := j.Propose(state.KindStreamHorizon, h); err != nil {
+		j.opts.Logger.Warn("the horizon was not moved", "err", err)
 	}
 }
 
@@ -76,9 +88,6 @@ func (j *Journal) shrink(st *Status) {
 		j.opts.Logger.Warn("Raft's log was not freed", "err", err)
 	}
 }
-
-// References reports whether frames are still taken by reference.
-func (j *Journal) References() bool { return j.fsm.figures().copied == 0 }
 
 // Snapshot writes a snapshot and lets Raft's log shrink.
 func (j *Journal) Snapshot() error {

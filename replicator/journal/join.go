@@ -23,7 +23,7 @@ func (m *membership) seekJournal() {
 		case <-time.After(askAgain):
 		}
 		fresh := len(m.servers()) == 0
-		if leader := leaderAddress(m.raft); leader != "" {
+		if leader := m.leader(); leader != "" {
 			since = time.Now()
 		}
 		if !fresh && time.Since(since) < leaderlessFactor*m.opts.Election {
@@ -65,7 +65,7 @@ func (m *membership) JoinAt(address string) error {
 func (m *membership) Waiting() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.servers()) > 0 && leaderAddress(m.raft) != "" {
+	if len(m.servers()) > 0 && m.leader() != "" {
 		return nil
 	}
 	return m.seekErr

@@ -28,11 +28,15 @@ type identity struct {
 	Created time.Time `json:"created"`
 }
 
-// Journal is one member of a Raft group. It is safe for concurrent use.
+// Journal is one member of a Raft group. It is safe for concurrent use. It opens, wires
+// and closes its parts; what others call is mostly theirs, by embedding.
 type Journal struct {
 	lead
 	membership
 	proposer
+	targets
+	entryReader
+	server
 
 	opts   Options
 	member member
@@ -44,9 +48,7 @@ type Journal struct {
 	raft   *raft.Raft
 	trans  raftTransport
 	layer  *streamLayer // nil where the journal is alone
-	source FrameSource
-	logged loggedFrames
-	ages   ages // housekeeping's
+	ages   ages         // housekeeping's
 
 	changed notify.Notifier // after every applied batch
 
@@ -54,18 +56,17 @@ type Journal struct {
 	targetInfo func() []change.TargetInfo
 	err        error
 
-	failed     chan struct{}
-	overBudget chan struct{} // Raft's log is over its budget
-	ctx        context.Context
-	cancel     context.CancelFunc
-	wg         sync.WaitGroup
+	failed chan struct{}
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
 }
 
 // Open recovers or creates the journal in o.Dir. One that is alone leads when it
 // returns; one of several members may not know of a leader yet, or of a journal.
 func Open(ctx context.Context, o Options) (*Journal, error) {
 	o.setDefaults()
-	j := &Journal{opts: o, failed: make(chan struct{}), overBudget: make(chan struct{}, 1)}
+	j := &Journal{opts: o, failed: make(chan struct{})}
 	j.ctx, j.cancel = context.WithCancel(context.Background())
 	if err := j.open(ctx); err != nil {
 		_ = j.Close()
@@ -73,7 +74,7 @@ func Open(ctx context.Context, o Options) (*Journal, error) {
 	}
 	j.wg.Go(j.housekeeping)
 	if len(o.Targets) > len(o.Required) {
-		j.wg.Go(j.watchOptional)
+		j.wg.Go(j.targets.watchOptional)
 	}
 	if j.opts.Cluster != nil {
 		j.wg.Go(j.membership.seekJournal)
@@ -96,26 +97,20 @@ func (j *Journal) open(ctx context.Context) (err error) {
 		return err
 	}
 	j.wal, err = wal.Open(wal.Options{FS: o.FS, Dir: filepath.Join(o.Dir, "raft"), SegmentBytes: o.LogSegmentBytes,
-		BudgetBytes: o.LogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true, MaxSpares: logSpares, OnSync: o.OnSync})
+		BudgetBytes: o.LogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true, MaxSpares: logSpares,
+		OnSync: o.OnSync})
 	if err != nil {
 		return err
 	}
-	j.logged.log = j.wal
 	j.member.opts, j.member.db, j.member.failed = o, j.db, j.fatal
 	if err = j.loadIdentity(); err != nil {
 		return err
 	}
-	j.logs = &logStore{log: j.wal, failed: j.fatal}
-	j.fsm = &fsm{db: j.db, log: o.Logger, host: fsmHost{syncLog: j.syncLog, holdLog: j.logs.holdFront, frame: j.frame,
-		named: j.member.pin, changed: j.changed.Broadcast, fatal: j.fatal}}
-	j.logs.retain = j.fsm.retain
-	j.membership = membership{opts: o, ctx: j.ctx, member: &j.member, lead: &j.lead, logs: j.logs, fsm: j.fsm,
-		prepare: j.prepareCopies}
-	j.proposer = proposer{failure: j.Err, members: &j.membership, ctx: j.ctx}
+	j.assemble()
 	if err = j.fsm.load(); err != nil {
 		return err
 	}
-	if err = j.loadAges(); err != nil {
+	if err = j.ages.load(); err != nil {
 		return err
 	}
 	j.member.pin(j.fsm.figures().id.Journal)
@@ -123,10 +118,23 @@ func (j *Journal) open(ctx context.Context) (err error) {
 	return j.startRaft(ctx)
 }
 
-// frame reads an entry's bytes for a snapshot.
-func (j *Journal) frame(e *Entry) ([]byte, error) {
-	b := make([]byte, e.Bytes)
-	return b, j.Fetch(e, b)
+// assemble gives each part what it needs of the others. Raft is not there yet: startRaft
+// gives it to those who speak to it.
+func (j *Journal) assemble() {
+	o := &j.opts
+	j.logs = &logStore{log: j.wal, failed: j.fatal, crowded: make(chan struct{}, 1)}
+	j.fsm = &fsm{db: j.db, log: o.Logger, host: fsmHost{syncLog: j.syncLog, holdLog: j.logs.holdFront,
+		frame: j.entryReader.frame, named: j.member.pin, changed: j.changed.Broadcast, fatal: j.fatal}}
+	j.logs.retain = j.fsm.retain
+	j.ages = ages{fsm: j.fsm, db: j.db, log: o.Logger}
+	j.entryReader = entryReader{fsm: j.fsm, db: j.db, logged: loggedFrames{log: j.wal}}
+	j.membership = membership{opts: o, ctx: j.ctx, member: &j.member, lead: &j.lead, logs: j.logs, fsm: j.fsm,
+		prepare: j.prepareCopies}
+	j.proposer = proposer{failure: j.Err, members: &j.membership, ctx: j.ctx}
+	j.targets = targets{opts: o, ctx: j.ctx, fsm: j.fsm, logs: j.logs, entries: &j.entryReader, lead: &j.lead,
+		members: &j.membership, proposer: &j.proposer, changed: &j.changed}
+	j.server = server{opts: o, fsm: j.fsm, logs: j.logs, entries: &j.entryReader, lead: &j.lead,
+		members: &j.membership, proposer: &j.proposer, changed: &j.changed, info: j.Info}
 }
 
 // loadIdentity sees to it that a journal that is alone knows who it is, and that a
@@ -205,26 +213,11 @@ func (j *Journal) Close() error {
 	return first
 }
 
-// Uploaded commits that a target has come so far.
-func (j *Journal) Uploaded(u Uploaded) error {
-	tag := byte(tagLazy)
-	if j.fsm.firstIndex() == 1 || !j.logs.single.Load() {
-		tag = tagUploaded
-	}
-	_, err := j.apply(tag, mustJSON(u))
-	return err
-}
-
 // View calls fn with the control state, which it must neither keep nor change.
-func (j *Journal) View(fn func(*state.State)) {
-	j.fsm.read(func(v view) { fn(v.state()) })
-}
+func (j *Journal) View(fn func(*state.State)) { j.fsm.view(fn) }
 
 // Changed returns a channel that is closed when something is applied next.
 func (j *Journal) Changed() <-chan struct{} { return j.changed.Next() }
-
-// Target returns how far a target has come.
-func (j *Journal) Target(name string) Target { return j.fsm.target(name) }
 
 // ID names the journal, its epoch and its site; nil until a new member knows.
 func (j *Journal) ID() (id uuid.UUID, epoch uint64, site string) {
@@ -243,14 +236,6 @@ func (j *Journal) Point(id change.StreamID) change.Point { return j.fsm.point(id
 
 // Durable returns the LSN up to which every required target holds a stream.
 func (j *Journal) Durable(id change.StreamID) uint64 { return j.fsm.remoteLSN(id) }
-
-// TargetPoints returns where every stream stands in a target's object log.
-func (j *Journal) TargetPoints(name string) map[change.StreamID]change.Point {
-	return j.fsm.targetPoints(name)
-}
-
-// SetSource says where frames that are held by reference are read.
-func (j *Journal) SetSource(s FrameSource) { j.source = s }
 
 // Status is where the journal stands.
 type Status struct {
@@ -280,10 +265,31 @@ func (j *Journal) status() (Status, identity) {
 	s := Status{Leader: j.Leads(), Term: j.Term(),
 		LogBytes: w.LiveBytes, LogBudget: w.BudgetBytes, WAL: w}
 	s.Voters, s.Members = j.membership.count()
-	s.LeaderAddress = leaderAddress(j.raft)
+	s.LeaderAddress = j.membership.leader()
 	var now figures
 	j.fsm.read(func(v view) { now, s.Targets = v.figures(), v.targets() })
 	s.Epoch = now.id.Epoch
 	s.LastIndex, s.Pending, s.PendingBytes = now.last, now.last+1-now.floor, now.backlogBytes
 	return s, now.id
+}
+
+// SetTargetInfo says how to find out where the targets' uploaders stand.
+func (j *Journal) SetTargetInfo(f func() []change.TargetInfo) {
+	j.mu.Lock()
+	j.targetInfo = f
+	j.mu.Unlock()
+}
+
+// Info is where the journal stands, as its leader sees it.
+func (j *Journal) Info() change.JournalInfo {
+	st, id := j.status()
+	out := change.JournalInfo{Journal: id.Journal, Epoch: id.Epoch, Site: id.Site, Term: st.Term, Leader: st.LeaderAddress,
+		Voters: st.Voters, Members: st.Members, LogBytes: st.LogBytes, LogBudget: st.LogBudget}
+	j.mu.Lock()
+	targets := j.targetInfo
+	j.mu.Unlock()
+	if targets != nil {
+		out.Targets = targets()
+	}
+	return out
 }

@@ -3,7 +3,6 @@ package journal
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -77,10 +76,10 @@ func (j *Journal) prepareLead() (term uint64, err error) {
 			return 0, err
 		}
 	}
-	if err := j.setTargets(); err != nil {
+	if err := j.targets.set(); err != nil {
 		return 0, err
 	}
-	if err := j.repeatLetGo(); err != nil {
+	if err := j.targets.repeatLetGo(); err != nil {
 		return 0, err
 	}
 	// The term is a part of the fence token: it must be the one of this lead.
@@ -109,45 +108,6 @@ func (j *Journal) name() error {
 		}
 	}
 	return nil
-}
-
-// targetSpec lists the targets, with what makes them required.
-func targetSpec(targets map[string]Target) []string {
-	var out []string
-	for name, t := range targets {
-		out = append(out, targetText(name, t.Required))
-	}
-	slices.Sort(out)
-	return out
-}
-
-func targetText(name string, required bool) string {
-	if required {
-		return name
-	}
-	return name + " (optional)"
-}
-
-// setTargets tells the journal of this member's targets. Where there are several
-// members, what the journal has counts: another list is a mistake in a file, and
-// nobody is told that something is durable on its word.
-func (j *Journal) setTargets() error {
-	_, members := j.membership.count()
-	have := targetSpec(j.fsm.allTargets())
-	want := j.opts.targetSpec()
-	if slices.Equal(have, want) {
-		return nil
-	}
-	if members > 1 && len(have) > 0 {
-		j.opts.Logger.Error("this member's configuration names other targets than the journal has; the journal's count", "journal", have, "configuration", want)
-		return nil
-	}
-	required := j.opts.Required
-	if required == nil {
-		required = []string{}
-	}
-	_, err := j.apply(tagTarget, mustJSON(targetPut{Targets: j.opts.Targets, Required: required}))
-	return err
 }
 
 // watchDisk ends a leader whose disk does not answer: Raft's heartbeats would go on

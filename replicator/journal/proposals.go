@@ -93,7 +93,7 @@ func (p *proposer) submitOnce(kind state.Kind, v any) error {
 		_, err := p.Propose(kind, v)
 		return err
 	}
-	leader, cluster := leaderAddress(p.raft), p.members.opts.Cluster
+	leader, cluster := p.members.leader(), p.members.opts.Cluster
 	if leader == "" || cluster == nil {
 		return p.members.notLeader("propose to", "journal")
 	}

@@ -48,7 +48,8 @@ func TestAttachedComesFirst(t *testing.T) {
 	})
 	for round := range 3000 {
 		here, there := net.Pipe()
-		s := &session{j: j, agent: "a", conn: transport.NewConn(here, time.Second), leases: map[change.StreamID]change.Lease{}, told: map[change.StreamID]change.Ack{}}
+		s := &session{server: &j.server, agent: "a", conn: transport.NewConn(here, time.Second),
+			leases: map[change.StreamID]change.Lease{}, told: map[change.StreamID]change.Ack{}}
 		sctx, end := context.WithCancel(ctx)
 		var both sync.WaitGroup
 		both.Go(func() { _ = s.report(sctx) })

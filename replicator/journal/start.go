@@ -90,7 +90,7 @@ func (j *Journal) startRaft(ctx context.Context) error {
 	if j.raft, err = raft.NewRaft(conf, j.fsm, j.logs, st, j.snaps, j.trans); err != nil {
 		return fail.Wrap(fail.Internal, "start", "journal", err)
 	}
-	j.membership.raft, j.proposer.raft = j.raft, j.raft
+	j.membership.raft, j.proposer.raft, j.server.layer = j.raft, j.raft, j.layer
 	if j.layer != nil {
 		j.layer.raft.Store(j.raft)
 	}
