@@ -116,6 +116,10 @@ func (m *membership) notLeader(op, object string) error {
 func (m *membership) admit(ctx context.Context, r *change.Join) error {
 	m.changing.Lock()
 	defer m.changing.Unlock()
+	if m.opts.Cluster == nil {
+		return fail.New(fail.Refused, "join", r.Address, "this journal is alone, and reaches no others").
+			WithHint("set journal.listen in its configuration and restart it")
+	}
 	if !m.lead.Leads() {
 		return m.notLeader("join", r.Address)
 	}
@@ -203,7 +207,8 @@ func (m *membership) find(which string) (raft.Server, error) {
 			return s, nil
 		}
 	}
-	return raft.Server{}, fail.New(fail.NotFound, "find", "member "+which, "no such member").WithHint("pollux journal ls lists them")
+	return raft.Server{}, fail.New(fail.NotFound, "find", "member "+which, "no such member").
+		WithHint("pollux journal ls lists them")
 }
 
 // Transfer hands the lead to another voter; "" leaves the choice to Raft.
