@@ -47,7 +47,7 @@ type fsm struct {
 	floor          uint64                                      // frame index entries below are gone
 	recent         recent                                      // the newest entries once more
 	id             identity                                    // zero until a new member knows
-	copied         uint64                                      // Raft index from which on frames carry their bodies; 0: they do not
+	copied         uint64                                      // Raft index since which frames carry bodies; 0: never
 	lastRef        uint64                                      // journal index of the newest frame by reference
 	news           news                                        // which keys of state changed
 	backlog        backlog                                     // bytes of the frames from floor on

@@ -12,8 +12,8 @@ import (
 	"github.com/pollux-dr/pollux/wal"
 )
 
-// markEvery is how old a backup of a member's directory may be and pass for the
-// original.
+// markEvery is how often a member renews the mark in its directory. A backup that is put
+// back is known by its older mark, unless it was made within that time.
 const markEvery = time.Minute
 
 // housekeeping takes snapshots when the log has grown, frees what is no longer

@@ -104,7 +104,9 @@ func (j *Journal) name() error {
 	}
 	for _, s := range j.membership.servers() {
 		if string(s.ID) == j.member.id && string(s.Address) != j.opts.Cluster.Address {
-			return j.membership.change(j.raft.AddVoter(s.ID, raft.ServerAddress(j.opts.Cluster.Address), 0, membershipTimeout), "move", j.opts.Cluster.Address)
+			address := j.opts.Cluster.Address
+			moved := j.raft.AddVoter(s.ID, raft.ServerAddress(address), 0, membershipTimeout)
+			return j.membership.change(moved, "move", address)
 		}
 	}
 	return nil
@@ -140,7 +142,8 @@ func (j *Journal) watchDisk() {
 		if d := time.Duration(clock.SinceStart() - since); seen >= looks && d > limit {
 			j.layer.Seal()
 			_ = j.trans.Close()
-			j.fatal(fail.New(fail.Retry, "append to", "Raft's log in "+j.opts.Dir, fmt.Sprintf("the disk has not answered for %.1f s", d.Seconds())).
+			j.fatal(fail.New(fail.Retry, "append to", "Raft's log in "+j.opts.Dir,
+				fmt.Sprintf("the disk has not answered for %.1f s", d.Seconds())).
 				WithHint("another member leads from here on; look at this host's disk"))
 			return
 		}

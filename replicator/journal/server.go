@@ -63,7 +63,8 @@ func (s *server) welcome(ctx context.Context, conn *transport.Conn, object strin
 	return ctx, func() { stop(); cancel() }, nil
 }
 
-// errNotLeader ends a connection that was answered.
+// errNotLeader ends a connection whose other end was told in a Welcome that this member
+// does not lead; there is nothing to log about it.
 var errNotLeader = fail.New(fail.Retry, "", "", "this member does not lead")
 
 // session is one agent's connection.
@@ -193,7 +194,8 @@ func (s *session) resync(r *change.Resync) error {
 		return fail.New(fail.Fenced, "resync", r.Stream.String(), "this session has no lease on it")
 	}
 	if r.End > 0 {
-		_, err := s.proposer.Propose(state.KindResyncEnd, state.ResyncEnd{Stream: r.Stream, Lease: lease, To: r.To, LSN: r.End})
+		_, err := s.proposer.Propose(state.KindResyncEnd,
+			state.ResyncEnd{Stream: r.Stream, Lease: lease, To: r.To, LSN: r.End})
 		if fail.Is(err, fail.NotFound) {
 			return nil // said twice; an ack tells that it has ended
 		}

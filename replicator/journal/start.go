@@ -97,7 +97,8 @@ func (j *Journal) startRaft(ctx context.Context) error {
 	j.membership.note()
 	if j.opts.Cluster == nil {
 		if _, members := j.membership.count(); members > 1 {
-			return fail.New(fail.Refused, "open", j.opts.Dir, fmt.Sprintf("the journal has %d members, and this one would be alone", members)).
+			return fail.New(fail.Refused, "open", j.opts.Dir,
+				fmt.Sprintf("the journal has %d members, and this one would be alone", members)).
 				WithHint("set journal.listen back in the configuration")
 		}
 		if err := j.member.check(); err != nil { // only marks it: it may be moved
@@ -119,7 +120,8 @@ func (j *Journal) checkStart(st stable, last, applied uint64, metas []*raft.Snap
 		return err
 	}
 	if first, _ := j.logs.FirstIndex(); first > 1 && len(metas) == 0 {
-		return fail.New(fail.Damaged, "open", j.opts.Dir, fmt.Sprintf("Raft's log begins at entry %d, and the snapshot before it is gone", first)).
+		return fail.New(fail.Damaged, "open", j.opts.Dir,
+			fmt.Sprintf("Raft's log begins at entry %d, and the snapshot before it is gone", first)).
 			WithHint("the snapshots directory was deleted: " + j.opts.instead())
 	}
 	if last == 0 && len(metas) == 0 && applied > 0 {
@@ -137,7 +139,8 @@ func (j *Journal) bootstrap(conf *raft.Config, st stable, addr raft.ServerAddres
 		return err
 	}
 	servers := raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: addr}}}
-	return fail.Wrap(fail.Internal, "bootstrap", "journal", raft.BootstrapCluster(conf, j.logs, st, j.snaps, j.trans, servers))
+	err := raft.BootstrapCluster(conf, j.logs, st, j.snaps, j.trans, servers)
+	return fail.Wrap(fail.Internal, "bootstrap", "journal", err)
 }
 
 // raftConfig is Raft's tuning; docs/journal.md has the reasons.
@@ -145,7 +148,8 @@ func (j *Journal) raftConfig() *raft.Config {
 	conf := raft.DefaultConfig()
 	conf.LocalID = raft.ServerID(j.member.id)
 	conf.Logger = raftLogger(j.opts.Logger)
-	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = j.opts.Election, j.opts.Election, j.opts.Election
+	conf.HeartbeatTimeout, conf.ElectionTimeout = j.opts.Election, j.opts.Election
+	conf.LeaderLeaseTimeout = j.opts.Election
 	conf.CommitTimeout = 5 * time.Millisecond
 	conf.MaxAppendEntries = 64
 	if j.opts.Cluster != nil {
