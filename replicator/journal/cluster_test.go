@@ -167,7 +167,8 @@ func (c *clusterTest) group() {
 	for _, cmd := range []struct {
 		kind state.Kind
 		v    any
-	}{{state.KindGroupPut, state.Group{Name: "g", Ack: "local"}}, {state.KindStreamCreate, state.Stream{ID: c.stream, Group: "g", Agent: "a"}}} {
+	}{{state.KindGroupPut, state.Group{Name: "g", Ack: "local"}},
+		{state.KindStreamCreate, state.Stream{ID: c.stream, Group: "g", Agent: "a"}}} {
 		c.await("the group", func() bool {
 			_, err := c.leader().Propose(cmd.kind, cmd.v)
 			if err != nil && !fail.Is(err, fail.Retry) && !fail.Is(err, fail.Exists) {
@@ -239,7 +240,8 @@ func (c *clusterTest) write(frames int) {
 	for range frames {
 		data := bytes.Repeat([]byte{byte(c.at.LSN)}, 4096)
 		h := change.Header{Stream: c.stream, FirstLSN: c.at.LSN + 1, Prev: c.at.Hash, FirstTime: 1, LastTime: 1}
-		b, hash := c.enc.Encode(&h, []change.Change{{Kind: change.Write, Volume: 1, Off: int64(c.at.LSN) * 4096, Len: 4096, Data: [][]byte{data}}})
+		b, hash := c.enc.Encode(&h, []change.Change{{Kind: change.Write, Volume: 1, Off: int64(c.at.LSN) * 4096,
+			Len: 4096, Data: [][]byte{data}}})
 		c.at = change.Point{LSN: h.LastLSN, Hash: hash}
 		c.sent[h.LastLSN] = bytes.Clone(b)
 	}

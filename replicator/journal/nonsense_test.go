@@ -21,10 +21,14 @@ func TestNonsense(t *testing.T) {
 	c := newClusterTest(t, 1)
 	c.form()
 	c.write(2)
-	bodies := []string{"", "null", "{}", "[]", `"x"`, "{", strings.Repeat("[", 20000), `{"id":-1}`, `{"id":1e99}`, `{"stream":"x"}`,
-		`{"member":"m"}`, `{"member":"m","address":"a"}`, `{"member":"m","address":"\n","fresh":true,"targets":["x"]}`, `{"address":"127.0.0.1:1","fresh":true,"targets":["x"]}`,
-		`{"agent":"a","x":` + strings.Repeat(`[`, 100) + strings.Repeat(`]`, 100) + `}`, `{"journal":"` + c.leader().member.journalID().String() + `"}`, `{"command":""}`, `{"command":"AAAA"}`,
-		`{"stream":"` + c.stream.String() + `","from":{"lsn":18446744073709551615},"to":{"lsn":1},"end":18446744073709551615}`}
+	bodies := []string{"", "null", "{}", "[]", `"x"`, "{", strings.Repeat("[", 20000),
+		`{"id":-1}`, `{"id":1e99}`, `{"stream":"x"}`, `{"member":"m"}`, `{"member":"m","address":"a"}`,
+		`{"member":"m","address":"\n","fresh":true,"targets":["x"]}`,
+		`{"address":"127.0.0.1:1","fresh":true,"targets":["x"]}`,
+		`{"agent":"a","x":` + strings.Repeat(`[`, 100) + strings.Repeat(`]`, 100) + `}`,
+		`{"journal":"` + c.leader().member.journalID().String() + `"}`, `{"command":""}`, `{"command":"AAAA"}`,
+		`{"stream":"` + c.stream.String() + `","from":{"lsn":18446744073709551615},"to":{"lsn":1},` +
+			`"end":18446744073709551615}`}
 	for hello := range change.MessageType(3) { // of none, a session and a follower
 		for typ := range change.MessageType(22) {
 			for _, b := range bodies {

@@ -28,7 +28,8 @@ func TestAttachedComesFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer j.Close()
-	if _, err := j.Propose(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Owner: "a"}); err != nil {
+	g := state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Owner: "a"}
+	if _, err := j.Propose(state.KindGroupPut, g); err != nil {
 		t.Fatal(err)
 	}
 	id := change.StreamID(uuid.New())
