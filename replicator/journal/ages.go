@@ -2,6 +2,7 @@ package journal
 
 import (
 	"encoding/json"
+	"log/slog"
 	"sort"
 	"time"
 
@@ -18,6 +19,9 @@ import (
 // say: one that jumps, or an agent's that is wrong, makes no point old. Every member
 // has its own, so that whoever leads next knows enough.
 type ages struct {
+	fsm    *fsm
+	db     *pebble.DB
+	log    *slog.Logger
 	base   time.Duration // less clock.SinceStart: for how long members ran before this one
 	groups map[string][]sample
 }
@@ -34,21 +38,21 @@ const samplesPerWindow = 48
 
 func ageKey(group string) []byte { return append([]byte("zage/"), group...) }
 
-// loadAges reads what earlier runs have noted.
-func (j *Journal) loadAges() error {
-	j.ages = ages{groups: map[string][]sample{}}
+// load reads what earlier runs have noted.
+func (a *ages) load() error {
+	a.groups = map[string][]sample{}
 	before := time.Duration(0)
-	err := scan(j.db, ageKey(""), func(k, v []byte) error {
+	err := scan(a.db, ageKey(""), func(k, v []byte) error {
 		var s []sample
 		if err := json.Unmarshal(v, &s); err != nil {
 			return fail.Wrap(fail.Damaged, "load", "ages of group "+string(k), err)
 		}
 		if n := len(s); n > 0 {
-			j.ages.groups[string(k)], before = s, max(before, s[n-1].At)
+			a.groups[string(k)], before = s, max(before, s[n-1].At)
 		}
 		return nil
 	})
-	j.ages.base = before - time.Duration(clock.SinceStart())
+	a.base = before - time.Duration(clock.SinceStart())
 	return err
 }
 
@@ -120,32 +124,24 @@ func (a *ages) horizon(now time.Duration, s *state.State) *state.StreamHorizon {
 	return h
 }
 
-// noteAges takes samples where they are due. One that a crash loses makes points older
+// sample takes samples where they are due. One that a crash loses makes points older
 // than they are known to be: they stay longer.
-func (j *Journal) noteAges() {
-	a := &j.ages
+func (a *ages) sample() {
 	var changed []string
-	j.fsm.read(func(v view) { changed = a.note(a.now(), clock.Now(), v.state(), v.points()) })
+	a.fsm.read(func(v view) { changed = a.note(a.now(), clock.Now(), v.state(), v.points()) })
 	for _, name := range changed {
-		err := j.db.Delete(ageKey(name), pebble.NoSync)
+		err := a.db.Delete(ageKey(name), pebble.NoSync)
 		if s, ok := a.groups[name]; ok {
-			err = j.db.Set(ageKey(name), mustJSON(s), pebble.NoSync)
+			err = a.db.Set(ageKey(name), mustJSON(s), pebble.NoSync)
 		}
 		if err != nil {
-			j.opts.Logger.Warn("how old points are is not noted", "group", name, "err", err)
+			a.log.Warn("how old points are is not noted", "group", name, "err", err)
 		}
 	}
 }
 
-// moveHorizon puts the horizons of the groups into the log: garbage collection deletes
-// only what lies before them.
-func (j *Journal) moveHorizon() {
-	var h *state.StreamHorizon
-	j.fsm.read(func(v view) { h = j.ages.horizon(j.ages.now(), v.state()) })
-	if h == nil {
-		return
-	}
-	if _, err := j.Propose(state.KindStreamHorizon, h); err != nil {
-		j.opts.Logger.Warn("the horizon was not moved", "err", err)
-	}
+// expired is the horizon that is due now, nil where none is.
+func (a *ages) expired() (h *state.StreamHorizon) {
+	a.fsm.read(func(v view) { h = a.horizon(a.now(), v.state()) })
+	return h
 }

@@ -167,7 +167,8 @@ func (c *clusterTest) group() {
 	for _, cmd := range []struct {
 		kind state.Kind
 		v    any
-	}{{state.KindGroupPut, state.Group{Name: "g", Ack: "local"}}, {state.KindStreamCreate, state.Stream{ID: c.stream, Group: "g", Agent: "a"}}} {
+	}{{state.KindGroupPut, state.Group{Name: "g", Ack: "local"}},
+		{state.KindStreamCreate, state.Stream{ID: c.stream, Group: "g", Agent: "a"}}} {
 		c.await("the group", func() bool {
 			_, err := c.leader().Propose(cmd.kind, cmd.v)
 			if err != nil && !fail.Is(err, fail.Retry) && !fail.Is(err, fail.Exists) {
@@ -239,7 +240,8 @@ func (c *clusterTest) write(frames int) {
 	for range frames {
 		data := bytes.Repeat([]byte{byte(c.at.LSN)}, 4096)
 		h := change.Header{Stream: c.stream, FirstLSN: c.at.LSN + 1, Prev: c.at.Hash, FirstTime: 1, LastTime: 1}
-		b, hash := c.enc.Encode(&h, []change.Change{{Kind: change.Write, Volume: 1, Off: int64(c.at.LSN) * 4096, Len: 4096, Data: [][]byte{data}}})
+		b, hash := c.enc.Encode(&h, []change.Change{{Kind: change.Write, Volume: 1, Off: int64(c.at.LSN) * 4096,
+			Len: 4096, Data: [][]byte{data}}})
 		c.at = change.Point{LSN: h.LastLSN, Hash: hash}
 		c.sent[h.LastLSN] = bytes.Clone(b)
 	}
@@ -366,14 +368,14 @@ func TestCluster(t *testing.T) {
 	c.equal()
 
 	lost := (lead + 1) % 3
-	old := c.members[lost].member.ID
+	old := c.members[lost].member.id
 	c.stop(lost)
 	if err := os.RemoveAll(c.path(lost)); err != nil {
 		t.Fatal(err)
 	}
 	c.start(lost)
 	c.await("the new member's vote", func() bool {
-		if c.members[lost].member.ID == old {
+		if c.members[lost].member.id == old {
 			t.Fatal("an id was used again")
 		}
 		for _, s := range c.leader().servers() {
@@ -480,7 +482,7 @@ func TestRemoveMember(t *testing.T) {
 	}
 	c.voters(2)
 	c.write(5)
-	err := c.leader().admit(context.Background(), &change.Join{Member: c.members[out].member.ID, Address: c.addrs[out]})
+	err := c.leader().admit(context.Background(), &change.Join{Member: c.members[out].member.id, Address: c.addrs[out]})
 	if !fail.Is(err, fail.Refused) {
 		t.Errorf("let in again: %v", err)
 	}
@@ -488,7 +490,7 @@ func TestRemoveMember(t *testing.T) {
 	if err := c.leader().Remove("nobody"); !fail.Is(err, fail.NotFound) {
 		t.Errorf("removed nobody: %v", err)
 	}
-	if err := c.leader().Remove(c.leader().member.ID); !fail.Is(err, fail.Refused) {
+	if err := c.leader().Remove(c.leader().member.id); !fail.Is(err, fail.Refused) {
 		t.Errorf("removed the leader: %v", err)
 	}
 }

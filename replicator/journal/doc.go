@@ -10,10 +10,22 @@
 // A journal is alone (embedded in an agent, whose WAL it may refer to) or has
 // several members; then frames carry their bodies, and whoever leads serves.
 //
-// Layers: logstore.go (Raft's log on package wal), kv.go (Pebble: term and vote,
-// FSM state, frame index), snapshot.go, fsm*.go (what a log entry does, and in
-// fsm_query.go what others may ask of it), entries.go (what uploaders read), start.go and journal.go (opening, proposing, closing),
-// member.go, cluster.go, network.go and leader.go (several members), listen.go
-// (what a connection is for, and access.go who may), server.go (sessions with
-// agents), follow.go (copies of the control state). Package journalnode runs one.
+// A Journal is put together of parts, each with what it needs of the others:
+//
+//	logstore.go, logcache.go   Raft's log on package wal
+//	kv.go, snapshot.go         Pebble (term and vote, FSM state, frame index); Raft's snapshots
+//	fsm*.go                    what a log entry does; fsm_query.go is all that others may ask
+//	entries.go                 entryReader: what uploaders read
+//	targets.go, let_go.go      targets: which object logs count, and what is kept for them
+//	proposals.go               proposer: the way into Raft's log
+//	lead.go, leader.go         lead: who leads, and under which term; how a lead begins
+//	member.go                  member: who this directory is
+//	cluster.go, join.go        membership: who the members are, and how one becomes one
+//	network.go                 Raft's connections to other members
+//	listen.go, access.go       server: what a connection is for, and who may open it
+//	server.go, follow.go       its sessions with agents, and copies of the control state
+//	ages.go, housekeeping.go   how old points are; snapshots, beats
+//	start.go, journal.go       opening, wiring, closing
+//
+// Package journalnode runs one.
 package journal

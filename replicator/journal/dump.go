@@ -95,7 +95,8 @@ func (e *RaftEntry) parseAppend(body []byte) error {
 		if err != nil {
 			return fail.At("decode", fmt.Sprintf("frame %d of an append", i), err)
 		}
-		e.Frames = append(e.Frames, RaftFrame{Ref: it.Ref, Held: it.Body != nil, Header: h, Hash: hash, First: h.FirstLSN, Last: h.LastLSN, Bytes: h.FrameBytes()})
+		e.Frames = append(e.Frames, RaftFrame{Ref: it.Ref, Held: it.Body != nil, Header: h, Hash: hash,
+			First: h.FirstLSN, Last: h.LastLSN, Bytes: h.FrameBytes()})
 	}
 	return nil
 }

@@ -27,8 +27,25 @@ type Entry struct {
 	body   []byte // a command, or a whole frame that is at hand
 }
 
+// entryReader reads what the journal has accepted, wherever the bytes lie.
+type entryReader struct {
+	fsm    *fsm
+	db     *pebble.DB
+	logged loggedFrames
+	source FrameSource
+}
+
+// SetSource says where frames that are held by reference are read.
+func (r *entryReader) SetSource(s FrameSource) { r.source = s }
+
+// References reports whether frames are still taken by reference.
+func (r *entryReader) References() bool { return r.fsm.figures().copied == 0 }
+
 // LastIndex is the newest journal index.
-func (j *Journal) LastIndex() uint64 { return j.fsm.lastIndex() }
+func (r *entryReader) LastIndex() uint64 { return r.fsm.lastIndex() }
+
+// Floor is the first entry that is still held.
+func (r *entryReader) Floor() uint64 { return r.fsm.firstIndex() }
 
 // recent keeps the newest entries in memory, where an uploader that keeps up
 // finds them.
@@ -74,13 +91,13 @@ func (r *recent) from(index uint64) ([]indexed, bool) {
 
 // Entries calls fn with the entries from index first on, in order, until there
 // are no more or fn returns false.
-func (j *Journal) Entries(first uint64, fn func(Entry) bool) error {
-	got, ok, none := j.fsm.recentFrom(first)
+func (r *entryReader) Entries(first uint64, fn func(Entry) bool) error {
+	got, ok, none := r.fsm.recentFrom(first)
 	if none {
 		return nil
 	}
 	if !ok {
-		return j.storedEntries(first, fn)
+		return r.storedEntries(first, fn)
 	}
 	for i, v := range got {
 		e, err := parseEntry(first+uint64(i), v.value)
@@ -98,8 +115,8 @@ func (j *Journal) Entries(first uint64, fn func(Entry) bool) error {
 }
 
 // storedEntries is Entries from Pebble.
-func (j *Journal) storedEntries(first uint64, fn func(Entry) bool) error {
-	it, err := j.db.NewIter(&pebble.IterOptions{LowerBound: frameKey(first), UpperBound: prefixEnd(keyFrame)})
+func (r *entryReader) storedEntries(first uint64, fn func(Entry) bool) error {
+	it, err := r.db.NewIter(&pebble.IterOptions{LowerBound: frameKey(first), UpperBound: prefixEnd(keyFrame)})
 	if err != nil {
 		return fail.Wrap(fail.Internal, "read", "journal index", err)
 	}
@@ -124,20 +141,20 @@ func (j *Journal) storedEntries(first uint64, fn func(Entry) bool) error {
 
 // Backlog is the bytes of the frames after index that the journal holds, to about
 // a MiB.
-func (j *Journal) Backlog(index uint64) int64 { return j.fsm.backlogAfter(index) }
+func (r *entryReader) Backlog(index uint64) int64 { return r.fsm.backlogAfter(index) }
 
 // Behind tells how far a target that holds the journal up to index lags: the age
 // of the oldest frame after it, and the bytes of all of them to about a MiB.
-func (j *Journal) Behind(index uint64) (lag time.Duration, bytes int64) {
+func (r *entryReader) Behind(index uint64) (lag time.Duration, bytes int64) {
 	var oldest int64
-	_ = j.Entries(index+1, func(e Entry) bool { // for a status: what cannot be read is somebody else's error
+	_ = r.Entries(index+1, func(e Entry) bool { // for a status: what cannot be read is somebody else's error
 		oldest = e.FirstTime
 		return oldest == 0
 	})
 	if oldest == 0 {
 		return 0, 0
 	}
-	return max(0, clock.Now().Sub(time.Unix(0, oldest))), j.fsm.backlogAfter(index)
+	return max(0, clock.Now().Sub(time.Unix(0, oldest))), r.fsm.backlogAfter(index)
 }
 
 func parseEntry(index uint64, v []byte) (Entry, error) {
@@ -181,24 +198,25 @@ func decodeEntry(v []byte) (e Entry, err error) {
 
 // Fetch copies the entry's bytes into dst, which is exactly as long. A frame
 // that lies elsewhere is compared with what was accepted.
-func (j *Journal) Fetch(e *Entry, dst []byte) error {
+func (r *entryReader) Fetch(e *Entry, dst []byte) error {
 	b := e.body
 	var err error
 	switch {
 	case b != nil:
 	case e.logged > 0:
-		if b, err = j.logged.read(e.logged, e.offset, int(e.Bytes), dst[:0]); err != nil {
+		if b, err = r.logged.read(e.logged, e.offset, int(e.Bytes), dst[:0]); err != nil {
 			return fail.At("fetch", fmt.Sprintf("journal entry %d from Raft's log", e.Index), err)
 		}
-	case j.source == nil:
+	case r.source == nil:
 		return fail.New(fail.Internal, "fetch", fmt.Sprintf("journal entry %d", e.Index), "no source for references")
 	default:
-		if b, err = j.source(e.ref, dst[:0]); err != nil {
+		if b, err = r.source(e.ref, dst[:0]); err != nil {
 			return fail.At("fetch", fmt.Sprintf("journal entry %d from the agent's WAL", e.Index), err)
 		}
 	}
 	if len(b) != len(dst) {
-		return fail.New(fail.Damaged, "fetch", fmt.Sprintf("journal entry %d", e.Index), fmt.Sprintf("%d bytes in place of %d", len(b), len(dst)))
+		return fail.New(fail.Damaged, "fetch", fmt.Sprintf("journal entry %d", e.Index),
+			fmt.Sprintf("%d bytes in place of %d", len(b), len(dst)))
 	}
 	if e.Kind == segment.FrameEntry {
 		if _, hash, err := change.ParseHeader(b); err != nil || hash != e.Hash {
@@ -213,6 +231,12 @@ func (j *Journal) Fetch(e *Entry, dst []byte) error {
 		copy(dst, b)
 	}
 	return nil
+}
+
+// frame reads an entry's bytes for a snapshot.
+func (r *entryReader) frame(e *Entry) ([]byte, error) {
+	b := make([]byte, e.Bytes)
+	return b, r.Fetch(e, b)
 }
 
 // loggedFrames reads frames out of Raft's log. One entry has many frames, which are
@@ -242,7 +266,8 @@ func (r *loggedFrames) read(index uint64, offset, n int, dst []byte) ([]byte, er
 		r.index, r.buf, r.data = index, b, l.Data
 	}
 	if offset+n > len(r.data) {
-		return nil, fail.New(fail.Damaged, "read", fmt.Sprintf("Raft entry %d", index), fmt.Sprintf("%d bytes at %d of %d", n, offset, len(r.data)))
+		return nil, fail.New(fail.Damaged, "read", fmt.Sprintf("Raft entry %d", index),
+			fmt.Sprintf("%d bytes at %d of %d", n, offset, len(r.data)))
 	}
 	return append(dst, r.data[offset:offset+n]...), nil
 }

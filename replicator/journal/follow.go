@@ -9,7 +9,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/transport"
@@ -27,13 +26,13 @@ const (
 
 // follower is the connection of a daemon that keeps a copy of the control state.
 type follower struct {
-	j     *Journal
+	*server
 	conn  *transport.Conn
 	peer  pki.Peer
 	agent string
 	level int    // the feature level that it knows
 	read  uint64 // news up to here were sent
-	info  string // the last one sent
+	last  string // the last info sent
 
 	mu      sync.Mutex
 	answers []change.Proposed // to be sent after the state that they led to
@@ -42,7 +41,7 @@ type follower struct {
 
 // serveFollower sends the control state, then what changes in it, and takes
 // commands. An answer follows the change that the command made.
-func (j *Journal) serveFollower(ctx context.Context, conn *transport.Conn, peer pki.Peer, b []byte) error {
+func (s *server) serveFollower(ctx context.Context, conn *transport.Conn, peer pki.Peer, b []byte) error {
 	var hello change.Follow
 	if err := change.Decode(b, &hello); err != nil {
 		return err
@@ -51,12 +50,13 @@ func (j *Journal) serveFollower(ctx context.Context, conn *transport.Conn, peer 
 		_ = conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
 		return err
 	}
-	ctx, end, err := j.welcome(ctx, conn, "agent "+hello.Agent, false)
+	ctx, end, err := s.welcome(ctx, conn, "agent "+hello.Agent, false)
 	if err != nil {
 		return err
 	}
 	defer end()
-	f := &follower{j: j, conn: conn, peer: peer, agent: hello.Agent, level: hello.Level, read: ^uint64(0), wake: make(chan struct{}, 1)}
+	f := &follower{server: s, conn: conn, peer: peer, agent: hello.Agent, level: hello.Level,
+		read: ^uint64(0), wake: make(chan struct{}, 1)}
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, conn.Close)
 	defer stop()
@@ -89,7 +89,7 @@ func (f *follower) receive(ctx context.Context, g *errgroup.Group) error {
 		}
 		places <- struct{}{}
 		g.Go(func() error {
-			answer := f.j.propose(f.peer, &p)
+			answer := f.propose(f.peer, &p)
 			f.mu.Lock()
 			f.answers = append(f.answers, answer)
 			f.mu.Unlock()
@@ -104,67 +104,32 @@ func (f *follower) receive(ctx context.Context, g *errgroup.Group) error {
 }
 
 // propose applies a command of somebody else, who must be allowed to.
-func (j *Journal) propose(peer pki.Peer, p *change.Propose) change.Proposed {
-	index, err := j.proposeChecked(p.Command, func(kind state.Kind, body []byte) error {
-		return mayPropose(j.View, peer, kind, body)
+func (s *server) propose(peer pki.Peer, p *change.Propose) change.Proposed {
+	index, err := s.proposer.proposeChecked(p.Command, func(kind state.Kind, body []byte) error {
+		return mayPropose(s.fsm.view, peer, kind, body)
 	})
 	return change.Proposed{ID: p.ID, Index: index, Error: change.FaultOf(err)}
 }
 
-func (j *Journal) serveSubmit(conn *transport.Conn, peer pki.Peer, b []byte) error {
+func (s *server) serveSubmit(conn *transport.Conn, peer pki.Peer, b []byte) error {
 	var p change.Propose
 	if err := change.Decode(b, &p); err != nil {
 		return err
 	}
 	answer := change.Proposed{ID: p.ID}
-	if j.Leads() {
-		answer = j.propose(peer, &p)
+	if s.lead.Leads() {
+		answer = s.propose(peer, &p)
 	} else {
-		answer.Error = change.FaultOf(j.notLeader("propose to", "journal"))
+		answer.Error = change.FaultOf(s.members.notLeader("propose to", "journal"))
 	}
 	return conn.Send(uint16(change.MsgProposed), change.Encode(answer))
-}
-
-// submitTimeout bounds Submit: there may be no leader for a moment.
-const submitTimeout = 5 * time.Second
-
-// Submit is Propose by whichever member leads.
-func (j *Journal) Submit(kind state.Kind, v any) error {
-	for end := time.Now().Add(submitTimeout); ; {
-		err := j.submitOnce(kind, v)
-		if !fail.Is(err, fail.Retry) || time.Now().After(end) {
-			return err
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-j.ctx.Done():
-			return err
-		}
-	}
-}
-
-func (j *Journal) submitOnce(kind state.Kind, v any) error {
-	if j.Leads() {
-		_, err := j.Propose(kind, v)
-		return err
-	}
-	leader := j.leaderAddress()
-	if leader == "" || j.opts.Cluster == nil {
-		return j.notLeader("propose to", "journal")
-	}
-	var got change.Proposed
-	err := j.askMember(j.ctx, leader, change.MsgSubmit, change.Propose{Command: state.Encode(kind, v)}, change.MsgProposed, &got)
-	if err != nil {
-		return err
-	}
-	return got.Error.Err("propose to", "journal")
 }
 
 func (f *follower) send(ctx context.Context) error {
 	beat := time.NewTicker(change.BeatEvery)
 	defer beat.Stop()
 	for {
-		changed := f.j.Changed()
+		changed := f.changed.Next()
 		f.mu.Lock()
 		answers := f.answers
 		f.answers = nil
@@ -174,7 +139,7 @@ func (f *follower) send(ctx context.Context) error {
 			return err
 		}
 		if reset { // the copy is complete with this
-			f.info = ""
+			f.last = ""
 			if err := f.inform(); err != nil {
 				return err
 			}
@@ -199,9 +164,9 @@ func (f *follower) send(ctx context.Context) error {
 
 // inform sends where the journal stands; where nothing changed, a beat.
 func (f *follower) inform() error {
-	info := f.j.Info()
-	if b := change.Encode(info); string(b) != f.info {
-		f.info = string(b)
+	info := f.info()
+	if b := change.Encode(info); string(b) != f.last {
+		f.last = string(b)
 		return f.conn.Send(uint16(change.MsgState), change.Encode(change.StateUpdate{Info: &info}))
 	}
 	return f.conn.Send(uint16(change.MsgBeat))
@@ -210,7 +175,7 @@ func (f *follower) inform() error {
 // update sends what has changed in the control state since the last time, or all of
 // it.
 func (f *follower) update() (reset bool, err error) {
-	updates, end, known := f.j.fsm.updates(f.agent, f.level, f.read)
+	updates, end, known := f.fsm.updates(f.agent, f.level, f.read)
 	f.read = end
 	if !known {
 		if len(updates) == 0 {
@@ -224,25 +189,4 @@ func (f *follower) update() (reset bool, err error) {
 		}
 	}
 	return !known, nil
-}
-
-// SetTargetInfo says how to find out where the targets' uploaders stand.
-func (j *Journal) SetTargetInfo(f func() []change.TargetInfo) {
-	j.mu.Lock()
-	j.targetInfo = f
-	j.mu.Unlock()
-}
-
-// Info is where the journal stands, as its leader sees it.
-func (j *Journal) Info() change.JournalInfo {
-	st, id := j.status()
-	out := change.JournalInfo{Journal: id.Journal, Epoch: id.Epoch, Site: id.Site, Term: st.Term, Leader: st.LeaderAddress,
-		Voters: st.Voters, Members: st.Members, LogBytes: st.LogBytes, LogBudget: st.LogBudget}
-	j.mu.Lock()
-	targets := j.targetInfo
-	j.mu.Unlock()
-	if targets != nil {
-		out.Targets = targets()
-	}
-	return out
 }

@@ -47,18 +47,13 @@ type fsm struct {
 	floor          uint64                                      // frame index entries below are gone
 	recent         recent                                      // the newest entries once more
 	id             identity                                    // zero until a new member knows
-	copied         uint64                                      // Raft index from which on frames carry their bodies; 0: they do not
+	copied         uint64                                      // Raft index since which frames carry bodies; 0: never
 	lastRef        uint64                                      // journal index of the newest frame by reference
 	news           news                                        // which keys of state changed
 	backlog        backlog                                     // bytes of the frames from floor on
 
-	stopped error           // an entry of a later release came; nothing is applied from there on
-	syncLog func() error    // makes Raft's log durable
-	named   func(uuid.UUID) // told who the journal is, once that is applied
-	frame   func(e *Entry) ([]byte, error)
-	holdLog func() (release func())
-	changed func() // after every batch
-	fatal   func(error)
+	stopped error // an entry of a later release came; nothing is applied from there on
+	host    fsmHost
 	log     *slog.Logger
 
 	beforeApply func(l *raft.Log) // a test's, else nil
@@ -89,11 +84,11 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	}
 	id := f.id.Journal
 	f.mu.Unlock()
-	f.named(id)
+	f.host.named(id)
 	if err != nil {
-		f.fatal(fail.Wrap(fail.Internal, "commit", "journal state", err))
+		f.host.fatal(fail.Wrap(fail.Internal, "commit", "journal state", err))
 	}
-	f.changed()
+	f.host.changed()
 	return out
 }
 
@@ -161,8 +156,8 @@ func (f *fsm) applySafely(b *pebble.Batch, l *raft.Log) (r result, poison error)
 			entry := fmt.Sprintf("Raft entry %d", l.Index)
 			poison = fail.New(fail.Internal, "apply", entry, "it cannot be applied, and is refused").
 				WithHint("this is a fault of pollux: report it, with the journal's log")
-			f.log.Error("applying an entry panicked: it is refused, and the journal goes on", "raft_index", l.Index, "panic", p,
-				"stack", string(debug.Stack()))
+			f.log.Error("applying an entry panicked: it is refused, and the journal goes on",
+				"raft_index", l.Index, "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
 	if f.beforeApply != nil {
@@ -236,7 +231,7 @@ func (f *fsm) applyOne(b *pebble.Batch, l *raft.Log) result {
 // upgrade.
 func (f *fsm) stop(err error) {
 	f.stopped = err
-	f.fatal(err)
+	f.host.fatal(err)
 }
 
 func (f *fsm) applyCommand(b *pebble.Batch, data []byte) result {
@@ -279,7 +274,8 @@ func (f *fsm) checkGap(body []byte, r *state.ResyncBegin) error {
 		return fail.Wrap(fail.Damaged, "decode", state.KindResyncBegin.String(), err)
 	}
 	if at := f.points[r.Stream]; at != r.From {
-		return fail.New(fail.Fenced, "resync", r.Stream.String(), fmt.Sprintf("the gap begins at %v, the stream ends at %v", r.From, at))
+		return fail.New(fail.Fenced, "resync", r.Stream.String(),
+			fmt.Sprintf("the gap begins at %v, the stream ends at %v", r.From, at))
 	}
 	return nil
 }
@@ -346,7 +342,8 @@ func (f *fsm) applyAppend(b *pebble.Batch, l *raft.Log) result {
 	}
 	if a.Lease != st.Lease {
 		return result{point: at, err: fail.New(fail.Fenced, "append to", "group "+st.Group,
-			fmt.Sprintf("lease %d of epoch %d was superseded by %d of epoch %d", a.Lease.Number, a.Lease.Epoch, st.Lease.Number, st.Lease.Epoch)).
+			fmt.Sprintf("lease %d of epoch %d was superseded by %d of epoch %d",
+				a.Lease.Number, a.Lease.Epoch, st.Lease.Number, st.Lease.Epoch)).
 			WithHint("another agent, or a newer session of this one, has taken the stream over")}
 	}
 	fresh, end, err := a.Fresh(at)

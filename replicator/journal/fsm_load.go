@@ -26,7 +26,8 @@ func (f *fsm) load() error {
 		return err
 	}
 	if len(v) == 24 {
-		f.applied, f.next, f.floor = binary.LittleEndian.Uint64(v), binary.LittleEndian.Uint64(v[8:]), binary.LittleEndian.Uint64(v[16:])
+		f.applied, f.next = binary.LittleEndian.Uint64(v), binary.LittleEndian.Uint64(v[8:])
+		f.floor = binary.LittleEndian.Uint64(v[16:])
 		f.durableApplied = f.applied
 	}
 	if v, err = get(f.db, keyFirm); err != nil {

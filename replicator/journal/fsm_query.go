@@ -59,6 +59,20 @@ func (v view) who() (id uuid.UUID, epoch uint64, site string) {
 	return born.Journal, seat.Epoch, seat.Site
 }
 
+// view calls fn with the control state, which it must neither keep nor change.
+func (f *fsm) view(fn func(*state.State)) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	fn(f.state)
+}
+
+// level is the journal's feature level.
+func (f *fsm) level() int {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.state.Level
+}
+
 // figures are the numbers that say how far the FSM has come.
 type figures struct {
 	id             identity
@@ -215,6 +229,16 @@ func (f *fsm) updates(agent string, level int, from uint64) (updates []change.St
 		bytes += len(v)
 	}
 	return updates, f.news.end(), known
+}
+
+// retain is the Raft index from which on bytes of the log are needed; what the answer
+// is based on is made durable, so that no crash takes it back.
+func (f *fsm) retain() (uint64, error) {
+	keep, err := f.firstLogged()
+	if err == nil {
+		err = fail.Wrap(fail.Internal, "sync", "journal state", f.db.LogData(nil, pebble.Sync))
+	}
+	return keep, err
 }
 
 // firstLogged is the Raft index of the oldest entry whose frames not every target

@@ -19,7 +19,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if stopped != nil { // Raft would take the rest of the log for applied
 		return nil, stopped
 	}
-	if err := f.syncLog(); err != nil { // a snapshot must not be ahead of the log
+	if err := f.host.syncLog(); err != nil { // a snapshot must not be ahead of the log
 		return nil, err
 	}
 	if err := f.db.LogData(nil, pebble.Sync); err != nil {
@@ -27,7 +27,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	}
 	s := &fsmSnapshot{snap: f.db.NewSnapshot()}
 	if f.copied > 0 { // f.mu is not needed: Raft calls this from the one goroutine that writes
-		s.frame, s.release = f.frame, f.holdLog()
+		s.frame, s.release = f.host.frame, f.host.holdLog()
 	}
 	return s, nil
 }
@@ -117,8 +117,9 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 		return fail.Wrap(fail.Internal, "restore", "snapshot", err)
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	err := f.load()
-	f.named(f.id.Journal)
+	id := f.id.Journal
+	f.mu.Unlock()
+	f.host.named(id)
 	return err
 }

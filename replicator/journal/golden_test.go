@@ -111,13 +111,10 @@ func goldenFSM(t *testing.T, frames map[uint64][]byte) *fsm {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	f := &fsm{db: db, syncLog: func() error { return nil }, named: func(uuid.UUID) {}, changed: func() {},
-		log:     slog.New(slog.DiscardHandler),
-		holdLog: func() func() { return func() {} }, frame: func(e *Entry) ([]byte,
-			error) {
-			return frames[e.Index], nil
-		},
-		fatal: func(err error) { t.Error(err) }}
+	host := fsmHost{syncLog: func() error { return nil }, named: func(uuid.UUID) {}, changed: func() {},
+		holdLog: func() func() { return func() {} }, fatal: func(err error) { t.Error(err) },
+		frame: func(e *Entry) ([]byte, error) { return frames[e.Index], nil }}
+	f := &fsm{db: db, host: host, log: slog.New(slog.DiscardHandler)}
 	if err := f.load(); err != nil {
 		t.Fatal(err)
 	}

@@ -91,7 +91,8 @@ func TestForeignAppend(t *testing.T) {
 	data := make([]byte, 4096)
 	h := change.Header{Stream: c.stream, FirstLSN: c.at.LSN + 1, Prev: c.at.Hash, FirstTime: 1, LastTime: 1}
 	b, _ := c.enc.Encode(&h, []change.Change{{Kind: change.Write, Volume: 1, Off: 0, Len: 4096, Data: [][]byte{data}}})
-	a := change.Append{Stream: c.stream, Lease: lease, Items: []change.AppendItem{{Header: b[:change.HeaderBytes], Body: b[change.HeaderBytes:]}}}
+	a := change.Append{Stream: c.stream, Lease: lease,
+		Items: []change.AppendItem{{Header: b[:change.HeaderBytes], Body: b[change.HeaderBytes:]}}}
 	_ = conn.Send(uint16(change.MsgAppend), a.Parts()...)
 	if _, _, err := conn.Recv(); err == nil {
 		t.Error("it was not hung up on")
@@ -176,7 +177,8 @@ func TestAccess(t *testing.T) {
 		}
 	}
 	try("its own stream in a's group", state.KindStreamCreate, state.Stream{ID: mine, Group: "g", Agent: "b"})
-	try("a bookmark in a's group at a LSN of its own stream", state.KindBookmarkAdd, state.Bookmark{Group: "g", Name: "x", Stream: mine})
+	try("a bookmark in a's group at a LSN of its own stream", state.KindBookmarkAdd,
+		state.Bookmark{Group: "g", Name: "x", Stream: mine})
 	try("audit entry in another's name", state.KindAudit, state.Audit{Who: "operator/alice", Verb: "volume-remove"})
 	p := change.Propose{Command: state.Encode(state.KindGroupPut, state.Group{Name: "g", Ack: "journal"})}
 	if e := j.propose(pki.Peer{Role: pki.Agent, Name: "a"}, &p).Error.Err("", ""); e != nil {
@@ -200,7 +202,8 @@ func TestBackupInPlace(t *testing.T) {
 	was := c.members[i].raft.LastIndex()
 	c.stop(i)
 	// everything but the directory itself and the mark is put back
-	if out, err := exec.Command("sh", "-c", "cd "+c.path(i)+" && rm -rf raft state snapshots && cp -a "+c.path(i)+".bak/. .").CombinedOutput(); err != nil {
+	back := "cd " + c.path(i) + " && rm -rf raft state snapshots && cp -a " + c.path(i) + ".bak/. ."
+	if out, err := exec.Command("sh", "-c", back).CombinedOutput(); err != nil {
 		t.Fatal(string(out))
 	}
 	for k := range c.members { // the others are away: what does it promise
@@ -223,7 +226,9 @@ func TestCopyStartedAlone(t *testing.T) {
 	c.write(5)
 	i := (c.index(c.leader()) + 1) % 3
 	c.stop(i)
-	if out, err := exec.Command("sh", "-c", "cp -a "+c.path(i)+" "+c.path(i)+".x && rm -rf "+c.path(i)+" && mv "+c.path(i)+".x "+c.path(i)).CombinedOutput(); err != nil {
+	dir := c.path(i)
+	again := "cp -a " + dir + " " + dir + ".x && rm -rf " + dir + " && mv " + dir + ".x " + dir
+	if out, err := exec.Command("sh", "-c", again).CombinedOutput(); err != nil {
 		t.Fatal(string(out))
 	}
 	if _, err := Open(context.Background(), c.options(i)); err == nil {
@@ -259,7 +264,8 @@ func TestOtherTargets(t *testing.T) {
 	c.await("the refusal", func() bool { return fail.Is(c.members[1].Waiting(), fail.Refused) })
 	c.write(3)
 	j := c.leader()
-	if err := j.Uploaded(Uploaded{Target: "x", Position: 2, Index: j.LastIndex(), Streams: map[change.StreamID]change.Point{c.stream: c.at}}); err != nil {
+	at := map[change.StreamID]change.Point{c.stream: c.at}
+	if err := j.Uploaded(Uploaded{Target: "x", Position: 2, Index: j.LastIndex(), Streams: at}); err != nil {
 		t.Fatal(err)
 	}
 	if d := j.Durable(c.stream); d != 0 {

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -11,8 +12,8 @@ import (
 	"github.com/pollux-dr/pollux/wal"
 )
 
-// markEvery is how old a backup of a member's directory may be and pass for the
-// original.
+// markEvery is how often a member renews the mark in its directory. A backup that is put
+// back is known by its older mark, unless it was made within that time.
 const markEvery = time.Minute
 
 // housekeeping takes snapshots when the log has grown, frees what is no longer
@@ -25,7 +26,7 @@ func (j *Journal) housekeeping() {
 		select {
 		case <-j.ctx.Done():
 			return
-		case <-j.overBudget:
+		case <-j.logs.crowded:
 			st := j.Status()
 			j.shrink(&st)
 		case now := <-tick.C:
@@ -43,7 +44,7 @@ func (j *Journal) housekeeping() {
 			}
 			if now.Sub(moved) >= horizonEvery {
 				moved = now
-				if j.noteAges(); st.Leader {
+				if j.ages.sample(); st.Leader {
 					j.moveHorizon()
 				}
 			}
@@ -52,11 +53,23 @@ func (j *Journal) housekeeping() {
 			}
 			if j.opts.Cluster != nil && now.Sub(marked) >= markEvery {
 				marked = now
-				if err := j.markMember(); err != nil {
+				if err := j.member.renewMark(); err != nil {
 					j.opts.Logger.Warn("the directory's mark is not renewed", "err", err)
 				}
 			}
 		}
+	}
+}
+
+// moveHorizon puts the horizons of the groups into the log: garbage collection deletes
+// only what lies before them.
+func (j *Journal) moveHorizon() {
+	h := j.ages.expired()
+	if h == nil {
+		return
+	}
+	if _, err := j.Propose(state.KindStreamHorizon, h); err != nil {
+		j.opts.Logger.Warn("the horizon was not moved", "err", err)
 	}
 }
 
@@ -76,9 +89,6 @@ func (j *Journal) shrink(st *Status) {
 	}
 }
 
-// References reports whether frames are still taken by reference.
-func (j *Journal) References() bool { return j.fsm.figures().copied == 0 }
-
 // Snapshot writes a snapshot and lets Raft's log shrink.
 func (j *Journal) Snapshot() error {
 	err := j.raft.Snapshot().Error()
@@ -90,3 +100,35 @@ func (j *Journal) Snapshot() error {
 	}
 	return fail.Wrap(fail.Retry, "take", "journal snapshot", err)
 }
+
+// prepareCopies sees to it that a new member gets everything: a journal that was
+// born alone holds frames that only the agent in its process can read, until a
+// snapshot has copied them.
+func (j *Journal) prepareCopies() error {
+	now := j.fsm.figures()
+	if j.member.id != aloneID || j.logs.firstIndex.Load() >= now.copied {
+		return nil
+	}
+	if now.backlogBytes > maxFirstSnapshotBytes {
+		return fail.New(fail.Retry, "add member to", "journal",
+			fmt.Sprintf("%d bytes of the time when it was alone are not in the object store yet", now.backlogBytes)).
+			WithHint("wait until the backlog is shorter: pollux status")
+	}
+	if err := j.Snapshot(); err != nil {
+		return err
+	}
+	if j.logs.firstIndex.Load() < now.copied {
+		metas, err := j.snaps.List()
+		if err != nil {
+			return err
+		}
+		if len(metas) == 0 || metas[0].Index < now.copied {
+			return fail.New(fail.Retry, "add member to", "journal", "no snapshot could be taken")
+		}
+		j.logs.firstIndex.Store(now.copied)
+	}
+	return nil
+}
+
+// maxFirstSnapshotBytes bounds what the first snapshot for others may contain.
+const maxFirstSnapshotBytes = 256 << 20

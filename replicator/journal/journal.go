@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -29,8 +28,17 @@ type identity struct {
 	Created time.Time `json:"created"`
 }
 
-// Journal is one member of a Raft group. It is safe for concurrent use.
+// Journal is one member of a Raft group. It is safe for concurrent use. It opens, wires
+// and closes its parts; what others call is mostly theirs, by embedding.
 type Journal struct {
+	lead
+	membership
+	proposer
+	targets
+	entryReader
+	server
+	places places
+
 	opts   Options
 	member member
 	wal    *wal.Log
@@ -41,36 +49,25 @@ type Journal struct {
 	raft   *raft.Raft
 	trans  raftTransport
 	layer  *streamLayer // nil where the journal is alone
-	source FrameSource
-	logged loggedFrames
-	ages   ages // housekeeping's
+	ages   ages         // housekeeping's
 
-	placeTold sync.Map // sayOnce's
-
-	changed           notify.Notifier // after every applied batch
-	leadershipChanged notify.Notifier // after every change of leadership
-	membership        sync.Mutex      // held while the members change
-	voters            atomic.Int32
+	changed notify.Notifier // after every applied batch
 
 	mu         sync.Mutex
-	leading    context.Context // ends with the lead
-	leadTerm   uint64
-	seekErr    error // why none does
 	targetInfo func() []change.TargetInfo
 	err        error
 
-	failed     chan struct{}
-	overBudget chan struct{} // Raft's log is over its budget
-	ctx        context.Context
-	cancel     context.CancelFunc
-	wg         sync.WaitGroup
+	failed chan struct{}
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
 }
 
 // Open recovers or creates the journal in o.Dir. One that is alone leads when it
 // returns; one of several members may not know of a leader yet, or of a journal.
 func Open(ctx context.Context, o Options) (*Journal, error) {
 	o.setDefaults()
-	j := &Journal{opts: o, failed: make(chan struct{}), overBudget: make(chan struct{}, 1)}
+	j := &Journal{opts: o, failed: make(chan struct{})}
 	j.ctx, j.cancel = context.WithCancel(context.Background())
 	if err := j.open(ctx); err != nil {
 		_ = j.Close()
@@ -78,10 +75,10 @@ func Open(ctx context.Context, o Options) (*Journal, error) {
 	}
 	j.wg.Go(j.housekeeping)
 	if len(o.Targets) > len(o.Required) {
-		j.wg.Go(j.watchOptional)
+		j.wg.Go(j.targets.watchOptional)
 	}
 	if j.opts.Cluster != nil {
-		j.wg.Go(j.seekJournal)
+		j.wg.Go(j.membership.seekJournal)
 	}
 	return j, nil
 }
@@ -101,48 +98,45 @@ func (j *Journal) open(ctx context.Context) (err error) {
 		return err
 	}
 	j.wal, err = wal.Open(wal.Options{FS: o.FS, Dir: filepath.Join(o.Dir, "raft"), SegmentBytes: o.LogSegmentBytes,
-		BudgetBytes: o.LogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true, MaxSpares: logSpares, OnSync: o.OnSync})
+		BudgetBytes: o.LogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true, MaxSpares: logSpares,
+		OnSync: o.OnSync})
 	if err != nil {
 		return err
 	}
-	j.logged.log = j.wal
+	j.member.opts, j.member.db, j.member.failed = o, j.db, j.fatal
 	if err = j.loadIdentity(); err != nil {
 		return err
 	}
-	j.logs = &logStore{log: j.wal, retain: j.retain, failed: j.fatal}
-	j.fsm = &fsm{db: j.db, syncLog: j.syncLog, changed: j.changed.Broadcast, fatal: j.fatal, frame: j.frame, holdLog: j.holdLog, named: j.pinJournal, log: j.opts.Logger}
+	j.assemble()
 	if err = j.fsm.load(); err != nil {
 		return err
 	}
-	if err = j.loadAges(); err != nil {
+	if err = j.ages.load(); err != nil {
 		return err
 	}
-	j.pinJournal(j.fsm.figures().id.Journal)
+	j.member.pin(j.fsm.figures().id.Journal)
 	j.snaps = &snapStore{o.FS, snapDir}
 	return j.startRaft(ctx)
 }
 
-// frame reads an entry's bytes for a snapshot.
-func (j *Journal) frame(e *Entry) ([]byte, error) {
-	b := make([]byte, e.Bytes)
-	return b, j.Fetch(e, b)
-}
-
-// holdLog keeps Raft's log from being freed until the function that it returns is
-// called.
-func (j *Journal) holdLog() func() {
-	j.logs.hold.RLock()
-	return j.logs.hold.RUnlock
-}
-
-// retain is the Raft index from which on bytes of the log are needed; what the
-// answer is based on is made durable, so that no crash takes it back.
-func (j *Journal) retain() (uint64, error) {
-	keep, err := j.fsm.firstLogged()
-	if err == nil {
-		err = fail.Wrap(fail.Internal, "sync", "journal state", j.db.LogData(nil, pebble.Sync))
-	}
-	return keep, err
+// assemble gives each part what it needs of the others. Raft is not there yet: startRaft
+// gives it to those who speak to it.
+func (j *Journal) assemble() {
+	o := &j.opts
+	j.logs = &logStore{log: j.wal, failed: j.fatal, crowded: make(chan struct{}, 1)}
+	j.fsm = &fsm{db: j.db, log: o.Logger, host: fsmHost{syncLog: j.syncLog, holdLog: j.logs.holdFront,
+		frame: j.entryReader.frame, named: j.member.pin, changed: j.changed.Broadcast, fatal: j.fatal}}
+	j.logs.retain = j.fsm.retain
+	j.ages = ages{fsm: j.fsm, db: j.db, log: o.Logger}
+	j.entryReader = entryReader{fsm: j.fsm, db: j.db, logged: loggedFrames{log: j.wal}}
+	j.membership = membership{opts: o, ctx: j.ctx, member: &j.member, lead: &j.lead, logs: j.logs, fsm: j.fsm,
+		prepare: j.prepareCopies}
+	j.proposer = proposer{failure: j.Err, members: &j.membership, ctx: j.ctx}
+	j.places = places{opts: o, members: &j.membership, proposer: &j.proposer, fsm: j.fsm}
+	j.targets = targets{opts: o, ctx: j.ctx, fsm: j.fsm, logs: j.logs, entries: &j.entryReader, lead: &j.lead,
+		members: &j.membership, proposer: &j.proposer, changed: &j.changed}
+	j.server = server{opts: o, fsm: j.fsm, logs: j.logs, entries: &j.entryReader, lead: &j.lead,
+		members: &j.membership, proposer: &j.proposer, changed: &j.changed, info: j.Info}
 }
 
 // loadIdentity sees to it that a journal that is alone knows who it is, and that a
@@ -151,13 +145,13 @@ func (j *Journal) retain() (uint64, error) {
 func (j *Journal) loadIdentity() error {
 	b, err := get(j.db, keyIdentity)
 	if err == nil {
-		err = j.loadMember(b != nil)
+		err = j.member.load(b != nil, j.wal.Last() > 0)
 	}
 	if err != nil || b != nil || j.opts.Cluster != nil {
 		return err
 	}
 	if j.wal.Last() > 0 {
-		return j.stateLost("it names no journal, but Raft's log has entries")
+		return j.opts.stateLost("it names no journal, but Raft's log has entries")
 	}
 	return fail.Wrap(fail.Full, "create", "journal", j.db.Set(keyIdentity, mustJSON(j.newIdentity()), pebble.Sync))
 }
@@ -221,74 +215,11 @@ func (j *Journal) Close() error {
 	return first
 }
 
-// apply proposes an entry and waits for its result.
-func (j *Journal) apply(tag byte, body []byte) (result, error) {
-	r, err := j.wait(j.raft.Apply(append([]byte{tag}, body...), applyTimeout))
-	if err == nil {
-		err = r.err
-	}
-	return r, err
-}
-
-func (j *Journal) wait(f raft.ApplyFuture) (result, error) {
-	if err := f.Error(); err != nil {
-		if cause := j.Err(); cause != nil {
-			err = cause
-		}
-		return result{}, fail.Wrap(fail.Retry, "append to", "journal", err)
-	}
-	r, ok := f.Response().(result)
-	if !ok {
-		return result{}, fail.New(fail.Internal, "apply", "journal entry", "no result")
-	}
-	return r, nil
-}
-
-// Propose applies a control command and returns its journal index.
-func (j *Journal) Propose(kind state.Kind, v any) (uint64, error) {
-	return j.proposeChecked(state.Encode(kind, v), nil)
-}
-
-// proposeChecked proposes a command that is in order as such, and that may, if it is
-// asked, does not refuse. Nothing else gets into Raft's log.
-func (j *Journal) proposeChecked(command []byte, may func(state.Kind, []byte) error) (uint64, error) {
-	kind, body, err := state.Open(command)
-	if err == nil {
-		err = state.Check(kind, body)
-	}
-	if err == nil && may != nil {
-		err = may(kind, body)
-	}
-	if err == nil {
-		err = state.CheckLevel(kind, j.level())
-	}
-	if err != nil {
-		return 0, err
-	}
-	r, err := j.apply(tagCommand, command)
-	return r.index, err
-}
-
-// Uploaded commits that a target has come so far.
-func (j *Journal) Uploaded(u Uploaded) error {
-	tag := byte(tagLazy)
-	if j.fsm.firstIndex() == 1 || !j.logs.single.Load() {
-		tag = tagUploaded
-	}
-	_, err := j.apply(tag, mustJSON(u))
-	return err
-}
-
 // View calls fn with the control state, which it must neither keep nor change.
-func (j *Journal) View(fn func(*state.State)) {
-	j.fsm.read(func(v view) { fn(v.state()) })
-}
+func (j *Journal) View(fn func(*state.State)) { j.fsm.view(fn) }
 
 // Changed returns a channel that is closed when something is applied next.
 func (j *Journal) Changed() <-chan struct{} { return j.changed.Next() }
-
-// Target returns how far a target has come.
-func (j *Journal) Target(name string) Target { return j.fsm.target(name) }
 
 // ID names the journal, its epoch and its site; nil until a new member knows.
 func (j *Journal) ID() (id uuid.UUID, epoch uint64, site string) {
@@ -307,14 +238,6 @@ func (j *Journal) Point(id change.StreamID) change.Point { return j.fsm.point(id
 
 // Durable returns the LSN up to which every required target holds a stream.
 func (j *Journal) Durable(id change.StreamID) uint64 { return j.fsm.remoteLSN(id) }
-
-// TargetPoints returns where every stream stands in a target's object log.
-func (j *Journal) TargetPoints(name string) map[change.StreamID]change.Point {
-	return j.fsm.targetPoints(name)
-}
-
-// SetSource says where frames that are held by reference are read.
-func (j *Journal) SetSource(s FrameSource) { j.source = s }
 
 // Status is where the journal stands.
 type Status struct {
@@ -343,11 +266,32 @@ func (j *Journal) status() (Status, identity) {
 	w := j.wal.Stats()
 	s := Status{Leader: j.Leads(), Term: j.Term(),
 		LogBytes: w.LiveBytes, LogBudget: w.BudgetBytes, WAL: w}
-	s.Voters, s.Members = j.count()
-	s.LeaderAddress = j.leaderAddress()
+	s.Voters, s.Members = j.membership.count()
+	s.LeaderAddress = j.membership.leader()
 	var now figures
 	j.fsm.read(func(v view) { now, s.Targets = v.figures(), v.targets() })
 	s.Epoch = now.id.Epoch
 	s.LastIndex, s.Pending, s.PendingBytes = now.last, now.last+1-now.floor, now.backlogBytes
 	return s, now.id
+}
+
+// SetTargetInfo says how to find out where the targets' uploaders stand.
+func (j *Journal) SetTargetInfo(f func() []change.TargetInfo) {
+	j.mu.Lock()
+	j.targetInfo = f
+	j.mu.Unlock()
+}
+
+// Info is where the journal stands, as its leader sees it.
+func (j *Journal) Info() change.JournalInfo {
+	st, id := j.status()
+	out := change.JournalInfo{Journal: id.Journal, Epoch: id.Epoch, Site: id.Site, Term: st.Term, Leader: st.LeaderAddress,
+		Voters: st.Voters, Members: st.Members, LogBytes: st.LogBytes, LogBudget: st.LogBudget}
+	j.mu.Lock()
+	targets := j.targetInfo
+	j.mu.Unlock()
+	if targets != nil {
+		out.Targets = targets()
+	}
+	return out
 }

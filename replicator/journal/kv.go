@@ -61,8 +61,8 @@ func openKV(fs vfs.FS, dir string, log *slog.Logger) (*pebble.DB, error) {
 		}
 	}
 	t := trouble{log: log}
-	opts := &pebble.Options{FS: fs, Logger: pebbleLogger{log}, EventListener: &pebble.EventListener{BackgroundError: t.note}, FormatMajorVersion: pebble.FormatNewest,
-		MemTableSize: 4 << 20, MaxOpenFiles: 128}
+	opts := &pebble.Options{FS: fs, Logger: pebbleLogger{log}, FormatMajorVersion: pebble.FormatNewest,
+		EventListener: &pebble.EventListener{BackgroundError: t.note}, MemTableSize: 4 << 20, MaxOpenFiles: 128}
 	opts.CacheSize = 8 << 20
 	if _, err := fs.Stat(dir); oserror.IsNotExist(err) {
 		if err := createKV(fs, dir, opts); err != nil {
@@ -120,7 +120,8 @@ func (s stable) key(k []byte) []byte { return append(append([]byte{}, keyStable.
 // clear forgets term and vote: before a first bootstrap there is no promise in
 // them.
 func (s stable) clear() error {
-	return fail.Wrap(fail.Internal, "clear", "Raft's stable store", s.db.DeleteRange(keyStable, prefixEnd(keyStable), pebble.Sync))
+	err := s.db.DeleteRange(keyStable, prefixEnd(keyStable), pebble.Sync)
+	return fail.Wrap(fail.Internal, "clear", "Raft's stable store", err)
 }
 
 func (s stable) Set(k, v []byte) error { return s.db.Set(s.key(k), v, pebble.Sync) }

@@ -3,7 +3,6 @@ package journal
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,40 +11,6 @@ import (
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
-
-// Leads reports whether this member leads and has applied all that was committed
-// before.
-func (j *Journal) Leads() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.leading != nil && j.leading.Err() == nil
-}
-
-// Lead calls work each time when this member begins to lead, with the term and a
-// context that ends with the lead, until ctx ends. Work that returns early is not
-// called again under the same lead.
-func (j *Journal) Lead(ctx context.Context, work func(ctx context.Context, term uint64)) {
-	var done context.Context
-	for ctx.Err() == nil {
-		turned := j.leadershipChanged.Next()
-		j.mu.Lock()
-		lead, term := j.leading, j.leadTerm
-		j.mu.Unlock()
-		if lead != nil && lead != done && lead.Err() == nil {
-			done = lead
-			both, cancel := context.WithCancel(ctx)
-			stop := context.AfterFunc(lead, cancel)
-			work(both, term)
-			stop()
-			cancel()
-			continue
-		}
-		select {
-		case <-turned:
-		case <-ctx.Done():
-		}
-	}
-}
 
 // watchLeadership follows Raft's word on who leads.
 func (j *Journal) watchLeadership() {
@@ -65,7 +30,7 @@ func (j *Journal) watchLeadership() {
 			ctx, cancel := context.WithCancel(j.ctx)
 			end = func() {
 				cancel()
-				j.leadershipChanged.Broadcast()
+				j.lead.changed.Broadcast()
 			}
 			j.wg.Go(func() { j.takeLead(ctx) })
 		}
@@ -78,15 +43,11 @@ func (j *Journal) takeLead(ctx context.Context) {
 	for wait := 10 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, time.Second) {
 		term, err := j.prepareLead()
 		if err == nil {
-			j.mu.Lock()
-			if ctx.Err() == nil { // else another lead may have begun
-				j.leading, j.leadTerm = ctx, term
-			}
-			j.mu.Unlock()
-			j.leadershipChanged.Broadcast()
+			j.lead.begin(ctx, term)
 			j.opts.Logger.Info("this member leads the journal", "term", term)
 			if j.opts.Cluster != nil {
-				j.promote(ctx)
+				j.wg.Go(func() { j.places.keep(ctx) })
+				j.membership.promote(ctx)
 			}
 			return
 		}
@@ -110,20 +71,20 @@ func (j *Journal) prepareLead() (term uint64, err error) {
 	if err := j.raft.Barrier(applyTimeout).Error(); err != nil {
 		return 0, fail.Wrap(fail.Retry, "start", "journal", err)
 	}
-	j.noteMembers()
+	j.membership.note()
 	if c := j.opts.Cluster; c != nil {
 		if err := j.name(); err != nil {
 			return 0, err
 		}
 	}
-	if err := j.setTargets(); err != nil {
+	if err := j.targets.set(); err != nil {
 		return 0, err
 	}
-	if err := j.repeatLetGo(); err != nil {
+	if err := j.targets.repeatLetGo(); err != nil {
 		return 0, err
 	}
 	if _, members := j.count(); members == 1 { // else the others are asked while it leads
-		if err := j.settlePlace(j.ctx); err != nil {
+		if err := j.places.settle(j.ctx); err != nil {
 			return 0, err
 		}
 	}
@@ -147,61 +108,14 @@ func (j *Journal) name() error {
 			return err
 		}
 	}
-	for _, s := range j.servers() {
-		if string(s.ID) == j.member.ID && string(s.Address) != j.opts.Cluster.Address {
-			return j.change(j.raft.AddVoter(s.ID, raft.ServerAddress(j.opts.Cluster.Address), 0, membershipTimeout), "move", j.opts.Cluster.Address)
+	for _, s := range j.membership.servers() {
+		if string(s.ID) == j.member.id && string(s.Address) != j.opts.Cluster.Address {
+			address := j.opts.Cluster.Address
+			moved := j.raft.AddVoter(s.ID, raft.ServerAddress(address), 0, membershipTimeout)
+			return j.membership.change(moved, "move", address)
 		}
 	}
 	return nil
-}
-
-// ownTargets is this member's configuration in the words of targetSpec.
-func (j *Journal) ownTargets() []string {
-	var out []string
-	for _, name := range j.opts.Targets {
-		out = append(out, targetText(name, slices.Contains(j.opts.Required, name)))
-	}
-	slices.Sort(out)
-	return out
-}
-
-// targetSpec lists the targets, with what makes them required.
-func targetSpec(targets map[string]Target) []string {
-	var out []string
-	for name, t := range targets {
-		out = append(out, targetText(name, t.Required))
-	}
-	slices.Sort(out)
-	return out
-}
-
-func targetText(name string, required bool) string {
-	if required {
-		return name
-	}
-	return name + " (optional)"
-}
-
-// setTargets tells the journal of this member's targets. Where there are several
-// members, what the journal has counts: another list is a mistake in a file, and
-// nobody is told that something is durable on its word.
-func (j *Journal) setTargets() error {
-	_, members := j.count()
-	have := targetSpec(j.fsm.allTargets())
-	want := j.ownTargets()
-	if slices.Equal(have, want) {
-		return nil
-	}
-	if members > 1 && len(have) > 0 {
-		j.opts.Logger.Error("this member's configuration names other targets than the journal has; the journal's count", "journal", have, "configuration", want)
-		return nil
-	}
-	required := j.opts.Required
-	if required == nil {
-		required = []string{}
-	}
-	_, err := j.apply(tagTarget, mustJSON(targetPut{Targets: j.opts.Targets, Required: required}))
-	return err
 }
 
 // watchDisk ends a leader whose disk does not answer: Raft's heartbeats would go on
@@ -234,7 +148,8 @@ func (j *Journal) watchDisk() {
 		if d := time.Duration(clock.SinceStart() - since); seen >= looks && d > limit {
 			j.layer.Seal()
 			_ = j.trans.Close()
-			j.fatal(fail.New(fail.Retry, "append to", "Raft's log in "+j.opts.Dir, fmt.Sprintf("the disk has not answered for %.1f s", d.Seconds())).
+			j.fatal(fail.New(fail.Retry, "append to", "Raft's log in "+j.opts.Dir,
+				fmt.Sprintf("the disk has not answered for %.1f s", d.Seconds())).
 				WithHint("another member leads from here on; look at this host's disk"))
 			return
 		}

@@ -55,17 +55,17 @@ const underWayBytes = 32 << 20
 
 // overdue finds an optional target for which more is kept than its share, and that no
 // required target needs. While appends wait for room, no share is left.
-func (j *Journal) overdue() (name string, why LetGo) {
-	limit, full := j.opts.OptionalBytes, false
-	if w := j.wal.Stats(); w.LiveBytes > w.BudgetBytes {
+func (t *targets) overdue() (name string, why LetGo) {
+	limit, full := t.opts.OptionalBytes, false
+	if w := t.logs.log.Stats(); w.LiveBytes > w.BudgetBytes {
 		limit, full = min(limit, underWayBytes), true
 	}
-	name, lacks, held := j.fsm.overdue(limit)
+	name, lacks, held := t.fsm.overdue(limit)
 	if name == "" {
 		return "", LetGo{}
 	}
 	reason := fmt.Sprintf("%s were kept for this optional target alone; its share is %s",
-		text.Bytes(held), text.Bytes(j.opts.OptionalBytes))
+		text.Bytes(held), text.Bytes(t.opts.OptionalBytes))
 	if full {
 		reason = fmt.Sprintf("the journal's log was full, and %s of it were for this optional target alone",
 			text.Bytes(held))
@@ -74,89 +74,83 @@ func (j *Journal) overdue() (name string, why LetGo) {
 }
 
 // watchOptional lets optional targets go, while this member leads.
-func (j *Journal) watchOptional() {
+func (t *targets) watchOptional() {
 	for {
-		changed := j.Changed()
-		if j.Leads() {
-			if name, why := j.overdue(); name != "" {
-				j.letGo(name, why)
+		changed := t.changed.Next()
+		if t.lead.Leads() {
+			if name, why := t.overdue(); name != "" {
+				t.letGo(name, why)
 			}
 		}
 		select {
-		case <-j.ctx.Done():
+		case <-t.ctx.Done():
 			return
 		case <-changed:
 		}
 	}
 }
 
-func (j *Journal) letGo(name string, why LetGo) {
+func (t *targets) letGo(name string, why LetGo) {
 	why.Time = clock.Now().UTC()
-	if lag, _ := j.Behind(j.Target(name).Index); lag > 0 {
+	if lag, _ := t.entries.Behind(t.Target(name).Index); lag > 0 {
 		why.Oldest = why.Time.Add(-lag)
 	}
-	if err := j.changeTargets(targetPut{LetGo: map[string]LetGo{name: why}}); err != nil {
-		j.opts.Logger.Warn("an optional target is not let go yet", "target", name, "err", err)
+	if err := t.change(targetPut{LetGo: map[string]LetGo{name: why}}); err != nil {
+		t.opts.Logger.Warn("an optional target is not let go yet", "target", name, "err", err)
 		return
 	}
-	j.opts.Logger.Error("an optional target is let go: the journal keeps nothing more for it",
+	t.opts.Logger.Error("an optional target is let go: the journal keeps nothing more for it",
 		"target", name, "reason", why.Reason, "hint", "it is filled from another target once it takes objects again")
-	select {
-	case j.overBudget <- struct{}{}: // what it held back can go at once
-	default:
-	}
+	t.logs.wantRoom() // what it held back can go at once
 }
 
 // KeepFor has the entries from the floor on kept for a target that was let go.
-func (j *Journal) KeepFor(name string) error {
-	return j.changeTargets(targetPut{Keep: []string{name}})
+func (t *targets) KeepFor(name string) error {
+	return t.change(targetPut{Keep: []string{name}})
 }
 
-// changeTargets applies p to the targets that there are.
-func (j *Journal) changeTargets(p targetPut) error {
+// change applies p to the targets that there are.
+func (t *targets) change(p targetPut) error {
 	p.Required = []string{}
-	for name, t := range j.fsm.allTargets() {
+	for name, at := range t.fsm.allTargets() {
 		p.Targets = append(p.Targets, name)
-		if t.Required {
+		if at.Required {
 			p.Required = append(p.Required, name)
 		}
 	}
 	slices.Sort(p.Targets)
 	slices.Sort(p.Required)
-	_, err := j.apply(tagTarget, mustJSON(p))
+	_, err := t.proposer.apply(tagTarget, mustJSON(p))
 	return err
 }
 
 // repeatLetGo says again who was let go, at the beginning of a lead: a member of an
 // older build, which ignored it, may know it by now.
-func (j *Journal) repeatLetGo() error {
+func (t *targets) repeatLetGo() error {
 	again := map[string]LetGo{}
-	for name, t := range j.fsm.allTargets() {
-		if t.LetGo != nil && t.From == 0 && !t.Required {
-			again[name] = *t.LetGo
+	for name, at := range t.fsm.allTargets() {
+		if at.LetGo != nil && at.From == 0 && !at.Required {
+			again[name] = *at.LetGo
 		}
 	}
-	if _, members := j.count(); members < 2 || len(again) == 0 {
+	if _, members := t.members.count(); members < 2 || len(again) == 0 {
 		return nil
 	}
-	return j.changeTargets(targetPut{LetGo: again})
+	return t.change(targetPut{LetGo: again})
 }
-
-// Floor is the first entry that is still held.
-func (j *Journal) Floor() uint64 { return j.fsm.firstIndex() }
 
 // Sources names the targets that have every entry that is no longer held, the farthest
 // first.
-func (j *Journal) Sources(but string) []string {
-	targets := j.fsm.allTargets()
+func (t *targets) Sources(but string) []string {
+	all := t.fsm.allTargets()
 	var out []string
-	for name, t := range targets {
-		if name != but && t.LetGo == nil {
+	for name, at := range all {
+		if name != but && at.LetGo == nil {
 			out = append(out, name)
 		}
 	}
 	slices.SortFunc(out, func(a, b string) int {
-		return cmp.Or(cmp.Compare(targets[b].Index, targets[a].Index), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(all[b].Index, all[a].Index), cmp.Compare(a, b))
 	})
 	return out
 }

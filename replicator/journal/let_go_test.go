@@ -45,7 +45,7 @@ func TestLetGo(t *testing.T) {
 	c.write(20)
 	c.uploaded("x", j.LastIndex(), c.at)
 	c.floors(last + 1)
-	if err := j.changeTargets(targetPut{LetGo: map[string]LetGo{"x": {}}}); !fail.Is(err, fail.Refused) {
+	if err := j.targets.change(targetPut{LetGo: map[string]LetGo{"x": {}}}); !fail.Is(err, fail.Refused) {
 		t.Errorf("a required target is let go: %v", err)
 	}
 	j.letGo("spare", LetGo{Reason: "for a test", Bytes: 1})

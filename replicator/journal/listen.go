@@ -51,15 +51,16 @@ func (d *door) enter(peer pki.Peer, raw net.Conn) (leave func(), err error) {
 	}
 	leave, ok := places.Enter(name, func() { listen.Cut(raw) })
 	if !ok {
-		return nil, fail.New(fail.Retry, "serve", raw.RemoteAddr().String(), fmt.Sprintf("%d connections are served already", limit))
+		return nil, fail.New(fail.Retry, "serve", raw.RemoteAddr().String(),
+			fmt.Sprintf("%d connections are served already", limit))
 	}
 	return leave, nil
 }
 
 // Serve takes connections of agents and of other members from l until ctx ends.
 // Errors of one connection end that connection; that l is closed ends them all.
-func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
-	log := listen.Sparse(j.opts.Logger)
+func (s *server) Serve(ctx context.Context, l net.Listener) error {
+	log := listen.Sparse(s.opts.Logger)
 	l = listen.Patient(l, log)
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
@@ -83,7 +84,7 @@ func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
 			conn.SetIdleLimit(greetTimeout)
 			stop := context.AfterFunc(ctx, conn.Close)
 			defer stop()
-			kept, err := j.serve(ctx, conn, raw, known, door)
+			kept, err := s.serve(ctx, conn, raw, known, door)
 			if !kept {
 				conn.Close()
 			}
@@ -98,7 +99,8 @@ func (j *Journal) Serve(ctx context.Context, l net.Listener) error {
 
 // serve takes a connection's first message, which says what it is for; it is known
 // then, and takes its place beyond the door. kept says that somebody else has it now.
-func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn, known func(), door *door) (kept bool, err error) {
+func (s *server) serve(ctx context.Context, conn *transport.Conn, raw net.Conn, known func(), door *door) (
+	kept bool, err error) {
 	typ, b, err := conn.Recv() // shakes hands first
 	if err != nil {
 		return false, err
@@ -121,7 +123,7 @@ func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn,
 	}
 	known()
 	if change.MessageType(typ) == change.MsgRaft {
-		if err := j.takeRaft(conn, b, leave); err != nil {
+		if err := s.layer.take(conn, b, leave); err != nil {
 			leave()
 			return refuse(err)
 		}
@@ -130,32 +132,32 @@ func (j *Journal) serve(ctx context.Context, conn *transport.Conn, raw net.Conn,
 	defer leave()
 	switch change.MessageType(typ) {
 	case change.MsgHello:
-		ses := &session{j: j, peer: peer, conn: conn, leases: map[change.StreamID]change.Lease{}, told: map[change.StreamID]change.Ack{}}
+		ses := &session{server: s, peer: peer, conn: conn, leases: map[change.StreamID]change.Lease{},
+			told: map[change.StreamID]change.Ack{}}
 		err = ses.run(ctx, b)
 		return false, fail.At("serve", "agent "+ses.agent, err)
 	case change.MsgFollow:
-		return false, j.serveFollower(ctx, conn, peer, b)
+		return false, s.serveFollower(ctx, conn, peer, b)
 	case change.MsgMember:
-		return false, conn.Send(uint16(change.MsgMemberStatus), change.Encode(j.memberStatus()))
+		return false, conn.Send(uint16(change.MsgMemberStatus), change.Encode(s.members.self()))
 	case change.MsgJoin:
-		return false, j.serveJoin(ctx, conn, b)
+		return false, s.serveJoin(ctx, conn, b)
 	case change.MsgSubmit:
-		return false, j.serveSubmit(conn, peer, b)
+		return false, s.serveSubmit(conn, peer, b)
 	}
 	return false, unexpected(typ)
 }
 
-func (j *Journal) serveJoin(ctx context.Context, conn *transport.Conn, b []byte) error {
+func (s *server) serveJoin(ctx context.Context, conn *transport.Conn, b []byte) error {
 	var join change.Join
 	if err := change.Decode(b, &join); err != nil {
 		return err
 	}
 	var resp change.Joined
-	resp.Journal, _, _ = j.ID()
-	err := j.admit(ctx, &join)
-	if resp.Error = change.FaultOf(err); err != nil && !j.Leads() {
-		leader := j.leaderAddress()
-		resp.Leader = leader
+	resp.Journal = s.fsm.figures().id.Journal
+	err := s.members.admit(ctx, &join)
+	if resp.Error = change.FaultOf(err); err != nil && !s.lead.Leads() {
+		resp.Leader = s.members.leader()
 	}
 	return conn.Send(uint16(change.MsgJoined), change.Encode(resp))
 }

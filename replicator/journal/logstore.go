@@ -27,9 +27,10 @@ type logStore struct {
 	firstIndex atomic.Uint64 // FirstIndex as Raft knows it; 0: as the WAL has it
 	retain     func() (uint64, error)
 	failed     func(error)
-	single     atomic.Bool  // this is the only member: lazy entries may be lazy
-	busy       atomic.Int64 // since when StoreLogs waits for the disk, by clock.SinceStart; 0: it does not
-	hold       sync.RWMutex // read-locked while a snapshot copies frames out of the log
+	single     atomic.Bool   // this is the only member: lazy entries may be lazy
+	busy       atomic.Int64  // since when StoreLogs waits for the disk, by clock.SinceStart; 0: it does not
+	crowded    chan struct{} // somebody wants room in the log
+	hold       sync.RWMutex  // read-locked while a snapshot copies frames out of the log
 	cache      logCache
 	buf        []byte
 }
@@ -191,7 +192,8 @@ func (s *logStore) DeleteRange(low, high uint64) error {
 		s.firstIndex.Store(high + 1)
 		return s.release()
 	}
-	return fail.New(fail.Internal, "delete", "Raft log", fmt.Sprintf("%d to %d lies inside %d to %d", low, high, first, last))
+	return fail.New(fail.Internal, "delete", "Raft log",
+		fmt.Sprintf("%d to %d lies inside %d to %d", low, high, first, last))
 }
 
 // release frees what neither Raft nor an uploader needs. While a snapshot is
@@ -216,6 +218,38 @@ func (s *logStore) release() error {
 		return nil
 	}
 	return s.log.TruncateFront(to)
+}
+
+// holdFront keeps bytes from being freed until what it returns is called.
+func (s *logStore) holdFront() (release func()) {
+	s.hold.RLock()
+	return s.hold.RUnlock
+}
+
+// waitRoom holds appends back while the log is over its budget; commands, Uploaded
+// among them, still pass and make room.
+func (s *logStore) waitRoom(ctx context.Context) error {
+	for first := true; ; first = false {
+		if st := s.log.Stats(); st.LiveBytes <= st.BudgetBytes {
+			return nil
+		}
+		if first {
+			s.wantRoom()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// wantRoom wakes housekeeping, which may be able to make room.
+func (s *logStore) wantRoom() {
+	select {
+	case s.crowded <- struct{}{}:
+	default:
+	}
 }
 
 // logSpares is how many written segments of Raft's log are kept: what grows between

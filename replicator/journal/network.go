@@ -56,7 +56,8 @@ func (j *Journal) openTransport() raft.ServerAddress {
 	if c.DiskStall == 0 {
 		c.DiskStall = defaultDiskStall
 	}
-	j.layer = &streamLayer{j: j, incoming: make(chan net.Conn), sealed: make(chan struct{}), closed: make(chan struct{})}
+	j.layer = &streamLayer{ctx: j.ctx, cluster: c, member: &j.member, incoming: make(chan net.Conn),
+		sealed: make(chan struct{}), closed: make(chan struct{})}
 	j.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: j.layer, MaxPool: raftPool,
 		MaxRPCsInFlight: 1, // more can wedge a follower while heartbeats go on: hashicorp/raft#612
 		Timeout:         raftTimeout, Logger: raftLogger(j.opts.Logger), ServerAddressProvider: j.layer})
@@ -66,7 +67,9 @@ func (j *Journal) openTransport() raft.ServerAddress {
 // streamLayer carries Raft's connections over the address that agents use too: a
 // connection becomes Raft's by its first message.
 type streamLayer struct {
-	j        *Journal
+	ctx      context.Context // ends with the journal
+	cluster  *Cluster
+	member   *member
 	raft     atomic.Pointer[raft.Raft] // Raft dials before NewRaft has returned
 	incoming chan net.Conn
 	seal     sync.Once
@@ -102,13 +105,13 @@ type memberAddr string
 func (memberAddr) Network() string  { return "tcp" }
 func (a memberAddr) String() string { return string(a) }
 
-func (l *streamLayer) Addr() net.Addr { return memberAddr(l.j.opts.Cluster.Address) }
+func (l *streamLayer) Addr() net.Addr { return memberAddr(l.cluster.Address) }
 
 // ServerAddr names a member to Dial: by its id too. The one who answers at its
 // address may be new there, and must not speak for what the old one promised.
 func (l *streamLayer) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
-	if string(id) == l.j.member.ID { // for a header; nobody dials it
-		return raft.ServerAddress(string(id) + "@" + l.j.opts.Cluster.Address), nil
+	if string(id) == l.member.id { // for a header; nobody dials it
+		return raft.ServerAddress(string(id) + "@" + l.cluster.Address), nil
 	}
 	var servers []raft.Server
 	if r := l.raft.Load(); r != nil {
@@ -124,8 +127,8 @@ func (l *streamLayer) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 
 // leaderAddress is where the leader is reached, "" where none is known. Raft knows
 // it by ServerAddr's name.
-func (j *Journal) leaderAddress() string {
-	address, id := j.raft.LeaderWithID()
+func leaderAddress(r *raft.Raft) string {
+	address, id := r.LeaderWithID()
 	return strings.TrimPrefix(string(address), string(id)+"@")
 }
 
@@ -136,19 +139,20 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 		return nil, net.ErrClosed
 	default:
 	}
-	ctx, cancel := context.WithTimeout(l.j.ctx, min(timeout, dialTimeout))
+	ctx, cancel := context.WithTimeout(l.ctx, min(timeout, dialTimeout))
 	defer cancel()
 	member, at, ok := strings.Cut(string(address), "@")
 	if !ok {
 		return nil, fail.New(fail.NotFound, "connect Raft to", at, "no member has that address")
 	}
-	conn, err := l.j.dial(ctx, at)
+	conn, err := l.cluster.dial(ctx, at)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, conn.Close)
 	defer stop()
-	if err := ask(conn, change.MsgRaft, change.RaftHello{Journal: l.j.journalID(), From: l.j.member.ID, To: member}, change.MsgRaftReady, nil); err != nil {
+	hello := change.RaftHello{Journal: l.member.journalID(), From: l.member.id, To: member}
+	if err := ask(conn, change.MsgRaft, hello, change.MsgRaftReady, nil); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -156,8 +160,8 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 }
 
 // dial connects to a member.
-func (j *Journal) dial(ctx context.Context, address string) (*transport.Conn, error) {
-	raw, err := j.opts.Cluster.Dial(ctx, address)
+func (c *Cluster) dial(ctx context.Context, address string) (*transport.Conn, error) {
+	raw, err := c.Dial(ctx, address)
 	if err != nil {
 		return nil, fail.Wrap(fail.Retry, "connect to", "journal at "+address, err)
 	}
@@ -189,11 +193,12 @@ func ask(conn *transport.Conn, typ change.MessageType, req any, want change.Mess
 	return change.Decode(b, resp)
 }
 
-// askMember dials, asks once, and hangs up.
-func (j *Journal) askMember(ctx context.Context, address string, typ change.MessageType, req any, want change.MessageType, resp any) error {
+// ask dials a member, asks once, and hangs up.
+func (c *Cluster) ask(ctx context.Context, address string, typ change.MessageType, req any,
+	want change.MessageType, resp any) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := j.dial(ctx, address)
+	conn, err := c.dial(ctx, address)
 	if err != nil {
 		return err
 	}
@@ -203,21 +208,23 @@ func (j *Journal) askMember(ctx context.Context, address string, typ change.Mess
 	return ask(conn, typ, req, want, resp)
 }
 
-// takeRaft hands a member's connection to Raft. leave is called when Raft closes it.
-func (j *Journal) takeRaft(conn *transport.Conn, b []byte, leave func()) error {
+// take hands a member's connection to Raft. leave is called when Raft closes it. A
+// journal that is alone has no layer.
+func (l *streamLayer) take(conn *transport.Conn, b []byte, leave func()) error {
 	var hello change.RaftHello
 	if err := change.Decode(b, &hello); err != nil {
 		return err
 	}
-	if j.layer == nil {
+	if l == nil {
 		return fail.New(fail.Refused, "serve", "Raft", "this journal has no other members")
 	}
-	mine := j.journalID()
+	mine := l.member.journalID()
 	if hello.Journal != mine || mine == uuid.Nil {
-		return fail.New(fail.Refused, "serve", "Raft of journal "+hello.Journal.String(), "this is a member of another journal, or of none yet")
+		return fail.New(fail.Refused, "serve", "Raft of journal "+hello.Journal.String(),
+			"this is a member of another journal, or of none yet")
 	}
-	if hello.To != j.member.ID {
-		return fail.New(fail.Refused, "serve", "Raft for member "+hello.To, "here is member "+j.member.ID+" now")
+	if hello.To != l.member.id {
+		return fail.New(fail.Refused, "serve", "Raft for member "+hello.To, "here is member "+l.member.id+" now")
 	}
 	if err := conn.Send(uint16(change.MsgRaftReady)); err != nil {
 		return err
@@ -227,9 +234,9 @@ func (j *Journal) takeRaft(conn *transport.Conn, b []byte, leave func()) error {
 		return err
 	}
 	select {
-	case j.layer.incoming <- raftConn{raw, leave}:
+	case l.incoming <- raftConn{raw, leave}:
 		return nil
-	case <-j.layer.sealed:
+	case <-l.sealed:
 		return net.ErrClosed
 	}
 }

@@ -2,10 +2,13 @@ package journal
 
 import (
 	"log/slog"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -95,4 +98,28 @@ func (o *Options) setDefaults() {
 			o.Election = defaultClusterElection
 		}
 	}
+}
+
+// stateLost refuses a state store that lost what was durable.
+func (o *Options) stateLost(why string) error {
+	return fail.New(fail.Damaged, "open", filepath.Join(o.Dir, "state"), why).
+		WithHint("the journal's state is damaged: " + o.instead())
+}
+
+// instead is what to do with a directory that is no good.
+func (o *Options) instead() string {
+	if o.Cluster != nil {
+		return "delete " + o.Dir + " as a whole; this host then joins as a new member"
+	}
+	return "restore the volumes from the object store"
+}
+
+// targetSpec is this member's configuration in the words of targetSpec.
+func (o *Options) targetSpec() []string {
+	var out []string
+	for _, name := range o.Targets {
+		out = append(out, targetText(name, slices.Contains(o.Required, name)))
+	}
+	slices.Sort(out)
+	return out
 }

@@ -31,7 +31,8 @@ func Peek(fs vfs.FS, dir string) (*Peeked, error) {
 	if _, err := fs.Stat(path); oserror.IsNotExist(err) {
 		return nil, fail.New(fail.NotFound, "open", path, "no journal was begun here")
 	}
-	db, err := pebble.Open(path, &pebble.Options{FS: fs, ReadOnly: true, Logger: pebbleLogger{slog.New(slog.DiscardHandler)}})
+	quiet := pebbleLogger{slog.New(slog.DiscardHandler)}
+	db, err := pebble.Open(path, &pebble.Options{FS: fs, ReadOnly: true, Logger: quiet})
 	if err != nil {
 		return nil, fail.Wrap(fail.Retry, "open", path, err)
 	}

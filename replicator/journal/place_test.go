@@ -49,15 +49,15 @@ func TestEarlierMembers(t *testing.T) {
 		if _, err := c.leader().Propose(state.KindGroupPatch, state.GroupPatch{Name: "g"}); !fail.Is(err, fail.Refused) {
 			t.Fatalf("%d members are new: %v", i, err)
 		}
-		c.await("to do what can be done", func() bool { return c.leader().settlePlace(t.Context()) == nil })
+		c.await("to do what can be done", func() bool { return c.leader().places.settle(t.Context()) == nil })
 		c.sameState()
-		if level := c.leader().level(); level != 0 {
+		if level := c.leader().fsm.level(); level != 0 {
 			t.Fatalf("with %d new members of 3 the level is %d", i, level)
 		}
 		c.stop(i)
 		c.start(i)
 	}
-	c.await("the level", func() bool { return c.leader().level() == state.Level })
+	c.await("the level", func() bool { return c.leader().fsm.level() == state.Level })
 	c.await("the seat", func() bool {
 		_, epoch, site := c.leader().ID()
 		var seat state.Seat

@@ -87,9 +87,11 @@ func TestMirrorHeals(t *testing.T) {
 // frameOf is a frame of one write that follows a point.
 func (c *clusterTest) frameOf(id change.StreamID, at change.Point) (change.AppendItem, change.Point) {
 	h := change.Header{Stream: id, FirstLSN: at.LSN + 1, Prev: at.Hash, FirstTime: 1, LastTime: 1}
-	b, hash := c.enc.Encode(&h, []change.Change{{Kind: change.Write, Volume: 1, Len: 4096, Data: [][]byte{make([]byte, 4096)}}})
+	write := change.Change{Kind: change.Write, Volume: 1, Len: 4096, Data: [][]byte{make([]byte, 4096)}}
+	b, hash := c.enc.Encode(&h, []change.Change{write})
 	b = bytes.Clone(b)
-	return change.AppendItem{Header: b[:change.HeaderBytes], Body: b[change.HeaderBytes:]}, change.Point{LSN: h.LastLSN, Hash: hash}
+	it := change.AppendItem{Header: b[:change.HeaderBytes], Body: b[change.HeaderBytes:]}
+	return it, change.Point{LSN: h.LastLSN, Hash: hash}
 }
 
 // TestAppendAsOne: an append of which one frame is wrong leaves nothing of it, whether
@@ -174,7 +176,8 @@ func TestHostileProposals(t *testing.T) {
 	} {
 		for _, who := range []pki.Peer{peer, pki.Local} {
 			err := j.propose(who, &change.Propose{Command: state.Encode(p.kind, p.v)}).Error.Err("", "")
-			if want := p.want; who == peer && !fail.Is(err, want) || who == pki.Local && want != fail.Denied && !fail.Is(err, want) {
+			want := p.want
+			if who == peer && !fail.Is(err, want) || who == pki.Local && want != fail.Denied && !fail.Is(err, want) {
 				t.Errorf("%v by %v: %v", p.kind, who, err)
 			}
 		}

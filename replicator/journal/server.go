@@ -11,6 +11,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/notify"
 	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/transport"
@@ -23,25 +24,38 @@ const (
 	sendTimeout  = 30 * time.Second
 )
 
+// server answers whoever connects to this member: agents, daemons that follow the
+// control state, and other members.
+type server struct {
+	opts     *Options
+	fsm      *fsm
+	logs     *logStore
+	entries  *entryReader
+	lead     *lead
+	members  *membership
+	proposer *proposer
+	layer    *streamLayer
+	changed  *notify.Notifier // after every applied batch
+	info     func() change.JournalInfo
+}
+
 // welcome answers an agent and returns a context that ends with the lead under
 // which it was welcomed; an error ends the connection.
-func (j *Journal) welcome(ctx context.Context, conn *transport.Conn, object string, reference bool) (context.Context, func(), error) {
-	id, epoch, _ := j.ID()
-	w := change.Welcome{Journal: id.String(), Epoch: epoch, Reference: reference}
-	j.mu.Lock()
-	lead := j.leading
-	j.mu.Unlock()
-	leads := lead != nil && lead.Err() == nil
-	if !leads {
-		w.Leader, w.Error = j.leaderAddress(), change.FaultOf(j.notLeader("serve", object))
-		if j.opts.Cluster != nil && w.Leader == j.opts.Cluster.Address {
+func (s *server) welcome(ctx context.Context, conn *transport.Conn, object string, reference bool) (
+	context.Context, func(), error) {
+	id := s.fsm.figures().id
+	w := change.Welcome{Journal: id.Journal.String(), Epoch: id.Epoch, Reference: reference}
+	lead, _ := s.lead.now()
+	if lead == nil {
+		w.Leader, w.Error = s.members.leader(), change.FaultOf(s.members.notLeader("serve", object))
+		if s.opts.Cluster != nil && w.Leader == s.opts.Cluster.Address {
 			w.Leader = "" // soon
 		}
 	}
 	if err := conn.Send(uint16(change.MsgWelcome), change.Encode(w)); err != nil {
 		return nil, nil, err
 	}
-	if !leads {
+	if lead == nil {
 		return nil, nil, errNotLeader
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -49,12 +63,13 @@ func (j *Journal) welcome(ctx context.Context, conn *transport.Conn, object stri
 	return ctx, func() { stop(); cancel() }, nil
 }
 
-// errNotLeader ends a connection that was answered.
+// errNotLeader ends a connection whose other end was told in a Welcome that this member
+// does not lead; there is nothing to log about it.
 var errNotLeader = fail.New(fail.Retry, "", "", "this member does not lead")
 
 // session is one agent's connection.
 type session struct {
-	j     *Journal
+	*server
 	conn  *transport.Conn
 	peer  pki.Peer
 	agent string
@@ -79,7 +94,8 @@ func (s *session) run(ctx context.Context, b []byte) error {
 		_ = s.conn.Send(uint16(change.MsgWelcome), change.Encode(change.Welcome{Error: change.FaultOf(err)}))
 		return err
 	}
-	ctx, end, err := s.j.welcome(ctx, s.conn, "agent "+s.agent, hello.Reference && s.j.source != nil && s.j.References())
+	reference := hello.Reference && s.entries.source != nil && s.entries.References()
+	ctx, end, err := s.welcome(ctx, s.conn, "agent "+s.agent, reference)
 	if err != nil {
 		return err
 	}
@@ -132,7 +148,7 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 				return err
 			}
 		case change.MsgAppend:
-			if err := s.j.waitBudget(ctx); err != nil {
+			if err := s.logs.waitRoom(ctx); err != nil {
 				return err
 			}
 			a, err := change.ParseAppend(b) // refuse nonsense before it is in Raft's log
@@ -148,7 +164,7 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 			if !mine {
 				return fail.New(fail.Fenced, "append to", a.Stream.String(), "this session has no such lease")
 			}
-			p := pending{stream: a.Stream, future: s.j.raft.Apply(append([]byte{tagAppend}, b...), applyTimeout)}
+			p := pending{stream: a.Stream, future: s.proposer.start(tagAppend, b)}
 			select {
 			case queue <- p:
 			case <-ctx.Done():
@@ -160,30 +176,9 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 	}
 }
 
-// waitBudget holds appends back while Raft's log is over its budget; commands,
-// Uploaded among them, still pass and make room.
-func (j *Journal) waitBudget(ctx context.Context) error {
-	for first := true; ; first = false {
-		if st := j.wal.Stats(); st.LiveBytes <= st.BudgetBytes {
-			return nil
-		}
-		if first {
-			select {
-			case j.overBudget <- struct{}{}: // housekeeping may be able to make room
-			default:
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
 func (s *session) attach(at *change.Attach) error {
-	_, epoch, _ := s.j.ID()
-	_, err := s.j.Propose(state.KindLease, state.LeaseGrant{Stream: at.Stream, Agent: s.agent, Epoch: epoch})
+	epoch := s.fsm.figures().id.Epoch
+	_, err := s.proposer.Propose(state.KindLease, state.LeaseGrant{Stream: at.Stream, Agent: s.agent, Epoch: epoch})
 	return s.attached(at.Stream, err)
 }
 
@@ -199,13 +194,15 @@ func (s *session) resync(r *change.Resync) error {
 		return fail.New(fail.Fenced, "resync", r.Stream.String(), "this session has no lease on it")
 	}
 	if r.End > 0 {
-		_, err := s.j.Propose(state.KindResyncEnd, state.ResyncEnd{Stream: r.Stream, Lease: lease, To: r.To, LSN: r.End})
+		_, err := s.proposer.Propose(state.KindResyncEnd,
+			state.ResyncEnd{Stream: r.Stream, Lease: lease, To: r.To, LSN: r.End})
 		if fail.Is(err, fail.NotFound) {
 			return nil // said twice; an ack tells that it has ended
 		}
 		return err // another gap than the newest: the next session learns which that is
 	}
-	_, err := s.j.Propose(state.KindResyncBegin, state.ResyncBegin{Stream: r.Stream, Lease: lease, Gap: state.Gap{From: r.From, To: r.To}})
+	_, err := s.proposer.Propose(state.KindResyncBegin,
+		state.ResyncBegin{Stream: r.Stream, Lease: lease, Gap: state.Gap{From: r.From, To: r.To}})
 	return s.attached(r.Stream, err)
 }
 
@@ -219,10 +216,10 @@ func (s *session) attached(id change.StreamID, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var ack change.Ack
-	s.j.fsm.read(func(v view) {
+	s.fsm.read(func(v view) {
 		stream := v.state().Streams[id]
 		resp.Lease, resp.Gap = stream.Lease, stream.NewestGap()
-		ack = v.ack(id, int(s.j.voters.Load()))
+		ack = v.ack(id, int(s.members.voters.Load()))
 	})
 	resp.Committed, resp.Released, resp.Durable = ack.Committed, ack.Released, ack.Durable
 	resp.Voters, resp.Unsound = ack.Voters, ack.Unsound
@@ -234,7 +231,7 @@ func (s *session) attached(id change.StreamID, err error) error {
 // ends the session; progress is reported by report.
 func (s *session) answer(queue <-chan pending) error {
 	for p := range queue {
-		r, err := s.j.wait(p.future)
+		r, err := s.proposer.wait(p.future)
 		if err == nil {
 			err = r.err
 		}
@@ -252,13 +249,13 @@ func (s *session) answer(queue <-chan pending) error {
 // network lies between: silence means that there is none.
 func (s *session) report(ctx context.Context) error {
 	var beat <-chan time.Time
-	if s.j.opts.Cluster != nil {
+	if s.opts.Cluster != nil {
 		tick := time.NewTicker(change.BeatEvery)
 		defer tick.Stop()
 		beat = tick.C
 	}
 	for {
-		changed := s.j.Changed()
+		changed := s.changed.Next()
 		for _, ack := range s.news() {
 			if err := s.conn.Send(uint16(change.MsgAck), change.Encode(ack)); err != nil {
 				return err
@@ -280,8 +277,8 @@ func (s *session) report(ctx context.Context) error {
 func (s *session) news() (out []change.Ack) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	voters := int(s.j.voters.Load())
-	s.j.fsm.read(func(v view) {
+	voters := int(s.members.voters.Load())
+	s.fsm.read(func(v view) {
 		for id := range s.leases {
 			if ack := v.ack(id, voters); ack != s.told[id] {
 				s.told[id] = ack

@@ -28,7 +28,8 @@ func TestAttachedComesFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer j.Close()
-	if _, err := j.Propose(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Owner: "a"}); err != nil {
+	g := state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Owner: "a"}
+	if _, err := j.Propose(state.KindGroupPut, g); err != nil {
 		t.Fatal(err)
 	}
 	id := change.StreamID(uuid.New())
@@ -48,7 +49,8 @@ func TestAttachedComesFirst(t *testing.T) {
 	})
 	for round := range 3000 {
 		here, there := net.Pipe()
-		s := &session{j: j, agent: "a", conn: transport.NewConn(here, time.Second), leases: map[change.StreamID]change.Lease{}, told: map[change.StreamID]change.Ack{}}
+		s := &session{server: &j.server, agent: "a", conn: transport.NewConn(here, time.Second),
+			leases: map[change.StreamID]change.Lease{}, told: map[change.StreamID]change.Ack{}}
 		sctx, end := context.WithCancel(ctx)
 		var both sync.WaitGroup
 		both.Go(func() { _ = s.report(sctx) })

@@ -40,7 +40,8 @@ type snapMeta struct {
 
 func (s *snapStore) path(id string) string { return filepath.Join(s.dir, id+snapSuffix) }
 
-func (s *snapStore) Create(v raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+func (s *snapStore) Create(v raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64,
+	_ raft.Transport) (raft.SnapshotSink, error) {
 	id := fmt.Sprintf("%020d-%020d", term, index)
 	f, err := s.fs.Create(s.path(id)+durable.TempSuffix, vfs.WriteCategoryUnspecified)
 	if err != nil {

@@ -11,12 +11,6 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// stateLost refuses a state store that lost what was durable.
-func (j *Journal) stateLost(why string) error {
-	return fail.New(fail.Damaged, "open", filepath.Join(j.opts.Dir, "state"), why).
-		WithHint("the journal's state is damaged: " + j.instead())
-}
-
 // checkTerm compares the stored term with the newest entry's: Raft stores a term
 // before it writes under it.
 func (j *Journal) checkTerm(logs *logStore, st stable, last uint64) error {
@@ -29,7 +23,7 @@ func (j *Journal) checkTerm(logs *logStore, st stable, last uint64) error {
 	}
 	term, err := st.GetUint64([]byte("CurrentTerm"))
 	if err == nil && term < l.Term {
-		err = j.stateLost(fmt.Sprintf("it knows Raft's term %d, but the log's newest entry is of term %d", term, l.Term))
+		err = j.opts.stateLost(fmt.Sprintf("it knows Raft's term %d, but the log's newest entry is of term %d", term, l.Term))
 	}
 	return err
 }
@@ -43,7 +37,7 @@ func (j *Journal) checkApplied(last uint64) error {
 	if at := j.fsm.figures(); at.applied > last {
 		return fail.New(fail.Damaged, "open", filepath.Join(j.opts.Dir, "raft"),
 			fmt.Sprintf("Raft's log ends at entry %d, but the state holds its entry %d", last, at.durableApplied)).
-			WithHint("the end of Raft's log was lost: " + j.instead())
+			WithHint("the end of Raft's log was lost: " + j.opts.instead())
 	}
 	return nil
 }
@@ -73,7 +67,7 @@ func (j *Journal) startRaft(ctx context.Context) error {
 		j.logs.firstIndex.Store(at.copied)
 	}
 	if j.opts.Cluster != nil {
-		if err := j.checkMember(); err != nil {
+		if err := j.member.check(); err != nil {
 			return err
 		}
 	}
@@ -96,16 +90,18 @@ func (j *Journal) startRaft(ctx context.Context) error {
 	if j.raft, err = raft.NewRaft(conf, j.fsm, j.logs, st, j.snaps, j.trans); err != nil {
 		return fail.Wrap(fail.Internal, "start", "journal", err)
 	}
+	j.membership.raft, j.proposer.raft, j.server.layer = j.raft, j.raft, j.layer
 	if j.layer != nil {
 		j.layer.raft.Store(j.raft)
 	}
-	j.noteMembers()
+	j.membership.note()
 	if j.opts.Cluster == nil {
-		if _, members := j.count(); members > 1 {
-			return fail.New(fail.Refused, "open", j.opts.Dir, fmt.Sprintf("the journal has %d members, and this one would be alone", members)).
+		if _, members := j.membership.count(); members > 1 {
+			return fail.New(fail.Refused, "open", j.opts.Dir,
+				fmt.Sprintf("the journal has %d members, and this one would be alone", members)).
 				WithHint("set journal.listen back in the configuration")
 		}
-		if err := j.checkMember(); err != nil { // only marks it: it may be moved
+		if err := j.member.check(); err != nil { // only marks it: it may be moved
 			return err
 		}
 	}
@@ -124,23 +120,16 @@ func (j *Journal) checkStart(st stable, last, applied uint64, metas []*raft.Snap
 		return err
 	}
 	if first, _ := j.logs.FirstIndex(); first > 1 && len(metas) == 0 {
-		return fail.New(fail.Damaged, "open", j.opts.Dir, fmt.Sprintf("Raft's log begins at entry %d, and the snapshot before it is gone", first)).
-			WithHint("the snapshots directory was deleted: " + j.instead())
+		return fail.New(fail.Damaged, "open", j.opts.Dir,
+			fmt.Sprintf("Raft's log begins at entry %d, and the snapshot before it is gone", first)).
+			WithHint("the snapshots directory was deleted: " + j.opts.instead())
 	}
 	if last == 0 && len(metas) == 0 && applied > 0 {
 		return fail.New(fail.Damaged, "open", j.opts.Dir,
 			fmt.Sprintf("Raft's log is empty, but the state holds its entry %d", applied)).
-			WithHint("the raft directory was deleted or replaced: " + j.instead())
+			WithHint("the raft directory was deleted or replaced: " + j.opts.instead())
 	}
 	return nil
-}
-
-// instead is what to do with a directory that is no good.
-func (j *Journal) instead() string {
-	if j.opts.Cluster != nil {
-		return "delete " + j.opts.Dir + " as a whole; this host then joins as a new member"
-	}
-	return "restore the volumes from the object store"
 }
 
 // bootstrap makes this member the only one of a new Raft group. A bootstrap that a
@@ -150,15 +139,17 @@ func (j *Journal) bootstrap(conf *raft.Config, st stable, addr raft.ServerAddres
 		return err
 	}
 	servers := raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: addr}}}
-	return fail.Wrap(fail.Internal, "bootstrap", "journal", raft.BootstrapCluster(conf, j.logs, st, j.snaps, j.trans, servers))
+	err := raft.BootstrapCluster(conf, j.logs, st, j.snaps, j.trans, servers)
+	return fail.Wrap(fail.Internal, "bootstrap", "journal", err)
 }
 
 // raftConfig is Raft's tuning; docs/journal.md has the reasons.
 func (j *Journal) raftConfig() *raft.Config {
 	conf := raft.DefaultConfig()
-	conf.LocalID = raft.ServerID(j.member.ID)
+	conf.LocalID = raft.ServerID(j.member.id)
 	conf.Logger = raftLogger(j.opts.Logger)
-	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = j.opts.Election, j.opts.Election, j.opts.Election
+	conf.HeartbeatTimeout, conf.ElectionTimeout = j.opts.Election, j.opts.Election
+	conf.LeaderLeaseTimeout = j.opts.Election
 	conf.CommitTimeout = 5 * time.Millisecond
 	conf.MaxAppendEntries = 64
 	if j.opts.Cluster != nil {
@@ -174,7 +165,7 @@ func (j *Journal) raftConfig() *raft.Config {
 // awaitLead waits until a journal that is alone leads.
 func (j *Journal) awaitLead(ctx context.Context) error {
 	for {
-		turned := j.leadershipChanged.Next()
+		turned := j.lead.changed.Next()
 		if j.Leads() {
 			return nil
 		}
