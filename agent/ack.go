@@ -49,7 +49,7 @@ type ackState struct {
 func (s *stream) promised(lsn uint64) (kept, stronger bool) {
 	switch s.conf.Ack {
 	case AckJournal: // what a resync has not brought there yet is not there
-		return s.ship.voters >= MinVoters && s.ship.committed.LSN >= lsn && (s.overflow == nil || s.overflow.ended), true
+		return s.ship.voters >= MinVoters && s.ship.committed.LSN >= lsn && !s.overflow.resync.phase.open(), true
 	case AckRemote:
 		return s.remote() >= lsn, true
 	}

@@ -64,10 +64,10 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 			m.note(&v.conf, batch[i].LSN, out.After, batch[i].Volume, batch[i].Kind, batch[i].Off, int64(batch[i].Len))
 		}
 	}
-	complete := s.charts(m, &v.conf, out.After)
-	if o := s.overflow; o != nil && !o.ended && o.known[0].LSN <= complete { // dropped frames are in its bitmap
-		complete = max(complete, o.upto.LSN)
-		m.union(o.maps[v.conf.Number], v.conf.SizeBytes)
+	complete := s.addSpilled(m, &v.conf, out.After)
+	if d := s.overflow.dropped; s.overflow.resync.phase.open() && d.known[0].LSN <= complete { // its bitmap has them
+		complete = max(complete, d.upto.LSN)
+		m.union(d.maps[v.conf.Number], v.conf.SizeBytes)
 	}
 	inWAL := s.appendedLSN
 	s.mu.Unlock()

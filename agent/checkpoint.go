@@ -24,7 +24,7 @@ func (a *Agent) checkpointLoop(ctx context.Context) {
 		for _, s := range a.snapshotStreams() {
 			s.noteCheckpoint(s.checkpoint())
 		}
-		a.chartAll()
+		a.saveLeaving()
 		a.trim()
 		if a.spillAll() {
 			a.trim()
@@ -139,8 +139,8 @@ func (a *Agent) trim() {
 		if roomy {
 			done = min(done, s.ship.durable)
 		}
-		if s.overflow != nil {
-			done = max(done, s.overflow.upto.LSN) // the bitmap has it
+		if d := s.overflow.dropped; d != nil {
+			done = max(done, d.upto.LSN) // the bitmap has it
 		}
 		if s.suspended != nil || s.backErr != nil {
 			done = 0 // an image that is restored now will need it: see AcceptBacking
@@ -177,20 +177,19 @@ func (s *stream) acked(ack *change.Ack) {
 		if s.ship.committed != ack.Committed {
 			s.ship.moved = time.Now()
 		}
-		s.ship.committed, s.ship.sound = ack.Committed, !ack.Unsound
+		s.ship.committed, s.ship.consistent = ack.Committed, !ack.Unsound
 	}
 	s.ship.voters = ack.Voters
-	o := s.overflow // the journal took all of it after all: a new session ends the overflow
-	whole := o != nil && !o.ended && !o.copying && s.ship.sound && s.ship.committed.LSN >= o.upto.LSN
+	afterAll := s.overflow.afterAll(&s.ship)
 	s.ship.released = max(s.ship.released, ack.Released)
 	s.ship.durable = max(s.ship.durable, ack.Durable)
 	s.evictedLag.drop(s.ship.durable)
-	s.settleOverflow()
+	s.overflow.settle(s.ship.durable)
 	s.broadcast()
 	s.mu.Unlock()
 	s.shipped.Broadcast()
 	s.restoreAck()
-	if whole {
+	if afterAll {
 		s.a.mu.Lock()
 		s.a.restartSessions()
 		s.a.mu.Unlock()

@@ -25,12 +25,12 @@ func (s *stream) attach(at *change.Attached) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ship.lease, s.ship.attached = at.Lease, true
-	s.ship.committed, s.ship.sent, s.ship.sound = at.Committed, at.Committed.LSN, !at.Unsound
+	s.ship.committed, s.ship.sent, s.ship.consistent = at.Committed, at.Committed.LSN, !at.Unsound
 	s.ship.gap, s.ship.moved = at.Gap, time.Now()
 	s.ship.released = max(s.ship.released, at.Released)
 	s.ship.durable, s.ship.voters = max(s.ship.durable, at.Durable), at.Voters
 	s.evictedLag.drop(s.ship.durable)
-	s.settleOverflow()
+	s.overflow.settle(s.ship.durable)
 	s.broadcast()
 	return from, nil
 }

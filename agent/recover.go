@@ -19,7 +19,7 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 		}
 		s.ship.lease, s.lastTime = s.ckpt.Lease, s.ckpt.Time
 		s.appliedPoint, s.tail, s.ship.committed = s.ckpt.Applied, s.ckpt.Applied, s.ckpt.Committed
-		s.loadChart()
+		s.loadSpilled()
 		if err := s.loadOverflow(); err != nil {
 			return err
 		}

@@ -63,7 +63,7 @@ func TestResyncEndsNewestGap(t *testing.T) {
 	eventually(t, "q overflows again", func() bool {
 		st.mu.Lock()
 		defer st.mu.Unlock()
-		return st.overflow.upto.LSN > before
+		return st.overflow.dropped.upto.LSN > before
 	})
 	j.setMute(false)
 	j.setDown(false)

@@ -72,7 +72,7 @@ func (r *overflowRig) firstChanged() int64 {
 	st := r.a.streams[r.s.ID]
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	for _, m := range st.overflow.maps {
+	for _, m := range st.overflow.dropped.maps {
 		e, _ := m.extents(fakeVolumeBytes)
 		return e[0].Off
 	}
@@ -307,7 +307,7 @@ func TestEndDurableElsewhere(t *testing.T) {
 	eventually(t, "the journal has the end", func() bool {
 		st.mu.Lock()
 		defer st.mu.Unlock()
-		return st.overflow != nil && st.overflow.ended && st.overflow.mark > 0 && st.ship.committed.LSN >= st.nextLSN-1
+		return st.overflow.resync.phase == resyncMarked && st.ship.committed.LSN >= st.nextLSN-1
 	})
 	r.j.setDown(true)
 	r.j.mu.Lock()

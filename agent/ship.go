@@ -27,9 +27,11 @@ type shipState struct {
 	mayHave   uint64       // the journal was sent no more than this
 	moved     time.Time    // when it last got further
 	copies    bool         // it takes frames with their bodies
-	sound     bool         // it has a point, as far as it said last
-	gap       change.Point // where the newest gap leads to, as it said when the stream was attached
-	fault     error        // why this stream must not be extended from here
+	// consistent: its log of the stream has a point, with no gap behind it, as far as it
+	// said last.
+	consistent bool
+	gap        change.Point // where the newest gap leads to, as it said when the stream was attached
+	fault      error        // why this stream must not be extended from here
 }
 
 const (
@@ -352,7 +354,7 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 func (s *stream) advance(h *change.Header) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if next := s.ship.sent + 1; next <= s.dropping || (s.overflow != nil && !s.overflow.ended && next <= s.overflow.upto.LSN) {
+	if s.overflow.holds(s.ship.sent) {
 		return false, errRestart // what is to be sent has been dropped
 	}
 	if h.FirstLSN > s.ship.sent+1 {

@@ -65,7 +65,7 @@ func (s *stream) status() StreamStatus {
 	defer s.mu.Unlock()
 	return StreamStatus{
 		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
-		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.remote(), Overflow: s.overflowStatus(), Initial: s.initialStatus(),
+		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.remote(), Overflow: s.overflow.status(), Initial: s.initialStatus(),
 		Kept: s.keptNow(), Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, BackErr: cmp.Or(s.backErr, s.syncErr), FullErr: s.fullErr,
 		CheckpointErr: s.ckptErr,
 	}

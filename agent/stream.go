@@ -17,9 +17,9 @@ import (
 type rec struct {
 	arena.Entry
 	slot arena.SlotID
-	vol  *Volume  // nil for marks
-	copy *guarded // of what a resync read; nil: a client's
-	at   int64    // when it was acknowledged, by clock.SinceStart
+	vol  *Volume    // nil for marks
+	copy *copyGuard // of what a resync read; nil: a client's
+	at   int64      // when it was acknowledged, by clock.SinceStart
 }
 
 // frameRef is what memory keeps of a frame until the journal released it.
@@ -89,13 +89,9 @@ type stream struct {
 
 	appending uint64 // no lower WAL index is about to be used by this stream; 0: none is
 
-	guarded  *guarded // what a resync is copying
-	resyncs  bool     // a resync's goroutine runs
-	dropping uint64   // frames up to here are being dropped: they must not be sent
-	hold     *Hold    // writers wait; nil: they do not
-	overflow *overflow
-	charted  *spilledChanges
-	spillMu  sync.Mutex // drops of frames, and sessions' beginnings, one at a time
+	hold     *Hold // writers wait; nil: they do not
+	overflow overflowState
+	spilled  *spilledChanges
 
 	unsynced atomic.Bool  // syncErr is set
 	backMu   sync.RWMutex // held for reading by reads of the backings
@@ -141,7 +137,7 @@ func (s *stream) submit(recs []rec) (uint64, error) {
 	if s.hold != nil && recs[0].Kind != change.Mark {
 		return 0, errHeld
 	}
-	if err := s.watch(recs); err != nil {
+	if err := s.overflow.watch(recs); err != nil {
 		return 0, err
 	}
 	now = max(now, s.lastTime)
@@ -335,8 +331,8 @@ func (s *stream) lag() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at, ok := s.oldest(s.ship.durable)
-	if s.overflow != nil && (!ok || s.overflow.at < at) {
-		at, ok = s.overflow.at, true
+	if d := s.overflow.dropped; d != nil && (!ok || d.at < at) {
+		at, ok = d.at, true
 	}
 	if !ok {
 		return 0
