@@ -94,10 +94,10 @@ func (s *stream) awaitPromise(ctx context.Context, lsn uint64) error {
 	defer timer.Stop()
 	start := time.Now()
 	for {
-		next := s.shipped.Next()
+		next := s.ship.told.Next()
 		s.mu.Lock()
 		kept, _ := s.promised(lsn)
-		given, err := s.givenUp(), s.err
+		given, err := s.givenUp(), s.progress.err
 		s.mu.Unlock()
 		if kept || given {
 			return nil
@@ -130,7 +130,7 @@ func (s *stream) degradeAck() bool {
 		return false
 	}
 	s.a.opts.Logger.Error("the promise of FLUSH cannot be kept and is degraded to local", "group", s.conf.Group, "ack", ack, "err", s.a.shipError())
-	s.shipped.Broadcast()
+	s.ship.told.Broadcast()
 	s.a.spawnCall(func(ctx context.Context) { s.note(ctx, markDegraded) })
 	return true
 }
@@ -201,10 +201,10 @@ func (s *stream) keptNow() EffectiveAck {
 	if kept && !k.Degraded && !few && s.ack.waiting == 0 {
 		return k
 	}
-	what := fmt.Sprintf("the journal has committed LSN %d of %d", s.ship.committed.LSN, s.nextLSN-1)
+	what := fmt.Sprintf("the journal has committed LSN %d of %d", s.ship.committed.LSN, s.order.nextLSN-1)
 	switch {
 	case s.conf.Ack == AckRemote:
-		what = fmt.Sprintf("the required targets hold LSN %d of %d", s.ship.durable, s.nextLSN-1)
+		what = fmt.Sprintf("the required targets hold LSN %d of %d", s.ship.durable, s.order.nextLSN-1)
 	case few:
 		what = fmt.Sprintf("the journal has %d voters, and ack: journal needs %d", s.ship.voters, MinVoters)
 	}

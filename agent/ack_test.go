@@ -107,7 +107,7 @@ func TestLagAfterRestart(t *testing.T) {
 	}
 	s := a.streams[sc.ID]
 	s.mu.Lock()
-	s.evictedLag.add(&frameRef{last: 1, time: time.Now().Add(-time.Hour).UnixNano(), bytes: 777})
+	s.evicted.lag.add(&frameRef{last: 1, time: time.Now().Add(-time.Hour).UnixNano(), bytes: 777})
 	s.mu.Unlock()
 	if err := a.Close(context.Background()); err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func (a *Agent) AddStream(c StreamConf) error {
 	if fresh {
 		a.startStream(s)
 	}
-	s.shipped.Broadcast() // whoever waits looks at the policy again
+	s.ship.told.Broadcast() // whoever waits looks at the policy again
 	s.restoreAck()
 	return err
 }
@@ -181,7 +181,7 @@ func (a *Agent) InitialSync(ctx context.Context, name string) (readyLSN uint64, 
 		return 0, err
 	}
 	v.s.mu.Lock()
-	lsn = v.s.durableLSN
+	lsn = v.s.wal.durableLSN
 	v.s.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -295,8 +295,8 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 
 // letGo closes a removed volume's backing: it is the operator's again.
 func (v *Volume) letGo() {
-	v.s.ckptMu.Lock() // a checkpoint may be syncing it
-	defer v.s.ckptMu.Unlock()
+	v.s.ckpt.mu.Lock() // a checkpoint may be syncing it
+	defer v.s.ckpt.mu.Unlock()
 	err := v.back.ClearIdentity(v.conf.Mark)
 	if cerr := v.back.Close(); err == nil {
 		err = cerr
@@ -317,11 +317,11 @@ func (v *Volume) settle(ctx context.Context) error {
 	if err := v.s.flush(ctx); err != nil {
 		return err
 	}
-	if err := v.s.await(ctx, func() bool { return v.s.appliedLSN >= v.s.durableLSN }); err != nil {
+	if err := v.s.await(ctx, func() bool { return v.s.apply.applied.LSN >= v.s.wal.durableLSN }); err != nil {
 		return err
 	}
-	v.s.ckptMu.Lock()
-	defer v.s.ckptMu.Unlock()
+	v.s.ckpt.mu.Lock()
+	defer v.s.ckpt.mu.Unlock()
 	return v.s.syncBackings()
 }
 
@@ -369,7 +369,7 @@ func (a *Agent) LastLSN(id change.StreamID) uint64 {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.nextLSN - 1
+	return s.order.nextLSN - 1
 }
 
 // WaitCommitted blocks until the journal has accepted everything up to lsn.
@@ -394,9 +394,9 @@ func (a *Agent) WaitRemote(ctx context.Context, id change.StreamID, after uint64
 		return 0, 0, err
 	}
 	for ended := false; ; {
-		next := s.shipped.Next()
+		next := s.ship.told.Next()
 		s.mu.Lock()
-		last, durable, err = s.nextLSN-1, s.remote(), s.err
+		last, durable, err = s.order.nextLSN-1, s.remote(), s.progress.err
 		s.mu.Unlock()
 		if durable > after || err != nil || ended {
 			return last, durable, err

@@ -127,7 +127,7 @@ func (a *Agent) startStream(s *stream) {
 	a.spawn(s.commitLoop)
 	a.spawn(s.syncLoop)
 	a.spawn(s.applyLoop)
-	wake(s.wakeCommit) // what the arena held
+	wake(s.wal.wakeCommit) // what the arena held
 }
 
 // fatal records the first error after which the agent must not go on.
@@ -159,7 +159,7 @@ func (a *Agent) Close(ctx context.Context) error {
 	for _, s := range a.snapshotStreams() {
 		err := s.flush(ctx)
 		if err == nil && s.suspended == nil {
-			err = s.await(ctx, func() bool { return s.appliedLSN >= s.durableLSN })
+			err = s.await(ctx, func() bool { return s.apply.applied.LSN >= s.wal.durableLSN })
 		}
 		if err == nil && s.suspended == nil {
 			err = s.checkpoint()

@@ -83,7 +83,7 @@ func (a *Agent) settleBackings(before []VolumeConf) error {
 // that lacks a backing: what was applied counts for nothing.
 func (s *stream) suspend(err error) {
 	s.suspended = err
-	s.appliedLSN, s.appliedPoint = s.ckpt.Applied.LSN, s.ckpt.Applied
+	s.apply.applied = s.ckpt.saved.Applied
 	s.a.opts.Logger.Error("the group is suspended: its volumes are not served", "group", s.conf.Group, "err", err, "hint", fail.HintOf(err))
 }
 
@@ -102,8 +102,8 @@ func (v *Volume) checkRestored() error {
 		return refuse("was restored from another volume", "restore "+v.conf.Name+"'s newest point there")
 	}
 	v.s.mu.Lock()
-	first := v.s.ckpt.Applied.LSN + 1
-	refs := v.s.refs
+	first := v.s.ckpt.saved.Applied.LSN + 1
+	refs := v.s.wal.refs
 	v.s.mu.Unlock()
 	if len(refs) > 0 {
 		h, _, err := v.s.a.readHeader(refs[0].wal)

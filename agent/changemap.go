@@ -49,17 +49,17 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 	s := v.s
 	m := newDirtyMap(v.conf.SizeBytes)
 	s.mu.Lock()
-	out := Changes{After: s.ship.durable, Last: s.nextLSN - 1, GranuleBytes: m.granule}
+	out := Changes{After: s.ship.durable, Last: s.order.nextLSN - 1, GranuleBytes: m.granule}
 	if after != nil {
 		out.After = *after
 	}
 	var frames []frameRef
-	for _, r := range s.refs {
+	for _, r := range s.wal.refs {
 		if r.last > out.After {
 			frames = append(frames, r)
 		}
 	}
-	for _, batch := range append(s.sealed[:len(s.sealed):len(s.sealed)], s.open) { // not in the WAL yet
+	for _, batch := range append(s.order.sealed[:len(s.order.sealed):len(s.order.sealed)], s.order.open) { // not in the WAL yet
 		for i := range batch {
 			m.note(&v.conf, batch[i].LSN, out.After, batch[i].Volume, batch[i].Kind, batch[i].Off, int64(batch[i].Len))
 		}
@@ -69,7 +69,7 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 		complete = max(complete, d.upto.LSN)
 		m.union(d.maps[v.conf.Number], v.conf.SizeBytes)
 	}
-	inWAL := s.appendedLSN
+	inWAL := s.wal.appendedLSN
 	s.mu.Unlock()
 
 	var f change.Frame

@@ -205,7 +205,7 @@ func TestAcceptChecksThePoint(t *testing.T) {
 	if err := accept(right); err != nil { // the WAL holds LSN 1
 		t.Errorf("%+v: %v", right, err)
 	}
-	s.refs = nil // as if the WAL began behind the checkpoint, at LSN 2
+	s.wal.refs = nil // as if the WAL began behind the checkpoint, at LSN 2
 	if err := accept(right); !fail.Is(err, fail.Refused) || !strings.Contains(err.Error(), "WAL begins at 2") {
 		t.Errorf("%+v with a later WAL: %v", right, err)
 	}

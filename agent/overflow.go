@@ -28,13 +28,15 @@ const (
 )
 
 // overflowState is what a stream has of an overflow and of the resync that ends it.
-// Guarded by stream.mu, apart from dropMu.
+// Guarded by stream.mu, apart from dropMu and told.
 type overflowState struct {
 	resync  resyncState
 	dropped *droppedFrames // nil exactly in the phase resyncNone
 	// dropping: frames up to here are being dropped; they must not be sent.
 	dropping uint64
 	copying  *copyGuard // the range that the resync is copying
+
+	told lastTold // of drops that failed, in the agent's log; the checkpoint loop's own
 
 	// dropMu is held while frames are dropped, and while a session begins or a resync
 	// ends: what the journal is told must not move meanwhile. It is taken before mu.
@@ -173,14 +175,14 @@ func (s *stream) spillable(now time.Time) ([]frameRef, *droppedFrames) {
 		return nil, nil
 	}
 	if !open { // an idle stream's journal takes nothing either
-		i := slices.IndexFunc(s.refs, func(r frameRef) bool { return r.last > s.ship.committed.LSN })
-		if i >= 0 && time.Duration(clock.SinceStart()-s.refs[i].at) < s.a.opts.SpillAfter {
+		i := slices.IndexFunc(s.wal.refs, func(r frameRef) bool { return r.last > s.ship.committed.LSN })
+		if i >= 0 && time.Duration(clock.SinceStart()-s.wal.refs[i].at) < s.a.opts.SpillAfter {
 			return nil, nil
 		}
 	}
 	var can []frameRef
-	for _, r := range s.refs {
-		if r.last > s.ckpt.Applied.LSN {
+	for _, r := range s.wal.refs {
+		if r.last > s.ckpt.saved.Applied.LSN {
 			break
 		}
 		if r.last > s.ship.committed.LSN && (old == nil || r.last > old.upto.LSN) {
@@ -207,7 +209,7 @@ func (s *stream) spillable(now time.Time) ([]frameRef, *droppedFrames) {
 func (s *stream) mayDrop() bool {
 	local := s.conf.Ack == AckLocal || s.conf.Ack == ""
 	copies := s.ship.copies || !s.a.opts.Reference // else the journal reads them from the WAL
-	return s.conf.Overflow == OverflowBitmap && local && copies && s.suspended == nil && s.backErr == nil
+	return s.conf.Overflow == OverflowBitmap && local && copies && s.suspended == nil && s.backings.cutErr == nil
 }
 
 func (s *stream) saveOverflow(o *droppedFrames) error {

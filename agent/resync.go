@@ -294,7 +294,7 @@ func (s *stream) finishResync(ctx context.Context, overflow int) error {
 		var next <-chan struct{}
 		var to change.Point
 		err := s.resyncOf(overflow, func(d *droppedFrames) {
-			heard, next, to = s.ship.consistent, s.shipped.Next(), d.upto
+			heard, next, to = s.ship.consistent, s.ship.told.Next(), d.upto
 			if s.ship.gap != (change.Point{}) { // an older journal does not tell
 				to = s.ship.gap
 			}
@@ -344,7 +344,7 @@ func (s *stream) endOverflow(overflow int) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if err != nil {
-			lsn = s.nextLSN - 1
+			lsn = s.order.nextLSN - 1
 			s.a.opts.Logger.Warn("no mark in the log", "group", s.conf.Group, "mark", markResync, "err", err)
 		}
 		if r.onFor(overflow, endMarked) {

@@ -61,7 +61,7 @@ func (r *overflowRig) stopCopy(t *testing.T) *readGate {
 	eventually(t, "all is applied", func() bool {
 		st.mu.Lock()
 		defer st.mu.Unlock()
-		return st.appliedLSN == st.nextLSN-1
+		return st.apply.applied.LSN == st.order.nextLSN-1
 	})
 	g := &readGate{off: r.firstChanged(), entered: make(chan struct{}), release: make(chan struct{})}
 	r.gate.Store(g)
@@ -307,7 +307,7 @@ func TestEndDurableElsewhere(t *testing.T) {
 	eventually(t, "the journal has the end", func() bool {
 		st.mu.Lock()
 		defer st.mu.Unlock()
-		return st.overflow.resync.phase == resyncMarked && st.ship.committed.LSN >= st.nextLSN-1
+		return st.overflow.resync.phase == resyncMarked && st.ship.committed.LSN >= st.order.nextLSN-1
 	})
 	r.j.setDown(true)
 	r.j.mu.Lock()

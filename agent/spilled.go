@@ -49,7 +49,7 @@ func (a *Agent) saveLeaving() {
 
 func (s *stream) setSpilled(c *spilledChanges) {
 	s.mu.Lock()
-	s.spilled = c
+	s.evicted.changes = c
 	s.mu.Unlock()
 }
 
@@ -57,14 +57,14 @@ func (s *stream) setSpilled(c *spilledChanges) {
 // all of it once the targets have that.
 func (s *stream) saveSpilled(leaving bool) error {
 	s.mu.Lock()
-	old, durableLSN, done := s.spilled, s.ship.durable, min(s.ship.released, s.ckpt.Applied.LSN)
+	old, durableLSN, done := s.evicted.changes, s.ship.durable, min(s.ship.released, s.ckpt.saved.Applied.LSN)
 	from := durableLSN
 	if old != nil {
 		from = max(from, old.upto)
 	}
 	var frames []frameRef
-	for _, r := range s.refs {
-		if leaving && s.suspended == nil && s.backErr == nil && r.last > from && r.last <= done {
+	for _, r := range s.wal.refs {
+		if leaving && s.suspended == nil && s.backings.cutErr == nil && r.last > from && r.last <= done {
 			frames = append(frames, r)
 		}
 	}
@@ -118,7 +118,7 @@ func (s *stream) loadSpilled() {
 		s.a.opts.Logger.Warn("the change map is incomplete", "group", s.conf.Group, "err", err)
 	}
 	if err == nil && found {
-		s.spilled = &spilledChanges{after: f.After, upto: f.Upto, maps: maps}
+		s.evicted.changes = &spilledChanges{after: f.After, upto: f.Upto, maps: maps}
 	}
 }
 
@@ -126,7 +126,7 @@ func (s *stream) loadSpilled() {
 // It returns the LSN up to which the map is complete with that: after itself, where
 // there was nothing to add. Called with mu held.
 func (s *stream) addSpilled(m *dirtyMap, v *VolumeConf, after uint64) uint64 {
-	c := s.spilled
+	c := s.evicted.changes
 	if c == nil || c.after > after || c.upto <= after {
 		return after
 	}

@@ -150,7 +150,7 @@ func (w *resyncWalk) step() string {
 	case 7:
 		if len(w.ends) > 0 {
 			if d := o.dropped; o.resync.onFor(w.ends[0], endMarked) {
-				d.mark = w.nextLSN
+				d.mark = w.order.nextLSN
 				o.settle(w.ship.durable)
 			}
 			w.ends = w.ends[1:]
@@ -158,7 +158,7 @@ func (w *resyncWalk) step() string {
 		return "marked"
 	case 8:
 		if w.r.IntN(3) == 0 {
-			w.ship.durable = w.nextLSN
+			w.ship.durable = w.order.nextLSN
 			o.settle(w.ship.durable)
 		}
 		return "durable"
@@ -167,8 +167,8 @@ func (w *resyncWalk) step() string {
 }
 
 func (w *resyncWalk) frames() *droppedFrames {
-	w.nextLSN += 10
-	return &droppedFrames{upto: change.Point{LSN: w.nextLSN - 1}, known: []change.Point{{LSN: 1 + w.r.Uint64N(5)}}}
+	w.order.nextLSN += 10
+	return &droppedFrames{upto: change.Point{LSN: w.order.nextLSN - 1}, known: []change.Point{{LSN: 1 + w.r.Uint64N(5)}}}
 }
 
 // attach is enter, with a journal that answers truly.
