@@ -76,7 +76,9 @@ func (a *Agent) settleBackings(before []VolumeConf) error {
 	if !slices.ContainsFunc(before, func(vc VolumeConf) bool { return a.volumes[vc.Name].conf != vc }) {
 		return nil
 	}
-	return a.saveManifest()
+	a.manifestMu.Lock()
+	defer a.manifestMu.Unlock()
+	return a.saveManifest(nil)
 }
 
 // suspend keeps a stream whose WAL was applied from being served in this run, as one
@@ -143,13 +145,5 @@ func (a *Agent) AcceptBacking(name string, dryRun bool) error {
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	was := v.conf
-	v.conf.Mark, v.conf.Accepted = id, true
-	if err := a.saveManifest(); err != nil {
-		v.conf = was
-		return err
-	}
-	return nil
+	return a.changeVolume(v, func(vc *VolumeConf) { vc.Mark, vc.Accepted = id, true })
 }

@@ -83,9 +83,7 @@ func (s *stream) acked(ack *change.Ack) {
 	s.ship.told.Broadcast()
 	s.restoreAck()
 	if afterAll {
-		s.a.mu.Lock()
 		s.a.restartSessions()
-		s.a.mu.Unlock()
 	}
 }
 

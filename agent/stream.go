@@ -19,7 +19,7 @@ type stream struct {
 	suspended error
 
 	mu       sync.Mutex
-	conf     StreamConf // changed under Agent.mu and mu, so that either may read it
+	conf     StreamConf // changed under Agent.mu and mu, so that with either it may be read
 	progress progress
 	initial  *InitialSync // while one of its volumes has one
 
