@@ -48,8 +48,9 @@ type ackState struct {
 // is one beyond this host. Called with mu held.
 func (s *stream) promised(lsn uint64) (kept, stronger bool) {
 	switch s.conf.Ack {
-	case AckJournal: // what a resync has not brought there yet is not there
-		return s.ship.voters >= MinVoters && s.ship.committed.LSN >= lsn && !s.overflow.resync.phase.open(), true
+	case AckJournal: // before a resync's end the journal lacks what was dropped, whatever it has committed
+		committed := s.ship.committed.LSN >= lsn && !s.overflow.resync.phase.open()
+		return s.ship.voters >= MinVoters && committed, true
 	case AckRemote:
 		return s.remote() >= lsn, true
 	}
@@ -129,7 +130,8 @@ func (s *stream) degradeAck() bool {
 	if !now {
 		return false
 	}
-	s.a.opts.Logger.Error("the promise of FLUSH cannot be kept and is degraded to local", "group", s.conf.Group, "ack", ack, "err", s.a.shipError())
+	s.a.opts.Logger.Error("the promise of FLUSH cannot be kept and is degraded to local",
+		"group", s.conf.Group, "ack", ack, "err", s.a.shipError())
 	s.ship.told.Broadcast()
 	s.a.spawnCall(func(ctx context.Context) { s.note(ctx, markDegraded) })
 	return true
@@ -211,7 +213,8 @@ func (s *stream) keptNow() EffectiveAck {
 	k.Why = what
 	switch {
 	case k.Degraded:
-		k.Ack, k.Why = AckLocal, fmt.Sprintf("ack: %s is degraded to local since %s: %s", s.conf.Ack, s.ack.degraded.UTC().Format(time.RFC3339), what)
+		since := s.ack.degraded.UTC().Format(time.RFC3339)
+		k.Ack, k.Why = AckLocal, fmt.Sprintf("ack: %s is degraded to local since %s: %s", s.conf.Ack, since, what)
 	case s.ack.waiting > 0:
 		k.Why = fmt.Sprintf("%d flushes wait for ack: %s: %s", s.ack.waiting, s.conf.Ack, what)
 	}

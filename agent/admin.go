@@ -95,7 +95,7 @@ func (a *Agent) AttachVolume(ctx context.Context, vc VolumeConf) error {
 	if err != nil {
 		return fail.At("open volume", vc.Name, err)
 	}
-	vc.Mark, err = a.mark(b, &vc) // may take as long as an fsync of all that is in the file
+	vc.Mark, err = a.identify(b, &vc) // may take as long as an fsync of all that is in the file
 	if err != nil {
 		_ = b.Close()
 		return fail.At("open volume", vc.Name, err)
@@ -203,7 +203,8 @@ func (v *Volume) letGo() {
 		err = cerr
 	}
 	if err != nil {
-		v.s.a.opts.Logger.Warn("a removed volume's backing keeps its mark, or was not closed", "volume", v.conf.Name, "err", err)
+		v.s.a.opts.Logger.Warn("a removed volume's backing keeps its mark, or was not closed",
+			"volume", v.conf.Name, "err", err)
 	}
 }
 

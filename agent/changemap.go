@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -39,9 +40,9 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 	defer a.mapping.Unlock()
 	for tries := 0; ; tries++ {
 		out, err := a.changed(ctx, v, after)
-		if !fail.Is(err, fail.NotFound) || tries == 10 {
+		if !fail.Is(err, fail.NotFound) || tries == 10 { // else a frame went into an overflow's bitmap meanwhile
 			return out, err
-		} // a frame went into an overflow's bitmap meanwhile
+		}
 	}
 }
 
@@ -59,7 +60,8 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 			frames = append(frames, r)
 		}
 	}
-	for _, batch := range append(s.order.sealed[:len(s.order.sealed):len(s.order.sealed)], s.order.open) { // not in the WAL yet
+	notInWAL := append(slices.Clone(s.order.sealed), s.order.open)
+	for _, batch := range notInWAL {
 		for i := range batch {
 			m.note(&v.conf, batch[i].LSN, out.After, batch[i].Volume, batch[i].Kind, batch[i].Off, int64(batch[i].Len))
 		}
@@ -94,7 +96,8 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 		}
 	}
 	if first > complete+1 && !(after == nil && a.durableTo(s, first-1)) {
-		return out, fail.New(fail.Refused, "list changes of", v.conf.Name, fmt.Sprintf("the WAL goes back to LSN %d, not to %d", first, out.After+1)).
+		why := fmt.Sprintf("the WAL goes back to LSN %d, not to %d", first, out.After+1)
+		return out, fail.New(fail.Refused, "list changes of", v.conf.Name, why).
 			WithHint(fmt.Sprintf("ask for what came after LSN %d or later", first-1))
 	}
 	for m.runs() > maxExtents {

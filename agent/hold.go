@@ -18,7 +18,7 @@ type Hold struct {
 	late  bool          // it ended by itself; guarded by s.mu
 }
 
-// errHeld is a write's that has to wait.
+// errHeld refuses a write while writers are held; it is submitted again when they are not.
 var errHeld = fail.New(fail.Retry, "write", "", "writers are held for a mark")
 
 // Hold makes a stream's writers wait, puts a mark into its order, and makes that

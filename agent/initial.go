@@ -7,10 +7,10 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// InitialSync is how far the initial syncs of a group are that run now.
+// InitialSync says how far those initial syncs of a group are that run now.
 type InitialSync struct {
-	Bytes       int64 // that their backings hold, of zeros only what is allocated
-	CopiedBytes int64 // of them, read and put into the log where they are not zeros
+	Bytes       int64 // what their backings hold; holes do not count
+	CopiedBytes int64 // how much of that was read, and put into the log where it is not zeros
 	Since       time.Time
 	running     int
 }
@@ -32,8 +32,8 @@ func (i *InitialSync) Left(now time.Time) (time.Duration, bool) {
 	return time.Duration(float64(i.Bytes-i.CopiedBytes) / float64(i.CopiedBytes) * float64(took)), true
 }
 
-// beginInitial counts a volume's initial sync in. What it returns counts bytes that were
-// copied, and what ends it.
+// beginInitial adds a volume's initial sync to the status. The caller reports to copied
+// how many bytes it has done, and calls end when it is over.
 func (v *Volume) beginInitial(ctx context.Context) (copied func(n int64), end func(), err error) {
 	bytes := int64(0)
 	for pos := int64(0); pos < v.conf.SizeBytes && ctx.Err() == nil; {
@@ -94,7 +94,8 @@ func (a *Agent) InitialSync(ctx context.Context, name string) (readyLSN uint64, 
 		return 0, err
 	}
 	if err := v.s.suspended; err != nil {
-		return 0, fail.New(fail.Refused, "initial sync of", name, "its group is suspended: "+err.Error()).WithHint(fail.HintOf(err))
+		return 0, fail.New(fail.Refused, "initial sync of", name, "its group is suspended: "+err.Error()).
+			WithHint(fail.HintOf(err))
 	}
 	v.syncMu.Lock()
 	defer v.syncMu.Unlock()

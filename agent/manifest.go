@@ -131,7 +131,7 @@ type checkpoint struct {
 	Committed change.Point `json:"committed,omitzero"`
 	Lease     change.Lease `json:"lease"`
 	Time      int64        `json:"time"` // ns; later frames are not earlier
-	// Gone are the frames that left the WAL before the targets had them, in brief.
+	// Gone sums up the frames that left the WAL before the targets had them.
 	Gone *lagMark `json:"gone,omitempty"`
 }
 
@@ -176,7 +176,8 @@ func loadMeta(fs vfs.FS, path string, v any) (found bool, err error) {
 		return false, fail.Wrap(fail.Damaged, "load", path, err)
 	}
 	if head.Version != metaVersion {
-		return false, fail.New(fail.Unsupported, "load", path, fmt.Sprintf("version %d; this build reads %d", head.Version, metaVersion))
+		return false, fail.New(fail.Unsupported, "load", path,
+			fmt.Sprintf("version %d; this build reads %d", head.Version, metaVersion))
 	}
 	return true, fail.Wrap(fail.Damaged, "load", path, json.Unmarshal([]byte(body), v))
 }

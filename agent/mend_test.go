@@ -133,7 +133,8 @@ func applyAll(t *testing.T, ctx context.Context, v *Volume) {
 	if err := v.s.flush(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.s.await(ctx, func() bool { return v.s.apply.applied.LSN >= v.s.wal.durableLSN && v.s.backings.syncErr == nil }); err != nil {
+	mended := func() bool { return v.s.apply.applied.LSN >= v.s.wal.durableLSN && v.s.backings.syncErr == nil }
+	if err := v.s.await(ctx, mended); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -22,8 +22,8 @@ const (
 	spillFrom = 0.75
 	// defaultSpillAfter is for how long the journal must not have taken anything.
 	defaultSpillAfter = 5 * time.Second
-	// maxKnown bounds the points at which the journal is recognised. They are those
-	// of frames that were on their way when it was lost: few.
+	// maxKnown bounds the points at which the journal is recognised. They are the ends of
+	// the frames that were on their way when it was lost, and those are few.
 	maxKnown = 1 << 14
 )
 

@@ -36,7 +36,8 @@ func TestSpill(t *testing.T) {
 		t.Fatal(err)
 	}
 	const size = 8 << 20
-	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: s.ID, SizeBytes: size, Backing: filepath.Join(t.TempDir(), "v")}
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: s.ID, SizeBytes: size,
+		Backing: filepath.Join(t.TempDir(), "v")}
 	if _, err := a.AddVolume(ctx, vc); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +185,8 @@ func TestSpilledChanges(t *testing.T) {
 	if err := a.AddStream(conf); err != nil {
 		t.Fatal(err)
 	}
-	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: conf.ID, SizeBytes: 8 << 20, Backing: filepath.Join(t.TempDir(), "v")}
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: conf.ID, SizeBytes: 8 << 20,
+		Backing: filepath.Join(t.TempDir(), "v")}
 	if _, err := a.AddVolume(ctx, vc); err != nil {
 		t.Fatal(err)
 	}

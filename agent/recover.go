@@ -67,7 +67,8 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 
 // recoverFrame applies one frame of the WAL when the checkpoint does not cover it.
 func (s *stream) recoverFrame(f *change.Frame, index uint64, plain *[]byte) error {
-	s.wal.refs = append(s.wal.refs, frameRef{last: f.LastLSN, wal: index, time: f.FirstTime, at: s.a.whenWas(f.FirstTime), bytes: f.PlainBytes})
+	s.wal.refs = append(s.wal.refs, frameRef{last: f.LastLSN, wal: index, time: f.FirstTime,
+		at: s.a.whenWas(f.FirstTime), bytes: f.PlainBytes})
 	s.wal.appendedIndex = index
 	applied := s.ckpt.saved.Applied
 	if f.LastLSN <= applied.LSN {
@@ -128,7 +129,7 @@ func (s *stream) recovered() error {
 	}
 	s.order.nextLSN = s.enc.tail.LSN + 1
 	s.ship.mayHave = s.enc.tail.LSN // for all that is known
-	s.ack.flushed = s.enc.tail.LSN  // perhaps; the promise must hold for it before it is reported
+	s.ack.flushed = s.enc.tail.LSN  // perhaps a flush was answered for all of it
 	if s.a.opts.Remote != nil {
 		s.ship.durable = min(s.a.opts.Remote(s.conf.ID), s.enc.tail.LSN)
 	}

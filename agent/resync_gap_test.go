@@ -70,7 +70,7 @@ func TestResyncEndsNewestGap(t *testing.T) {
 	eventually(t, "the journal has p again", allOf(p))
 	close(g.release)
 	shipped(t, a, q.ID)
-	if _, unsound := j.at(q.ID); unsound {
+	if _, resyncing := j.at(q.ID); resyncing {
 		t.Error("the journal still waits for the end of the resync")
 	}
 	j.mu.Lock()

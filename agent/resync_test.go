@@ -83,8 +83,8 @@ func TestResyncEnds(t *testing.T) {
 	r := newOverflowRig(t)
 	r.j.setDown(false)
 	shipped(t, r.a, r.s.ID)
-	if _, unsound := r.j.at(r.s.ID); unsound || r.j.resyncs.Load() != 1 {
-		t.Errorf("unsound %v after %d resyncs", unsound, r.j.resyncs.Load())
+	if _, resyncing := r.j.at(r.s.ID); resyncing || r.j.resyncs.Load() != 1 {
+		t.Errorf("resyncing %v after %d resyncs", resyncing, r.j.resyncs.Load())
 	}
 	if _, err := os.Stat(r.a.overflowPath(r.s.ID)); !os.IsNotExist(err) {
 		t.Errorf("the bitmap stays: %v", err)
@@ -112,7 +112,8 @@ func TestRebuiltOverflows(t *testing.T) {
 	s := StreamConf{ID: uuid.New(), Number: 1, Group: "g", Policy: Policy{Overflow: OverflowBitmap}}
 	at := change.Point{LSN: 500, Hash: change.Hash{7}}
 	j.points[s.ID] = at
-	if err := Rebuild(nil, o.StateDir, o.Name, []StreamConf{s}, nil, map[change.StreamID]Taken{s.ID: {Point: at, Lease: change.Lease{Epoch: 1, Number: 1}}}); err != nil {
+	taken := map[change.StreamID]Taken{s.ID: {Point: at, Lease: change.Lease{Epoch: 1, Number: 1}}}
+	if err := Rebuild(nil, o.StateDir, o.Name, []StreamConf{s}, nil, taken); err != nil {
 		t.Fatal(err)
 	}
 	a, err := Open(o)
@@ -120,7 +121,8 @@ func TestRebuiltOverflows(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer leave(a)
-	vc := VolumeConf{Name: "g", Number: 2, Group: "g", Stream: s.ID, SizeBytes: fakeVolumeBytes, Backing: filepath.Join(t.TempDir(), "v")}
+	vc := VolumeConf{Name: "g", Number: 2, Group: "g", Stream: s.ID, SizeBytes: fakeVolumeBytes,
+		Backing: filepath.Join(t.TempDir(), "v")}
 	if _, err := a.AddVolume(context.Background(), vc); err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +252,7 @@ func TestNoPromiseInAResync(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Fatal(err)
 			}
-			if _, unsound := r.j.at(r.s.ID); unsound {
+			if _, resyncing := r.j.at(r.s.ID); resyncing {
 				t.Error("kept before the end of the resync")
 			}
 		})

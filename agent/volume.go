@@ -195,7 +195,7 @@ func (v *Volume) submit(ctx context.Context, recs []rec, fua bool, done func()) 
 	}
 	large := int64(recs[len(recs)-1].Len) > overlay.WideBytes
 	done()
-	if large { // it takes no memory, which is what holds others back, and the backing long
+	if large { // it needs no memory, the want of which slows other writers, and the backing takes long
 		if err := v.s.flushTo(ctx, lsn); err != nil {
 			return err
 		}
