@@ -31,6 +31,7 @@ type fakeJournal struct {
 	durable     map[change.StreamID]uint64
 	slowStore   bool          // nothing becomes durable by itself
 	dieOnResync bool          // it takes ResyncBegin, and dies before its answer
+	dieOnEnd    bool          // it takes ResyncEnd, and hangs up before its answer
 	stall       chan struct{} // appends wait until it is closed; nil: they do not
 	mute        bool          // it takes appends, and its acks are lost
 	refused     int           // ends of a resync that it did not take
@@ -165,7 +166,8 @@ func (j *fakeJournal) resync(r *change.Resync) (alive, begun bool) {
 			return false, false
 		}
 		j.resyncing[r.Stream] = false
-		return true, false
+		alive, j.dieOnEnd = !j.dieOnEnd, false
+		return alive, false
 	}
 	if j.points[r.Stream] != r.From || r.To.LSN <= r.From.LSN {
 		return false, false

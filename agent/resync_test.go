@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,11 +24,28 @@ type overflowRig struct {
 	s    StreamConf
 	fail atomic.Bool
 	gate atomic.Pointer[readGate]
+	ends endCounter
+}
+
+// endCounter counts how often the agent's log says that a resync ended.
+type endCounter struct {
+	slog.Handler
+	n *atomic.Int64
+}
+
+func (c endCounter) Enabled(context.Context, slog.Level) bool { return true }
+
+func (c endCounter) Handle(_ context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, "resync ended") {
+		c.n.Add(1)
+	}
+	return nil
 }
 
 func newOverflowRig(t *testing.T) *overflowRig {
-	r := &overflowRig{j: newFakeJournal()}
+	r := &overflowRig{j: newFakeJournal(), ends: endCounter{slog.DiscardHandler, new(atomic.Int64)}}
 	r.o = overflowing(t, r.j)
+	r.o.Logger = slog.New(r.ends)
 	r.o.OpenBacking = func(path string, size int64) (backing.Backing, error) {
 		b, err := backing.Open(path, size)
 		return faultyBacking{b, &r.fail, &r.gate}, err
@@ -102,6 +121,25 @@ func TestBeginIsNotHeard(t *testing.T) {
 	r.fill(t, 100)
 	r.j.setDown(false)
 	shipped(t, r.a, r.s.ID)
+}
+
+// TestEndIsNotHeard: the journal takes ResyncEnd, and its answer is lost. The next session
+// ends the resync, and whoever copied does not end it once more.
+func TestEndIsNotHeard(t *testing.T) {
+	r := newOverflowRig(t)
+	r.j.mu.Lock()
+	r.j.dieOnEnd, r.j.down = true, false
+	r.j.mu.Unlock()
+	shipped(t, r.a, r.s.ID)
+	st := r.a.streams[r.s.ID]
+	eventually(t, "the copier is gone", func() bool {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		return !st.overflow.resync.working
+	})
+	if n := r.ends.n.Load(); n != 1 {
+		t.Errorf("it ended %d times", n)
+	}
 }
 
 // TestRebuiltOverflows: an agent that was rebuilt overflows before its first session.
