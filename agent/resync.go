@@ -66,7 +66,8 @@ func (ses *session) enter(s *stream, at *change.Attached) (uint64, error) {
 	return from, err
 }
 
-// errAgain ends a resync that an overflow has overtaken.
+// errAgain ends the copying for an overflow that another one has overtaken, or that a
+// session has ended.
 var errAgain = fail.New(fail.Retry, "resync", "", "the WAL overflowed again")
 
 // resyncLoop copies what changed, and says so, until there is nothing to do. One that
