@@ -48,8 +48,9 @@ type ackState struct {
 // is one beyond this host. Called with mu held.
 func (s *stream) promised(lsn uint64) (kept, stronger bool) {
 	switch s.conf.Ack {
-	case AckJournal: // what a resync has not brought there yet is not there
-		return s.ship.voters >= MinVoters && s.ship.committed.LSN >= lsn && (s.overflow == nil || s.overflow.ended), true
+	case AckJournal: // before a resync's end the journal lacks what was dropped, whatever it has committed
+		committed := s.ship.committed.LSN >= lsn && !s.overflow.resync.phase.open()
+		return s.ship.voters >= MinVoters && committed, true
 	case AckRemote:
 		return s.remote() >= lsn, true
 	}
@@ -94,10 +95,10 @@ func (s *stream) awaitPromise(ctx context.Context, lsn uint64) error {
 	defer timer.Stop()
 	start := time.Now()
 	for {
-		next := s.shipped.Next()
+		next := s.ship.told.Next()
 		s.mu.Lock()
 		kept, _ := s.promised(lsn)
-		given, err := s.givenUp(), s.err
+		given, err := s.givenUp(), s.progress.err
 		s.mu.Unlock()
 		if kept || given {
 			return nil
@@ -129,8 +130,9 @@ func (s *stream) degradeAck() bool {
 	if !now {
 		return false
 	}
-	s.a.opts.Logger.Error("the promise of FLUSH cannot be kept and is degraded to local", "group", s.conf.Group, "ack", ack, "err", s.a.shipError())
-	s.shipped.Broadcast()
+	s.a.opts.Logger.Error("the promise of FLUSH cannot be kept and is degraded to local",
+		"group", s.conf.Group, "ack", ack, "err", s.a.shipError())
+	s.ship.told.Broadcast()
 	s.a.spawnCall(func(ctx context.Context) { s.note(ctx, markDegraded) })
 	return true
 }
@@ -201,17 +203,18 @@ func (s *stream) keptNow() EffectiveAck {
 	if kept && !k.Degraded && !few && s.ack.waiting == 0 {
 		return k
 	}
-	what := fmt.Sprintf("the journal has committed LSN %d of %d", s.ship.committed.LSN, s.nextLSN-1)
+	what := fmt.Sprintf("the journal has committed LSN %d of %d", s.ship.committed.LSN, s.order.nextLSN-1)
 	switch {
 	case s.conf.Ack == AckRemote:
-		what = fmt.Sprintf("the required targets hold LSN %d of %d", s.ship.durable, s.nextLSN-1)
+		what = fmt.Sprintf("the required targets hold LSN %d of %d", s.ship.durable, s.order.nextLSN-1)
 	case few:
 		what = fmt.Sprintf("the journal has %d voters, and ack: journal needs %d", s.ship.voters, MinVoters)
 	}
 	k.Why = what
 	switch {
 	case k.Degraded:
-		k.Ack, k.Why = AckLocal, fmt.Sprintf("ack: %s is degraded to local since %s: %s", s.conf.Ack, s.ack.degraded.UTC().Format(time.RFC3339), what)
+		since := s.ack.degraded.UTC().Format(time.RFC3339)
+		k.Ack, k.Why = AckLocal, fmt.Sprintf("ack: %s is degraded to local since %s: %s", s.conf.Ack, since, what)
 	case s.ack.waiting > 0:
 		k.Why = fmt.Sprintf("%d flushes wait for ack: %s: %s", s.ack.waiting, s.conf.Ack, what)
 	}

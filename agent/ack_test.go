@@ -33,7 +33,8 @@ func ackAgent(t *testing.T, o Options, sc StreamConf, vc VolumeConf) *Agent {
 func TestAckDegradeLate(t *testing.T) {
 	o := regressOpts(t)
 	sc := StreamConf{ID: uuid.New(), Number: 1, Group: "g", Policy: Policy{Ack: AckRemote, OnLoss: LossWait}}
-	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: filepath.Join(t.TempDir(), "v.img")}
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20,
+		Backing: filepath.Join(t.TempDir(), "v.img")}
 	a := ackAgent(t, o, sc, vc)
 	defer a.Close(context.Background())
 	dev, err := a.Device("v")
@@ -45,7 +46,8 @@ func TestAckDegradeLate(t *testing.T) {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- dev.Flush(ctx) }()
-	for deadline := time.Now().Add(10 * time.Second); a.Status().Streams[0].Kept.Waiting == 0; time.Sleep(time.Millisecond) {
+	deadline := time.Now().Add(10 * time.Second)
+	for ; a.Status().Streams[0].Kept.Waiting == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the flush does not wait")
 		}
@@ -69,7 +71,8 @@ func TestAckDegradeLate(t *testing.T) {
 func TestAckKeptRestart(t *testing.T) {
 	o := regressOpts(t)
 	sc := StreamConf{ID: uuid.New(), Number: 1, Group: "g", Policy: Policy{Ack: AckRemote, OnLoss: LossDegrade}}
-	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: filepath.Join(t.TempDir(), "v.img")}
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20,
+		Backing: filepath.Join(t.TempDir(), "v.img")}
 	a := ackAgent(t, o, sc, vc)
 	dev, err := a.Device("v")
 	if err != nil {
@@ -95,7 +98,8 @@ func TestAckKeptRestart(t *testing.T) {
 func TestLagAfterRestart(t *testing.T) {
 	o := regressOpts(t)
 	sc := StreamConf{ID: uuid.New(), Number: 1, Group: "g"}
-	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: filepath.Join(t.TempDir(), "v.img")}
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20,
+		Backing: filepath.Join(t.TempDir(), "v.img")}
 	a := ackAgent(t, o, sc, vc)
 	dev, err := a.Device("v")
 	if err != nil {
@@ -107,7 +111,7 @@ func TestLagAfterRestart(t *testing.T) {
 	}
 	s := a.streams[sc.ID]
 	s.mu.Lock()
-	s.evictedLag.add(&frameRef{last: 1, time: time.Now().Add(-time.Hour).UnixNano(), bytes: 777})
+	s.evicted.lag.add(&frameRef{last: 1, time: time.Now().Add(-time.Hour).UnixNano(), bytes: 777})
 	s.mu.Unlock()
 	if err := a.Close(context.Background()); err != nil {
 		t.Fatal(err)

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"slices"
 
 	"github.com/pollux-dr/pollux/agent/arena"
 	"github.com/pollux-dr/pollux/agent/overlay"
@@ -26,6 +25,8 @@ func (a *Agent) enter(ctx context.Context) (context.Context, func(), error) {
 // AddStream starts a stream, or updates its policy and whether it is paused. It is
 // idempotent.
 func (a *Agent) AddStream(c StreamConf) error {
+	a.manifestMu.Lock()
+	defer a.manifestMu.Unlock()
 	a.mu.Lock()
 	s := a.streams[c.ID]
 	fresh := s == nil
@@ -37,19 +38,18 @@ func (a *Agent) AddStream(c StreamConf) error {
 	same, paused := s.conf == c, s.conf.Paused
 	s.conf.Paused, s.conf.Policy = c.Paused, c.Policy
 	s.mu.Unlock()
+	a.mu.Unlock()
 	if same && !fresh {
-		a.mu.Unlock()
 		return nil
 	}
-	err := a.saveManifest()
+	err := a.saveManifest(nil)
 	if fresh || paused != c.Paused {
 		a.restartSessions()
 	}
-	a.mu.Unlock()
 	if fresh {
 		a.startStream(s)
 	}
-	s.shipped.Broadcast() // whoever waits looks at the policy again
+	s.ship.told.Broadcast() // whoever waits looks at the policy again
 	s.restoreAck()
 	return err
 }
@@ -95,19 +95,24 @@ func (a *Agent) AttachVolume(ctx context.Context, vc VolumeConf) error {
 	if err != nil {
 		return fail.At("open volume", vc.Name, err)
 	}
-	vc.Mark, err = a.mark(b, &vc) // may take as long as an fsync of all that is in the file
+	vc.Mark, err = a.identify(b, &vc) // may take as long as an fsync of all that is in the file
 	if err != nil {
 		_ = b.Close()
 		return fail.At("open volume", vc.Name, err)
 	}
+	a.manifestMu.Lock()
+	defer a.manifestMu.Unlock()
+	err = a.saveManifest(func(m *manifest) {
+		m.dropVolume(vc.Name)
+		m.Volumes = append(m.Volumes, vc)
+	})
+	if err != nil {
+		_ = b.Close()
+		return err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.volumes[vc.Name] = &Volume{conf: vc, s: s, overlay: overlay.New(a.mem), back: b}
-	if err := a.saveManifest(); err != nil {
-		_ = b.Close()
-		delete(a.volumes, vc.Name)
-		return err
-	}
 	return nil
 }
 
@@ -141,117 +146,6 @@ func (a *Agent) Suspended(id change.StreamID) error {
 	return nil
 }
 
-// InitialSync puts what the backing held before it was protected into the log,
-// once, and returns the LSN at which that was complete: the first one at which
-// the twin is. Nobody else writes yet: the volume is served only when it is
-// ready. A sync that a stop cut short begins anew.
-func (a *Agent) InitialSync(ctx context.Context, name string) (readyLSN uint64, err error) {
-	ctx, leave, err := a.enter(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer leave()
-	v, err := a.volume("initial sync of", name)
-	if err != nil {
-		return 0, err
-	}
-	if err := v.s.suspended; err != nil {
-		return 0, fail.New(fail.Refused, "initial sync of", name, "its group is suspended: "+err.Error()).WithHint(fail.HintOf(err))
-	}
-	v.syncMu.Lock()
-	defer v.syncMu.Unlock()
-	a.mu.Lock()
-	ready, lsn, again := v.conf.Ready, v.conf.ReadyLSN, v.conf.Resync
-	if !ready && !again { // a second attempt must not take the log for empty
-		v.conf.Resync = true
-		if err := a.saveManifest(); err != nil {
-			v.conf.Resync = false
-			a.mu.Unlock()
-			return 0, err
-		}
-	}
-	a.mu.Unlock()
-	if ready {
-		return lsn, nil
-	}
-	if err := v.copyAll(ctx, again); err != nil {
-		return 0, fail.At("initial sync of", name, err)
-	}
-	if err := v.s.flush(ctx); err != nil {
-		return 0, err
-	}
-	v.s.mu.Lock()
-	lsn = v.s.durableLSN
-	v.s.mu.Unlock()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	v.conf.Ready, v.conf.ReadyLSN = true, lsn
-	return lsn, a.saveManifest()
-}
-
-// copyAll logs what the backing holds; with zeros, holes and blocks of zeros too.
-func (v *Volume) copyAll(ctx context.Context, zeros bool) error {
-	const step = 256 << 10
-	copied, end, err := v.beginInitial(ctx)
-	if err != nil {
-		return err
-	}
-	defer end()
-	for pos := int64(0); pos < v.conf.SizeBytes; {
-		start, n, err := v.back.Data(pos)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			start = v.conf.SizeBytes
-		}
-		if zeros && start > pos {
-			if err := v.Trim(ctx, pos, start-pos, false); err != nil {
-				return err
-			}
-		}
-		for pos = start; pos < start+n; {
-			if ctx.Err() != nil {
-				return fail.Wrap(fail.Retry, "read", "backing", ctx.Err())
-			}
-			k := int(min(step, start+n-pos))
-			if err := v.copyIn(ctx, pos, k, zeros); err != nil {
-				return err
-			}
-			copied(int64(k))
-			pos += int64(k)
-		}
-	}
-	return nil
-}
-
-// copyIn logs n bytes of the backing as a write of what is there already. Zeros
-// need no record where the twin is known to be new.
-func (v *Volume) copyIn(ctx context.Context, off int64, n int, zeros bool) error {
-	b, err := v.Prepare(ctx, n)
-	if err != nil {
-		return err
-	}
-	pos := off
-	zero := true
-	for _, p := range b.Pieces() {
-		if err := v.back.ReadAt(p, pos); err != nil {
-			b.Release()
-			return err
-		}
-		zero = zero && allZero(p)
-		pos += int64(len(p))
-	}
-	if !zero {
-		return v.Write(ctx, b, off, false)
-	}
-	b.Release()
-	if zeros {
-		return v.Trim(ctx, off, int64(n), false)
-	}
-	return nil
-}
-
 // RemoveVolume stops protecting a volume. Backing and history stay.
 func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 	ctx, leave, err := a.enter(ctx)
@@ -277,14 +171,8 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	a.mu.Lock()
-	delete(a.volumes, name)
-	if err = a.saveManifest(); err != nil {
-		a.volumes[name] = v // it stays, its mark too
-	}
-	a.mu.Unlock()
-	if err != nil {
-		v.setGone(false)
+	if err := a.forgetVolume(name); err != nil {
+		v.setGone(false) // it stays, its backing's identity too
 		return fail.At("remove volume", name, err)
 	}
 	if !v.absent {
@@ -293,16 +181,30 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 	return nil
 }
 
+// forgetVolume takes a volume off the agent's list.
+func (a *Agent) forgetVolume(name string) error {
+	a.manifestMu.Lock()
+	defer a.manifestMu.Unlock()
+	if err := a.saveManifest(func(m *manifest) { m.dropVolume(name) }); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.volumes, name)
+	return nil
+}
+
 // letGo closes a removed volume's backing: it is the operator's again.
 func (v *Volume) letGo() {
-	v.s.ckptMu.Lock() // a checkpoint may be syncing it
-	defer v.s.ckptMu.Unlock()
+	v.s.ckpt.mu.Lock() // a checkpoint may be syncing it
+	defer v.s.ckpt.mu.Unlock()
 	err := v.back.ClearIdentity(v.conf.Mark)
 	if cerr := v.back.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		v.s.a.opts.Logger.Warn("a removed volume's backing keeps its mark, or was not closed", "volume", v.conf.Name, "err", err)
+		v.s.a.opts.Logger.Warn("a removed volume's backing keeps its mark, or was not closed",
+			"volume", v.conf.Name, "err", err)
 	}
 }
 
@@ -317,11 +219,11 @@ func (v *Volume) settle(ctx context.Context) error {
 	if err := v.s.flush(ctx); err != nil {
 		return err
 	}
-	if err := v.s.await(ctx, func() bool { return v.s.appliedLSN >= v.s.durableLSN }); err != nil {
+	if err := v.s.await(ctx, func() bool { return v.s.apply.applied.LSN >= v.s.wal.durableLSN }); err != nil {
 		return err
 	}
-	v.s.ckptMu.Lock()
-	defer v.s.ckptMu.Unlock()
+	v.s.ckpt.mu.Lock()
+	defer v.s.ckpt.mu.Unlock()
 	return v.s.syncBackings()
 }
 
@@ -369,7 +271,7 @@ func (a *Agent) LastLSN(id change.StreamID) uint64 {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.nextLSN - 1
+	return s.order.nextLSN - 1
 }
 
 // WaitCommitted blocks until the journal has accepted everything up to lsn.
@@ -394,9 +296,9 @@ func (a *Agent) WaitRemote(ctx context.Context, id change.StreamID, after uint64
 		return 0, 0, err
 	}
 	for ended := false; ; {
-		next := s.shipped.Next()
+		next := s.ship.told.Next()
 		s.mu.Lock()
-		last, durable, err = s.nextLSN-1, s.remote(), s.err
+		last, durable, err = s.order.nextLSN-1, s.remote(), s.progress.err
 		s.mu.Unlock()
 		if durable > after || err != nil || ended {
 			return last, durable, err
@@ -407,38 +309,4 @@ func (a *Agent) WaitRemote(ctx context.Context, id change.StreamID, after uint64
 			ended = true
 		}
 	}
-}
-
-// PinJournal takes a journal on other hosts for this agent's, once for all: another
-// one that answers at its addresses is refused.
-func (a *Agent) PinJournal(id string) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	switch a.journal {
-	case id:
-		return nil
-	case "":
-		a.journal = id
-		if err := a.saveManifest(); err != nil {
-			a.journal = ""
-			return err
-		}
-		return nil
-	}
-	return fail.New(fail.Refused, "use", "journal "+id, "this agent belongs to journal "+a.journal).
-		WithHint("was a member begun anew by `pollux journal init`? Wipe it, and let it join the others")
-}
-
-// saveManifest writes the lists as they are. Called with mu held.
-func (a *Agent) saveManifest() error {
-	m := manifest{Version: metaVersion, Agent: a.opts.Name, Journal: a.journal}
-	for _, s := range a.streams {
-		m.Streams = append(m.Streams, s.conf)
-	}
-	for _, v := range a.volumes {
-		m.Volumes = append(m.Volumes, v.conf)
-	}
-	slices.SortFunc(m.Streams, func(x, y StreamConf) int { return int(x.Number) - int(y.Number) })
-	slices.SortFunc(m.Volumes, func(x, y VolumeConf) int { return int(x.Number) - int(y.Number) })
-	return saveMeta(a.opts.FS, a.manifestPath(), m)
 }

@@ -24,14 +24,19 @@ type Agent struct {
 	mem  *arena.Arena
 	kept bool // the arena survived: clients may come back
 
-	mu      sync.Mutex
+	// manifestMu is held while what the manifest says is changed and made durable, one
+	// change at a time; it is taken before mu. With it and mu, streams and volumes and
+	// their conf are changed; with either of them they may be read.
+	manifestMu sync.Mutex
+	journal    string // the one that this agent belongs to, if it is on other hosts; guarded by manifestMu
+
+	mu      sync.Mutex // held briefly: nothing waits for a disk under it
 	streams map[change.StreamID]*stream
 	volumes map[string]*Volume
 	shipErr error
 	live    *session // nil while there is none
 	err     error
 	restart chan struct{} // closed to start a new session
-	journal string        // the one that this agent belongs to, if it is on other hosts
 
 	failed         chan struct{}
 	wakeCheckpoint chan struct{}
@@ -127,7 +132,7 @@ func (a *Agent) startStream(s *stream) {
 	a.spawn(s.commitLoop)
 	a.spawn(s.syncLoop)
 	a.spawn(s.applyLoop)
-	wake(s.wakeCommit) // what the arena held
+	wake(s.wal.wakeCommit) // what the arena held
 }
 
 // fatal records the first error after which the agent must not go on.
@@ -159,7 +164,7 @@ func (a *Agent) Close(ctx context.Context) error {
 	for _, s := range a.snapshotStreams() {
 		err := s.flush(ctx)
 		if err == nil && s.suspended == nil {
-			err = s.await(ctx, func() bool { return s.appliedLSN >= s.durableLSN })
+			err = s.await(ctx, func() bool { return s.apply.applied.LSN >= s.wal.durableLSN })
 		}
 		if err == nil && s.suspended == nil {
 			err = s.checkpoint()
@@ -284,8 +289,10 @@ func (a *Agent) restartShip() <-chan struct{} {
 }
 
 // restartSessions makes the shipper connect anew, with the streams as they are
-// now. Called with mu held.
+// now.
 func (a *Agent) restartSessions() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	close(a.restart)
 	a.restart = make(chan struct{})
 }

@@ -9,6 +9,28 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 )
 
+// applyState is how far a stream's frames are written to the backings. Guarded by
+// stream.mu.
+type applyState struct {
+	pending []appended   // durable in the WAL, and not applied yet
+	applied change.Point // the backings hold all up to here, though not durably
+	bytes   int64        // applied since the last checkpoint
+	err     error        // why applying is delayed, nil while it goes well
+
+	wake     chan struct{} // of applyLoop
+	wakeRoom chan struct{} // of applyLoop while it lets frames collect: writers wait for memory
+}
+
+// batch is what is to be applied next.
+func (p *applyState) batch() []appended {
+	n, bytes := 0, 0
+	for n < len(p.pending) && bytes < applyBatchBytes {
+		bytes += int(p.pending[n].bytes)
+		n++
+	}
+	return slices.Clone(p.pending[:n])
+}
+
 // applyLoop writes durable frames to the backings and then forgets them in
 // overlay and arena.
 func (s *stream) applyLoop(ctx context.Context) {
@@ -17,12 +39,12 @@ func (s *stream) applyLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.wakeApply:
+		case <-s.apply.wake:
 		}
 		s.gather(ctx)
 		for ctx.Err() == nil {
 			batch := s.takeBatch()
-			if len(batch) == 0 && !s.unsynced.Load() {
+			if len(batch) == 0 && !s.backings.unsynced.Load() {
 				break
 			}
 			if s.suspended == nil {
@@ -62,7 +84,7 @@ func (s *stream) gather(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
-	case <-s.wakeRoom:
+	case <-s.apply.wakeRoom:
 	}
 }
 
@@ -73,7 +95,7 @@ func (s *stream) retryApply(ctx context.Context, work func() error) {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := work()
 		s.mu.Lock()
-		s.applyErr = err
+		s.apply.err = err
 		s.mu.Unlock()
 		if err == nil {
 			return
@@ -90,12 +112,7 @@ func (s *stream) retryApply(ctx context.Context, work func() error) {
 func (s *stream) takeBatch() []appended {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, bytes := 0, 0
-	for n < len(s.toApply) && bytes < applyBatchBytes {
-		bytes += int(s.toApply[n].bytes)
-		n++
-	}
-	return slices.Clone(s.toApply[:n])
+	return s.apply.batch()
 }
 
 // applied publishes that the backing holds batch, and frees its memory. Of a
@@ -113,21 +130,18 @@ func (s *stream) applied(batch []appended) {
 	}
 	s.a.mem.Free(items)
 
+	p := &s.apply
 	s.mu.Lock()
 	if last := batch[len(batch)-1]; s.suspended == nil {
-		s.appliedLSN = last.last
-		s.appliedPoint = change.Point{LSN: last.last, Hash: last.hash}
+		p.applied = change.Point{LSN: last.last, Hash: last.hash}
 	}
 	for i := range batch {
-		s.appliedBytes += int64(batch[i].bytes)
-		if len(s.spare) < 8 && cap(batch[i].recs) <= 2*sealRecords {
-			clear(batch[i].recs)
-			s.spare = append(s.spare, batch[i].recs[:0])
-		}
+		p.bytes += int64(batch[i].bytes)
+		s.order.reuse(batch[i].recs)
 	}
-	s.toApply = append(s.toApply[:0], s.toApply[len(batch):]...)
-	due := s.appliedBytes >= s.a.opts.CheckpointBytes
-	s.broadcast()
+	p.pending = append(p.pending[:0], p.pending[len(batch):]...)
+	due := p.bytes >= s.a.opts.CheckpointBytes
+	s.progress.broadcast()
 	s.mu.Unlock()
 	if due {
 		wake(s.a.wakeCheckpoint)

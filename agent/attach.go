@@ -26,11 +26,11 @@ func (a *Agent) attachVolume(vc VolumeConf) error {
 	if err == nil && vc.Mark != "" && !b.HasIdentity(vc.Mark) {
 		_ = b.Close()
 		err = fail.New(fail.Refused, "open backing", vc.Backing, "another file was put in its place since it was attached").
-			WithHint("put the right file back and restart the agent; if this is it, moved by a copy, or the restored newest point, say `pollux volume accept " +
-				vc.Name + "` and restart")
+			WithHint("put the right file back and restart the agent; if this is it, moved by a copy, " +
+				"or the restored newest point, say `pollux volume accept " + vc.Name + "` and restart")
 	}
 	if err == nil && vc.Mark == "" { // of an older release
-		if vc.Mark, err = a.mark(b, &vc); err != nil {
+		if vc.Mark, err = a.identify(b, &vc); err != nil {
 			_ = b.Close()
 		}
 	}
@@ -43,17 +43,19 @@ func (a *Agent) attachVolume(vc VolumeConf) error {
 		s.suspended = err
 	}
 	a.volumes[vc.Name] = &Volume{conf: vc, s: s, overlay: overlay.New(a.mem), back: backing.Absent(err), absent: true}
-	a.opts.Logger.Error("the group is suspended: its volumes are not served", "group", vc.Group, "err", err, "hint", fail.HintOf(err))
+	a.opts.Logger.Error("the group is suspended: its volumes are not served",
+		"group", vc.Group, "err", err, "hint", fail.HintOf(err))
 	return nil
 }
 
-// mark gives a backing that was not written to yet a new id; "" where it has no
-// place for one, and a swap would go unnoticed.
-func (a *Agent) mark(b backing.Backing, vc *VolumeConf) (string, error) {
+// identify gives a backing that was not written to yet a new id, and returns that. It
+// returns "" where the backing has no place for one: then a swap would go unnoticed.
+func (a *Agent) identify(b backing.Backing, vc *VolumeConf) (string, error) {
 	id := uuid.NewString()
 	err := b.SetIdentity(id, "volume "+vc.Name+" of group "+vc.Group+", agent "+a.opts.Name)
 	if fail.Is(err, fail.Unsupported) {
-		a.opts.Logger.Info("the backing bears no mark: never change it behind the agent's back", "volume", vc.Name, "err", err)
+		a.opts.Logger.Info("the backing bears no mark: never change it behind the agent's back",
+			"volume", vc.Name, "err", err)
 		return "", nil
 	}
 	return id, err
@@ -76,15 +78,18 @@ func (a *Agent) settleBackings(before []VolumeConf) error {
 	if !slices.ContainsFunc(before, func(vc VolumeConf) bool { return a.volumes[vc.Name].conf != vc }) {
 		return nil
 	}
-	return a.saveManifest()
+	a.manifestMu.Lock()
+	defer a.manifestMu.Unlock()
+	return a.saveManifest(nil)
 }
 
 // suspend keeps a stream whose WAL was applied from being served in this run, as one
 // that lacks a backing: what was applied counts for nothing.
 func (s *stream) suspend(err error) {
 	s.suspended = err
-	s.appliedLSN, s.appliedPoint = s.ckpt.Applied.LSN, s.ckpt.Applied
-	s.a.opts.Logger.Error("the group is suspended: its volumes are not served", "group", s.conf.Group, "err", err, "hint", fail.HintOf(err))
+	s.apply.applied = s.ckpt.saved.Applied
+	s.a.opts.Logger.Error("the group is suspended: its volumes are not served",
+		"group", s.conf.Group, "err", err, "hint", fail.HintOf(err))
 }
 
 // checkRestored refuses an image that was restored to a point from which the WAL
@@ -102,8 +107,8 @@ func (v *Volume) checkRestored() error {
 		return refuse("was restored from another volume", "restore "+v.conf.Name+"'s newest point there")
 	}
 	v.s.mu.Lock()
-	first := v.s.ckpt.Applied.LSN + 1
-	refs := v.s.refs
+	first := v.s.ckpt.saved.Applied.LSN + 1
+	refs := v.s.wal.refs
 	v.s.mu.Unlock()
 	if len(refs) > 0 {
 		h, _, err := v.s.a.readHeader(refs[0].wal)
@@ -139,17 +144,9 @@ func (a *Agent) AcceptBacking(name string, dryRun bool) error {
 	if err := v.checkRestored(); err != nil || dryRun {
 		return err
 	}
-	id, err := a.mark(b, &v.conf)
+	id, err := a.identify(b, &v.conf)
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	was := v.conf
-	v.conf.Mark, v.conf.Accepted = id, true
-	if err := a.saveManifest(); err != nil {
-		v.conf = was
-		return err
-	}
-	return nil
+	return a.changeVolume(v, func(vc *VolumeConf) { vc.Mark, vc.Accepted = id, true })
 }

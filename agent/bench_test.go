@@ -23,8 +23,9 @@ func openForTest(t testing.TB, memory int64, size int64) (*Agent, block.Device) 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(shm) })
-	a, err := Open(Options{Name: "t", StateDir: filepath.Join(dir, "agent"), ArenaPath: filepath.Join(shm, "arena"), MemoryBytes: memory,
-		Dial: func(context.Context) (net.Conn, error) { return nil, errors.New("no journal in this test") }})
+	a, err := Open(Options{Name: "t", StateDir: filepath.Join(dir, "agent"), ArenaPath: filepath.Join(shm, "arena"),
+		MemoryBytes: memory,
+		Dial:        func(context.Context) (net.Conn, error) { return nil, errors.New("no journal in this test") }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +34,8 @@ func openForTest(t testing.TB, memory int64, size int64) (*Agent, block.Device) 
 	if err := a.AddStream(sc); err != nil {
 		t.Fatal(err)
 	}
-	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: size, Backing: filepath.Join(dir, "v.img")}
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: size,
+		Backing: filepath.Join(dir, "v.img")}
 	if _, err := a.AddVolume(context.Background(), vc); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -39,9 +40,9 @@ func (a *Agent) Changed(ctx context.Context, name string, after *uint64) (Change
 	defer a.mapping.Unlock()
 	for tries := 0; ; tries++ {
 		out, err := a.changed(ctx, v, after)
-		if !fail.Is(err, fail.NotFound) || tries == 10 {
+		if !fail.Is(err, fail.NotFound) || tries == 10 { // else a frame went into an overflow's bitmap meanwhile
 			return out, err
-		} // a frame went into an overflow's bitmap meanwhile
+		}
 	}
 }
 
@@ -49,27 +50,28 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 	s := v.s
 	m := newDirtyMap(v.conf.SizeBytes)
 	s.mu.Lock()
-	out := Changes{After: s.ship.durable, Last: s.nextLSN - 1, GranuleBytes: m.granule}
+	out := Changes{After: s.ship.durable, Last: s.order.nextLSN - 1, GranuleBytes: m.granule}
 	if after != nil {
 		out.After = *after
 	}
 	var frames []frameRef
-	for _, r := range s.refs {
+	for _, r := range s.wal.refs {
 		if r.last > out.After {
 			frames = append(frames, r)
 		}
 	}
-	for _, batch := range append(s.sealed[:len(s.sealed):len(s.sealed)], s.open) { // not in the WAL yet
+	notInWAL := append(slices.Clone(s.order.sealed), s.order.open)
+	for _, batch := range notInWAL {
 		for i := range batch {
 			m.note(&v.conf, batch[i].LSN, out.After, batch[i].Volume, batch[i].Kind, batch[i].Off, int64(batch[i].Len))
 		}
 	}
-	complete := s.charts(m, &v.conf, out.After)
-	if o := s.overflow; o != nil && !o.ended && o.known[0].LSN <= complete { // dropped frames are in its bitmap
-		complete = max(complete, o.upto.LSN)
-		m.union(o.maps[v.conf.Number], v.conf.SizeBytes)
+	complete := s.addSpilled(m, &v.conf, out.After)
+	if d := s.overflow.dropped; s.overflow.resync.phase.open() && d.known[0].LSN <= complete { // its bitmap has them
+		complete = max(complete, d.upto.LSN)
+		m.union(d.maps[v.conf.Number], v.conf.SizeBytes)
 	}
-	inWAL := s.appendedLSN
+	inWAL := s.wal.appendedLSN
 	s.mu.Unlock()
 
 	var f change.Frame
@@ -94,7 +96,8 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 		}
 	}
 	if first > complete+1 && !(after == nil && a.durableTo(s, first-1)) {
-		return out, fail.New(fail.Refused, "list changes of", v.conf.Name, fmt.Sprintf("the WAL goes back to LSN %d, not to %d", first, out.After+1)).
+		why := fmt.Sprintf("the WAL goes back to LSN %d, not to %d", first, out.After+1)
+		return out, fail.New(fail.Refused, "list changes of", v.conf.Name, why).
 			WithHint(fmt.Sprintf("ask for what came after LSN %d or later", first-1))
 	}
 	for m.runs() > maxExtents {

@@ -2,10 +2,8 @@ package agent
 
 import (
 	"context"
+	"sync"
 	"time"
-
-	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/internal/fail"
 )
 
 // checkpointLoop syncs the backings now and then, so that the WAL can be
@@ -24,7 +22,7 @@ func (a *Agent) checkpointLoop(ctx context.Context) {
 		for _, s := range a.snapshotStreams() {
 			s.noteCheckpoint(s.checkpoint())
 		}
-		a.chartAll()
+		a.saveLeaving()
 		a.trim()
 		if a.spillAll() {
 			a.trim()
@@ -51,9 +49,9 @@ func (l *lastTold) due(now time.Time) bool {
 // WAL is not trimmed, or that it did not.
 func (s *stream) noteCheckpoint(err error) {
 	s.mu.Lock()
-	s.ckptErr = err
+	s.ckpt.err = err
 	s.mu.Unlock()
-	if err != nil && s.ckptTold.due(time.Now()) {
+	if err != nil && s.ckpt.told.due(time.Now()) {
 		s.a.opts.Logger.Error("checkpoint failed; it will be tried again", "group", s.conf.Group, "err", err)
 	}
 }
@@ -65,31 +63,43 @@ func (a *Agent) spillAll() bool {
 		return false
 	}
 	for _, s := range a.snapshotStreams() {
-		if err := s.spill(time.Now()); err != nil && s.spillTold.due(time.Now()) {
+		if err := s.spill(time.Now()); err != nil && s.overflow.told.due(time.Now()) {
 			a.opts.Logger.Error("no room can be made in the WAL; it will be tried again", "group", s.conf.Group, "err", err)
 		}
 	}
 	return true
 }
 
+// checkpointState is what is known to be durable in a stream's backings. Guarded by
+// stream.mu, apart from mu and told.
+type checkpointState struct {
+	saved checkpoint // what the file says; changed under mu and stream.mu, so either may read it
+	err   error      // why the last one failed, nil where it did not
+
+	mu   sync.Mutex // one checkpoint or mending at a time; it is held over syncs of the backings
+	told lastTold   // of err in the agent's log; the checkpoint loop's own
+}
+
 // checkpoint makes what was applied durable in the backings and then says so on
 // disk. The order matters: the WAL is trimmed by what this file says.
 func (s *stream) checkpoint() error {
-	s.ckptMu.Lock()
-	defer s.ckptMu.Unlock()
+	s.ckpt.mu.Lock()
+	defer s.ckpt.mu.Unlock()
 	if err := s.checkBackings(); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	applied, lease, now := s.appliedPoint, s.ship.lease, s.lastTime
-	committed, gone := s.ship.committed, s.evictedLag.summary()
-	same := applied == s.ckpt.Applied && committed == s.ckpt.Committed && lease == s.ckpt.Lease && (gone == nil) == (s.ckpt.Gone == nil)
-	s.appliedBytes = 0
+	applied, lease, now := s.apply.applied, s.ship.lease, s.order.lastTime
+	committed, gone := s.ship.committed, s.evicted.lag.summary()
+	last := &s.ckpt.saved
+	same := applied == last.Applied && committed == last.Committed && lease == last.Lease &&
+		(gone == nil) == (last.Gone == nil)
+	s.apply.bytes = 0
 	s.mu.Unlock()
 	if same {
 		return nil
 	}
-	if applied != s.ckpt.Applied {
+	if applied != last.Applied {
 		if err := s.syncBackings(); err != nil {
 			return err
 		}
@@ -99,33 +109,9 @@ func (s *stream) checkpoint() error {
 		return err
 	}
 	s.mu.Lock()
-	s.ckpt = next
+	s.ckpt.saved = next
 	s.mu.Unlock()
 	return nil
-}
-
-// checkBackings looks for backings that were cut while they are served. The WAL
-// keeps what was written since the last checkpoint.
-func (s *stream) checkBackings() error {
-	s.mu.Lock()
-	err := s.backErr // a file that is long again holds zeros in the middle
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	for _, v := range s.a.volumesOf(s) {
-		if err = v.back.Whole(); err != nil {
-			err = fail.At("check backing of", v.conf.Name, err)
-			break
-		}
-	}
-	if err != nil {
-		s.mu.Lock()
-		s.backErr = err
-		s.broadcast()
-		s.mu.Unlock()
-	}
-	return err
 }
 
 // trim frees the WAL below what any stream still needs: frames that are not
@@ -135,28 +121,28 @@ func (a *Agent) trim() {
 	roomy := a.roomy() // keep what the targets lack, for the change map's sake
 	for _, s := range a.snapshotStreams() {
 		s.mu.Lock()
-		done := min(s.ship.released, s.ckpt.Applied.LSN)
+		done := min(s.ship.released, s.ckpt.saved.Applied.LSN)
 		if roomy {
 			done = min(done, s.ship.durable)
 		}
-		if s.overflow != nil {
-			done = max(done, s.overflow.upto.LSN) // the bitmap has it
+		if d := s.overflow.dropped; d != nil {
+			done = max(done, d.upto.LSN) // the bitmap has it
 		}
-		if s.suspended != nil || s.backErr != nil {
+		if s.suspended != nil || s.backings.cutErr != nil {
 			done = 0 // an image that is restored now will need it: see AcceptBacking
 		}
 		n := 0
-		for n < len(s.refs) && s.refs[n].last <= done {
-			if s.refs[n].last > s.ship.durable {
-				s.evictedLag.add(&s.refs[n])
+		for n < len(s.wal.refs) && s.wal.refs[n].last <= done {
+			if s.wal.refs[n].last > s.ship.durable {
+				s.evicted.lag.add(&s.wal.refs[n])
 			}
 			n++
 		}
-		s.refs = s.refs[n:]
-		if len(s.refs) > 0 {
-			first = min(first, s.refs[0].wal)
-		} else if s.appending > 0 {
-			first = min(first, s.appending)
+		s.wal.refs = s.wal.refs[n:]
+		if len(s.wal.refs) > 0 {
+			first = min(first, s.wal.refs[0].wal)
+		} else if s.wal.appending > 0 {
+			first = min(first, s.wal.appending)
 		}
 		s.mu.Unlock()
 	}
@@ -168,31 +154,4 @@ func (a *Agent) trim() {
 		return
 	}
 	a.trimmed.Broadcast()
-}
-
-// acked takes the journal's word for what it no longer needs.
-func (s *stream) acked(ack *change.Ack) {
-	s.mu.Lock()
-	if ack.Committed.LSN >= s.ship.committed.LSN { // else it is older than what Attached said
-		if s.ship.committed != ack.Committed {
-			s.ship.moved = time.Now()
-		}
-		s.ship.committed, s.ship.sound = ack.Committed, !ack.Unsound
-	}
-	s.ship.voters = ack.Voters
-	o := s.overflow // the journal took all of it after all: a new session ends the overflow
-	whole := o != nil && !o.ended && !o.copying && s.ship.sound && s.ship.committed.LSN >= o.upto.LSN
-	s.ship.released = max(s.ship.released, ack.Released)
-	s.ship.durable = max(s.ship.durable, ack.Durable)
-	s.evictedLag.drop(s.ship.durable)
-	s.settleOverflow()
-	s.broadcast()
-	s.mu.Unlock()
-	s.shipped.Broadcast()
-	s.restoreAck()
-	if whole {
-		s.a.mu.Lock()
-		s.a.restartSessions()
-		s.a.mu.Unlock()
-	}
 }

@@ -17,11 +17,11 @@ func TestCheckpointFailureIsToldNowAndThen(t *testing.T) {
 	for range 100 {
 		s.noteCheckpoint(syscall.ENOSPC)
 	}
-	if n := strings.Count(log.String(), "no space left"); n != 1 || s.ckptErr != syscall.ENOSPC {
-		t.Errorf("%d lines, the status has %v", n, s.ckptErr)
+	if n := strings.Count(log.String(), "no space left"); n != 1 || s.ckpt.err != syscall.ENOSPC {
+		t.Errorf("%d lines, the status has %v", n, s.ckpt.err)
 	}
-	if s.noteCheckpoint(nil); s.ckptErr != nil {
-		t.Errorf("the status still has %v", s.ckptErr)
+	if s.noteCheckpoint(nil); s.ckpt.err != nil {
+		t.Errorf("the status still has %v", s.ckpt.err)
 	}
 	var told lastTold
 	now := time.Now()

@@ -26,11 +26,12 @@ type fakeJournal struct {
 	mu          sync.Mutex
 	down        bool
 	points      map[change.StreamID]change.Point
-	unsound     map[change.StreamID]bool
+	resyncing   map[change.StreamID]bool
 	gaps        map[change.StreamID]change.Point // where the newest gap leads to
 	durable     map[change.StreamID]uint64
 	slowStore   bool          // nothing becomes durable by itself
 	dieOnResync bool          // it takes ResyncBegin, and dies before its answer
+	dieOnEnd    bool          // it takes ResyncEnd, and hangs up before its answer
 	stall       chan struct{} // appends wait until it is closed; nil: they do not
 	mute        bool          // it takes appends, and its acks are lost
 	refused     int           // ends of a resync that it did not take
@@ -39,7 +40,7 @@ type fakeJournal struct {
 }
 
 func newFakeJournal() *fakeJournal {
-	return &fakeJournal{points: map[change.StreamID]change.Point{}, unsound: map[change.StreamID]bool{},
+	return &fakeJournal{points: map[change.StreamID]change.Point{}, resyncing: map[change.StreamID]bool{},
 		gaps: map[change.StreamID]change.Point{}, durable: map[change.StreamID]uint64{}}
 }
 
@@ -72,17 +73,18 @@ func (j *fakeJournal) cutLocked() {
 	j.conns = nil
 }
 
-func (j *fakeJournal) at(id change.StreamID) (p change.Point, unsound bool) {
+func (j *fakeJournal) at(id change.StreamID) (p change.Point, resyncing bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.points[id], j.unsound[id]
+	return j.points[id], j.resyncing[id]
 }
 
 func (j *fakeJournal) attached(id change.StreamID) change.Attached {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return change.Attached{Stream: id, Lease: change.Lease{Epoch: 1, Number: uint64(j.dials.Load())}, Committed: j.points[id],
-		Released: j.points[id].LSN, Durable: j.durable[id], Voters: 3, Unsound: j.unsound[id], Gap: j.gaps[id]}
+	return change.Attached{Stream: id, Lease: change.Lease{Epoch: 1, Number: uint64(j.dials.Load())},
+		Committed: j.points[id], Released: j.points[id].LSN, Durable: j.durable[id],
+		Voters: 3, Unsound: j.resyncing[id], Gap: j.gaps[id]}
 }
 
 // serve answers in the order of the requests, but never keeps a request waiting for
@@ -150,7 +152,8 @@ func (j *fakeJournal) setMute(mute bool) {
 
 func (j *fakeJournal) ack(id change.StreamID) change.Ack {
 	at := j.attached(id)
-	return change.Ack{Stream: id, Committed: at.Committed, Released: at.Released, Durable: at.Durable, Voters: 3, Unsound: at.Unsound}
+	return change.Ack{Stream: id, Committed: at.Committed, Released: at.Released, Durable: at.Durable,
+		Voters: 3, Unsound: at.Unsound}
 }
 
 // resync refuses what the journal refuses, and hangs up as it does.
@@ -158,17 +161,18 @@ func (j *fakeJournal) resync(r *change.Resync) (alive, begun bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if r.End > 0 {
-		if j.unsound[r.Stream] && (j.gaps[r.Stream] != r.To || r.End > j.points[r.Stream].LSN) {
+		if j.resyncing[r.Stream] && (j.gaps[r.Stream] != r.To || r.End > j.points[r.Stream].LSN) {
 			j.refused++
 			return false, false
 		}
-		j.unsound[r.Stream] = false
-		return true, false
+		j.resyncing[r.Stream] = false
+		alive, j.dieOnEnd = !j.dieOnEnd, false
+		return alive, false
 	}
 	if j.points[r.Stream] != r.From || r.To.LSN <= r.From.LSN {
 		return false, false
 	}
-	j.points[r.Stream], j.unsound[r.Stream], j.gaps[r.Stream] = r.To, true, r.To
+	j.points[r.Stream], j.resyncing[r.Stream], j.gaps[r.Stream] = r.To, true, r.To
 	j.resyncs.Add(1)
 	if j.dieOnResync {
 		j.dieOnResync, j.down = false, true
@@ -189,7 +193,8 @@ func (j *fakeJournal) append(a *change.Append) bool {
 	defer j.mu.Unlock()
 	for i := range a.Items {
 		h, hash, err := change.ParseHeader(a.Items[i].Header)
-		if err != nil || h.Stream != a.Stream || (h.LastLSN > j.points[a.Stream].LSN && h.Follows(j.points[a.Stream]) != nil) {
+		at := j.points[a.Stream]
+		if err != nil || h.Stream != a.Stream || (h.LastLSN > at.LSN && h.Follows(at) != nil) {
 			return false
 		}
 		if h.LastLSN > j.points[a.Stream].LSN {
@@ -220,7 +225,8 @@ func addGroup(t *testing.T, a *Agent, group string, number uint32, overflow stri
 	if err := a.AddStream(s); err != nil {
 		t.Fatal(err)
 	}
-	vc := VolumeConf{Name: group, Number: number + 1, Group: group, Stream: s.ID, SizeBytes: fakeVolumeBytes, Backing: filepath.Join(t.TempDir(), "v")}
+	vc := VolumeConf{Name: group, Number: number + 1, Group: group, Stream: s.ID, SizeBytes: fakeVolumeBytes,
+		Backing: filepath.Join(t.TempDir(), "v")}
 	if _, err := a.AddVolume(context.Background(), vc); err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ func TestGoldenFiles(t *testing.T) {
 		{"overflow.json", overflowFile{Version: 1, Upto: goldenPoint, Known: []change.Point{{LSN: 30,
 			Hash: change.Hash{3}}, {LSN: 35, Hash: change.Hash{4}}},
 			Since: 1_794_000_000_000_000_001, Volumes: packMaps(goldenMaps())}, false},
-		{"changes.json", chartFile{Version: 1, After: 20, Upto: 42, Volumes: packMaps(goldenMaps())}, false},
+		{"changes.json", spilledFile{Version: 1, After: 20, Upto: 42, Volumes: packMaps(goldenMaps())}, false},
 	} {
 		today := func() []byte {
 			fs := vfs.NewMem()
@@ -89,9 +89,9 @@ func TestGoldenFiles(t *testing.T) {
 			want := v.want.(overflowFile)
 			got.Volumes, want.Volumes = nil, nil
 			diffGolden(t, v.name, want, got)
-		case chartFile:
+		case spilledFile:
 			checkGoldenMaps(t, v.name, got.Volumes)
-			want := v.want.(chartFile)
+			want := v.want.(spilledFile)
 			got.Volumes, want.Volumes = nil, nil
 			diffGolden(t, v.name, want, got)
 		default:

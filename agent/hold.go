@@ -18,7 +18,7 @@ type Hold struct {
 	late  bool          // it ended by itself; guarded by s.mu
 }
 
-// errHeld is a write's that has to wait.
+// errHeld refuses a write while writers are held; it is submitted again when they are not.
 var errHeld = fail.New(fail.Retry, "write", "", "writers are held for a mark")
 
 // Hold makes a stream's writers wait, puts a mark into its order, and makes that
@@ -34,11 +34,11 @@ func (a *Agent) Hold(ctx context.Context, id change.StreamID, name string, limit
 	}
 	h := &Hold{s: s, began: time.Now(), over: make(chan struct{})}
 	s.mu.Lock()
-	if s.hold != nil {
+	if s.order.hold != nil {
 		s.mu.Unlock()
 		return nil, 0, fail.New(fail.Retry, "hold", "group "+s.conf.Group, "its writers are held for another mark")
 	}
-	s.hold = h
+	s.order.hold = h
 	h.timer = time.AfterFunc(limit, func() { h.end(true) })
 	s.mu.Unlock()
 	lsn, err := a.Mark(ctx, id, name)
@@ -65,8 +65,8 @@ func (h *Hold) Over() <-chan struct{} { return h.over }
 func (h *Hold) end(late bool) {
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
-	if h.s.hold == h {
-		h.s.hold, h.late = nil, late
+	if h.s.order.hold == h {
+		h.s.order.hold, h.late = nil, late
 		close(h.over)
 	}
 }
@@ -74,7 +74,7 @@ func (h *Hold) end(late bool) {
 // released blocks a write while its stream is held.
 func (s *stream) released(ctx context.Context) error {
 	s.mu.Lock()
-	h := s.hold
+	h := s.order.hold
 	s.mu.Unlock()
 	if h == nil {
 		return nil

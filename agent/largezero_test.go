@@ -55,7 +55,7 @@ func TestLargeZeroAfterKill(t *testing.T) {
 	}
 	want := bytes.Clone(old)
 	clear(want[zeroOff : zeroOff+zeroLen])
-	v.s.encMu.Lock() // the WAL takes nothing
+	v.s.enc.mu.Lock() // the WAL takes nothing
 	before := v.s.lastLSN()
 	trimmed := make(chan error, 1)
 	go func() { trimmed <- v.Trim(ctx, zeroOff, zeroLen, false) }()
@@ -68,7 +68,7 @@ func TestLargeZeroAfterKill(t *testing.T) {
 		t.Error("a large trim with a place in the order is not what is read")
 	}
 	v.s.close(errors.New("killed"))
-	v.s.encMu.Unlock()
+	v.s.enc.mu.Unlock()
 	if err := <-trimmed; err == nil {
 		t.Fatal("the trim was answered")
 	}

@@ -3,51 +3,18 @@ package agent
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// attach takes a lease, provided that the journal's history is a prefix of the
-// WAL's. It returns the WAL index to send from.
-func (s *stream) attach(at *change.Attached) (uint64, error) {
-	if err := at.Error.Err("attach", "group "+s.conf.Group); err != nil {
-		s.setFault(err)
-		return 0, err
-	}
-	from, err := s.locate(at.Committed)
-	s.setFault(err)
-	if err != nil {
-		return 0, err
-	}
-	defer s.shipped.Broadcast()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ship.lease, s.ship.attached = at.Lease, true
-	s.ship.committed, s.ship.sent, s.ship.sound = at.Committed, at.Committed.LSN, !at.Unsound
-	s.ship.gap, s.ship.moved = at.Gap, time.Now()
-	s.ship.released = max(s.ship.released, at.Released)
-	s.ship.durable, s.ship.voters = max(s.ship.durable, at.Durable), at.Voters
-	s.evictedLag.drop(s.ship.durable)
-	s.settleOverflow()
-	s.broadcast()
-	return from, nil
-}
-
-func (s *stream) setFault(err error) {
-	s.mu.Lock()
-	s.ship.fault = err
-	s.mu.Unlock()
-}
-
 // locate finds the frame that ends at p in the WAL and returns the index after
 // it.
 func (s *stream) locate(p change.Point) (uint64, error) {
 	s.mu.Lock()
-	refs := slices.Clone(s.refs)
-	applied := s.ckpt.Applied
-	last := max(s.appendedLSN, s.durableLSN)
+	refs := slices.Clone(s.wal.refs)
+	applied := s.ckpt.saved.Applied
+	last := max(s.wal.appendedLSN, s.wal.durableLSN)
 	s.mu.Unlock()
 	i, found := slices.BinarySearchFunc(refs, p.LSN, func(r frameRef, lsn uint64) int {
 		switch {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/cockroachdb/errors/oserror"
@@ -57,6 +58,70 @@ type manifest struct {
 	Volumes []VolumeConf `json:"volumes"`
 }
 
+func (m *manifest) dropVolume(name string) {
+	m.Volumes = slices.DeleteFunc(m.Volumes, func(vc VolumeConf) bool { return vc.Name == name })
+}
+
+// saveManifest makes the agent's lists durable, with what edit does to them; nil: as
+// they are. Called with manifestMu held, and without mu: nothing else waits for the disk.
+func (a *Agent) saveManifest(edit func(*manifest)) error {
+	m := manifest{Version: metaVersion, Agent: a.opts.Name, Journal: a.journal}
+	a.mu.Lock()
+	for _, s := range a.streams {
+		m.Streams = append(m.Streams, s.conf)
+	}
+	for _, v := range a.volumes {
+		m.Volumes = append(m.Volumes, v.conf)
+	}
+	a.mu.Unlock()
+	if edit != nil {
+		edit(&m)
+	}
+	slices.SortFunc(m.Streams, func(x, y StreamConf) int { return int(x.Number) - int(y.Number) })
+	slices.SortFunc(m.Volumes, func(x, y VolumeConf) int { return int(x.Number) - int(y.Number) })
+	return saveMeta(a.opts.FS, a.manifestPath(), m)
+}
+
+// changeVolume changes what the manifest says of a volume, and then the volume's conf
+// alike. One that was removed meanwhile does not come back.
+func (a *Agent) changeVolume(v *Volume, change func(*VolumeConf)) error {
+	a.manifestMu.Lock()
+	defer a.manifestMu.Unlock()
+	err := a.saveManifest(func(m *manifest) {
+		for i := range m.Volumes {
+			if m.Volumes[i].Name == v.conf.Name {
+				change(&m.Volumes[i])
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change(&v.conf)
+	return nil
+}
+
+// PinJournal takes a journal on other hosts for this agent's, once for all: another
+// one that answers at its addresses is refused.
+func (a *Agent) PinJournal(id string) error {
+	a.manifestMu.Lock()
+	defer a.manifestMu.Unlock()
+	switch a.journal {
+	case id:
+		return nil
+	case "":
+		if err := a.saveManifest(func(m *manifest) { m.Journal = id }); err != nil {
+			return err
+		}
+		a.journal = id
+		return nil
+	}
+	return fail.New(fail.Refused, "use", "journal "+id, "this agent belongs to journal "+a.journal).
+		WithHint("was a member begun anew by `pollux journal init`? Wipe it, and let it join the others")
+}
+
 // checkpoint is a stream's durable progress: the backings hold everything up to
 // Applied.
 type checkpoint struct {
@@ -66,7 +131,7 @@ type checkpoint struct {
 	Committed change.Point `json:"committed,omitzero"`
 	Lease     change.Lease `json:"lease"`
 	Time      int64        `json:"time"` // ns; later frames are not earlier
-	// Gone are the frames that left the WAL before the targets had them, in brief.
+	// Gone sums up the frames that left the WAL before the targets had them.
 	Gone *lagMark `json:"gone,omitempty"`
 }
 
@@ -111,7 +176,8 @@ func loadMeta(fs vfs.FS, path string, v any) (found bool, err error) {
 		return false, fail.Wrap(fail.Damaged, "load", path, err)
 	}
 	if head.Version != metaVersion {
-		return false, fail.New(fail.Unsupported, "load", path, fmt.Sprintf("version %d; this build reads %d", head.Version, metaVersion))
+		return false, fail.New(fail.Unsupported, "load", path,
+			fmt.Sprintf("version %d; this build reads %d", head.Version, metaVersion))
 	}
 	return true, fail.Wrap(fail.Damaged, "load", path, json.Unmarshal([]byte(body), v))
 }

@@ -27,7 +27,8 @@ func marked(t *testing.T, ctx context.Context) (o Options, stream uuid.UUID, img
 	if err := a.AddStream(StreamConf{ID: stream, Number: 1, Group: "g"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.AddVolume(ctx, VolumeConf{Name: "v", Number: 3, Group: "g", Stream: stream, SizeBytes: 1 << 20, Backing: img}); err != nil {
+	vc := VolumeConf{Name: "v", Number: 3, Group: "g", Stream: stream, SizeBytes: 1 << 20, Backing: img}
+	if _, err := a.AddVolume(ctx, vc); err != nil {
 		t.Fatal(err)
 	}
 	if provenance.BackingOf(img) == "" {
@@ -83,7 +84,8 @@ func replaced(t *testing.T, o Options, stream uuid.UUID, how string) {
 	t.Helper()
 	a := mustOpen(t, o)
 	defer leave(a)
-	if err := a.Suspended(stream); !fail.Is(err, fail.Refused) || !strings.Contains(err.Error(), "another file") || fail.HintOf(err) == "" {
+	err := a.Suspended(stream)
+	if !fail.Is(err, fail.Refused) || !strings.Contains(err.Error(), "another file") || fail.HintOf(err) == "" {
 		t.Errorf("%s: %v", how, err)
 	}
 	if _, err := a.Device("v"); err == nil {
@@ -197,7 +199,10 @@ func TestAcceptChecksThePoint(t *testing.T) {
 	}
 	s := a.streams[stream]
 	right := provenance.Restored{Stream: stream.String(), Volume: 3, LSN: 0}
-	for _, wrong := range []provenance.Restored{{Stream: uuid.NewString(), Volume: 3}, {Stream: stream.String(), Volume: 4}} {
+	for _, wrong := range []provenance.Restored{
+		{Stream: uuid.NewString(), Volume: 3},
+		{Stream: stream.String(), Volume: 4},
+	} {
 		if err := accept(wrong); !fail.Is(err, fail.Refused) || !strings.Contains(err.Error(), "another volume") {
 			t.Errorf("%+v: %v", wrong, err)
 		}
@@ -205,7 +210,7 @@ func TestAcceptChecksThePoint(t *testing.T) {
 	if err := accept(right); err != nil { // the WAL holds LSN 1
 		t.Errorf("%+v: %v", right, err)
 	}
-	s.refs = nil // as if the WAL began behind the checkpoint, at LSN 2
+	s.wal.refs = nil // as if the WAL began behind the checkpoint, at LSN 2
 	if err := accept(right); !fail.Is(err, fail.Refused) || !strings.Contains(err.Error(), "WAL begins at 2") {
 		t.Errorf("%+v with a later WAL: %v", right, err)
 	}
@@ -291,7 +296,8 @@ func TestReattachMakesNoFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	img := filepath.Join(t.TempDir(), "v")
-	err := a.AttachVolume(ctx, VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: img, Resync: true})
+	err := a.AttachVolume(ctx, VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID,
+		SizeBytes: 1 << 20, Backing: img, Resync: true})
 	if _, serr := os.Stat(img); !fail.Is(err, fail.NotFound) || serr == nil {
 		t.Errorf("attached: %v; the file: %v", err, serr)
 	}

@@ -9,77 +9,17 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// A sync of a backing that failed says that some of what was written since the last
-// one may be lost, and the next one will not say it again: the kernel takes the pages
-// for clean, and may drop them. So from then on nothing that the backings were given
-// since the last checkpoint counts. The checkpoint stays, the WAL keeps all that came
-// after it, reads of the backings wait, and the applier writes it to them anew, syncs
-// them, and reads it back, until that succeeds.
-
 // mendStep is how much is read back at once.
 const mendStep = 1 << 20
-
-// syncBackings makes durable what was applied. Called with ckptMu held.
-func (s *stream) syncBackings() error {
-	s.mu.Lock()
-	err := s.syncErr
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	for _, v := range s.a.volumesOf(s) {
-		if err := v.back.Sync(); err != nil {
-			return s.syncFailed(v, err)
-		}
-	}
-	return nil
-}
-
-// syncFailed makes reads wait until the applier has mended the backings.
-func (s *stream) syncFailed(v *Volume, err error) error {
-	e := &fail.Error{Kind: fail.KindOf(err), Op: "make durable what was applied to", Object: v.conf.Name, Err: err}
-	err = e.WithHint("writes collect in the WAL, and reads of the backing wait; " +
-		"both go on by themselves when its disk has room and works")
-	s.mu.Lock()
-	s.syncErr = err
-	s.unsynced.Store(true)
-	s.mu.Unlock()
-	s.a.opts.Logger.Error("the group is suspended: what its backings got since the last checkpoint is written again",
-		"group", s.conf.Group, "err", err)
-	wake(s.wakeApply)
-	return err
-}
-
-// rlockBackings takes backMu for reading once the backings hold all that was applied.
-func (s *stream) rlockBackings(ctx context.Context) error {
-	for {
-		if !s.unsynced.Load() {
-			s.backMu.RLock()
-			if !s.unsynced.Load() {
-				return nil
-			}
-			s.backMu.RUnlock()
-		}
-		if err := s.await(ctx, func() bool { return s.syncErr == nil || s.backErr != nil }); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		err := s.backErr
-		s.mu.Unlock()
-		if err != nil {
-			return err
-		}
-	}
-}
 
 // mend writes to the backings what they were given since the last checkpoint, if a
 // sync of them has failed. Only the applier calls it: nobody else writes to them.
 func (s *stream) mend(ctx context.Context) error {
-	if !s.unsynced.Load() {
+	if !s.backings.unsynced.Load() {
 		return nil
 	}
-	s.ckptMu.Lock()
-	defer s.ckptMu.Unlock()
+	s.ckpt.mu.Lock()
+	defer s.ckpt.mu.Unlock()
 	written, err := s.applyAgain(ctx, s.sinceCheckpoint())
 	if err != nil {
 		return err
@@ -108,9 +48,9 @@ func (s *stream) mend(ctx context.Context) error {
 		}
 	}
 	s.mu.Lock()
-	s.syncErr = nil
-	s.unsynced.Store(false)
-	s.broadcast()
+	s.backings.syncErr = nil
+	s.backings.unsynced.Store(false)
+	s.progress.broadcast()
 	s.mu.Unlock()
 	s.a.opts.Logger.Info("the backings hold what was applied to them again", "group", s.conf.Group)
 	wake(s.a.wakeCheckpoint)
@@ -121,12 +61,12 @@ func (s *stream) mend(ctx context.Context) error {
 // Reads of the backings that were under way have ended when it returns, and those that
 // come now wait.
 func (s *stream) sinceCheckpoint() (frames []uint64) {
-	s.backMu.Lock()
-	defer s.backMu.Unlock()
+	s.backings.mu.Lock()
+	defer s.backings.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, r := range s.refs {
-		if r.last > s.ckpt.Applied.LSN && r.last <= s.appliedLSN {
+	for _, r := range s.wal.refs {
+		if r.last > s.ckpt.saved.Applied.LSN && r.last <= s.apply.applied.LSN {
 			frames = append(frames, r.wal)
 		}
 	}

@@ -133,7 +133,8 @@ func applyAll(t *testing.T, ctx context.Context, v *Volume) {
 	if err := v.s.flush(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.s.await(ctx, func() bool { return v.s.appliedLSN >= v.s.durableLSN && v.s.syncErr == nil }); err != nil {
+	mended := func() bool { return v.s.apply.applied.LSN >= v.s.wal.durableLSN && v.s.backings.syncErr == nil }
+	if err := v.s.await(ctx, mended); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -266,7 +267,7 @@ func TestFailedSyncSuspends(t *testing.T) {
 			t.Error("a checkpoint was made")
 		}
 		v.s.mu.Lock()
-		if lsn := v.s.ckpt.Applied.LSN; lsn != 0 {
+		if lsn := v.s.ckpt.saved.Applied.LSN; lsn != 0 {
 			t.Errorf("the checkpoint says LSN %d", lsn)
 		}
 		v.s.mu.Unlock()

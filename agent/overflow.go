@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
@@ -21,27 +22,76 @@ const (
 	spillFrom = 0.75
 	// defaultSpillAfter is for how long the journal must not have taken anything.
 	defaultSpillAfter = 5 * time.Second
-	// maxKnown bounds the points at which the journal is recognised. They are those
-	// of frames that were on their way when it was lost: few.
+	// maxKnown bounds the points at which the journal is recognised. They are the ends of
+	// the frames that were on their way when it was lost, and those are few.
 	maxKnown = 1 << 14
 )
 
-// overflow is what is left of frames that a stream dropped before the journal had
-// them: which blocks they changed. It lasts until a resync has ended. The bitmaps
-// are durable before a frame is dropped.
-type overflow struct {
-	upto  change.Point   // newest frame that was dropped; the WAL goes on behind it
-	known []change.Point // where the journal may stand, oldest first
-	since int64          // time of the first record that was dropped, ns
-	at    int64          // the same by clock.SinceStart
-	maps  map[uint32]*dirtyMap
-	gen   int // number of drops
+// overflowState is what a stream has of an overflow and of the resync that ends it.
+// Guarded by stream.mu, apart from dropMu and told.
+type overflowState struct {
+	resync  resyncState
+	dropped *droppedFrames // nil exactly in the phase resyncNone
+	// dropping: frames up to here are being dropped; they must not be sent.
+	dropping uint64
+	copying  *copyGuard // the range that the resync is copying
 
-	copying       bool  // a resync is at it
-	copied, total int64 // bytes of it
-	err           error // why the resync does not get on
-	ended         bool  // the journal has ResyncEnd; the rest waits for the targets
-	mark          uint64
+	told lastTold // of drops that failed, in the agent's log; the checkpoint loop's own
+
+	// dropMu is held while frames are dropped, and while a session begins or a resync
+	// ends: what the journal is told must not move meanwhile. It is taken before mu.
+	dropMu sync.Mutex
+}
+
+// droppedFrames is what is left of frames that a stream dropped before the journal had
+// them: which blocks they changed. It lasts until the resync's end is in the targets.
+// The bitmaps are durable before a frame is dropped, and are not changed any more.
+type droppedFrames struct {
+	upto  change.Point         // newest frame that was dropped; the WAL goes on behind it
+	known []change.Point       // where the journal may stand, oldest first
+	since int64                // time of the first record that was dropped, ns
+	at    int64                // the same by clock.SinceStart
+	maps  map[uint32]*dirtyMap // by volume number; nil when the journal has the resync's end
+
+	copied, total int64  // bytes of the resync
+	err           error  // why the resync does not get on
+	mark          uint64 // LSN of the mark that says that it ended
+}
+
+// take sets what is left of the frames that were dropped just now.
+func (o *overflowState) take(d *droppedFrames, e resyncEvent) {
+	if o.resync.on(e) {
+		o.dropped = d
+	}
+}
+
+// holds reports whether the frame after lsn is not to be sent, because it was dropped
+// or is just being dropped.
+func (o *overflowState) holds(lsn uint64) bool {
+	return lsn+1 <= o.dropping || (o.resync.phase.open() && lsn+1 <= o.dropped.upto.LSN)
+}
+
+// afterAll reports whether the journal has taken all that was dropped after all, so
+// that a new session may end the overflow.
+func (o *overflowState) afterAll(ship *shipState) bool {
+	return o.resync.phase == resyncDropped && ship.consistent && ship.committed.LSN >= o.dropped.upto.LSN
+}
+
+// gap reports whether the journal stands at a point whose successors were dropped,
+// and where the stream goes on.
+func (o *overflowState) gap(at *change.Attached) (to change.Point, gap bool) {
+	if at.Error != nil || !o.resync.phase.open() || at.Committed.LSN >= o.dropped.upto.LSN ||
+		!slices.Contains(o.dropped.known, at.Committed) {
+		return to, false // attach says what is wrong, if anything is
+	}
+	return o.dropped.upto, true
+}
+
+// settle forgets an overflow once the targets hold the mark of its end.
+func (o *overflowState) settle(durable uint64) {
+	if o.resync.phase == resyncMarked && durable >= o.dropped.mark && o.resync.on(endDurable) {
+		o.dropped = nil
+	}
 }
 
 // overflowFile is an overflow on disk.
@@ -61,34 +111,35 @@ func (a *Agent) overflowPath(id change.StreamID) string {
 // is OverflowBitmap: frames that the backings hold, and that the journal does not
 // have, are entered into the bitmap, and then trim may drop them.
 func (s *stream) spill(now time.Time) error {
-	if !s.spillMu.TryLock() { // a session is just finding out where the journal stands
+	if !s.overflow.dropMu.TryLock() { // a session is just finding out where the journal stands
 		return nil
 	}
-	defer s.spillMu.Unlock()
+	defer s.overflow.dropMu.Unlock()
 	drop, next := s.spillable(now)
 	if len(drop) == 0 {
 		return nil
 	}
 	err := s.drop(drop, next)
 	s.mu.Lock()
-	first := s.overflow == nil || s.overflow.ended
+	first := !s.overflow.resync.phase.open()
 	if err == nil {
-		s.overflow = next
+		s.overflow.take(next, framesDropped)
 	}
-	s.dropping = 0
+	s.overflow.dropping = 0
 	s.mu.Unlock()
 	if err == nil && first {
-		s.a.opts.Logger.Error("the WAL overflowed while the journal takes nothing: frames are dropped, only which blocks changed is kept, and the log has no point until a resync has ended", "group", s.conf.Group,
-			"after_lsn", next.known[0].LSN, "err", s.a.shipError())
+		s.a.opts.Logger.Error("the WAL overflowed while the journal takes nothing: frames are dropped, "+
+			"only which blocks changed is kept, and the log has no point until a resync has ended",
+			"group", s.conf.Group, "after_lsn", next.known[0].LSN, "err", s.a.shipError())
 	}
 	return err
 }
 
 // drop enters frames into an overflow and makes that durable. Whatever of them the
 // journal may have been sent is where it may stand; no more is sent from here on.
-func (s *stream) drop(frames []frameRef, o *overflow) error {
+func (s *stream) drop(frames []frameRef, o *droppedFrames) error {
 	s.mu.Lock()
-	s.dropping = frames[len(frames)-1].last
+	s.overflow.dropping = frames[len(frames)-1].last
 	sent := s.ship.mayHave
 	s.mu.Unlock()
 	var f change.Frame
@@ -115,48 +166,53 @@ func (s *stream) drop(frames []frameRef, o *overflow) error {
 }
 
 // spillable returns the frames to drop, and the overflow that they are to be
-// entered into: a new one that nobody else has yet. Called with spillMu held.
-func (s *stream) spillable(now time.Time) ([]frameRef, *overflow) {
+// entered into: a new one that nobody else has yet. Called with dropMu held.
+func (s *stream) spillable(now time.Time) ([]frameRef, *droppedFrames) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	copies := s.ship.copies || !s.a.opts.Reference
-	if s.conf.Overflow != OverflowBitmap || (s.conf.Ack != AckLocal && s.conf.Ack != "") || s.suspended != nil || s.backErr != nil || !copies ||
-		now.Sub(s.ship.moved) < s.a.opts.SpillAfter {
+	open, old := s.overflow.resync.phase.open(), s.overflow.dropped
+	if !s.mayDrop() || now.Sub(s.ship.moved) < s.a.opts.SpillAfter {
 		return nil, nil
 	}
-	for _, r := range s.refs { // an idle stream's journal takes nothing either
-		if r.last > s.ship.committed.LSN && time.Duration(clock.SinceStart()-r.at) < s.a.opts.SpillAfter && (s.overflow == nil || s.overflow.ended) {
+	if !open { // an idle stream's journal takes nothing either
+		i := slices.IndexFunc(s.wal.refs, func(r frameRef) bool { return r.last > s.ship.committed.LSN })
+		if i >= 0 && time.Duration(clock.SinceStart()-s.wal.refs[i].at) < s.a.opts.SpillAfter {
 			return nil, nil
-		} else if r.last > s.ship.committed.LSN {
-			break
 		}
 	}
 	var can []frameRef
-	for _, r := range s.refs {
-		if r.last > s.ckpt.Applied.LSN {
+	for _, r := range s.wal.refs {
+		if r.last > s.ckpt.saved.Applied.LSN {
 			break
 		}
-		if r.last > s.ship.committed.LSN && (s.overflow == nil || r.last > s.overflow.upto.LSN) {
+		if r.last > s.ship.committed.LSN && (old == nil || r.last > old.upto.LSN) {
 			can = append(can, r)
 		}
 	}
-	if len(can) == 0 || (s.overflow != nil && len(s.overflow.known) >= maxKnown-2 && s.ship.mayHave > s.overflow.upto.LSN) {
+	if len(can) == 0 || (old != nil && len(old.known) >= maxKnown-2 && s.ship.mayHave > old.upto.LSN) {
 		return nil, nil
 	}
-	next := &overflow{known: []change.Point{s.ship.committed}, since: can[0].time, at: can[0].at, maps: map[uint32]*dirtyMap{}}
-	if o := s.overflow; o != nil && !o.ended {
-		*next = *o
-		next.known, next.maps = slices.Clone(o.known), cloneMaps(o.maps)
-		if o.upto.LSN < s.ship.committed.LSN { // a resync got further meanwhile
+	next := &droppedFrames{known: []change.Point{s.ship.committed}, since: can[0].time, at: can[0].at,
+		maps: map[uint32]*dirtyMap{}}
+	if open {
+		next.since, next.at = old.since, old.at
+		next.upto, next.known, next.maps = old.upto, slices.Clone(old.known), cloneMaps(old.maps)
+		if old.upto.LSN < s.ship.committed.LSN { // a resync got further meanwhile
 			next.known = append(next.known, s.ship.committed)
 		}
 	}
-	next.gen++
-	next.copying, next.copied, next.total, next.err = false, 0, 0, nil
 	return can[:(len(can)+1)/2], next
 }
 
-func (s *stream) saveOverflow(o *overflow) error {
+// mayDrop reports whether the group's policy and state let frames be dropped at all.
+// Called with mu held.
+func (s *stream) mayDrop() bool {
+	local := s.conf.Ack == AckLocal || s.conf.Ack == ""
+	copies := s.ship.copies || !s.a.opts.Reference // else the journal reads them from the WAL
+	return s.conf.Overflow == OverflowBitmap && local && copies && s.suspended == nil && s.backings.cutErr == nil
+}
+
+func (s *stream) saveOverflow(o *droppedFrames) error {
 	f := overflowFile{Version: metaVersion, Upto: o.upto, Known: o.known, Since: o.since, Volumes: packMaps(o.maps)}
 	return saveMeta(s.a.opts.FS, s.a.overflowPath(s.conf.ID), f)
 }
@@ -172,15 +228,15 @@ func (s *stream) loadOverflow() error {
 	if len(f.Known) == 0 || len(f.Known) > maxKnown+1 {
 		return badBits(path, fmt.Sprintf("%d points", len(f.Known)))
 	}
-	o := &overflow{upto: f.Upto, known: f.Known, since: f.Since, at: s.a.whenWas(f.Since), gen: 1}
+	o := &droppedFrames{upto: f.Upto, known: f.Known, since: f.Since, at: s.a.whenWas(f.Since)}
 	if o.maps, err = unpackMaps(path, f.Volumes); err != nil {
 		return err
 	}
-	s.overflow = o
+	s.overflow.take(o, bitmapFound)
 	return nil
 }
 
-// forget ends an overflow, on disk too. Called with spillMu held.
+// forgetOverflow removes the durable bitmap. Called with dropMu held.
 func (s *stream) forgetOverflow() error {
 	path := s.a.overflowPath(s.conf.ID)
 	return fail.Wrap(fail.Denied, "remove", path, durable.Remove(s.a.opts.FS, path))
@@ -196,26 +252,48 @@ type Overflow struct {
 	Err         error // why a resync does not get on
 }
 
-// overflowStatus is nil where there is none. Called with mu held.
-func (s *stream) overflowStatus() *Overflow {
-	o := s.overflow
-	if o == nil {
+// status is nil where there is no overflow.
+func (o *overflowState) status() *Overflow {
+	d := o.dropped
+	if d == nil {
 		return nil
 	}
-	out := &Overflow{After: o.known[0].LSN, Since: time.Unix(0, o.since), Bytes: o.total, Copying: o.copying || o.ended, CopiedBytes: o.copied, Err: o.err}
+	out := &Overflow{After: d.known[0].LSN, Since: time.Unix(0, d.since), Bytes: d.total,
+		Copying: o.resync.phase != resyncDropped, CopiedBytes: d.copied, Err: d.err}
 	if out.Bytes == 0 {
-		for _, m := range o.maps {
+		for _, m := range d.maps {
 			out.Bytes += m.marked()
 		}
 	}
 	return out
 }
 
+// NoPoint is why a stream has no recovery point just now, nil where it has.
+func (a *Agent) NoPoint(id change.StreamID) error {
+	s, err := a.stream("look at", id)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.noPoint()
+}
+
+// noPoint is NoPoint's answer. Called with mu held.
+func (s *stream) noPoint() error {
+	if !s.overflow.resync.phase.open() {
+		return nil
+	}
+	why := fmt.Sprintf("it is resyncing: its log has no point after LSN %d until that has ended",
+		s.overflow.dropped.known[0].LSN)
+	return fail.New(fail.Refused, "use", "group "+s.conf.Group, why).WithHint("`pollux status` shows how far it is")
+}
+
 // remote is the newest LSN of which the required targets hold a point. Called with
 // mu held.
 func (s *stream) remote() uint64 {
-	if s.overflow != nil {
-		return min(s.ship.durable, s.overflow.known[0].LSN)
+	if d := s.overflow.dropped; d != nil {
+		return min(s.ship.durable, d.known[0].LSN)
 	}
 	return s.ship.durable
 }

@@ -36,7 +36,8 @@ func TestSpill(t *testing.T) {
 		t.Fatal(err)
 	}
 	const size = 8 << 20
-	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: s.ID, SizeBytes: size, Backing: filepath.Join(t.TempDir(), "v")}
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: s.ID, SizeBytes: size,
+		Backing: filepath.Join(t.TempDir(), "v")}
 	if _, err := a.AddVolume(ctx, vc); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +114,8 @@ func TestSpill(t *testing.T) {
 // agent's dropped history has.
 func TestKnownPoints(t *testing.T) {
 	p := func(lsn uint64, b byte) change.Point { return change.Point{LSN: lsn, Hash: change.Hash{b}} }
-	s := &stream{overflow: &overflow{upto: p(90, 9), known: []change.Point{p(10, 1), p(20, 2), p(35, 3)}}}
+	s := &overflowState{}
+	s.take(&droppedFrames{upto: p(90, 9), known: []change.Point{p(10, 1), p(20, 2), p(35, 3)}}, framesDropped)
 	for at, want := range map[change.Point]bool{p(10, 1): true, p(20, 2): true, p(35, 3): true,
 		p(20, 1): false, p(21, 2): false, p(0, 0): false, p(90, 9): false, p(95, 2): false} {
 		to, gap := s.gap(&change.Attached{Committed: at})
@@ -124,7 +126,7 @@ func TestKnownPoints(t *testing.T) {
 	if _, gap := s.gap(&change.Attached{Committed: p(20, 2), Error: &change.Fault{}}); gap {
 		t.Error("a refused attach")
 	}
-	if _, gap := (&stream{}).gap(&change.Attached{}); gap {
+	if _, gap := (&overflowState{}).gap(&change.Attached{}); gap {
 		t.Error("without an overflow")
 	}
 }
@@ -133,7 +135,7 @@ func TestKnownPoints(t *testing.T) {
 // began, or where another copy has begun since.
 func TestGuard(t *testing.T) {
 	v, w := &Volume{}, &Volume{}
-	one := func(vol *Volume, off int64, n uint32, copied *guarded) []rec {
+	one := func(vol *Volume, off int64, n uint32, copied *copyGuard) []rec {
 		r := rec{vol: vol, copy: copied}
 		r.Off, r.Len = off, n
 		return []rec{r}
@@ -149,26 +151,26 @@ func TestGuard(t *testing.T) {
 	} {
 		s := &stream{}
 		g := s.guard(v, 100, 100)
-		if err := s.watch(tt.write); err != nil {
+		if err := s.overflow.watch(tt.write); err != nil {
 			t.Errorf("%s: a client's write: %v", name, err)
 		}
-		if err := s.watch(one(v, 100, 100, g)); (err == errWritten) != tt.hit {
+		if err := s.overflow.watch(one(v, 100, 100, g)); (err == errWritten) != tt.hit {
 			t.Errorf("%s: %v", name, err)
 		}
 		other := s.guard(v, 300, 100)
 		s.unguard(g)
-		if err := s.watch(one(v, 100, 100, g)); err != errWritten {
+		if err := s.overflow.watch(one(v, 100, 100, g)); err != errWritten {
 			t.Errorf("%s: a copy that another one has replaced: %v", name, err)
 		}
-		if err := s.watch(one(v, 300, 100, other)); err != nil {
+		if err := s.overflow.watch(one(v, 300, 100, other)); err != nil {
 			t.Errorf("%s: the other one: %v", name, err)
 		}
 	}
 }
 
-// TestChart: what leaves the WAL before the targets have it stays in the change map,
+// TestSpilledChanges: what leaves the WAL before the targets have it stays in the change map,
 // over a restart, until they do.
-func TestChart(t *testing.T) {
+func TestSpilledChanges(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	o := regressOpts(t)
@@ -183,7 +185,8 @@ func TestChart(t *testing.T) {
 	if err := a.AddStream(conf); err != nil {
 		t.Fatal(err)
 	}
-	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: conf.ID, SizeBytes: 8 << 20, Backing: filepath.Join(t.TempDir(), "v")}
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: conf.ID, SizeBytes: 8 << 20,
+		Backing: filepath.Join(t.TempDir(), "v")}
 	if _, err := a.AddVolume(ctx, vc); err != nil {
 		t.Fatal(err)
 	}
@@ -232,11 +235,11 @@ func TestChart(t *testing.T) {
 	say(last, last)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		wake(a.wakeCheckpoint)
-		if _, err := os.Stat(a.chartPath(conf.ID)); os.IsNotExist(err) {
+		if _, err := os.Stat(a.spilledPath(conf.ID)); os.IsNotExist(err) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("the chart stays although the targets have all")
+			t.Fatal("the spilled changes stay although the targets have all")
 		}
 	}
 	if _, err := a.Changed(ctx, "v", &zero); !fail.Is(err, fail.Refused) {

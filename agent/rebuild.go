@@ -24,7 +24,8 @@ type Taken struct {
 // TakeOver takes the leases of an agent's streams, so that whatever is left of the
 // old host can extend none of them, and waits until the required targets hold all
 // that the journal has. told hears how far that is.
-func TakeOver(ctx context.Context, raw net.Conn, name string, streams []change.StreamID, told func(id change.StreamID, durable, want uint64)) (map[change.StreamID]Taken, error) {
+func TakeOver(ctx context.Context, raw net.Conn, name string, streams []change.StreamID,
+	told func(id change.StreamID, durable, want uint64)) (map[change.StreamID]Taken, error) {
 	conn := transport.NewConn(raw, sendTimeout)
 	conn.SetIdleLimit(change.BeatLimit)
 	defer conn.Close()
@@ -89,7 +90,8 @@ func TakeOver(ctx context.Context, raw net.Conn, name string, streams []change.S
 // Rebuild writes the state of an agent whose host was lost: its streams go on after
 // the points that were taken over, and the volumes' backings hold just that. dir
 // must have no agent in it.
-func Rebuild(fs vfs.FS, dir, name string, streams []StreamConf, volumes []VolumeConf, taken map[change.StreamID]Taken) error {
+func Rebuild(fs vfs.FS, dir, name string, streams []StreamConf, volumes []VolumeConf,
+	taken map[change.StreamID]Taken) error {
 	if fs == nil {
 		fs = vfs.Default
 	}
@@ -102,11 +104,13 @@ func Rebuild(fs vfs.FS, dir, name string, streams []StreamConf, volumes []Volume
 	}
 	for _, s := range streams {
 		t := taken[s.ID]
-		c := checkpoint{Version: metaVersion, Applied: t.Point, Committed: t.Point, Lease: t.Lease, Time: clock.Now().UnixNano()}
+		c := checkpoint{Version: metaVersion, Applied: t.Point, Committed: t.Point, Lease: t.Lease,
+			Time: clock.Now().UnixNano()}
 		if err := saveMeta(fs, a.checkpointPath(s.ID), c); err != nil {
 			return err
 		}
 	}
 	// The manifest last: without it there is no agent, and all can be repeated.
-	return saveMeta(fs, filepath.Join(dir, filepath.Base(a.manifestPath())), manifest{Version: metaVersion, Agent: name, Streams: streams, Volumes: volumes})
+	m := manifest{Version: metaVersion, Agent: name, Streams: streams, Volumes: volumes}
+	return saveMeta(fs, filepath.Join(dir, filepath.Base(a.manifestPath())), m)
 }

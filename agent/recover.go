@@ -14,18 +14,18 @@ import (
 // beyond the WAL becomes the open frame again. Nothing is served before.
 func (a *Agent) recoverStreams(found []arena.Recovered) error {
 	for _, s := range a.streams {
-		if _, err := loadMeta(a.opts.FS, a.checkpointPath(s.conf.ID), &s.ckpt); err != nil {
+		if _, err := loadMeta(a.opts.FS, a.checkpointPath(s.conf.ID), &s.ckpt.saved); err != nil {
 			return err
 		}
-		s.ship.lease, s.lastTime = s.ckpt.Lease, s.ckpt.Time
-		s.appliedPoint, s.tail, s.ship.committed = s.ckpt.Applied, s.ckpt.Applied, s.ckpt.Committed
-		s.loadChart()
+		s.ship.lease, s.order.lastTime = s.ckpt.saved.Lease, s.ckpt.saved.Time
+		s.apply.applied, s.enc.tail, s.ship.committed = s.ckpt.saved.Applied, s.ckpt.saved.Applied, s.ckpt.saved.Committed
+		s.loadSpilled()
 		if err := s.loadOverflow(); err != nil {
 			return err
 		}
-		if s.ckpt.Gone != nil {
-			s.evictedLag = lagMarks{*s.ckpt.Gone}
-			s.evictedLag[0].at = a.whenWas(s.evictedLag[0].Time)
+		if s.ckpt.saved.Gone != nil {
+			s.evicted.lag = lagMarks{*s.ckpt.saved.Gone}
+			s.evicted.lag[0].at = a.whenWas(s.evicted.lag[0].Time)
 		}
 	}
 	var buf, plain []byte
@@ -67,9 +67,10 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 
 // recoverFrame applies one frame of the WAL when the checkpoint does not cover it.
 func (s *stream) recoverFrame(f *change.Frame, index uint64, plain *[]byte) error {
-	s.refs = append(s.refs, frameRef{last: f.LastLSN, wal: index, time: f.FirstTime, at: s.a.whenWas(f.FirstTime), bytes: f.PlainBytes})
-	s.appendedWAL = index
-	applied := s.ckpt.Applied
+	s.wal.refs = append(s.wal.refs, frameRef{last: f.LastLSN, wal: index, time: f.FirstTime,
+		at: s.a.whenWas(f.FirstTime), bytes: f.PlainBytes})
+	s.wal.appendedIndex = index
+	applied := s.ckpt.saved.Applied
 	if f.LastLSN <= applied.LSN {
 		if f.LastLSN == applied.LSN && f.Hash != applied.Hash {
 			return fail.New(fail.Damaged, "recover", "group "+s.conf.Group,
@@ -77,13 +78,13 @@ func (s *stream) recoverFrame(f *change.Frame, index uint64, plain *[]byte) erro
 		}
 		return s.reapply(f, index, plain, func(v *Volume) bool { return v.conf.Accepted })
 	}
-	if f.FirstLSN > s.tail.LSN+1 {
+	if f.FirstLSN > s.enc.tail.LSN+1 {
 		return fail.New(fail.Damaged, "recover", "group "+s.conf.Group,
-			fmt.Sprintf("the WAL begins at LSN %d, but the backing was written only up to %d", f.FirstLSN, s.tail.LSN)).
+			fmt.Sprintf("the WAL begins at LSN %d, but the backing was written only up to %d", f.FirstLSN, s.enc.tail.LSN)).
 			WithHint("an older backup of the state directory? Restore the volume from the object store")
 	}
-	s.tail = change.Point{LSN: f.LastLSN, Hash: f.Hash}
-	s.lastTime = max(s.lastTime, f.LastTime)
+	s.enc.tail = change.Point{LSN: f.LastLSN, Hash: f.Hash}
+	s.order.lastTime = max(s.order.lastTime, f.LastTime)
 	return s.reapply(f, index, plain, anyVolume)
 }
 
@@ -118,19 +119,19 @@ func (s *stream) reapply(f *change.Frame, index uint64, plain *[]byte, wants fun
 // recovered sets the stages to "all of the WAL is applied", or for a suspended
 // stream to "nothing more than the checkpoint says".
 func (s *stream) recovered() error {
-	if n := len(s.refs); n > 0 && s.refs[n-1].last < s.ckpt.Applied.LSN {
+	if n := len(s.wal.refs); n > 0 && s.wal.refs[n-1].last < s.ckpt.saved.Applied.LSN {
 		return fail.New(fail.Damaged, "recover", "group "+s.conf.Group, "the WAL lost frames that the backing holds")
 	}
-	s.appendedLSN, s.durableLSN, s.appliedLSN = s.tail.LSN, s.tail.LSN, s.tail.LSN
-	s.appliedPoint = s.tail
+	s.wal.appendedLSN, s.wal.durableLSN = s.enc.tail.LSN, s.enc.tail.LSN
+	s.apply.applied = s.enc.tail
 	if s.suspended != nil {
-		s.appliedLSN, s.appliedPoint = s.ckpt.Applied.LSN, s.ckpt.Applied
+		s.apply.applied = s.ckpt.saved.Applied
 	}
-	s.nextLSN = s.tail.LSN + 1
-	s.ship.mayHave = s.tail.LSN // for all that is known
-	s.ack.flushed = s.tail.LSN  // perhaps; the promise must hold for it before it is reported
+	s.order.nextLSN = s.enc.tail.LSN + 1
+	s.ship.mayHave = s.enc.tail.LSN // for all that is known
+	s.ack.flushed = s.enc.tail.LSN  // perhaps a flush was answered for all of it
 	if s.a.opts.Remote != nil {
-		s.ship.durable = min(s.a.opts.Remote(s.conf.ID), s.tail.LSN)
+		s.ship.durable = min(s.a.opts.Remote(s.conf.ID), s.enc.tail.LSN)
 	}
 	return nil
 }
@@ -149,7 +150,7 @@ func (s *stream) checkCommitted() error {
 			where = fmt.Sprintf("%s at byte %d (%s)", r.TornFile, r.TornOffsetBytes, r.TornReason)
 		}
 		return fail.New(fail.Damaged, "recover group "+s.conf.Group+" from", where,
-			fmt.Sprintf("the journal has accepted %v, the WAL ends at %v", p, s.tail)).
+			fmt.Sprintf("the journal has accepted %v, the WAL ends at %v", p, s.enc.tail)).
 			WithHint("the WAL lost frames that were durable; restore the group's volumes from the object store")
 	}
 	return nil
@@ -165,16 +166,16 @@ func (a *Agent) recoverArena(found []arena.Recovered) error {
 		if s != nil {
 			v = a.volumeNumber(e.Volume)
 		}
-		if s == nil || e.LSN < s.nextLSN { // a removed volume's record keeps its LSN, and is applied to nothing
+		if s == nil || e.LSN < s.order.nextLSN { // a removed volume's record keeps its LSN, and is applied to nothing
 			a.mem.Free([]arena.Item{{Slot: e.Slot, Buf: e.Buf}})
 			continue
 		}
-		if e.LSN != s.nextLSN {
+		if e.LSN != s.order.nextLSN {
 			return fail.New(fail.Damaged, "recover", "arena of group "+s.conf.Group,
-				fmt.Sprintf("it holds LSN %d, but %d is next", e.LSN, s.nextLSN))
+				fmt.Sprintf("it holds LSN %d, but %d is next", e.LSN, s.order.nextLSN))
 		}
-		s.nextLSN++
-		s.lastTime = max(s.lastTime, e.Time)
+		s.order.nextLSN++
+		s.order.lastTime = max(s.order.lastTime, e.Time)
 		s.enqueue(&rec{Entry: e.Entry, slot: e.Slot, vol: v, at: a.whenWas(e.Time)})
 		a.count.recovered.Add(1)
 	}

@@ -43,8 +43,9 @@ func regressOpts(t *testing.T) Options {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(shm) })
-	return Options{Name: "t", StateDir: filepath.Join(dir, "agent"), ArenaPath: filepath.Join(shm, "arena"), MemoryBytes: 16 << 20,
-		Dial: func(context.Context) (net.Conn, error) { return nil, errors.New("no journal in this test") }}
+	return Options{Name: "t", StateDir: filepath.Join(dir, "agent"), ArenaPath: filepath.Join(shm, "arena"),
+		MemoryBytes: 16 << 20,
+		Dial:        func(context.Context) (net.Conn, error) { return nil, errors.New("no journal in this test") }}
 }
 
 // Two initial syncs of one volume must not overlap: the one that ends first would
@@ -225,7 +226,8 @@ func TestRemovedVolumeInArena(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, n := range []string{"v", "w"} {
-		vc := VolumeConf{Name: n, Number: uint32(2 + i), Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: filepath.Join(dir, n)}
+		vc := VolumeConf{Name: n, Number: uint32(2 + i), Group: "g", Stream: sc.ID, SizeBytes: 1 << 20,
+			Backing: filepath.Join(dir, n)}
 		if _, err := a.AddVolume(context.Background(), vc); err != nil {
 			t.Fatal(err)
 		}
@@ -301,7 +303,8 @@ func TestCloseDuringInitialSync(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		_, err := a.AddVolume(ctx, VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: img})
+		_, err := a.AddVolume(ctx, VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID,
+			SizeBytes: 1 << 20, Backing: img})
 		done <- err
 	}()
 	<-reading // a slow disk
@@ -327,7 +330,9 @@ func TestMemoryChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = a.AddStream(sc)
-	if _, err := a.AddVolume(context.Background(), VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: filepath.Join(t.TempDir(), "v")}); err != nil {
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20,
+		Backing: filepath.Join(t.TempDir(), "v")}
+	if _, err := a.AddVolume(context.Background(), vc); err != nil {
 		t.Fatal(err)
 	}
 	v, _ := a.Device("v")

@@ -28,7 +28,8 @@ func TestRemovedBackingIsFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	img := filepath.Join(t.TempDir(), "v")
-	if _, err := a.AddVolume(ctx, VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: img}); err != nil {
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: img}
+	if _, err := a.AddVolume(ctx, vc); err != nil {
 		t.Fatal(err)
 	}
 	v, err := a.Device("v")
@@ -69,7 +70,8 @@ func TestRemovedBackingIsFree(t *testing.T) {
 	if err != nil || string(b[:4]) != "kept" {
 		t.Errorf("the backing holds %q, %v", b[:4], err)
 	}
-	if _, err := a.AddVolume(ctx, VolumeConf{Name: "again", Number: 3, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: img}); err != nil {
+	vc = VolumeConf{Name: "again", Number: 3, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: img}
+	if _, err := a.AddVolume(ctx, vc); err != nil {
 		t.Errorf("a new volume on it: %v", err)
 	}
 }

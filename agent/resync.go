@@ -3,8 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"time"
 
 	"github.com/pollux-dr/pollux/agent/arena"
@@ -33,15 +31,19 @@ const (
 // stream overflowed since, it closes the gap first. It returns the WAL index to send
 // from.
 func (ses *session) enter(s *stream, at *change.Attached) (uint64, error) {
-	s.spillMu.Lock() // what the journal is told must not move
-	defer s.spillMu.Unlock()
-	if to, gap := s.gap(at); gap {
+	s.overflow.dropMu.Lock()
+	defer s.overflow.dropMu.Unlock()
+	s.mu.Lock()
+	to, gap := s.overflow.gap(at)
+	s.mu.Unlock()
+	if gap {
 		req := change.Resync{Stream: s.conf.ID, From: at.Committed, To: to}
 		if err := ses.ask(change.MsgResync, req, change.MsgAttached, at); err != nil {
 			return 0, err
 		}
 		if at.Error == nil {
-			s.a.opts.Logger.Warn("resync begins: the log has no point until it ends", "group", s.conf.Group, "after_lsn", req.From.LSN, "from_lsn", to.LSN+1)
+			s.a.opts.Logger.Warn("resync begins: the log has no point until it ends",
+				"group", s.conf.Group, "after_lsn", req.From.LSN, "from_lsn", to.LSN+1)
 		}
 	}
 	from, err := s.attach(at)
@@ -50,41 +52,22 @@ func (ses *session) enter(s *stream, at *change.Attached) (uint64, error) {
 	}
 	s.mu.Lock()
 	s.ship.copies = ses.copies
-	o := s.overflow
-	whole := o != nil && !o.ended && !at.Unsound
-	start := o != nil && !o.ended && at.Unsound && !o.copying && s.suspended == nil // else the next start with its backing
-	if start {
-		o.copying = true
-	}
-	gen := 0
-	if o != nil {
-		gen = o.gen
-	}
-	start = start && !s.resyncs
-	s.resyncs = s.resyncs || start
+	r := &s.overflow.resync
+	overflow, ended := r.overflows, !at.Unsound && r.may(pointRegained)
+	copies := at.Unsound && s.suspended == nil // else the next start with its backing
+	start := copies && r.on(gapAttached) && r.hire()
 	s.mu.Unlock()
 	switch {
-	case whole: // the journal had it all: only its word was lost
-		err = s.endOverflow(gen)
+	case ended: // the journal had it all: only its word was lost
+		err = s.endOverflow(overflow)
 	case start:
 		s.a.spawnCall(s.resyncLoop)
 	}
 	return from, err
 }
 
-// gap reports whether the journal stands at a point whose successors were dropped,
-// and where the stream goes on.
-func (s *stream) gap(at *change.Attached) (to change.Point, gap bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o := s.overflow
-	if at.Error != nil || o == nil || at.Committed.LSN >= o.upto.LSN || !slices.Contains(o.known, at.Committed) {
-		return to, false // attach says what is wrong, if anything is
-	}
-	return o.upto, true
-}
-
-// errAgain ends a resync that an overflow has overtaken.
+// errAgain ends the copying for an overflow that another one has overtaken, or that a
+// session has ended.
 var errAgain = fail.New(fail.Retry, "resync", "", "the WAL overflowed again")
 
 // resyncLoop copies what changed, and says so, until there is nothing to do. One that
@@ -93,24 +76,23 @@ var errAgain = fail.New(fail.Retry, "resync", "", "the WAL overflowed again")
 func (s *stream) resyncLoop(ctx context.Context) {
 	for wait := resyncRetry; ; {
 		s.mu.Lock()
-		o := s.overflow
-		if o == nil || o.ended || !o.copying || ctx.Err() != nil {
-			s.resyncs = false
-			s.mu.Unlock()
+		overflow, ok := s.overflow.resync.work(ctx.Err() != nil)
+		s.mu.Unlock()
+		if !ok {
 			return
 		}
-		gen := o.gen
-		s.mu.Unlock()
-		err := s.copyChanged(ctx, gen)
+		err := s.copyChanged(ctx, overflow)
 		if err == nil {
-			err = s.finishResync(ctx, gen)
+			err = s.finishResync(ctx, overflow)
 		}
 		if err == nil || errors.Is(err, errAgain) || ctx.Err() != nil {
 			wait = resyncRetry
 			continue
 		}
 		s.mu.Lock()
-		o.err = err
+		if s.overflow.resync.onFor(overflow, resyncFailed) {
+			s.overflow.dropped.err = err
+		}
 		s.mu.Unlock()
 		s.a.opts.Logger.Error("resync failed; it is tried again", "group", s.conf.Group, "err", err, "in", wait)
 		select {
@@ -121,19 +103,22 @@ func (s *stream) resyncLoop(ctx context.Context) {
 	}
 }
 
-// current returns the overflow if it is still the one of gen.
-func (s *stream) current(gen int) (*overflow, error) {
+// resyncOf calls work, with mu held, while there is a resync of the overflow of that
+// number to do.
+func (s *stream) resyncOf(overflow int, work func(*droppedFrames)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.overflow == nil || s.overflow.gen != gen {
-		return nil, errAgain
+	if s.overflow.resync.overtaken(overflow) {
+		return errAgain
 	}
-	return s.overflow, nil
+	work(s.overflow.dropped)
+	return nil
 }
 
-func (s *stream) copyChanged(ctx context.Context, gen int) error {
-	o, err := s.current(gen)
-	if err != nil {
+// copyChanged logs what the bitmap has, as it is now.
+func (s *stream) copyChanged(ctx context.Context, overflow int) error {
+	var maps map[uint32]*dirtyMap
+	if err := s.resyncOf(overflow, func(d *droppedFrames) { maps = d.maps }); err != nil {
 		return err
 	}
 	type work struct {
@@ -142,7 +127,7 @@ func (s *stream) copyChanged(ctx context.Context, gen int) error {
 	}
 	var todo []work
 	total := int64(0)
-	for number, m := range o.maps {
+	for number, m := range maps {
 		v := s.a.numbered(number)
 		if v == nil {
 			continue // removed meanwhile
@@ -150,22 +135,23 @@ func (s *stream) copyChanged(ctx context.Context, gen int) error {
 		e, n := m.extents(v.conf.SizeBytes)
 		todo, total = append(todo, work{v, e}), total+n
 	}
-	s.mu.Lock()
-	o.copied, o.total, o.err = 0, total, nil
-	s.mu.Unlock()
+	err := s.resyncOf(overflow, func(d *droppedFrames) { d.copied, d.total, d.err = 0, total, nil })
+	if err != nil {
+		return err
+	}
 	for _, w := range todo {
 		for _, e := range w.e {
 			for off := e.Off; off < e.Off+e.Len; off += copyBytes {
-				if err := s.roomToCopy(ctx, gen); err != nil {
+				if err := s.roomToCopy(ctx, overflow); err != nil {
 					return err
 				}
 				n := min(copyBytes, e.Off+e.Len-off)
 				if err := w.v.copyNow(ctx, off, int(n)); err != nil {
 					return err
 				}
-				s.mu.Lock()
-				o.copied += n
-				s.mu.Unlock()
+				if err := s.resyncOf(overflow, func(d *droppedFrames) { d.copied += n }); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -173,9 +159,10 @@ func (s *stream) copyChanged(ctx context.Context, gen int) error {
 }
 
 // roomToCopy waits while the WAL is filled by others.
-func (s *stream) roomToCopy(ctx context.Context, gen int) error {
+func (s *stream) roomToCopy(ctx context.Context, overflow int) error {
 	for {
-		if _, err := s.current(gen); err != nil || s.a.walFill() < copyBelow {
+		err := s.resyncOf(overflow, func(*droppedFrames) {})
+		if err != nil || s.a.walFill() < copyBelow {
 			return err
 		}
 		s.a.waitTrim(ctx)
@@ -185,7 +172,7 @@ func (s *stream) roomToCopy(ctx context.Context, gen int) error {
 	}
 }
 
-// errWritten: somebody else wrote to what was being copied.
+// errWritten refuses a copy when somebody else has written to its range meanwhile.
 var errWritten = fail.New(fail.Retry, "copy", "", "written meanwhile")
 
 // copyNow logs n bytes of the volume as they are now. It begins again where a
@@ -224,7 +211,8 @@ func (v *Volume) copyOnce(ctx context.Context, off int64, n int) error {
 	}
 	if zero {
 		b.Release()
-		return v.submitCopy(ctx, guard, []rec{{vol: v, Entry: arena.Entry{Kind: change.Trim, Volume: v.conf.Number, Off: off, Len: uint32(n)}}})
+		trim := arena.Entry{Kind: change.Trim, Volume: v.conf.Number, Off: off, Len: uint32(n)}
+		return v.submitCopy(ctx, guard, []rec{{vol: v, Entry: trim}})
 	}
 	b.split(off)
 	err = v.submitCopy(ctx, guard, b.recs)
@@ -233,7 +221,7 @@ func (v *Volume) copyOnce(ctx context.Context, off int64, n int) error {
 }
 
 // submitCopy submits what was read under the guard.
-func (v *Volume) submitCopy(ctx context.Context, guard *guarded, recs []rec) error {
+func (v *Volume) submitCopy(ctx context.Context, guard *copyGuard, recs []rec) error {
 	for i := range recs {
 		recs[i].copy = guard
 	}
@@ -241,40 +229,40 @@ func (v *Volume) submitCopy(ctx context.Context, guard *guarded, recs []rec) err
 }
 
 // guard watches a range for writes until unguard.
-func (s *stream) guard(v *Volume, off, n int64) *guarded {
-	g := &guarded{vol: v, off: off, end: off + n}
+func (s *stream) guard(v *Volume, off, n int64) *copyGuard {
+	g := &copyGuard{vol: v, off: off, end: off + n}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.guarded = g
+	s.overflow.copying = g
 	return g
 }
 
-func (s *stream) unguard(g *guarded) {
+func (s *stream) unguard(g *copyGuard) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.guarded == g {
-		s.guarded = nil
+	if s.overflow.copying == g {
+		s.overflow.copying = nil
 	}
 }
 
-// guarded is a range that a resync is copying.
-type guarded struct {
+// copyGuard is a range that a resync is copying.
+type copyGuard struct {
 	vol      *Volume
 	off, end int64
 	hit      bool // somebody else has written to it
 }
 
-// watch notes a write to what is guarded, and refuses a copy whose range was written
-// to since, or is not guarded any more. Called with mu held, for all records of one
-// request before any has its LSN.
-func (s *stream) watch(recs []rec) error {
+// watch notes a write to what is being copied, and refuses a copy whose range was
+// written to since, or is not guarded any more. Called with mu held, for all records of
+// one request before any has its LSN.
+func (o *overflowState) watch(recs []rec) error {
 	if own := recs[0].copy; own != nil {
-		if own != s.guarded || own.hit {
+		if own != o.copying || own.hit {
 			return errWritten
 		}
 		return nil
 	}
-	if g := s.guarded; g != nil && !g.hit {
+	if g := o.copying; g != nil && !g.hit {
 		for i := range recs {
 			if r := &recs[i]; r.vol == g.vol && r.Off < g.end && r.Off+int64(r.Len) > g.off {
 				g.hit = true
@@ -286,25 +274,35 @@ func (s *stream) watch(recs []rec) error {
 
 // finishResync waits until the journal has the copies, ends the resync there, and
 // then keeps saying so until it has heard it.
-func (s *stream) finishResync(ctx context.Context, gen int) error {
+func (s *stream) finishResync(ctx context.Context, overflow int) error {
+	s.mu.Lock()
+	ok := s.overflow.resync.onFor(overflow, copiesLogged)
+	s.mu.Unlock()
+	if !ok {
+		return errAgain
+	}
 	if err := s.flush(ctx); err != nil {
 		return err
 	}
 	end := s.lastLSN()
-	overtaken := func() bool { return s.overflow == nil || s.overflow.gen != gen }
-	err := s.await(ctx, func() bool { return overtaken() || s.ship.committed.LSN >= end })
-	for err == nil {
-		var o *overflow
-		if o, err = s.current(gen); err != nil {
+	err := s.await(ctx, func() bool {
+		return s.overflow.resync.overtaken(overflow) || s.ship.committed.LSN >= end
+	})
+	if err != nil {
+		return err
+	}
+	for heard := false; !heard; {
+		var next <-chan struct{}
+		var to change.Point
+		err := s.resyncOf(overflow, func(d *droppedFrames) {
+			heard, next, to = s.ship.consistent, s.ship.told.Next(), d.upto
+			if s.ship.gap != (change.Point{}) { // an older journal does not tell
+				to = s.ship.gap
+			}
+		})
+		if err != nil {
 			return err
 		}
-		s.mu.Lock()
-		heard, next := s.ship.sound, s.shipped.Next()
-		to := o.upto
-		if s.ship.gap != (change.Point{}) { // an older journal does not tell
-			to = s.ship.gap
-		}
-		s.mu.Unlock()
 		if heard {
 			break
 		}
@@ -318,67 +316,48 @@ func (s *stream) finishResync(ctx context.Context, gen int) error {
 			return ctx.Err()
 		}
 	}
-	if err != nil {
-		return err
-	}
-	s.spillMu.Lock()
-	defer s.spillMu.Unlock()
-	return s.endOverflow(gen)
+	s.overflow.dropMu.Lock()
+	defer s.overflow.dropMu.Unlock()
+	return s.endOverflow(overflow)
 }
 
 // endOverflow forgets the bitmap: the journal has all that it stood for. Status
 // shows the overflow until the targets have it too, which a mark in the log tells.
-// Called with spillMu held.
-func (s *stream) endOverflow(gen int) error {
-	o, err := s.current(gen)
-	if err != nil {
-		return err
+// Called with dropMu held.
+func (s *stream) endOverflow(overflow int) error {
+	s.mu.Lock()
+	r, d := &s.overflow.resync, s.overflow.dropped
+	ok := overflow == r.overflows && r.may(pointRegained)
+	s.mu.Unlock()
+	if !ok {
+		return errAgain
 	}
 	if err := s.forgetOverflow(); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	o.ended, o.maps = true, nil
+	r.on(pointRegained) // still possible: only holders of dropMu drop frames or end a resync
+	d.maps = nil
 	s.mu.Unlock()
-	s.a.opts.Logger.Warn("resync ended: the log holds a point again", "group", s.conf.Group, "bytes", o.total)
+	s.a.opts.Logger.Warn("resync ended: the log holds a point again", "group", s.conf.Group, "bytes", d.total)
 	s.a.spawnCall(func(ctx context.Context) {
 		lsn, err := s.a.Mark(ctx, s.conf.ID, markResync)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if o.mark = lsn; err != nil {
-			o.mark = s.nextLSN - 1
+		if err != nil {
+			lsn = s.order.nextLSN - 1
 			s.a.opts.Logger.Warn("no mark in the log", "group", s.conf.Group, "mark", markResync, "err", err)
 		}
-		s.settleOverflow()
+		if r.onFor(overflow, endMarked) {
+			d.mark = lsn
+			s.overflow.settle(s.ship.durable)
+		}
 	})
 	return nil
-}
-
-// settleOverflow forgets an overflow that has ended once the targets hold its end.
-// Called with mu held.
-func (s *stream) settleOverflow() {
-	if o := s.overflow; o != nil && o.ended && o.mark > 0 && s.ship.durable >= o.mark {
-		s.overflow = nil
-	}
 }
 
 func (a *Agent) liveSession() *session {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.live
-}
-
-// NoPoint is why a stream has no recovery point just now, nil where it has.
-func (a *Agent) NoPoint(id change.StreamID) error {
-	s, err := a.stream("look at", id)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.overflow == nil || s.overflow.ended {
-		return nil
-	}
-	return fail.New(fail.Refused, "use", "group "+s.conf.Group, fmt.Sprintf("it is resyncing: its log has no point after LSN %d until that has ended", s.overflow.known[0].LSN)).
-		WithHint("`pollux status` shows how far it is")
 }

@@ -63,14 +63,14 @@ func TestResyncEndsNewestGap(t *testing.T) {
 	eventually(t, "q overflows again", func() bool {
 		st.mu.Lock()
 		defer st.mu.Unlock()
-		return st.overflow.upto.LSN > before
+		return st.overflow.dropped.upto.LSN > before
 	})
 	j.setMute(false)
 	j.setDown(false)
 	eventually(t, "the journal has p again", allOf(p))
 	close(g.release)
 	shipped(t, a, q.ID)
-	if _, unsound := j.at(q.ID); unsound {
+	if _, resyncing := j.at(q.ID); resyncing {
 		t.Error("the journal still waits for the end of the resync")
 	}
 	j.mu.Lock()

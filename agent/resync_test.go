@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,11 +24,28 @@ type overflowRig struct {
 	s    StreamConf
 	fail atomic.Bool
 	gate atomic.Pointer[readGate]
+	ends endCounter
+}
+
+// endCounter counts how often the agent's log says that a resync ended.
+type endCounter struct {
+	slog.Handler
+	n *atomic.Int64
+}
+
+func (c endCounter) Enabled(context.Context, slog.Level) bool { return true }
+
+func (c endCounter) Handle(_ context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, "resync ended") {
+		c.n.Add(1)
+	}
+	return nil
 }
 
 func newOverflowRig(t *testing.T) *overflowRig {
-	r := &overflowRig{j: newFakeJournal()}
+	r := &overflowRig{j: newFakeJournal(), ends: endCounter{slog.DiscardHandler, new(atomic.Int64)}}
 	r.o = overflowing(t, r.j)
+	r.o.Logger = slog.New(r.ends)
 	r.o.OpenBacking = func(path string, size int64) (backing.Backing, error) {
 		b, err := backing.Open(path, size)
 		return faultyBacking{b, &r.fail, &r.gate}, err
@@ -61,7 +80,7 @@ func (r *overflowRig) stopCopy(t *testing.T) *readGate {
 	eventually(t, "all is applied", func() bool {
 		st.mu.Lock()
 		defer st.mu.Unlock()
-		return st.appliedLSN == st.nextLSN-1
+		return st.apply.applied.LSN == st.order.nextLSN-1
 	})
 	g := &readGate{off: r.firstChanged(), entered: make(chan struct{}), release: make(chan struct{})}
 	r.gate.Store(g)
@@ -72,7 +91,7 @@ func (r *overflowRig) firstChanged() int64 {
 	st := r.a.streams[r.s.ID]
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	for _, m := range st.overflow.maps {
+	for _, m := range st.overflow.dropped.maps {
 		e, _ := m.extents(fakeVolumeBytes)
 		return e[0].Off
 	}
@@ -83,8 +102,8 @@ func TestResyncEnds(t *testing.T) {
 	r := newOverflowRig(t)
 	r.j.setDown(false)
 	shipped(t, r.a, r.s.ID)
-	if _, unsound := r.j.at(r.s.ID); unsound || r.j.resyncs.Load() != 1 {
-		t.Errorf("unsound %v after %d resyncs", unsound, r.j.resyncs.Load())
+	if _, resyncing := r.j.at(r.s.ID); resyncing || r.j.resyncs.Load() != 1 {
+		t.Errorf("resyncing %v after %d resyncs", resyncing, r.j.resyncs.Load())
 	}
 	if _, err := os.Stat(r.a.overflowPath(r.s.ID)); !os.IsNotExist(err) {
 		t.Errorf("the bitmap stays: %v", err)
@@ -104,6 +123,25 @@ func TestBeginIsNotHeard(t *testing.T) {
 	shipped(t, r.a, r.s.ID)
 }
 
+// TestEndIsNotHeard: the journal takes ResyncEnd, and its answer is lost. The next session
+// ends the resync, and whoever copied does not end it once more.
+func TestEndIsNotHeard(t *testing.T) {
+	r := newOverflowRig(t)
+	r.j.mu.Lock()
+	r.j.dieOnEnd, r.j.down = true, false
+	r.j.mu.Unlock()
+	shipped(t, r.a, r.s.ID)
+	st := r.a.streams[r.s.ID]
+	eventually(t, "the copier is gone", func() bool {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		return !st.overflow.resync.working
+	})
+	if n := r.ends.n.Load(); n != 1 {
+		t.Errorf("it ended %d times", n)
+	}
+}
+
 // TestRebuiltOverflows: an agent that was rebuilt overflows before its first session.
 func TestRebuiltOverflows(t *testing.T) {
 	j := newFakeJournal()
@@ -112,7 +150,8 @@ func TestRebuiltOverflows(t *testing.T) {
 	s := StreamConf{ID: uuid.New(), Number: 1, Group: "g", Policy: Policy{Overflow: OverflowBitmap}}
 	at := change.Point{LSN: 500, Hash: change.Hash{7}}
 	j.points[s.ID] = at
-	if err := Rebuild(nil, o.StateDir, o.Name, []StreamConf{s}, nil, map[change.StreamID]Taken{s.ID: {Point: at, Lease: change.Lease{Epoch: 1, Number: 1}}}); err != nil {
+	taken := map[change.StreamID]Taken{s.ID: {Point: at, Lease: change.Lease{Epoch: 1, Number: 1}}}
+	if err := Rebuild(nil, o.StateDir, o.Name, []StreamConf{s}, nil, taken); err != nil {
 		t.Fatal(err)
 	}
 	a, err := Open(o)
@@ -120,7 +159,8 @@ func TestRebuiltOverflows(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer leave(a)
-	vc := VolumeConf{Name: "g", Number: 2, Group: "g", Stream: s.ID, SizeBytes: fakeVolumeBytes, Backing: filepath.Join(t.TempDir(), "v")}
+	vc := VolumeConf{Name: "g", Number: 2, Group: "g", Stream: s.ID, SizeBytes: fakeVolumeBytes,
+		Backing: filepath.Join(t.TempDir(), "v")}
 	if _, err := a.AddVolume(context.Background(), vc); err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +290,7 @@ func TestNoPromiseInAResync(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Fatal(err)
 			}
-			if _, unsound := r.j.at(r.s.ID); unsound {
+			if _, resyncing := r.j.at(r.s.ID); resyncing {
 				t.Error("kept before the end of the resync")
 			}
 		})
@@ -307,7 +347,7 @@ func TestEndDurableElsewhere(t *testing.T) {
 	eventually(t, "the journal has the end", func() bool {
 		st.mu.Lock()
 		defer st.mu.Unlock()
-		return st.overflow != nil && st.overflow.ended && st.overflow.mark > 0 && st.ship.committed.LSN >= st.nextLSN-1
+		return st.overflow.resync.phase == resyncMarked && st.ship.committed.LSN >= st.order.nextLSN-1
 	})
 	r.j.setDown(true)
 	r.j.mu.Lock()

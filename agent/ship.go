@@ -15,23 +15,6 @@ import (
 	"github.com/pollux-dr/pollux/transport"
 )
 
-// shipState is what a stream knows of its journal. Guarded by stream.mu.
-type shipState struct {
-	lease     change.Lease
-	attached  bool
-	committed change.Point // accepted by the journal
-	released  uint64       // the journal needs no bytes up to here
-	durable   uint64       // in every required target
-	voters    int          // of the journal, as it said last
-	sent      uint64       // handed to the present session
-	mayHave   uint64       // the journal was sent no more than this
-	moved     time.Time    // when it last got further
-	copies    bool         // it takes frames with their bodies
-	sound     bool         // it has a point, as far as it said last
-	gap       change.Point // where the newest gap leads to, as it said when the stream was attached
-	fault     error        // why this stream must not be extended from here
-}
-
 const (
 	sendTimeout = 30 * time.Second
 	// windowAppends bounds the unacknowledged appends of a session. While it is
@@ -345,24 +328,4 @@ func (ses *session) send(ctx context.Context, start uint64) error {
 		}
 		batch.Items = append(batch.Items, item)
 	}
-}
-
-// advance reports whether the frame is the next one to send; earlier ones are
-// there already, and a later one means that the WAL has a gap.
-func (s *stream) advance(h *change.Header) (bool, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if next := s.ship.sent + 1; next <= s.dropping || (s.overflow != nil && !s.overflow.ended && next <= s.overflow.upto.LSN) {
-		return false, errRestart // what is to be sent has been dropped
-	}
-	if h.FirstLSN > s.ship.sent+1 {
-		s.ship.fault = fail.New(fail.Damaged, "ship", "group "+s.conf.Group, fmt.Sprintf("the WAL goes from LSN %d to %d", s.ship.sent, h.FirstLSN)).
-			WithHint("restore the group's volumes from the object store")
-		return false, s.ship.fault
-	}
-	if h.FirstLSN == s.ship.sent+1 {
-		s.ship.mayHave = max(s.ship.mayHave, h.LastLSN)
-		return true, nil
-	}
-	return false, nil
 }

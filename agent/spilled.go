@@ -8,23 +8,24 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// spilledChanges is the durable rest of the change map: what frames changed that the journal
-// has, that some required target lacks, and that left the WAL for want of room.
+// spilledChanges is the part of the change map that the WAL no longer holds: what
+// frames changed that the journal has and some required target lacks, and that left the
+// WAL for want of room. It is durable.
 type spilledChanges struct {
 	after uint64 // complete from here on
 	upto  uint64
 	maps  map[uint32]*dirtyMap
 }
 
-// chartFile is a chart on disk.
-type chartFile struct {
+// spilledFile is spilledChanges on disk.
+type spilledFile struct {
 	Version int          `json:"version"`
 	After   uint64       `json:"after"`
 	Upto    uint64       `json:"upto"`
 	Volumes []volumeBits `json:"volumes"`
 }
 
-func (a *Agent) chartPath(id change.StreamID) string {
+func (a *Agent) spilledPath(id change.StreamID) string {
 	return filepath.Join(a.opts.StateDir, "changes-"+id.String()+".json")
 }
 
@@ -34,43 +35,44 @@ func (a *Agent) roomy() bool {
 	return st.LiveBytes < st.BudgetBytes/2
 }
 
-// chartAll enters into the change map what trim is about to drop. One that cannot be
-// written is given up: the WAL must have room, and the map only saves work later.
-func (a *Agent) chartAll() {
+// saveLeaving enters what trim is about to drop into the streams' spilled changes. One
+// that cannot be written is given up: the WAL must have room, and the map only saves
+// work later.
+func (a *Agent) saveLeaving() {
 	for _, s := range a.snapshotStreams() {
-		if err := s.chartNext(!a.roomy()); err != nil {
+		if err := s.saveSpilled(!a.roomy()); err != nil {
 			a.opts.Logger.Warn("the change map is incomplete", "group", s.conf.Group, "err", err)
-			s.setChart(nil)
+			s.setSpilled(nil)
 		}
 	}
 }
 
-func (s *stream) setChart(c *spilledChanges) {
+func (s *stream) setSpilled(c *spilledChanges) {
 	s.mu.Lock()
-	s.charted = c
+	s.evicted.changes = c
 	s.mu.Unlock()
 }
 
-// chartNext enters what comes next, if it is to leave the WAL, and forgets the chart
-// once the targets have all of it.
-func (s *stream) chartNext(leaving bool) error {
+// saveSpilled enters the frames that come next, if they are to leave the WAL. It forgets
+// all of it once the targets have that.
+func (s *stream) saveSpilled(leaving bool) error {
 	s.mu.Lock()
-	old, durableLSN, done := s.charted, s.ship.durable, min(s.ship.released, s.ckpt.Applied.LSN)
+	old, durableLSN, done := s.evicted.changes, s.ship.durable, min(s.ship.released, s.ckpt.saved.Applied.LSN)
 	from := durableLSN
 	if old != nil {
 		from = max(from, old.upto)
 	}
 	var frames []frameRef
-	for _, r := range s.refs {
-		if leaving && s.suspended == nil && s.backErr == nil && r.last > from && r.last <= done {
+	for _, r := range s.wal.refs {
+		if leaving && s.suspended == nil && s.backings.cutErr == nil && r.last > from && r.last <= done {
 			frames = append(frames, r)
 		}
 	}
 	s.mu.Unlock()
 	if old != nil && old.upto <= durableLSN {
-		s.setChart(nil)
-		if err := durable.Remove(s.a.opts.FS, s.a.chartPath(s.conf.ID)); err != nil {
-			return fail.Wrap(fail.Denied, "remove", s.a.chartPath(s.conf.ID), err)
+		s.setSpilled(nil)
+		if err := durable.Remove(s.a.opts.FS, s.a.spilledPath(s.conf.ID)); err != nil {
+			return fail.Wrap(fail.Denied, "remove", s.a.spilledPath(s.conf.ID), err)
 		}
 		old = nil
 	}
@@ -94,19 +96,19 @@ func (s *stream) chartNext(leaving bool) error {
 		s.a.note(next.maps, &f)
 	}
 	next.upto = f.LastLSN
-	out := chartFile{Version: metaVersion, After: next.after, Upto: next.upto, Volumes: packMaps(next.maps)}
-	if err := saveMeta(s.a.opts.FS, s.a.chartPath(s.conf.ID), out); err != nil {
+	out := spilledFile{Version: metaVersion, After: next.after, Upto: next.upto, Volumes: packMaps(next.maps)}
+	if err := saveMeta(s.a.opts.FS, s.a.spilledPath(s.conf.ID), out); err != nil {
 		return err
 	}
-	s.setChart(next)
+	s.setSpilled(next)
 	return nil
 }
 
-// loadChart reads what an earlier run has left. A damaged one is none: it only saves
+// loadSpilled reads what an earlier run has left. A damaged one is none: it only saves
 // work.
-func (s *stream) loadChart() {
-	path := s.a.chartPath(s.conf.ID)
-	var f chartFile
+func (s *stream) loadSpilled() {
+	path := s.a.spilledPath(s.conf.ID)
+	var f spilledFile
 	found, err := loadMeta(s.a.opts.FS, path, &f)
 	var maps map[uint32]*dirtyMap
 	if err == nil && found {
@@ -116,15 +118,15 @@ func (s *stream) loadChart() {
 		s.a.opts.Logger.Warn("the change map is incomplete", "group", s.conf.Group, "err", err)
 	}
 	if err == nil && found {
-		s.charted = &spilledChanges{after: f.After, upto: f.Upto, maps: maps}
+		s.evicted.changes = &spilledChanges{after: f.After, upto: f.Upto, maps: maps}
 	}
 }
 
-// charts adds what the chart has of a volume to a map of what came after an LSN, and
-// returns the LSN up to which it is complete; after where it has nothing to add. Called
-// with mu held.
-func (s *stream) charts(m *dirtyMap, v *VolumeConf, after uint64) uint64 {
-	c := s.charted
+// addSpilled adds the spilled changes of a volume to a map of what came after an LSN.
+// It returns the LSN up to which the map is complete with that: after itself, where
+// there was nothing to add. Called with mu held.
+func (s *stream) addSpilled(m *dirtyMap, v *VolumeConf, after uint64) uint64 {
+	c := s.evicted.changes
 	if c == nil || c.after > after || c.upto <= after {
 		return after
 	}

@@ -64,24 +64,10 @@ func (s *stream) status() StreamStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return StreamStatus{
-		Conf: s.conf, LastLSN: s.nextLSN - 1, DurableLSN: s.durableLSN,
-		Committed: s.ship.committed, Released: s.ship.released, RemoteLSN: s.remote(), Overflow: s.overflowStatus(), Initial: s.initialStatus(),
-		Kept: s.keptNow(), Lag: lag, LagBytes: s.lagBytes(), Attached: s.ship.attached, Suspended: s.suspended, Fault: s.ship.fault, ApplyErr: s.applyErr, BackErr: cmp.Or(s.backErr, s.syncErr), FullErr: s.fullErr,
-		CheckpointErr: s.ckptErr,
+		Conf: s.conf, LastLSN: s.order.nextLSN - 1, DurableLSN: s.wal.durableLSN, Committed: s.ship.committed,
+		Released: s.ship.released, RemoteLSN: s.remote(), Lag: lag, LagBytes: s.lagBytes(),
+		Attached: s.ship.attached, Kept: s.keptNow(), Overflow: s.overflow.status(), Initial: s.initialStatus(),
+		Fault: s.ship.fault, FullErr: s.wal.fullErr, Suspended: s.suspended,
+		BackErr: cmp.Or(s.backings.cutErr, s.backings.syncErr), ApplyErr: s.apply.err, CheckpointErr: s.ckpt.err,
 	}
-}
-
-// lagBytes counts what is open or sealed exactly, and of what is in the WAL the
-// bytes there. Called with mu held.
-func (s *stream) lagBytes() int64 {
-	n := int64(s.openBytes) + s.evictedLag.bytes()
-	for _, batch := range s.sealed {
-		for i := range batch {
-			n += int64(batch[i].Buf.Len)
-		}
-	}
-	for i := len(s.refs) - 1; i >= 0 && s.refs[i].last > s.ship.durable; i-- {
-		n += int64(s.refs[i].bytes)
-	}
-	return n
 }

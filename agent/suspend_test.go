@@ -55,12 +55,16 @@ func TestMissingBacking(t *testing.T) {
 		return a
 	}
 	a := open()
-	streams := map[string]StreamConf{"v": {ID: uuid.New(), Number: 1, Group: "gv"}, "w": {ID: uuid.New(), Number: 2, Group: "gw"}}
+	streams := map[string]StreamConf{
+		"v": {ID: uuid.New(), Number: 1, Group: "gv"},
+		"w": {ID: uuid.New(), Number: 2, Group: "gw"},
+	}
 	for i, name := range []string{"v", "w"} {
 		if err := a.AddStream(streams[name]); err != nil {
 			t.Fatal(err)
 		}
-		vc := VolumeConf{Name: name, Number: uint32(3 + i), Group: "g" + name, Stream: streams[name].ID, SizeBytes: 1 << 20, Backing: filepath.Join(dir, name)}
+		vc := VolumeConf{Name: name, Number: uint32(3 + i), Group: "g" + name, Stream: streams[name].ID, SizeBytes: 1 << 20,
+			Backing: filepath.Join(dir, name)}
 		if _, err := a.AddVolume(ctx, vc); err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +92,8 @@ func TestMissingBacking(t *testing.T) {
 		if _, err := a.Mark(ctx, streams["v"].ID, "b"); err == nil {
 			t.Error("a bookmark in a suspended group")
 		}
-		if _, err := a.AddVolume(ctx, VolumeConf{Name: "x", Number: 9, Stream: streams["v"].ID, SizeBytes: 4096, Backing: filepath.Join(dir, "x")}); err == nil {
+		x := VolumeConf{Name: "x", Number: 9, Stream: streams["v"].ID, SizeBytes: 4096, Backing: filepath.Join(dir, "x")}
+		if _, err := a.AddVolume(ctx, x); err == nil {
 			t.Error("a new volume in a suspended group")
 		}
 		if _, err := a.InitialSync(ctx, "v"); !fail.Is(err, fail.Refused) {
@@ -148,7 +153,9 @@ func TestRemoveVolumeWithoutBacking(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, name := range []string{"v", "w"} {
-		if _, err := a.AddVolume(ctx, VolumeConf{Name: name, Number: uint32(2 + i), Group: "g", Stream: sc.ID, SizeBytes: 1 << 20, Backing: filepath.Join(dir, name)}); err != nil {
+		vc := VolumeConf{Name: name, Number: uint32(2 + i), Group: "g", Stream: sc.ID, SizeBytes: 1 << 20,
+			Backing: filepath.Join(dir, name)}
+		if _, err := a.AddVolume(ctx, vc); err != nil {
 			t.Fatal(err)
 		}
 	}

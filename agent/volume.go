@@ -55,7 +55,7 @@ func (v *Volume) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := v.s.rlockBackings(ctx); err != nil {
 		return err
 	}
-	defer v.s.backMu.RUnlock()
+	defer v.s.backings.mu.RUnlock()
 	for _, r := range missing {
 		if err := v.back.ReadAt(p[r.Off-off:r.Off-off+r.Len], r.Off); err != nil {
 			return err
@@ -195,11 +195,11 @@ func (v *Volume) submit(ctx context.Context, recs []rec, fua bool, done func()) 
 	}
 	large := int64(recs[len(recs)-1].Len) > overlay.WideBytes
 	done()
-	if large { // it takes no memory, which is what holds others back, and the backing long
+	if large { // it needs no memory, the want of which slows other writers, and the backing takes long
 		if err := v.s.flushTo(ctx, lsn); err != nil {
 			return err
 		}
-		if err := v.s.await(ctx, func() bool { return v.s.appliedLSN >= lsn }); err != nil {
+		if err := v.s.await(ctx, func() bool { return v.s.apply.applied.LSN >= lsn }); err != nil {
 			return err
 		}
 	}
@@ -254,7 +254,7 @@ func (v *Volume) Extents(ctx context.Context, off, n int64) ([]block.Extent, err
 	if err := v.s.rlockBackings(ctx); err != nil {
 		return nil, err
 	}
-	defer v.s.backMu.RUnlock()
+	defer v.s.backings.mu.RUnlock()
 	for pos := off; pos < off+n; {
 		start, k, err := v.back.Data(pos)
 		if err != nil {

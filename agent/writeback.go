@@ -44,5 +44,5 @@ func (a *Agent) spreadWriteback(ctx context.Context) {
 func (s *stream) dirty() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.appliedPoint != s.ckpt.Applied
+	return s.apply.applied != s.ckpt.saved.Applied
 }

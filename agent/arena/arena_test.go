@@ -55,7 +55,8 @@ func TestWritesOutliveTheProcess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := Entry{Stream: 7, LSN: lsn, Kind: change.Write, Volume: 3, Off: int64(lsn) * 512, Len: uint32(len(data)), Time: 42, Buf: b}
+		e := Entry{Stream: 7, LSN: lsn, Kind: change.Write, Volume: 3,
+			Off: int64(lsn) * 512, Len: uint32(len(data)), Time: 42, Buf: b}
 		a.Commit(slot, &e)
 		if lsn%2 == 0 {
 			a.Free([]Item{{slot, b}})
@@ -123,7 +124,8 @@ func TestSecondProcessIsRefused(t *testing.T) {
 // is freed; its context ends the wait.
 func TestFullArenaWaits(t *testing.T) {
 	pressed := make(chan struct{}, 100)
-	a, _, _, err := Open(Options{Path: filepath.Join(t.TempDir(), "arena"), Bytes: MinBytes, Owner: "me", Pressure: func() { pressed <- struct{}{} }})
+	a, _, _, err := Open(Options{Path: filepath.Join(t.TempDir(), "arena"), Bytes: MinBytes, Owner: "me",
+		Pressure: func() { pressed <- struct{}{} }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +222,8 @@ func TestForeignFileIsRefused(t *testing.T) {
 }
 
 func TestTooSmall(t *testing.T) {
-	if _, _, _, err := Open(Options{Path: filepath.Join(t.TempDir(), "arena"), Bytes: MinBytes - 1, Owner: "me"}); !fail.Is(err, fail.Invalid) {
+	small := Options{Path: filepath.Join(t.TempDir(), "arena"), Bytes: MinBytes - 1, Owner: "me"}
+	if _, _, _, err := Open(small); !fail.Is(err, fail.Invalid) {
 		t.Errorf("%v", err)
 	}
 }

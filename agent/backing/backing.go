@@ -115,7 +115,8 @@ func openError(path string, err error) error {
 		e.Kind = fail.Refused
 		return e.WithHint("the device is in use (mounted?): what is written past Pollux would not be in the twin")
 	case kind == fail.NotFound:
-		return e.WithHint("bring the backing back (attach the device, mount its filesystem) and restart the agent; if it is lost, " + Replace)
+		return e.WithHint("bring the backing back (attach the device, mount its filesystem) and restart the agent; " +
+			"if it is lost, " + Replace)
 	}
 	return e
 }
@@ -144,7 +145,8 @@ func Create(path string, sizeBytes int64) (existed bool, err error) {
 
 // Measure returns the size of an existing file or device.
 func Measure(path string) (int64, error) {
-	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() && (st.Mode()&os.ModeDevice == 0 || st.Mode()&os.ModeCharDevice != 0) {
+	blockDevice := func(m os.FileMode) bool { return m&os.ModeDevice != 0 && m&os.ModeCharDevice == 0 }
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() && !blockDevice(st.Mode()) {
 		return 0, fail.New(fail.Invalid, "use as backing", path, "neither a regular file nor a block device").
 			WithHint("name a file or a block device with --backing")
 	}
@@ -234,7 +236,9 @@ func writeZeros(b Backing, off, n int64) error {
 }
 
 func (b *osBacking) StartSync(off, n int64) {
-	_ = b.control(func(fd int) error { return unix.SyncFileRange(fd, off, n, unix.SYNC_FILE_RANGE_WRITE) }) // Sync reports what is wrong
+	_ = b.control(func(fd int) error { // Sync reports what is wrong
+		return unix.SyncFileRange(fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
+	})
 }
 
 func (b *osBacking) Forget(off, n int64) {
@@ -254,7 +258,8 @@ func (b *osBacking) Whole() error {
 	}
 	st, err := b.f.Stat()
 	if err == nil && st.Size() < b.size {
-		return fail.New(fail.Damaged, "use backing", b.path, fmt.Sprintf("it was cut to %d bytes; the volume has %d", st.Size(), b.size)).
+		why := fmt.Sprintf("it was cut to %d bytes; the volume has %d", st.Size(), b.size)
+		return fail.New(fail.Damaged, "use backing", b.path, why).
 			WithHint("restart the agent: the group is suspended then; to go on, " + Replace)
 	}
 	return nil // a closed file is another's finding
