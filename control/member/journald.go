@@ -20,6 +20,7 @@ import (
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/catalogs"
+	"github.com/pollux-dr/pollux/control/verbs"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
@@ -36,6 +37,8 @@ type Daemon struct {
 
 	lock    io.Closer
 	host    *journalnode.Host
+	journal verbs.Journal // host, as the verbs see it
+	audit   *verbs.Auditor
 	metrics *metrics
 	http    adminhttp.HTTP
 
@@ -130,19 +133,20 @@ func (d *Daemon) spawn(part func() error) {
 
 func (d *Daemon) serveHTTP() error {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(d.metrics)
+	d.journal = verbs.Member(d.host)
+	d.audit = &verbs.Auditor{Host: d.conf.Name, Log: d.log, Journal: d.journal}
+	reg.MustRegister(d.metrics) // which asks them
 	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	mux := http.NewServeMux()
-	audit := &Auditor{Host: d.conf.Name, Log: d.log, Journal: d.host}
-	verbs := api.JournalHandler(service{Members{d.host.Journal, d.log}, audit, d}, audit.Record)
-	mux.Handle("/v1/", verbs)
+	v1 := api.JournalHandler(service{verbs.Members{Journal: d.host.Journal, Log: d.log}, d.common()}, d.audit.Record)
+	mux.Handle("/v1/", v1)
 	mux.Handle("/metrics", prom)
 	l, err := adminhttp.ListenUnix(d.conf.Socket)
 	if err != nil {
 		return err
 	}
 	d.http.Serve(l, mux)
-	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, verbs, d.conf.Metrics, prom)
+	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, v1, d.conf.Metrics, prom)
 }
 
 // Wait blocks until ctx ends or the member cannot go on.

@@ -131,7 +131,7 @@ journal:
 
 // script is the run whose every operation is a place for a power cut.
 func script(ctx context.Context, d *Daemon, m *crashModel, rnd *rand.Rand) error {
-	svc := service{Daemon: d}
+	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: crashGroup, Create: true}); err != nil {
 		return err
 	}
@@ -312,7 +312,7 @@ func verify(fs *vfs.MemFS, p *crashModel, dir string, seed uint64) error {
 	if last == 0 {
 		return nil // nothing was written yet
 	}
-	if err := waitDurable(ctx, service{Daemon: d}, p.promised()); err != nil {
+	if err := waitDurable(ctx, d.service(), p.promised()); err != nil {
 		return err
 	}
 	if err := waitReady(ctx, d); err != nil {

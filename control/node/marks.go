@@ -33,7 +33,7 @@ const (
 func (d *Daemon) holdMarks(ctx context.Context) {
 	seen := map[uuid.UUID]bool{}
 	for {
-		changed := d.remote.Changed()
+		changed := d.journal.Changed()
 		for id, m := range d.openMarks() {
 			if !seen[m.ID] {
 				seen[m.ID] = true
@@ -96,7 +96,7 @@ func (d *Daemon) holdFor(ctx context.Context, id change.StreamID, m *state.Barri
 	}
 	now := m
 	for now.Outcome == "" && !now.Held() {
-		changed := d.remote.Changed()
+		changed := d.journal.Changed()
 		if now = d.markOf(m); now.Outcome != "" || now.Held() {
 			break
 		}
@@ -188,7 +188,7 @@ func (d service) bookmarkAll(ctx context.Context, r *api.BookmarkAdd) (api.Bookm
 	}
 	want := &state.Barrier{ID: begin.ID, Group: r.Group}
 	for {
-		changed := d.remote.Changed()
+		changed := d.journal.Changed()
 		m := d.markOf(want)
 		if m.Outcome == state.MarkDone {
 			break
@@ -234,8 +234,12 @@ func pointsOf(s *state.State, b *state.Bookmark) (out []api.BookmarkPoint) {
 	return out
 }
 
-// severalHosts reports whether a group has volumes that are not this agent's.
+// severalHosts reports whether a group has volumes of other agents that could take part in
+// a mark.
 func (d *Daemon) severalHosts(group string) (others bool) {
+	if d.journal.Alone() {
+		return false // those of agents that were lost, maybe
+	}
 	d.journal.View(func(s *state.State) {
 		for _, v := range s.Volumes {
 			others = others || v.Group == group && !v.Removed && v.Agent != d.conf.Name

@@ -26,7 +26,7 @@ func (d service) bookmarkQuiesced(ctx context.Context, r *api.BookmarkAdd) (out 
 	}
 	var st *state.Stream
 	err = d.inTurn(ctx, r, func() error {
-		if st, err = d.bookmarkable(ctx, r); err == nil && d.remote != nil && d.severalHosts(r.Group) {
+		if st, err = d.bookmarkable(ctx, r); err == nil && d.severalHosts(r.Group) {
 			err = fail.New(fail.Refused, "quiesce", "group "+r.Group, "it has volumes on several hosts, and hooks run on this one only").
 				WithHint("leave out --quiesce, and let the applications stand still by other means")
 		}

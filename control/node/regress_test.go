@@ -63,7 +63,7 @@ func TestFirstLSN(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc := service{Daemon: d}
+	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestVerbsDuringInitialSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	svc := service{Daemon: d}
+	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +246,7 @@ func TestOneDescription(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	svc := service{Daemon: d}
+	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}

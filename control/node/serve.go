@@ -14,7 +14,7 @@ import (
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/catalogs"
-	"github.com/pollux-dr/pollux/control/member"
+	"github.com/pollux-dr/pollux/control/verbs"
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbd"
@@ -105,12 +105,11 @@ func (d *Daemon) serveHTTP() error {
 	reg.MustRegister(d.metrics)
 	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	ctl := http.NewServeMux()
-	audit := &member.Auditor{Host: d.conf.Name, Log: d.log, Journal: d.journal}
-	verbs := api.Handler(service{d, audit}, audit.Record)
+	v1 := api.Handler(d.service(), d.audit.Record)
 	if d.host != nil {
-		api.AddMembers(verbs, member.Members{Journal: d.host.Journal, Log: d.log})
+		api.AddMembers(v1, verbs.Members{Journal: d.host.Journal, Log: d.log})
 	}
-	ctl.Handle("/v1/", verbs)
+	ctl.Handle("/v1/", v1)
 	ctl.Handle("/metrics", prom)
 	ctl.HandleFunc("/debug/pprof/", pprof.Index) // the socket is its owner's only
 	ctl.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -119,5 +118,5 @@ func (d *Daemon) serveHTTP() error {
 		return err
 	}
 	d.http.Serve(l, ctl)
-	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, verbs, d.conf.Metrics, prom)
+	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, v1, d.conf.Metrics, prom)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/control/api"
+	"github.com/pollux-dr/pollux/control/verbs"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
@@ -125,7 +126,7 @@ func (d service) checkName(r *api.VolumeCreate) error {
 	})
 	switch {
 	case !group:
-		return noSuch("group", r.Group)
+		return verbs.NoSuch("group", r.Group)
 	case removed:
 		return fail.New(fail.Exists, "create volume", r.Name, "a volume of that name was removed, and its history keeps the name").WithHint("choose another name")
 	case exists:
@@ -289,7 +290,7 @@ func elsewhere(op string, v *state.Volume) error {
 
 // VolumeList lists the volumes that are protected.
 func (d service) VolumeList(ctx context.Context, r api.List) ([]api.Volume, error) {
-	if err := d.awaitSync(ctx); err != nil {
+	if err := d.journal.AwaitSync(ctx); err != nil {
 		return nil, err
 	}
 	out := []api.Volume{}
@@ -303,7 +304,7 @@ func (d service) VolumeList(ctx context.Context, r api.List) ([]api.Volume, erro
 		}
 	})
 	if !known {
-		return nil, noSuch("group", r.Group)
+		return nil, verbs.NoSuch("group", r.Group)
 	}
 	return out, nil
 }
@@ -333,7 +334,7 @@ func (d *Daemon) protected(name string) (v state.Volume, err error) {
 		}
 	})
 	if v.Name == "" {
-		err = noSuch("volume", name)
+		err = verbs.NoSuch("volume", name)
 	}
 	return v, err
 }

@@ -1,4 +1,4 @@
-package member
+package verbs
 
 import (
 	"cmp"
@@ -25,6 +25,7 @@ type Auditor struct {
 	Journal interface {
 		View(func(*state.State))
 		Submit(kind state.Kind, v any) error
+		Err() error
 	}
 
 	mu      sync.Mutex
@@ -101,7 +102,7 @@ func (a *Auditor) Record(_ context.Context, who pki.Peer, verb string, req json.
 		e.Request = json.RawMessage(fmt.Sprintf(`"%d bytes"`, len(req)))
 	}
 	a.Log.Info("verb", "verb", verb, "who", e.Who, "outcome", e.Outcome)
-	if j, ok := a.Journal.(interface{ Err() error }); fail.Is(err, fail.Retry) && (!ok || j.Err() != nil) {
+	if fail.Is(err, fail.Retry) && a.Journal.Err() != nil {
 		return // the journal could not be reached: it will not be now
 	}
 	if err := a.Journal.Submit(state.KindAudit, e); err != nil {

@@ -1,4 +1,4 @@
-package member
+package verbs
 
 import (
 	"context"
@@ -18,6 +18,8 @@ type fakeState struct {
 	t *testing.T
 	s *state.State
 }
+
+func (fakeState) Err() error { return nil }
 
 func (f fakeState) View(fn func(*state.State)) { fn(f.s) }
 
