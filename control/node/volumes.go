@@ -33,8 +33,9 @@ func (d service) VolumeCreate(ctx context.Context, r api.VolumeCreate) (api.Volu
 	case <-ctx.Done():
 		err = fail.Wrap(fail.Retry, "wait for initial sync of", r.Name, ctx.Err())
 	}
-	d.journal.View(func(s *state.State) { v = d.volume(s.Volumes[r.Name]) })
-	return v, err
+	var now state.Volume
+	d.journal.View(func(s *state.State) { now = *s.Volumes[r.Name] })
+	return d.volume(&now), err
 }
 
 // createVolume does all but the initial sync, and starts that; synced is nil
@@ -293,18 +294,22 @@ func (d service) VolumeList(ctx context.Context, r api.List) ([]api.Volume, erro
 	if err := d.journal.AwaitSync(ctx); err != nil {
 		return nil, err
 	}
-	out := []api.Volume{}
+	var found []state.Volume
 	known := r.Group == ""
 	d.journal.View(func(s *state.State) {
 		known = known || s.Groups[r.Group] != nil
 		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
 			if !v.Removed && (r.Group == "" || v.Group == r.Group) {
-				out = append(out, d.volume(v))
+				found = append(found, *v)
 			}
 		}
 	})
 	if !known {
 		return nil, verbs.NoSuch("group", r.Group)
+	}
+	out := make([]api.Volume, 0, len(found))
+	for i := range found {
+		out = append(out, d.volume(&found[i]))
 	}
 	return out, nil
 }
