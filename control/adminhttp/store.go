@@ -16,9 +16,13 @@ type StoreMetrics struct {
 // NewStoreMetrics makes them; Collect hands them out.
 func NewStoreMetrics() *StoreMetrics {
 	return &StoreMetrics{
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_requests_total", Help: "Requests to object stores by target, kind and outcome."}, []string{"target", "request", "outcome"}),
-		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_bytes_total", Help: "Bytes sent to or read from object stores."}, []string{"target", "request"}),
-		seconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_store_request_seconds", Help: "Duration of requests to object stores.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{"target", "request"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_requests_total",
+			Help: "Requests to object stores by target, kind and outcome."}, []string{"target", "request", "outcome"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_bytes_total",
+			Help: "Bytes sent to or read from object stores."}, []string{"target", "request"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_store_request_seconds",
+			Help: "Duration of requests to object stores.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)},
+			[]string{"target", "request"}),
 	}
 }
 

@@ -287,8 +287,9 @@ type TargetStatus struct {
 // TargetStatusOf turns a journal's words about a target into status.
 func TargetStatusOf(t *change.TargetInfo) TargetStatus {
 	out := TargetStatus{Name: t.Name, URL: t.URL, Site: t.Site, Position: t.Position, Optional: t.Optional,
-		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes,
-		State: t.State, Reason: t.Reason, Stopped: t.Stopped, FoldedFrom: t.FoldedFrom, FoldedTo: t.FoldedTo, Catalog: t.Catalog}
+		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, State: t.State, Reason: t.Reason,
+		Stopped: t.Stopped, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes, FoldedFrom: t.FoldedFrom,
+		FoldedTo: t.FoldedTo, Catalog: t.Catalog}
 	if !t.LastSuccess.IsZero() {
 		out.LastSuccess = &t.LastSuccess
 	}

@@ -75,12 +75,15 @@ func (d *Daemon) open(ctx context.Context) error {
 			return err
 		}
 		if p.Role != pki.Journal {
-			return fail.New(fail.Invalid, "load certificate", c.Identity.Cert, "its role is "+string(p.Role)).WithHint("pollux tls issue --role journal")
+			return fail.New(fail.Invalid, "load certificate", c.Identity.Cert, "its role is "+string(p.Role)).
+				WithHint("pollux tls issue --role journal")
 		}
 	}
 	var err error
-	if d.lock, err = vfs.Default.Lock(filepath.Join(c.State, "lock")); errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-		return fail.New(fail.Refused, "lock", c.State, "another process uses this state directory").WithHint("is this member already running?")
+	if d.lock, err = vfs.Default.Lock(filepath.Join(c.State, "lock")); errors.Is(err, unix.EAGAIN) ||
+		errors.Is(err, unix.EACCES) {
+		return fail.New(fail.Refused, "lock", c.State, "another process uses this state directory").
+			WithHint("is this member already running?")
 	} else if err != nil {
 		return fail.Wrap(fail.Denied, "lock", c.State, err)
 	}
@@ -89,11 +92,13 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.metrics = newMetrics(d)
-	d.host, err = journalnode.Open(ctx, journalnode.Options{Targets: c.Targets, FS: vfs.Default, Logger: d.log, Observe: d.metrics.store.Observe,
-		Journal: journal.Options{Dir: filepath.Join(c.State, "journal"), FS: vfs.Default, Logger: d.log, Site: c.Site, Version: d.version,
-			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog),
+	d.host, err = journalnode.Open(ctx, journalnode.Options{
+		Targets: c.Targets, FS: vfs.Default, Logger: d.log, Observe: d.metrics.store.Observe,
+		Journal: journal.Options{Dir: filepath.Join(c.State, "journal"), FS: vfs.Default, Logger: d.log, Site: c.Site,
+			Version: d.version, LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog),
 			Heartbeat: time.Duration(c.Heartbeat), Election: time.Duration(c.Election), OnSync: d.metrics.observeSync,
-			Cluster: &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: c.Identity.Files().Dial, DiskStall: time.Duration(c.DiskStall)}}})
+			Cluster: &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: c.Identity.Files().Dial,
+				DiskStall: time.Duration(c.DiskStall)}}})
 	if err != nil {
 		_ = l.Close()
 		return err
@@ -108,7 +113,8 @@ func (d *Daemon) open(ctx context.Context) error {
 	d.spawn(func() error { return d.host.Serve(d.ctx, l) })
 	d.wg.Go(func() { d.host.Run(d.ctx) })
 	d.wg.Go(func() {
-		catalogs.Run(d.ctx, catalogs.Options{Host: d.host, Targets: c.Targets, Every: *c.Catalog.EveryObjects, StateDir: c.State, Logger: d.log})
+		catalogs.Run(d.ctx, catalogs.Options{Host: d.host, Targets: c.Targets, Every: *c.Catalog.EveryObjects,
+			StateDir: c.State, Logger: d.log})
 	})
 	return d.serveHTTP()
 }

@@ -73,7 +73,8 @@ func (d service) bookmarkable(ctx context.Context, r *api.BookmarkAdd) (*state.S
 }
 
 // mark puts a mark into a stream, in limit.
-func (d service) mark(ctx context.Context, st *state.Stream, r *api.BookmarkAdd, limit time.Duration) (lsn uint64, err error) {
+func (d service) mark(ctx context.Context, st *state.Stream, r *api.BookmarkAdd,
+	limit time.Duration) (lsn uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	lsn, err = d.agent.Mark(ctx, st.ID, r.Name)
@@ -87,7 +88,8 @@ func (d service) mark(ctx context.Context, st *state.Stream, r *api.BookmarkAdd,
 // nameMark makes a mark a bookmark.
 func (d service) nameMark(st *state.Stream, lsn uint64, r *api.BookmarkAdd) (api.Bookmark, error) {
 	_, epoch, _ := d.journal.ID()
-	b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, LSN: lsn, Epoch: epoch, Time: clock.Now().UTC(), Quiesced: r.Quiesce}
+	b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, LSN: lsn, Epoch: epoch, Time: clock.Now().UTC(),
+		Quiesced: r.Quiesce}
 	if _, err := d.journal.Propose(state.KindBookmarkAdd, b); err != nil {
 		return api.Bookmark{}, err
 	}
@@ -113,12 +115,14 @@ func (d service) BookmarkRemove(ctx context.Context, r api.BookmarkRemove) (api.
 		}
 	})
 	if b == nil {
-		return api.Bookmark{}, fail.New(fail.NotFound, "remove bookmark", key, "no such bookmark").WithHint("pollux bookmark ls lists them")
+		return api.Bookmark{}, fail.New(fail.NotFound, "remove bookmark", key, "no such bookmark").
+			WithHint("pollux bookmark ls lists them")
 	}
 	if r.DryRun {
 		return d.bookmark(b), nil
 	}
-	if _, err := d.journal.Propose(state.KindBookmarkRemove, state.BookmarkRemove{Name: r.Name, Group: r.Group}); err != nil {
+	if _, err := d.journal.Propose(state.KindBookmarkRemove,
+		state.BookmarkRemove{Name: r.Name, Group: r.Group}); err != nil {
 		return api.Bookmark{}, err
 	}
 	d.log.Info("bookmark removed", "bookmark", r.Name, "group", r.Group, "by", r.By)

@@ -20,7 +20,9 @@ func TestCatalogs(t *testing.T) {
 	conf, dir := regressConf(t)
 	ctx, cancel := context.WithTimeout(context.Background(), crashTimeout)
 	defer cancel()
-	s := testHooks{catalogs: func(o *catalogs.Options) { o.Poll, o.Every, o.Yield = time.Millisecond, 4, time.Nanosecond }}
+	s := testHooks{catalogs: func(o *catalogs.Options) {
+		o.Poll, o.Every, o.Yield = time.Millisecond, 4, time.Nanosecond
+	}}
 	d := startTest(t, conf, s)
 	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {

@@ -51,7 +51,7 @@ type Daemon struct {
 	http    adminhttp.HTTP
 
 	quiescing quiescing
-	accepted  sync.Map // group to volume: backings accepted since the start, which takes none
+	accepted  sync.Map // group to volume: backings accepted since this start, for the next one
 
 	verbs  chan struct{} // holds one while a state-changing verb runs; see lockVerbs
 	ctx    context.Context
@@ -85,7 +85,8 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 }
 
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s testHooks) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, hooks: s, start: time.Now(), failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
+	d := &Daemon{conf: conf, version: version, log: log, hooks: s, start: time.Now(), failed: make(chan error, 16),
+		verbs: make(chan struct{}, 1), listening: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.open(ctx, d.ctx); err != nil {
@@ -198,11 +199,13 @@ func (d *Daemon) openJournal(ctx context.Context) error {
 // openHost opens the member of the journal that runs in this process.
 func (d *Daemon) openHost(ctx context.Context) (err error) {
 	c := &d.conf.Journal
-	o := journalnode.Options{Targets: c.Targets, FS: d.hooks.fs, Logger: d.log, Observe: d.metrics.store.Observe, FoldFromBytes: d.hooks.foldFrom,
-		Journal: journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site, Version: d.version,
-			FS: d.hooks.fs, OnSync: d.metrics.observeSync("journal"),
+	o := journalnode.Options{Targets: c.Targets, FS: d.hooks.fs, Logger: d.log, Observe: d.metrics.store.Observe,
+		FoldFromBytes: d.hooks.foldFrom,
+		Journal: journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site,
+			Version: d.version, FS: d.hooks.fs, OnSync: d.metrics.observeSync("journal"),
 			Election: d.hooks.election, TrailingLogs: d.hooks.trailingLogs, LogSegmentBytes: d.hooks.logSegment,
-			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog), Heartbeat: time.Duration(c.Heartbeat)}}
+			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog),
+			Heartbeat: time.Duration(c.Heartbeat)}}
 	if c.Listen != "" {
 		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: d.conf.Identity.Files().Dial}
 	}
@@ -217,7 +220,8 @@ func (d *Daemon) openHost(ctx context.Context) (err error) {
 func (d *Daemon) runtimePath(kind string) string { return runtimePath(d.conf, kind) }
 
 func runtimePath(c *config.Agent, kind string) string {
-	return filepath.Join(c.Runtime, fmt.Sprintf("%s-%s-%08x", kind, c.Name, crc32.ChecksumIEEE([]byte(filepath.Clean(c.State)))))
+	return filepath.Join(c.Runtime, fmt.Sprintf("%s-%s-%08x", kind, c.Name,
+		crc32.ChecksumIEEE([]byte(filepath.Clean(c.State)))))
 }
 
 // ArenaPath is where the agent of a configuration keeps its arena.
@@ -236,8 +240,9 @@ func (d *Daemon) openAgent() (err error) {
 	o := agent.Options{Now: d.hooks.now,
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
-		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs, CheckpointInterval: d.hooks.checkpoint,
-		CreateBacking: d.hooks.createBacking, OpenBacking: d.hooks.openBacking,
+		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs,
+		CheckpointInterval: d.hooks.checkpoint,
+		CreateBacking:      d.hooks.createBacking, OpenBacking: d.hooks.openBacking,
 	}
 	if d.journal.Alone() {
 		o.Reference, o.Committed, o.Remote, o.Dial = true, d.host.Point, d.host.Durable, d.dialHere

@@ -10,7 +10,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/nbd"
 )
 
-// metrics are served at /metrics. Gauges are taken from Status when asked.
+// metrics are served at /metrics. All but its own counters are made of the status.
 type metrics struct {
 	d         *Daemon
 	store     *adminhttp.StoreMetrics
@@ -27,14 +27,20 @@ var _ nbd.Metrics = (*metrics)(nil)
 
 func newMetrics(d *Daemon) *metrics {
 	m := &metrics{d: d, counters: map[string]nbdCounters{},
-		store:     adminhttp.NewStoreMetrics(),
-		syncs:     prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_wal_sync_seconds", Help: "Duration of fdatasync of the agent's WAL and the journal's Raft log.", Buckets: prometheus.ExponentialBuckets(0.000125, 2, 15)}, []string{"log"}),
-		nbdOps:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_nbd_requests_total", Help: "NBD requests by command."}, []string{"command"}),
-		nbdBytes:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_nbd_bytes_total", Help: "Bytes of NBD requests by command."}, []string{"command"}),
-		nbdErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_nbd_errors_total", Help: "NBD requests answered with an error, by command."}, []string{"command"}),
+		store: adminhttp.NewStoreMetrics(),
+		syncs: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_wal_sync_seconds",
+			Help:    "Duration of fdatasync of the agent's WAL and the journal's Raft log.",
+			Buckets: prometheus.ExponentialBuckets(0.000125, 2, 15)}, []string{"log"}),
+		nbdOps: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_nbd_requests_total",
+			Help: "NBD requests by command."}, []string{"command"}),
+		nbdBytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_nbd_bytes_total",
+			Help: "Bytes of NBD requests by command."}, []string{"command"}),
+		nbdErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_nbd_errors_total",
+			Help: "NBD requests answered with an error, by command."}, []string{"command"}),
 	}
 	for _, c := range []string{"read", "write", "flush", "trim", "cache", "write_zeroes", "block_status"} {
-		m.counters[c] = nbdCounters{m.nbdOps.WithLabelValues(c), m.nbdBytes.WithLabelValues(c), m.nbdErrors.WithLabelValues(c)}
+		m.counters[c] = nbdCounters{m.nbdOps.WithLabelValues(c), m.nbdBytes.WithLabelValues(c),
+			m.nbdErrors.WithLabelValues(c)}
 	}
 	return m
 }

@@ -138,7 +138,8 @@ func TestCreateInSuspendedGroup(t *testing.T) {
 	if _, err := d.service().GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.service().VolumeCreate(ctx, api.VolumeCreate{Name: "v", Group: "g", Backing: img, SizeBytes: 1 << 20}); err != nil {
+	if _, err := d.service().VolumeCreate(ctx,
+		api.VolumeCreate{Name: "v", Group: "g", Backing: img, SizeBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Close(); err != nil {
@@ -150,7 +151,8 @@ func TestCreateInSuspendedGroup(t *testing.T) {
 	d = startTest(t, conf, testHooks{})
 	defer d.Close()
 	for range 2 {
-		if _, err := d.service().VolumeCreate(ctx, api.VolumeCreate{Name: "x", Group: "g", SizeBytes: 1 << 20}); !fail.Is(err, fail.NotFound) {
+		if _, err := d.service().VolumeCreate(ctx,
+			api.VolumeCreate{Name: "x", Group: "g", SizeBytes: 1 << 20}); !fail.Is(err, fail.NotFound) {
 			t.Errorf("created in a suspended group: %v", err)
 		}
 	}

@@ -43,11 +43,13 @@ func (d service) GroupPut(ctx context.Context, r api.GroupPut) (api.Group, error
 	})
 	switch {
 	case r.Create && exists:
-		return api.Group{}, fail.New(fail.Exists, "create group", r.Name, "it exists").WithHint("pollux group set changes it")
+		return api.Group{}, fail.New(fail.Exists, "create group", r.Name, "it exists").
+			WithHint("pollux group set changes it")
 	case !r.Create && !exists:
 		return api.Group{}, verbs.NoSuch("group", r.Name)
 	case r.Create:
-		g = state.Group{Name: r.Name, Owner: d.conf.Name, Ack: "local", Overflow: "throttle", PITR: state.PITRFold, RPOTargetSeconds: status.DefaultRPOTargetSeconds, Created: clock.Now().UTC()}
+		g = state.Group{Name: r.Name, Owner: d.conf.Name, Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
+			RPOTargetSeconds: status.DefaultRPOTargetSeconds, Created: clock.Now().UTC()}
 	}
 	if err := state.CheckName("group", r.Name); err != nil {
 		return api.Group{}, err
@@ -84,12 +86,14 @@ func (d *Daemon) group(g state.Group) api.Group {
 	return out.API()
 }
 
-// stillIn refuses to leave an agent out that has volumes in the group.
+// stillIn refuses a list of agents without one that has volumes in the group.
 func (d *Daemon) stillIn(g *state.Group) (err error) {
 	d.journal.View(func(s *state.State) {
 		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
-			if v.Group == g.Name && !v.Removed && g.Owner != "" && v.Agent != g.Owner && !slices.Contains(g.Agents, v.Agent) {
-				err = fail.New(fail.Refused, "set agents of group", g.Name, fmt.Sprintf("agent %s has volume %s in it", v.Agent, v.Name)).
+			if v.Group == g.Name && !v.Removed && g.Owner != "" && v.Agent != g.Owner &&
+				!slices.Contains(g.Agents, v.Agent) {
+				err = fail.New(fail.Refused, "set agents of group", g.Name,
+					fmt.Sprintf("agent %s has volume %s in it", v.Agent, v.Name)).
 					WithHint("name it too, or remove its volumes first")
 			}
 		}
@@ -102,14 +106,16 @@ const maxRPOTargetSeconds = 366 * 86400
 // applySettings applies what the request sets, and refuses what this build cannot keep.
 func applySettings(g *state.Group, r *api.GroupPut, voters int, alone bool) error {
 	bad := func(setting, value, hint string) error {
-		return fail.New(fail.Invalid, "set "+setting+" of group", g.Name, fmt.Sprintf("%q is not possible", value)).WithHint(hint)
+		return fail.New(fail.Invalid, "set "+setting+" of group", g.Name, fmt.Sprintf("%q is not possible", value)).
+			WithHint(hint)
 	}
 	if r.Ack != nil {
 		switch *r.Ack {
 		case agent.AckLocal, agent.AckRemote:
 		case agent.AckJournal:
 			if voters < agent.MinVoters {
-				return bad("ack", *r.Ack, fmt.Sprintf("the journal has %d voters, and a promise of a majority needs %d: pollux journal ls", voters, agent.MinVoters))
+				return bad("ack", *r.Ack, fmt.Sprintf("the journal has %d voters, and a promise of a majority "+
+					"needs %d: pollux journal ls", voters, agent.MinVoters))
 			}
 		default:
 			return bad("ack", *r.Ack, "local, journal or remote")
@@ -140,11 +146,13 @@ func applySettings(g *state.Group, r *api.GroupPut, voters int, alone bool) erro
 	if g.Overflow == agent.OverflowBitmap {
 		switch {
 		case g.Ack != agent.AckLocal && r.Overflow == nil:
-			return bad("ack", g.Ack, "overflow: bitmap, which the group has, needs ack: local: it drops what the journal does not have; set --overflow throttle as well")
+			return bad("ack", g.Ack, "overflow: bitmap, which the group has, needs ack: local: "+
+				"it drops what the journal does not have; set --overflow throttle as well")
 		case g.Ack != agent.AckLocal:
 			return bad("overflow", g.Overflow, "it needs ack: local: it drops what the journal does not have")
 		case alone:
-			return bad("overflow", g.Overflow, "it is for a journal on other hosts, which can be out of reach; this one is in the agent, and reads the agent's WAL")
+			return bad("overflow", g.Overflow, "it is for a journal on other hosts, which can be out of reach; "+
+				"this one is in the agent, and reads the agent's WAL")
 		}
 	}
 	if r.PITR != nil {
@@ -155,7 +163,8 @@ func applySettings(g *state.Group, r *api.GroupPut, voters int, alone bool) erro
 	}
 	if r.RPOTargetSeconds != nil {
 		if !(*r.RPOTargetSeconds >= 0.001 && *r.RPOTargetSeconds <= maxRPOTargetSeconds) {
-			return bad("RPO target", fmt.Sprint(*r.RPOTargetSeconds), "it must be a millisecond at least, and a year at most")
+			return bad("RPO target", fmt.Sprint(*r.RPOTargetSeconds),
+				"it must be a millisecond at least, and a year at most")
 		}
 		g.RPOTargetSeconds = *r.RPOTargetSeconds
 	}
@@ -164,20 +173,22 @@ func applySettings(g *state.Group, r *api.GroupPut, voters int, alone bool) erro
 	}
 	if r.Agents != nil {
 		if alone {
-			return bad("agents", strings.Join(*r.Agents, ","), "the journal of a group over several hosts is on other hosts, or has several members")
+			return bad("agents", strings.Join(*r.Agents, ","),
+				"the journal of a group over several hosts is on other hosts, or has several members")
 		}
 		for _, a := range *r.Agents {
 			if err := state.CheckName("agent", a); err != nil {
 				return err
 			}
 		}
-		g.Agents = slices.DeleteFunc(slices.Compact(slices.Sorted(slices.Values(*r.Agents))), func(a string) bool { return a == g.Owner })
+		g.Agents = slices.DeleteFunc(slices.Compact(slices.Sorted(slices.Values(*r.Agents))),
+			func(a string) bool { return a == g.Owner })
 	}
 	return nil
 }
 
-// markTimeout is how long a bookmark may wait for the WAL, which may be full: the
-// other verbs wait behind it.
+// markTimeout is how long a bookmark may wait for the WAL, which may be full. It is short
+// because other verbs wait for their turn meanwhile.
 const markTimeout = 15 * time.Second
 
 // groupWaitTime is how long GroupWait takes where the caller does not say, and
@@ -187,8 +198,8 @@ const (
 	maxGroupWait  = time.Hour
 )
 
-// GroupWait answers as soon as more of a group is durable in every required
-// target.
+// GroupWait answers as soon as more of this agent's part of a group is durable in every
+// required target.
 func (d service) GroupWait(ctx context.Context, r api.GroupWait) (api.GroupProgress, error) {
 	out := api.GroupProgress{Group: r.Group}
 	if r.TimeoutSeconds < 0 {

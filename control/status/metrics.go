@@ -8,7 +8,8 @@ import (
 )
 
 var (
-	descLag      = adminhttp.Desc("lag_seconds", "Age of the oldest acknowledged write that is not durable in the remote store.", "group")
+	descLag = adminhttp.Desc("lag_seconds",
+		"Age of the oldest acknowledged write that is not durable in the remote store.", "group")
 	descLagBytes = adminhttp.Desc("lag_bytes", "Bytes acknowledged and not durable in the remote store.", "group")
 	descRPO      = adminhttp.Desc("rpo_target_seconds", "The group's RPO target.", "group")
 	descLast     = adminhttp.Desc("last_lsn", "Newest acknowledged LSN.", "group")
@@ -29,15 +30,17 @@ var (
 	descVoters  = adminhttp.Desc("journal_voters", "Members with a vote.")
 	descMembers = adminhttp.Desc("journal_members", "Members.")
 
-	descPosition  = adminhttp.Desc("target_position", "Objects in the target's log.", "target")
-	descError     = adminhttp.Desc("target_error", "1 while the target does not take objects.", "target")
-	descFolded    = adminhttp.Desc("target_folded_bytes_total", "Bytes of frames that were folded while catching up.", "target")
+	descPosition = adminhttp.Desc("target_position", "Objects in the target's log.", "target")
+	descError    = adminhttp.Desc("target_error", "1 while the target does not take objects.", "target")
+	descFolded   = adminhttp.Desc("target_folded_bytes_total", "Bytes of frames that were folded while catching up.",
+		"target")
 	descFolds     = adminhttp.Desc("target_fold_bytes_total", "Bytes of the folds that they became.", "target")
 	descTargetLag = adminhttp.Desc("target_lag_seconds", "Age of the oldest frame that the target lacks.", "target")
 	descBacklog   = adminhttp.Desc("target_backlog_bytes", "Bytes of the frames that the target lacks.", "target")
 	descCatalog   = adminhttp.Desc("target_catalog_position",
 		"Objects of the target's log that its newest catalog covers; 0 where none is known.", "target")
-	descLetGo = adminhttp.Desc("target_let_go", "1 while the journal does not keep all that an optional target lacks.", "target")
+	descLetGo = adminhttp.Desc("target_let_go", "1 while the journal does not keep all that an optional target lacks.",
+		"target")
 )
 
 // sink takes metrics.

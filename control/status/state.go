@@ -75,7 +75,8 @@ func (f *facts) suspended() (string, bool) {
 	case s.Fault != nil:
 		return fail.Explain(s.Fault), true
 	case s.Suspended != nil && f.accepted != "":
-		return "the backing of volume " + f.accepted + " is accepted: restart the agent, which then goes on from it", true
+		return "the backing of volume " + f.accepted + " is accepted: restart the agent, " +
+			"which then goes on from it", true
 	case s.Suspended != nil:
 		return fail.Explain(s.Suspended), true
 	case s.BackErr != nil:
@@ -109,7 +110,8 @@ func (f *facts) resyncing() (string, bool) {
 	}
 	for _, s := range f.Streams {
 		if s.Resyncing && s.Agent != f.owner {
-			return fmt.Sprintf("a resync of agent %s has not ended; its newest point is LSN %d", s.Agent, s.ResyncAfter), true
+			return fmt.Sprintf("a resync of agent %s has not ended; its newest point is LSN %d",
+				s.Agent, s.ResyncAfter), true
 		}
 	}
 	return "", false
@@ -197,7 +199,8 @@ func initialSync(i *agent.InitialSync, now time.Time) string {
 	if d, ok := i.Left(now); ok {
 		left = "ETA " + d.Round(time.Second).String()
 	}
-	return fmt.Sprintf("initial sync: %d%%, %s of %s, %s", i.Percent(), text.Bytes(i.CopiedBytes), text.Bytes(i.Bytes), left)
+	return fmt.Sprintf("initial sync: %d%%, %s of %s, %s",
+		i.Percent(), text.Bytes(i.CopiedBytes), text.Bytes(i.Bytes), left)
 }
 
 // targets is what is the matter with a journal's targets, in words; "" where nothing is.
@@ -228,7 +231,8 @@ func judge(all []change.TargetInfo, now time.Time) (out targets) {
 		case t.Error != "":
 			out.failing = "target " + t.Name + ": " + t.Error
 		case !t.OldestRequest.IsZero() && waited > slowRequest:
-			out.failing = fmt.Sprintf("target %s: %s has not answered a request for %.0f s", t.Name, t.URL, waited.Seconds())
+			out.failing = fmt.Sprintf("target %s: %s has not answered a request for %.0f s", t.Name, t.URL,
+				waited.Seconds())
 		}
 	}
 	return out

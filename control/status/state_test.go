@@ -47,12 +47,14 @@ var conditions = []struct {
 	name, state, reason string
 	make                func(world)
 }{
-	{"the agent cannot go on", "Faulted", "poisoned", func(w world) { w.Agent.Err = errors.New("the WAL is poisoned") }},
+	{"the agent cannot go on", "Faulted", "poisoned",
+		func(w world) { w.Agent.Err = errors.New("the WAL is poisoned") }},
 	{"the stream is fenced", "Fenced", "another lease", func(w world) {
 		w.stream.Fault = fail.New(fail.Fenced, "append", "stream", "another lease")
 	}},
 	{"a target is fenced", "Fenced", "another writer", func(w world) {
-		w.Journal.Targets[0].Fenced, w.Journal.Targets[0].Stopped, w.Journal.Targets[0].Error = true, true, "another writer"
+		t := &w.Journal.Targets[0]
+		t.Fenced, t.Stopped, t.Error = true, true, "another writer"
 	}},
 	{"a target is fenced, and says no more", "Fenced", "target x", func(w world) {
 		w.Journal.Targets[0].Fenced, w.Journal.Targets[0].Error = true, ""
@@ -82,9 +84,10 @@ var conditions = []struct {
 	{"a resync stands still", "Resyncing", "does not get on: why", func(w world) {
 		w.stream.Overflow = &agent.Overflow{After: 7, Copying: true, Err: errors.New("why")}
 	}},
-	{"a resync runs", "Resyncing", "1.0 KiB of 2.0 KiB that changed are copied; the newest point is LSN 7", func(w world) {
-		w.stream.Overflow = &agent.Overflow{After: 7, Copying: true, CopiedBytes: 1024, Bytes: 2048}
-	}},
+	{"a resync runs", "Resyncing", "1.0 KiB of 2.0 KiB that changed are copied; the newest point is LSN 7",
+		func(w world) {
+			w.stream.Overflow = &agent.Overflow{After: 7, Copying: true, CopiedBytes: 1024, Bytes: 2048}
+		}},
 	{"its WAL overflowed", "Resyncing", "have changed since LSN 7, the newest point", func(w world) {
 		w.stream.Overflow = &agent.Overflow{After: 7, Bytes: 2048}
 	}},
@@ -108,7 +111,8 @@ var conditions = []struct {
 	{"a target does not answer", "Replicating", "has not answered a request for 5 s", func(w world) {
 		w.Journal.Targets[0].OldestRequest = now.Add(-5 * time.Second)
 	}},
-	{"a checkpoint fails", "Replicating", "checkpoint of group g failed", func(w world) { w.stream.CheckpointErr = errors.New("no") }},
+	{"a checkpoint fails", "Replicating", "checkpoint of group g failed",
+		func(w world) { w.stream.CheckpointErr = errors.New("no") }},
 	{"an optional target was let go", "Replicating", "optional target spare was let go: its share", func(w world) {
 		w.Journal.Targets = append(w.Journal.Targets,
 			change.TargetInfo{Name: "spare", Optional: true, State: change.TargetLetGo, Reason: "its share"})
@@ -162,7 +166,9 @@ func TestReasonNamesWhatHoldsItUp(t *testing.T) {
 		"the WAL overflowed":          func(w world) { w.stream.Overflow = &agent.Overflow{After: 7, Bytes: 2048} },
 		"the WAL's budget is used up": func(w world) { w.stream.FullErr = full },
 		"the WAL is nearly full":      func(w world) { w.Agent.Slow = true },
-		"too few voters":              func(w world) { w.stream.Kept.Degraded, w.stream.Kept.Why = true, "too few voters" },
+		"too few voters": func(w world) {
+			w.stream.Kept = agent.EffectiveAck{Degraded: true, Why: "too few voters"}
+		},
 		"lag is above the RPO target": func(w world) { w.stream.Lag = time.Minute },
 	} {
 		w := newWorld()
@@ -172,7 +178,8 @@ func TestReasonNamesWhatHoldsItUp(t *testing.T) {
 			t.Errorf("%s: %q", name, got)
 		}
 		w.Journal.Targets[0].Error = "403"
-		if got := w.Status().Groups[0].Reason; !strings.HasPrefix(got, name) || !strings.HasSuffix(got, ": target x: 403") {
+		if got := w.Status().Groups[0].Reason; !strings.HasPrefix(got, name) ||
+			!strings.HasSuffix(got, ": target x: 403") {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
@@ -189,9 +196,11 @@ func TestMemberStates(t *testing.T) {
 		state, reason string
 		make          func(world)
 	}{
-		"nothing":      {"Replicating", "", func(world) {}},
-		"fenced":       {"Fenced", "another", func(w world) { w.Journal.Targets[0].Fenced, w.Journal.Targets[0].Error = true, "another" }},
-		"given up":     {"Suspended", "x: no", func(w world) { w.Journal.Targets[0].Stopped, w.Journal.Targets[0].Error = true, "no" }},
+		"nothing": {"Replicating", "", func(world) {}},
+		"fenced": {"Fenced", "another",
+			func(w world) { w.Journal.Targets[0].Fenced, w.Journal.Targets[0].Error = true, "another" }},
+		"given up": {"Suspended", "x: no",
+			func(w world) { w.Journal.Targets[0].Stopped, w.Journal.Targets[0].Error = true, "no" }},
 		"paused":       {"Paused", "operator", func(w world) { late(w); w.group.Paused = true }},
 		"resyncing":    {"Resyncing", "agent a", func(w world) { w.group.Streams[0].Resyncing = true }},
 		"initializing": {"Initializing", "initial sync", func(w world) { w.group.Initializing = true }},
@@ -234,13 +243,17 @@ func TestOptionalTargetIsNoState(t *testing.T) {
 // that a WAL that is full for it is not a matter of its budget.
 func TestFullStateDiskIsNamed(t *testing.T) {
 	failed := fail.Wrap(fail.Full, "save", "/state/ckpt", syscall.ENOSPC)
-	other := agent.StreamStatus{Conf: agent.StreamConf{ID: uuid.New(), Group: "h"}, FullErr: full, CheckpointErr: failed}
+	other := agent.StreamStatus{Conf: agent.StreamConf{ID: uuid.New(), Group: "h"}, FullErr: full,
+		CheckpointErr: failed}
 	for name, c := range map[string]struct {
 		make  func(world)
 		state string
 	}{
-		"full":              {func(w world) { w.stream.FullErr, w.stream.CheckpointErr = full, failed }, "Throttled"},
-		"full by another":   {func(w world) { w.stream.FullErr = full; w.Agent.Streams = append(w.Agent.Streams, other) }, "Throttled"},
+		"full": {func(w world) { w.stream.FullErr, w.stream.CheckpointErr = full, failed }, "Throttled"},
+		"full by another": {func(w world) {
+			w.stream.FullErr = full
+			w.Agent.Streams = append(w.Agent.Streams, other)
+		}, "Throttled"},
 		"nearly full":       {func(w world) { w.stream.CheckpointErr, w.Agent.Slow = failed, true }, "Throttled"},
 		"before it is full": {func(w world) { w.stream.CheckpointErr = failed }, "Replicating"},
 	} {

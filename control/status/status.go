@@ -36,8 +36,8 @@ const noLeader = "no leader is known: is a majority of the members up?"
 
 func (m *Model) journal() api.JournalStatus {
 	j := &m.Journal
-	out := api.JournalStatus{ID: j.Journal.String(), Leader: j.Leads, LeaderAddress: j.Leader, Term: j.Term, Epoch: j.Epoch,
-		Voters: j.Voters, Members: j.Members, LogBytes: j.LogBytes, LogBudgetBytes: j.LogBudget}
+	out := api.JournalStatus{ID: j.Journal.String(), Leader: j.Leads, LeaderAddress: j.Leader, Term: j.Term,
+		Epoch: j.Epoch, Voters: j.Voters, Members: j.Members, LogBytes: j.LogBytes, LogBudgetBytes: j.LogBudget}
 	if j.Journal == uuid.Nil {
 		out.ID = "" // not heard of yet
 	}

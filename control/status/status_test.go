@@ -64,7 +64,8 @@ func TestGroupLSNs(t *testing.T) {
 			t.Fatalf("%s: %v, %s", name, err, b)
 		}
 		g := got.Groups[0]
-		if s := string(g.Last) + " " + string(g.Durable) + " " + string(g.Streams); s != c.want || g.Name != "g" || g.State == "" {
+		if s := string(g.Last) + " " + string(g.Durable) + " " + string(g.Streams); s != c.want || g.Name != "g" ||
+			g.State == "" {
 			t.Errorf("%s: %s, want %s", name, s, c.want)
 		}
 		var back api.Status // what a client prints is what it was told
@@ -110,7 +111,8 @@ func TestUnsyncedAgent(t *testing.T) {
 	w.Groups, w.Journal.Synced = nil, false
 	w.stream.Conf.Paused = true
 	got := w.Status().Groups
-	if len(got) != 1 || got[0].Name != "g" || got[0].State != "Paused" || got[0].LastLSN != 9 || len(got[0].Streams) != 1 {
+	if len(got) != 1 || got[0].Name != "g" || got[0].State != "Paused" || got[0].LastLSN != 9 ||
+		len(got[0].Streams) != 1 {
 		t.Errorf("%+v", got)
 	}
 }
@@ -155,8 +157,8 @@ func TestRead(t *testing.T) {
 	if diff := cmp.Diff(want, m.Groups[1].Streams); diff != "" {
 		t.Error(diff)
 	}
-	db := api.Group{Name: "db", Ack: "local", OnAckLoss: "wait", Overflow: "throttle", PITR: "fold", RPOTargetSeconds: 5,
-		Retention: "every_write=1d", Owner: "b", Agents: []string{"a"}, Volumes: 2}
+	db := api.Group{Name: "db", Ack: "local", OnAckLoss: "wait", Overflow: "throttle", PITR: "fold",
+		RPOTargetSeconds: 5, Retention: "every_write=1d", Owner: "b", Agents: []string{"a"}, Volumes: 2}
 	az := api.Group{Name: "az", Ack: "journal", OnAckLoss: "degrade", Paused: true, Retention: "forever"}
 	for name, want := range map[string][]api.Group{"": {az, db}, "db": {db}, "nope": {}} {
 		got, found := m.GroupList(name)
@@ -182,7 +184,9 @@ func TestMetricsSayWhatStatusSays(t *testing.T) {
 	w.Journal.Targets[0].Catalog = &change.CatalogInfo{Position: 12}
 	w.Certificates = []api.CertificateStatus{{File: "c.pem", Until: now}}
 	st := w.Status()
-	for kind, collect := range map[string]func(*api.Status, chan<- prometheus.Metric){"agent": CollectAgent, "member": CollectMember} {
+	for kind, collect := range map[string]func(*api.Status, chan<- prometheus.Metric){
+		"agent": CollectAgent, "member": CollectMember,
+	} {
 		reg := prometheus.NewPedanticRegistry()
 		reg.MustRegister(collector(func(c chan<- prometheus.Metric) { collect(&st, c) }))
 		all, err := reg.Gather()

@@ -11,7 +11,8 @@ import (
 
 // waits are packages and functions that a callback of View may not call: what they do takes
 // as long as a disk, another host or another lock does.
-var waits = map[string]bool{"os": true, "net": true, "http": true, "backing": true, "time.Sleep": true, "time.After": true}
+var waits = map[string]bool{"os": true, "net": true, "http": true, "backing": true, "time.Sleep": true,
+	"time.After": true}
 
 // TestViewsDoNotWait: a callback of View runs under the lock that the journal's own work
 // takes, so that one that waits holds up every host's writes. It takes what it needs of the
