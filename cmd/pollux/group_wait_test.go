@@ -35,7 +35,11 @@ func serveAgent(t *testing.T, s api.Service) (socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: api.Handler(s, nil), ReadHeaderTimeout: time.Second}
+	h := api.Handler(s, nil)
+	if m, ok := s.(api.Members); ok {
+		api.AddMembers(h, m)
+	}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: time.Second}
 	done := make(chan struct{})
 	go func() { _ = srv.Serve(l); close(done) }()
 	t.Cleanup(func() { _ = srv.Close(); <-done })

@@ -72,12 +72,12 @@ func newMembers(use, short string, args cobra.PositionalArgs, verb string, req f
 		if req != nil {
 			r = req(a, dry)
 		}
-		return callMembers(c, &f, verb, r)
+		return callMembers(c, &f, verb, r, dry)
 	}
 	return c
 }
 
-func callMembers(c *cobra.Command, f *cli.DaemonFlags, verb string, req any) error {
+func callMembers(c *cobra.Command, f *cli.DaemonFlags, verb string, req any, dry bool) error {
 	var m api.JournalMembers
 	if err := f.Call(c.Context(), verb, req, &m); err != nil {
 		return err
@@ -86,6 +86,7 @@ func callMembers(c *cobra.Command, f *cli.DaemonFlags, verb string, req any) err
 		return cli.PrintJSON(c.OutOrStdout(), m)
 	}
 	printMembers(c.OutOrStdout(), &m)
+	cli.SayDry(c, dry)
 	return nil
 }
 
@@ -104,7 +105,7 @@ delete its state directory first. What only it holds is lost.`}
 				return err
 			}
 		}
-		return callMembers(c, &f, api.VerbJournalRemove, api.JournalRemove{Member: a[0], DryRun: dry, By: cli.Operator()})
+		return callMembers(c, &f, api.VerbJournalRemove, api.JournalRemove{Member: a[0], DryRun: dry, By: cli.Operator()}, dry)
 	}
 	return c
 }

@@ -44,12 +44,34 @@ func (emptyAgent) BookmarkAdd(_ context.Context, r api.BookmarkAdd) (api.Bookmar
 	return api.Bookmark{Name: r.Name}, nil
 }
 
+// The verbs about members answer with one.
+func (emptyAgent) JournalList(context.Context, struct{}) (api.JournalMembers, error) {
+	return api.JournalMembers{Members: []api.JournalMember{{Address: "h:1"}}}, nil
+}
+
+func (a emptyAgent) JournalInit(ctx context.Context, _ api.JournalInit) (api.JournalMembers, error) {
+	return a.JournalList(ctx, struct{}{})
+}
+
+func (a emptyAgent) JournalJoin(ctx context.Context, _ api.JournalJoin) (api.JournalMembers, error) {
+	return a.JournalList(ctx, struct{}{})
+}
+
+func (a emptyAgent) JournalRemove(ctx context.Context, _ api.JournalRemove) (api.JournalMembers, error) {
+	return a.JournalList(ctx, struct{}{})
+}
+
+func (a emptyAgent) JournalTransfer(ctx context.Context, _ api.JournalTransfer) (api.JournalMembers, error) {
+	return a.JournalList(ctx, struct{}{})
+}
+
 // TestDryRunSaysSo: what is shown is what the real thing shows, but for a line.
 func TestDryRunSaysSo(t *testing.T) {
 	socket := serveAgent(t, emptyAgent{})
 	const says = "nothing was changed"
 	for _, line := range []string{"group set g --ack local", "group pause g", "group create g", "volume create v --group g --size 1MiB",
-		"volume rm v --yes", "volume accept v --yes", "bookmark add b --group g", "bookmark rm b --group g --yes"} {
+		"volume rm v --yes", "volume accept v --yes", "bookmark add b --group g", "bookmark rm b --group g --yes",
+		"journal init", "journal join h:1", "journal remove h:1 --yes", "journal transfer h:1"} {
 		args := append(strings.Fields(line), "--socket", socket)
 		if out, err := runRoot(t, args...); err != nil || strings.Contains(out, says) {
 			t.Errorf("%s: %q, %v", line, out, err)

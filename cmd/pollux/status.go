@@ -186,6 +186,28 @@ func targetNote(t *api.TargetStatus) string {
 	return t.State + ": " + t.Reason + "; " + t.Error
 }
 
+// printStreams shows the parts of those groups that several hosts have part in.
+func printStreams(w io.Writer, groups []api.GroupStatus) {
+	lsn := func(n *uint64) string {
+		if n == nil {
+			return "its host knows"
+		}
+		return fmt.Sprint(*n)
+	}
+	rows := [][]string{{"PART OF GROUP", "AGENT", "LAST LSN", "DURABLE LSN"}}
+	for _, g := range groups {
+		for _, s := range g.Streams {
+			if len(g.Streams) > 1 {
+				rows = append(rows, []string{g.Name, s.Agent, lsn(s.LastLSN), lsn(s.DurableLSN)})
+			}
+		}
+	}
+	if len(rows) > 1 {
+		fmt.Fprintln(w)
+		text.Table(w, rows)
+	}
+}
+
 func printStatus(w io.Writer, st *api.Status) {
 	rows := [][]string{{"GROUP", "ROLE", "STATE", "ACK", "LAG", "BEHIND", "LAST LSN", "DURABLE LSN", "REASON"}}
 	for _, g := range st.Groups {
@@ -193,10 +215,15 @@ func printStatus(w io.Writer, st *api.Status) {
 		if g.AckKept != "" && g.AckKept != g.Ack {
 			ack = g.AckKept + " (not " + g.Ack + ")"
 		}
+		last, durable := fmt.Sprint(g.LastLSN), fmt.Sprint(g.DurableLSN)
+		if !g.HasLSN() {
+			last, durable = "-", "-"
+		}
 		rows = append(rows, []string{g.Name, g.Role, g.State, ack, text.Duration(time.Duration(g.LagSeconds * 1e9)), text.Bytes(g.LagBytes),
-			fmt.Sprint(g.LastLSN), fmt.Sprint(g.DurableLSN), g.Reason})
+			last, durable, g.Reason})
 	}
 	text.Table(w, rows)
+	printStreams(w, st.Groups)
 	fmt.Fprintln(w)
 	rows = [][]string{{"TARGET", "SITE", "URL", "OBJECTS", "LAG", "BEHIND", "FOLDED", "LAST SUCCESS", "ERROR"}}
 	for _, t := range st.Targets {

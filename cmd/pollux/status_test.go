@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,22 @@ func TestCheckStatus(t *testing.T) {
 		}
 		if code != c.code || !strings.Contains(out.String(), c.says) {
 			t.Errorf("%s: exit %d, want %d; %q should say %q", name, code, c.code, out.String(), c.says)
+		}
+	}
+}
+
+// TestStatusShowsEachPart: of a group over several hosts each one's LSNs are shown, and none
+// where they are not known.
+func TestStatusShowsEachPart(t *testing.T) {
+	last, durable := uint64(41), uint64(40)
+	one := api.GroupStatus{Name: "one", LastLSN: 7, Streams: []api.StreamStatus{{Agent: "a", LastLSN: &last, DurableLSN: &durable}}}
+	two := api.GroupStatus{Name: "two", Streams: []api.StreamStatus{{Agent: "a", LastLSN: &last, DurableLSN: &durable}, {Agent: "b"}}}
+	var out strings.Builder
+	printStatus(&out, &api.Status{Groups: []api.GroupStatus{one, two}})
+	for want, times := range map[string]int{`(?m)^two +a +41 +40$`: 1, `(?m)^two +b +its host knows +its host knows$`: 1,
+		`(?m)^one +a`: 0, `(?m)^two .* - +- +$`: 1} {
+		if n := len(regexp.MustCompile(want).FindAllString(out.String(), -1)); n != times {
+			t.Errorf("%q is there %d times in\n%s", want, n, out.String())
 		}
 	}
 }

@@ -25,7 +25,8 @@ func Certificates(files []string, now time.Time) (out []api.CertificateStatus) {
 	return out
 }
 
-var descCertificate = Desc("certificate_expires_timestamp_seconds", "When a certificate of the configuration expires, in Unix time.", "file")
+var descCertificate = Desc("certificate_expires_timestamp_seconds",
+	"When a certificate of the configuration expires, in Unix time.", "file")
 
 // CollectCertificates makes metrics of them.
 func CollectCertificates(all []api.CertificateStatus, c chan<- prometheus.Metric) {

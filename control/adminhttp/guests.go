@@ -22,7 +22,7 @@ import (
 const (
 	// maxSilent connections shake hands, send a request's header, or idle after one.
 	maxSilent = 256
-	// maxRequests are carried out at a time, of one certificate maxPerPeer.
+	// maxRequests are carried out at a time, and maxPerPeer of them for one certificate.
 	maxRequests = 128
 	maxPerPeer  = 48
 
@@ -46,7 +46,8 @@ type guests struct {
 }
 
 func newGuests(log *slog.Logger) *guests {
-	return &guests{log: log, silent: listen.NewLobby(maxSilent), requests: listen.NewPlaces(maxRequests, maxPerPeer), leave: map[net.Conn]func(){}}
+	return &guests{log: log, silent: listen.NewLobby(maxSilent), requests: listen.NewPlaces(maxRequests, maxPerPeer),
+		leave: map[net.Conn]func(){}}
 }
 
 // watch is told of every connection: it is silent until a request's header is read, and
@@ -73,7 +74,8 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// handler gives each request a place, and each part of it a time.
+// handler refuses requests beyond the limits, and limits how long a request's body and each
+// part of its answer may take.
 func (g *guests) handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w = paced{w}
@@ -89,7 +91,8 @@ func (g *guests) handler(next http.Handler) http.Handler {
 		leave, ok := g.requests.Enter(name, func() { listen.Cut(r.Context().Value(connKey{}).(net.Conn)) })
 		if !ok {
 			g.log.Warn("too many requests at a time", "remote", r.RemoteAddr, "limit", maxRequests)
-			refuse(w, http.StatusServiceUnavailable, fail.New(fail.Retry, "call", r.URL.Path, fmt.Sprintf("%d requests are carried out already", maxRequests)))
+			full := fmt.Sprintf("%d requests are carried out already", maxRequests)
+			refuse(w, http.StatusServiceUnavailable, fail.New(fail.Retry, "call", r.URL.Path, full))
 			return
 		}
 		defer leave()
@@ -103,7 +106,8 @@ func (g *guests) handler(next http.Handler) http.Handler {
 	})
 }
 
-// readBody takes a request's body in good time, after which a verb may take long.
+// readBody reads all of a request's body, within bodyTimeout. The verb, which comes after it,
+// may take long.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	conn := http.NewResponseController(w)
 	_ = conn.SetReadDeadline(time.Now().Add(bodyTimeout)) // every connection has one
@@ -129,7 +133,8 @@ func (p paced) Write(b []byte) (int, error) {
 	return p.ResponseWriter.Write(b)
 }
 
-// WriteHeader may send at once: a word that the answer is to come.
+// WriteHeader has a time limit as well: a status that only says that the answer is to come is
+// sent at once.
 func (p paced) WriteHeader(status int) {
 	p.goOn()
 	p.ResponseWriter.WriteHeader(status)

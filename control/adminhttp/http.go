@@ -46,8 +46,9 @@ func ListenUnix(path string) (net.Listener, error) {
 func (h *HTTP) Serve(l net.Listener, handler http.Handler) {
 	log := listen.Sparse(h.Log)
 	g := newGuests(log)
-	s := &http.Server{Handler: g.handler(handler), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog: listen.Lines(log, "a request was not served"), ConnState: g.watch, ConnContext: withConn}
+	s := &http.Server{Handler: g.handler(handler), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeaderBytes, ErrorLog: listen.Lines(log, "a request was not served"), ConnState: g.watch,
+		ConnContext: withConn}
 	h.servers = append(h.servers, s)
 	h.Spawn(func() error {
 		if err := s.Serve(listen.Patient(l, log)); !errors.Is(err, http.ErrServerClosed) {
@@ -59,7 +60,8 @@ func (h *HTTP) Serve(l net.Listener, handler http.Handler) {
 
 // ServeBeyond serves what the configuration opens beside the control socket: verbs
 // for operators on other hosts, and metrics.
-func (h *HTTP) ServeBeyond(control config.Control, id config.Identity, verbs http.Handler, metrics config.Metrics, prom http.Handler) error {
+func (h *HTTP) ServeBeyond(control config.Control, id config.Identity, verbs http.Handler, metrics config.Metrics,
+	prom http.Handler) error {
 	if control.Listen != "" {
 		l, err := id.Files().Listen(control.Listen)
 		if err != nil {

@@ -43,7 +43,8 @@ func serveTest(t *testing.T, handler http.Handler) func() net.Conn {
 
 func get(t *testing.T, dial func() net.Conn, ctx context.Context) (*http.Response, error) {
 	t.Helper()
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return dial(), nil }}}
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return dial(), nil }}}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://pollux/", strings.NewReader("{}"))
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +56,9 @@ func get(t *testing.T, dial func() net.Conn, ctx context.Context) (*http.Respons
 // keep nobody out.
 func TestSilentClients(t *testing.T) {
 	for _, say := range []string{"", "POST / HTTP/1.1\r\nHost", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"} {
-		dial := serveTest(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "answer") }))
+		dial := serveTest(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, "answer")
+		}))
 		first := dial()
 		for i := range maxSilent + 1 {
 			c := first

@@ -3,7 +3,6 @@ package adminhttp
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
@@ -17,9 +16,13 @@ type StoreMetrics struct {
 // NewStoreMetrics makes them; Collect hands them out.
 func NewStoreMetrics() *StoreMetrics {
 	return &StoreMetrics{
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_requests_total", Help: "Requests to object stores by target, kind and outcome."}, []string{"target", "request", "outcome"}),
-		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_bytes_total", Help: "Bytes sent to or read from object stores."}, []string{"target", "request"}),
-		seconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_store_request_seconds", Help: "Duration of requests to object stores.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{"target", "request"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_requests_total",
+			Help: "Requests to object stores by target, kind and outcome."}, []string{"target", "request", "outcome"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pollux_store_bytes_total",
+			Help: "Bytes sent to or read from object stores."}, []string{"target", "request"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "pollux_store_request_seconds",
+			Help: "Duration of requests to object stores.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)},
+			[]string{"target", "request"}),
 	}
 }
 
@@ -42,27 +45,4 @@ func (m *StoreMetrics) Collect(c chan<- prometheus.Metric) {
 // Desc describes a metric of Pollux.
 func Desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("pollux_"+name, help, labels, nil)
-}
-
-// DescCatalog is of what the newest catalog of a target's log covers, and CatalogPosition
-// its value.
-var DescCatalog = Desc("target_catalog_position", "Objects of the target's log that its newest catalog covers; 0 where none is known.", "target")
-
-// CatalogPosition is 0 where nothing is known.
-func CatalogPosition(c *change.CatalogInfo) float64 {
-	if c == nil {
-		return 0
-	}
-	return float64(c.Position)
-}
-
-// DescLetGo is of a target's state, and LetGo its value.
-var DescLetGo = Desc("target_let_go", "1 while the journal does not keep all that an optional target lacks.", "target")
-
-// LetGo is 1 in every state of a target but the usual one.
-func LetGo(state string) float64 {
-	if state == "" {
-		return 0
-	}
-	return 1
 }

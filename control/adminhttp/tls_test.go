@@ -27,8 +27,12 @@ func TestMetricsOverTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	c := config.Metrics{Listen: freeAddress(t), TLS: config.TLS{Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}}
-	for path, block := range map[string]*pem.Block{c.TLS.Cert: {Type: "CERTIFICATE", Bytes: cert.Certificate[0]}, c.TLS.Key: {Type: "PRIVATE KEY", Bytes: key}} {
+	c := config.Metrics{Listen: freeAddress(t),
+		TLS: config.TLS{Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}}
+	for path, block := range map[string]*pem.Block{
+		c.TLS.Cert: {Type: "CERTIFICATE", Bytes: cert.Certificate[0]},
+		c.TLS.Key:  {Type: "PRIVATE KEY", Bytes: key},
+	} {
 		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -184,24 +184,58 @@ type CertificateStatus struct {
 
 // GroupStatus is where a group stands.
 type GroupStatus struct {
-	Name             string     `json:"name"`
-	Role             string     `json:"role"`
-	State            string     `json:"state"`
-	Reason           string     `json:"reason"`
-	Ack              string     `json:"ack"`
-	AckKept          string     `json:"ack_kept"` // the promise that holds for every flush that was answered
-	AckReason        string     `json:"ack_reason,omitempty"`
-	AckDegraded      bool       `json:"ack_degraded"`
-	FlushesWaiting   int        `json:"flushes_waiting"` // for more than this host
-	LagSeconds       float64    `json:"lag_seconds"`
-	LagBytes         int64      `json:"lag_bytes"`
-	RPOTargetSeconds float64    `json:"rpo_target_seconds"`
-	LastLSN          uint64     `json:"last_lsn"`
-	DurableLSN       uint64     `json:"durable_lsn"`
-	LastPointTime    *time.Time `json:"last_point_time"`
-	BacklogBytes     int64      `json:"backlog_bytes"`
+	Name             string  `json:"name"`
+	Role             string  `json:"role"`
+	State            string  `json:"state"`
+	Reason           string  `json:"reason"`
+	Ack              string  `json:"ack"`
+	AckKept          string  `json:"ack_kept"` // the promise that holds for every flush that was answered
+	AckReason        string  `json:"ack_reason,omitempty"`
+	AckDegraded      bool    `json:"ack_degraded"`
+	FlushesWaiting   int     `json:"flushes_waiting"` // for more than this host
+	LagSeconds       float64 `json:"lag_seconds"`
+	LagBytes         int64   `json:"lag_bytes"`
+	RPOTargetSeconds float64 `json:"rpo_target_seconds"`
+	// LastLSN and DurableLSN are of the answering agent's own stream, or of the only one that
+	// the group has. Where there is neither they are null (see HasLSN): each stream has LSNs
+	// of its own, which neither compare nor add up.
+	LastLSN       uint64     `json:"last_lsn"`
+	DurableLSN    uint64     `json:"durable_lsn"`
+	LastPointTime *time.Time `json:"last_point_time"`
+	BacklogBytes  int64      `json:"backlog_bytes"`
+	// Streams are all of the group's, one for each agent that has had volumes in it, by agent.
+	Streams []StreamStatus `json:"streams"`
 	// InitialSync is there while one runs.
 	InitialSync *InitialSync `json:"initial_sync,omitempty"`
+}
+
+// StreamStatus is how far one agent's part of a group has come.
+type StreamStatus struct {
+	Agent string `json:"agent"`
+	// LastLSN is the newest acknowledged write where that agent answers, and the newest that
+	// the journal has where a member of the journal does; null where neither is known here.
+	LastLSN    *uint64 `json:"last_lsn"`
+	DurableLSN *uint64 `json:"durable_lsn"` // in every required target; null as LastLSN
+}
+
+// HasLSN reports whether LastLSN and DurableLSN say something.
+func (g *GroupStatus) HasLSN() bool {
+	return g.LastLSN > 0 || len(g.Streams) == 0 || len(g.Streams) == 1 && g.Streams[0].LastLSN != nil
+}
+
+// MarshalJSON writes null for LSNs that say nothing: two zeros would read as if all were
+// durable.
+func (g GroupStatus) MarshalJSON() ([]byte, error) {
+	type fields GroupStatus
+	out := struct {
+		fields
+		LastLSN    *uint64 `json:"last_lsn"`
+		DurableLSN *uint64 `json:"durable_lsn"`
+	}{fields: fields(g)}
+	if g.HasLSN() {
+		out.LastLSN, out.DurableLSN = &g.LastLSN, &g.DurableLSN
+	}
+	return json.Marshal(out)
 }
 
 // InitialSync is how far the initial syncs of a group's volumes are.
@@ -253,8 +287,9 @@ type TargetStatus struct {
 // TargetStatusOf turns a journal's words about a target into status.
 func TargetStatusOf(t *change.TargetInfo) TargetStatus {
 	out := TargetStatus{Name: t.Name, URL: t.URL, Site: t.Site, Position: t.Position, Optional: t.Optional,
-		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes,
-		State: t.State, Reason: t.Reason, Stopped: t.Stopped, FoldedFrom: t.FoldedFrom, FoldedTo: t.FoldedTo, Catalog: t.Catalog}
+		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, State: t.State, Reason: t.Reason,
+		Stopped: t.Stopped, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes, FoldedFrom: t.FoldedFrom,
+		FoldedTo: t.FoldedTo, Catalog: t.Catalog}
 	if !t.LastSuccess.IsZero() {
 		out.LastSuccess = &t.LastSuccess
 	}

@@ -45,7 +45,9 @@ func DialTLS(address string, files pki.Files) *Client {
 	c := &Client{socket: address, scheme: "https", limit: silenceLimit, cert: files.Cert}
 	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: connectLimit}, Config: files.Client(pki.Journal, pki.Agent)}
 	c.http.Transport = &http.Transport{DisableKeepAlives: true,
-		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }}
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return d.DialContext(ctx, "tcp", address)
+		}}
 	return c
 }
 
@@ -61,7 +63,7 @@ func Dial(socket string) *Client {
 	return c
 }
 
-// errSilent ends a call whose daemon says nothing, not even that it is at it.
+// errSilent ends a call whose daemon says nothing, not even that it is still at work.
 var errSilent = errors.New("it does not answer")
 
 // Call sends req to verb and decodes the answer into resp. A daemon that is not
@@ -93,7 +95,8 @@ func (c *Client) Call(ctx context.Context, verb string, req, resp any) error {
 	}
 	if got.StatusCode == http.StatusNotFound {
 		return fail.New(fail.Refused, "call", verb, "the daemon at "+c.socket+" does not serve that verb").
-			WithHint("`pollux journal …` goes to a member of a journal, everything else to an agent: --socket or --address")
+			WithHint("`pollux journal …` goes to a member of a journal, everything else to an agent: " +
+				"--socket or --address")
 	}
 	if got.StatusCode != http.StatusOK {
 		var f change.Fault
@@ -114,15 +117,18 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case errors.Is(err, os.ErrPermission):
 		e.Kind = fail.Denied
 		return e.WithHint("run as root or as the agent's user")
-	case c.scheme == "https" && (fail.Is(err, fail.Denied) || errors.As(err, new(*tls.CertificateVerificationError)) || strings.Contains(err.Error(), "tls: ")):
+	case c.scheme == "https" && (fail.Is(err, fail.Denied) || errors.As(err, new(*tls.CertificateVerificationError)) ||
+		strings.Contains(err.Error(), "tls: ")):
 		e.Kind = fail.Denied
 		if hint := fail.HintOf(err); hint != "" {
 			return e.WithHint(hint)
 		}
 		if until, err := pki.Until(c.cert); err == nil && time.Now().After(until) {
-			return e.WithHint("the certificate that is shown, " + c.cert + ", has expired on " + until.UTC().Format(time.DateOnly))
+			return e.WithHint("the certificate that is shown, " + c.cert + ", has expired on " +
+				until.UTC().Format(time.DateOnly))
 		}
-		return e.WithHint("are both certificates of the same authority, and is the address that of `control: {listen: …}`?")
+		return e.WithHint("are both certificates of the same authority, " +
+			"and is the address that of `control: {listen: …}`?")
 	case c.scheme == "https":
 		return e.WithHint("is the address that of the daemon's `control: {listen: …}`?")
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):

@@ -13,7 +13,7 @@ import (
 
 // requests are what the verbs take.
 var requests = map[string]any{
-	VerbStatus: struct{}{}, VerbGroupPut: GroupPut{}, VerbGroupList: struct{}{}, VerbGroupWait: GroupWait{},
+	VerbStatus: struct{}{}, VerbGroupPut: GroupPut{}, VerbGroupList: List{}, VerbGroupWait: GroupWait{},
 	VerbVolumeCreate: VolumeCreate{}, VerbVolumeList: List{}, VerbVolumeRemove: VolumeRemove{},
 	VerbVolumeAccept: VolumeAccept{}, VerbVolumeChanged: VolumeChanged{},
 	VerbBookmarkAdd: BookmarkAdd{}, VerbBookmarkList: List{}, VerbBookmarkRemove: BookmarkRemove{},

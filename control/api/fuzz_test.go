@@ -39,7 +39,8 @@ func (willing) AuditList(context.Context, AuditQuery) (a []AuditEntry, err error
 // FuzzHandler: whatever is sent to a verb, the answer is one JSON value with a status
 // that the protocol has, and what changes state is audited or refused.
 func FuzzHandler(f *testing.F) {
-	verbs := []string{VerbStatus, VerbGroupPut, VerbVolumeCreate, VerbVolumeRemove, VerbBookmarkAdd, VerbAuditList, VerbJournalInit, "../" + VerbStatus}
+	verbs := []string{VerbStatus, VerbGroupPut, VerbVolumeCreate, VerbVolumeRemove, VerbBookmarkAdd, VerbAuditList,
+		VerbJournalInit, "../" + VerbStatus}
 	for i := range verbs {
 		f.Add("POST", uint8(i), []byte(`{}`), false)
 	}
@@ -74,7 +75,8 @@ func FuzzHandler(f *testing.F) {
 			if err := json.Unmarshal(w.Body.Bytes(), &fault); err != nil || fault.Text == "" {
 				t.Errorf("status %d with %q", w.Code, w.Body)
 			}
-		case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusMovedPermanently, http.StatusTemporaryRedirect:
+		case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusMovedPermanently,
+			http.StatusTemporaryRedirect:
 		default:
 			t.Errorf("status %d", w.Code)
 		}

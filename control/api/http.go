@@ -82,7 +82,7 @@ type Mux struct {
 }
 
 // Audit is told of every verb that was to change state: by whom, with which request, nil
-// where the caller's role refused it, and how it ended. One that was only tried out is not told of.
+// where the caller's role refused it, and how it ended. It is not told of dry runs.
 type Audit func(ctx context.Context, who pki.Peer, verb string, req json.RawMessage, err error)
 
 func newMux(audit Audit) *Mux {
@@ -120,7 +120,8 @@ func handle[Req, Resp any](m *Mux, verb string, alters bool, do func(context.Con
 	m.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, r *http.Request) {
 		who, err := pki.PeerOfState(r.TLS)
 		if err == nil && !who.Is(roles...) {
-			err = fail.New(fail.Denied, "call", verb, fmt.Sprintf("%v's role does not let it do that; it takes one of %v", who, roles))
+			err = fail.New(fail.Denied, "call", verb,
+				fmt.Sprintf("%v's role does not let it do that; it takes one of %v", who, roles))
 			if alters {
 				m.audit(context.WithoutCancel(r.Context()), who, verb, nil, err)
 			}

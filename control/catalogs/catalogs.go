@@ -47,9 +47,10 @@ const (
 	defaultLongest = time.Hour
 	defaultLasting = 6 * time.Hour
 	defaultYield   = time.Hour
-	// connections bounds what the reading of footers takes of the way to the store.
+	// connections is how many connections to the store read footers at a time. More would
+	// take the link from the uploader.
 	connections = 8
-	// patience is for how long one request is tried.
+	// patience is how long one request is tried for.
 	patience = 5 * time.Minute
 )
 
@@ -111,8 +112,8 @@ func follow(ctx context.Context, o *Options, t config.Target, turn chan struct{}
 	}
 }
 
-// end is the position at which the target's log ends, as far as its uploader knows; not ok
-// where there is none, or another writer's.
+// end is the position at which the target's log ends, as far as its uploader knows. It is not
+// ok where there is no log yet, where another writer has it, or where the uploader stopped.
 func (m *maker) end() (position uint64, ok bool) {
 	for _, t := range m.o.Host.Targets() {
 		if t.Name == m.target.Name {
@@ -156,8 +157,10 @@ func (m *maker) report(err error) {
 	case err != nil:
 		info.Error = fail.Explain(err)
 		const again = time.Hour
-		if kind := fail.KindOf(err); m.failed == nil || kind != *m.failed || time.Since(m.told) >= again && !lasting(err) {
-			m.log.Warn("no catalog of the target's log is made; opening it takes longer", "err", err, "hint", fail.HintOf(err))
+		if kind := fail.KindOf(err); m.failed == nil || kind != *m.failed ||
+			time.Since(m.told) >= again && !lasting(err) {
+			m.log.Warn("no catalog of the target's log is made; opening it takes longer", "err", err,
+				"hint", fail.HintOf(err))
 			m.failed, m.told = &kind, time.Now()
 		}
 	case m.failed != nil:

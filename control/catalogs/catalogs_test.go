@@ -59,8 +59,10 @@ func newRig(t *testing.T) *rig {
 	h.Log = logtest.New(t, s)
 	h.Keeping = true
 	h.Volume("v", volumeSize)
-	h.o = Options{Host: h, Targets: []config.Target{{Name: "x"}}, Every: 5, StateDir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(&h.logs, nil)),
-		Poll: time.Millisecond, First: time.Millisecond, Longest: 4 * time.Millisecond, Lasting: time.Millisecond, Yield: time.Nanosecond}
+	h.o = Options{Host: h, Targets: []config.Target{{Name: "x"}}, Every: 5, StateDir: t.TempDir(),
+		Logger: slog.New(slog.NewTextHandler(&h.logs, nil)),
+		Poll:   time.Millisecond, First: time.Millisecond, Longest: 4 * time.Millisecond, Lasting: time.Millisecond,
+		Yield: time.Nanosecond}
 	h.o.complete()
 	return h
 }
@@ -312,7 +314,8 @@ func TestBeside(t *testing.T) {
 	defer m.close()
 	other := func(now time.Time) {
 		t.Helper()
-		if c, err := gc.Catalog(t.Context(), h.Store, gc.Options{Now: func() time.Time { return now }}); err != nil || !c.New {
+		c, err := gc.Catalog(t.Context(), h.Store, gc.Options{Now: func() time.Time { return now }})
+		if err != nil || !c.New {
 			t.Fatal(c, err)
 		}
 	}
@@ -372,7 +375,8 @@ func TestCollecting(t *testing.T) {
 	h.grow(6)
 	m := &maker{o: &h.o, target: h.o.Targets[0], log: h.o.Logger}
 	defer m.close()
-	if _, err := gc.Catalog(t.Context(), h.Store, gc.Options{Now: func() time.Time { return time.Now().Add(-2 * time.Hour) }}); err != nil {
+	if _, err := gc.Catalog(t.Context(), h.Store,
+		gc.Options{Now: func() time.Time { return time.Now().Add(-2 * time.Hour) }}); err != nil {
 		t.Fatal(err)
 	}
 	h.grow(6)
@@ -429,7 +433,8 @@ func TestWaits(t *testing.T) {
 	h.wraps = func(s objstore.Store) objstore.Store { away.Store = s; return away }
 	m := &maker{o: &h.o, target: h.o.Targets[0], log: h.o.Logger}
 	defer m.close()
-	for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second} {
+	for i, seconds := range []time.Duration{1, 2, 4, 5, 5} {
+		want := seconds * time.Second
 		if wait := m.attempt(t.Context()); wait != want {
 			t.Errorf("after failure %d: %v, want %v", i+1, wait, want)
 		}
@@ -438,13 +443,15 @@ func TestWaits(t *testing.T) {
 		t.Errorf("%d warnings", n)
 	}
 	away.err = nil
-	if wait := m.attempt(t.Context()); wait != h.o.Poll || m.own != 1 || !m.looked || m.next != 1 || m.covered != h.Position {
+	if wait := m.attempt(t.Context()); wait != h.o.Poll || m.own != 1 || !m.looked || m.next != 1 ||
+		m.covered != h.Position {
 		t.Errorf("after success: %v, %+v", wait, m)
 	}
 	h.mu.Lock()
 	h.target.Position += most + 10
 	h.mu.Unlock()
-	if wait := m.attempt(t.Context()); wait != h.o.Lasting || !strings.Contains(h.noted[len(h.noted)-1].Error, "pollux gc") {
+	if wait := m.attempt(t.Context()); wait != h.o.Lasting ||
+		!strings.Contains(h.noted[len(h.noted)-1].Error, "pollux gc") {
 		t.Errorf("of too long a log: %v, %+v", wait, h.noted)
 	}
 	h.target.Fenced = true

@@ -41,7 +41,8 @@ func (m *maker) due(end uint64) bool {
 	return end >= m.covered+uint64(max(m.o.Every, m.marks))
 }
 
-// most is how far a log may have grown for its footers to be read in the daemon's memory.
+// most is how many objects may lie behind the newest catalog. The daemon reads the footers of
+// all of them into its memory.
 const most = 200_000
 
 // step looks for the newest catalog, and makes the next one where that is due.
@@ -54,7 +55,8 @@ func (m *maker) step(ctx context.Context) (wait time.Duration, err error) {
 		return m.o.Poll, nil
 	case end > m.covered+most:
 		return 0, fail.New(fail.Refused, "make a catalog of", m.store.URL(),
-			fmt.Sprintf("%d objects lie behind the newest catalog, more than this process takes into memory", end-m.covered)).
+			fmt.Sprintf("%d objects lie behind the newest catalog, more than this process takes into memory",
+				end-m.covered)).
 			WithHint("run pollux gc once, on a host with room for it")
 	}
 	if wait, err := m.yield(ctx); err != nil || wait > 0 {
@@ -116,7 +118,7 @@ func (m *maker) yield(ctx context.Context) (time.Duration, error) {
 	return max(m.o.Yield-away, 0), nil
 }
 
-// make makes a catalog. That another maker was faster is as good.
+// make makes a catalog. Where another maker was faster, that one's is as good.
 func (m *maker) make(ctx context.Context) error {
 	scratch := ScratchDir(m.o.StateDir)
 	if err := os.MkdirAll(scratch, 0o700); err != nil {

@@ -44,12 +44,12 @@ type Span struct {
 type Options struct {
 	Store  objstore.Store
 	Volume string
-	// Device is the volume as its agent serves it, URI where.
+	// Device is the volume as its agent serves it at URI.
 	Device *nbdclient.Conn
 	URI    string
 	Agent  *api.Client
-	// Stage is told when "comparing" begins; what it returns hears how far that is, and of its
-	// end.
+	// Stage is called when the comparison begins. Of the functions that it returns one is told
+	// how far the comparison is, and the other when it ends.
 	Stage func(what string) (progress twin.Progress, end func())
 }
 
@@ -99,7 +99,8 @@ func (v *comparison) round(ctx context.Context, spans []Span) (again []Span, err
 	if spans[0].Bytes < 0 {
 		spans = []Span{{0, p.Volume.SizeBytes}}
 		if n := v.Device.Size(); n != p.Volume.SizeBytes {
-			return nil, fail.New(fail.Invalid, "verify", v.URI, fmt.Sprintf("it has %d bytes, volume %s has %d", n, v.Volume, p.Volume.SizeBytes))
+			return nil, fail.New(fail.Invalid, "verify", v.URI,
+				fmt.Sprintf("it has %d bytes, volume %s has %d", n, v.Volume, p.Volume.SizeBytes))
 		}
 	}
 	var found []Span
@@ -173,7 +174,8 @@ func (v *comparison) judge(ctx context.Context, p twin.Point, found []Span) (aga
 	}
 	var wait api.GroupProgress
 	for wait.DurableLSN < reached {
-		if err := v.Agent.Call(ctx, api.VerbGroupWait, api.GroupWait{Group: v.group, AfterLSN: max(reached, 1) - 1}, &wait); err != nil {
+		if err := v.Agent.Call(ctx, api.VerbGroupWait, api.GroupWait{Group: v.group, AfterLSN: max(reached, 1) - 1},
+			&wait); err != nil {
 			return nil, err
 		}
 	}
@@ -182,7 +184,9 @@ func (v *comparison) judge(ctx context.Context, p twin.Point, found []Span) (aga
 		return nil, err
 	}
 	if q.LSN < reached {
-		return nil, fail.New(fail.Retry, "verify", "volume "+v.Volume, fmt.Sprintf("its twin has no point behind LSN %d just now: a resync has not ended", q.LSN)).WithHint("again when pollux status says Replicating")
+		return nil, fail.New(fail.Retry, "verify", "volume "+v.Volume,
+			fmt.Sprintf("its twin has no point behind LSN %d just now: a resync has not ended", q.LSN)).
+			WithHint("again when pollux status says Replicating")
 	}
 	written, err := l.Changed(ctx, p.Volume.Stream, p.LSN, q.LSN, "")
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/catalogs"
+	"github.com/pollux-dr/pollux/control/verbs"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
@@ -36,6 +37,8 @@ type Daemon struct {
 
 	lock    io.Closer
 	host    *journalnode.Host
+	journal verbs.Journal // host, as the verbs see it
+	audit   *verbs.Auditor
 	metrics *metrics
 	http    adminhttp.HTTP
 
@@ -72,12 +75,15 @@ func (d *Daemon) open(ctx context.Context) error {
 			return err
 		}
 		if p.Role != pki.Journal {
-			return fail.New(fail.Invalid, "load certificate", c.Identity.Cert, "its role is "+string(p.Role)).WithHint("pollux tls issue --role journal")
+			return fail.New(fail.Invalid, "load certificate", c.Identity.Cert, "its role is "+string(p.Role)).
+				WithHint("pollux tls issue --role journal")
 		}
 	}
 	var err error
-	if d.lock, err = vfs.Default.Lock(filepath.Join(c.State, "lock")); errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-		return fail.New(fail.Refused, "lock", c.State, "another process uses this state directory").WithHint("is this member already running?")
+	if d.lock, err = vfs.Default.Lock(filepath.Join(c.State, "lock")); errors.Is(err, unix.EAGAIN) ||
+		errors.Is(err, unix.EACCES) {
+		return fail.New(fail.Refused, "lock", c.State, "another process uses this state directory").
+			WithHint("is this member already running?")
 	} else if err != nil {
 		return fail.Wrap(fail.Denied, "lock", c.State, err)
 	}
@@ -86,11 +92,13 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.metrics = newMetrics(d)
-	d.host, err = journalnode.Open(ctx, journalnode.Options{Targets: c.Targets, FS: vfs.Default, Logger: d.log, Observe: d.metrics.store.Observe,
-		Journal: journal.Options{Dir: filepath.Join(c.State, "journal"), FS: vfs.Default, Logger: d.log, Site: c.Site, Version: d.version,
-			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog),
+	d.host, err = journalnode.Open(ctx, journalnode.Options{
+		Targets: c.Targets, FS: vfs.Default, Logger: d.log, Observe: d.metrics.store.Observe,
+		Journal: journal.Options{Dir: filepath.Join(c.State, "journal"), FS: vfs.Default, Logger: d.log, Site: c.Site,
+			Version: d.version, LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog),
 			Heartbeat: time.Duration(c.Heartbeat), Election: time.Duration(c.Election), OnSync: d.metrics.observeSync,
-			Cluster: &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: c.Identity.Files().Dial, DiskStall: time.Duration(c.DiskStall)}}})
+			Cluster: &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: c.Identity.Files().Dial,
+				DiskStall: time.Duration(c.DiskStall)}}})
 	if err != nil {
 		_ = l.Close()
 		return err
@@ -105,7 +113,8 @@ func (d *Daemon) open(ctx context.Context) error {
 	d.spawn(func() error { return d.host.Serve(d.ctx, l) })
 	d.wg.Go(func() { d.host.Run(d.ctx) })
 	d.wg.Go(func() {
-		catalogs.Run(d.ctx, catalogs.Options{Host: d.host, Targets: c.Targets, Every: *c.Catalog.EveryObjects, StateDir: c.State, Logger: d.log})
+		catalogs.Run(d.ctx, catalogs.Options{Host: d.host, Targets: c.Targets, Every: *c.Catalog.EveryObjects,
+			StateDir: c.State, Logger: d.log})
 	})
 	return d.serveHTTP()
 }
@@ -130,19 +139,20 @@ func (d *Daemon) spawn(part func() error) {
 
 func (d *Daemon) serveHTTP() error {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(d.metrics)
+	d.journal = verbs.Member(d.host)
+	d.audit = &verbs.Auditor{Host: d.conf.Name, Log: d.log, Journal: d.journal}
+	reg.MustRegister(d.metrics) // which asks them
 	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	mux := http.NewServeMux()
-	audit := &Auditor{Host: d.conf.Name, Log: d.log, Journal: d.host}
-	verbs := api.JournalHandler(service{Members{d.host.Journal, d.log}, audit, d}, audit.Record)
-	mux.Handle("/v1/", verbs)
+	v1 := api.JournalHandler(service{verbs.Members{Journal: d.host.Journal, Log: d.log}, d.common()}, d.audit.Record)
+	mux.Handle("/v1/", v1)
 	mux.Handle("/metrics", prom)
 	l, err := adminhttp.ListenUnix(d.conf.Socket)
 	if err != nil {
 		return err
 	}
 	d.http.Serve(l, mux)
-	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, verbs, d.conf.Metrics, prom)
+	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, v1, d.conf.Metrics, prom)
 }
 
 // Wait blocks until ctx ends or the member cannot go on.

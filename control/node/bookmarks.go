@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/control/api"
+	"github.com/pollux-dr/pollux/control/verbs"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -34,7 +35,7 @@ func (d service) BookmarkAdd(ctx context.Context, r api.BookmarkAdd) (api.Bookma
 		_, b.Epoch, _ = d.journal.ID()
 		b.LSN = d.agent.LastLSN(st.ID) + 1
 		return d.bookmark(&b), nil
-	case d.remote != nil && d.severalHosts(r.Group):
+	case d.severalHosts(r.Group):
 		return d.bookmarkAll(ctx, &r)
 	}
 	lsn, err := d.mark(ctx, st, &r, markTimeout)
@@ -47,7 +48,7 @@ func (d service) BookmarkAdd(ctx context.Context, r api.BookmarkAdd) (api.Bookma
 // bookmarkable finds the stream whose point a bookmark can name.
 func (d service) bookmarkable(ctx context.Context, r *api.BookmarkAdd) (*state.Stream, error) {
 	object := r.Group + "/" + r.Name
-	if err := d.awaitSync(ctx); err != nil {
+	if err := d.journal.AwaitSync(ctx); err != nil {
 		return nil, fail.At("add bookmark", object, err)
 	}
 	var st *state.Stream
@@ -62,7 +63,7 @@ func (d service) bookmarkable(ctx context.Context, r *api.BookmarkAdd) (*state.S
 	})
 	switch {
 	case !group:
-		return nil, noSuch("group", r.Group)
+		return nil, verbs.NoSuch("group", r.Group)
 	case taken:
 		return nil, fail.New(fail.Exists, "add bookmark", object, "it exists").WithHint("choose another name")
 	case st == nil:
@@ -72,7 +73,8 @@ func (d service) bookmarkable(ctx context.Context, r *api.BookmarkAdd) (*state.S
 }
 
 // mark puts a mark into a stream, in limit.
-func (d service) mark(ctx context.Context, st *state.Stream, r *api.BookmarkAdd, limit time.Duration) (lsn uint64, err error) {
+func (d service) mark(ctx context.Context, st *state.Stream, r *api.BookmarkAdd,
+	limit time.Duration) (lsn uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	lsn, err = d.agent.Mark(ctx, st.ID, r.Name)
@@ -86,7 +88,8 @@ func (d service) mark(ctx context.Context, st *state.Stream, r *api.BookmarkAdd,
 // nameMark makes a mark a bookmark.
 func (d service) nameMark(st *state.Stream, lsn uint64, r *api.BookmarkAdd) (api.Bookmark, error) {
 	_, epoch, _ := d.journal.ID()
-	b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, LSN: lsn, Epoch: epoch, Time: clock.Now().UTC(), Quiesced: r.Quiesce}
+	b := state.Bookmark{Name: r.Name, Group: r.Group, Stream: st.ID, LSN: lsn, Epoch: epoch, Time: clock.Now().UTC(),
+		Quiesced: r.Quiesce}
 	if _, err := d.journal.Propose(state.KindBookmarkAdd, b); err != nil {
 		return api.Bookmark{}, err
 	}
@@ -101,7 +104,7 @@ func (d service) BookmarkRemove(ctx context.Context, r api.BookmarkRemove) (api.
 		return api.Bookmark{}, err
 	}
 	defer d.endTurn()
-	if err := d.awaitSync(ctx); err != nil {
+	if err := d.journal.AwaitSync(ctx); err != nil {
 		return api.Bookmark{}, fail.At("remove bookmark", key, err)
 	}
 	var b *state.Bookmark
@@ -112,12 +115,14 @@ func (d service) BookmarkRemove(ctx context.Context, r api.BookmarkRemove) (api.
 		}
 	})
 	if b == nil {
-		return api.Bookmark{}, fail.New(fail.NotFound, "remove bookmark", key, "no such bookmark").WithHint("pollux bookmark ls lists them")
+		return api.Bookmark{}, fail.New(fail.NotFound, "remove bookmark", key, "no such bookmark").
+			WithHint("pollux bookmark ls lists them")
 	}
 	if r.DryRun {
 		return d.bookmark(b), nil
 	}
-	if _, err := d.journal.Propose(state.KindBookmarkRemove, state.BookmarkRemove{Name: r.Name, Group: r.Group}); err != nil {
+	if _, err := d.journal.Propose(state.KindBookmarkRemove,
+		state.BookmarkRemove{Name: r.Name, Group: r.Group}); err != nil {
 		return api.Bookmark{}, err
 	}
 	d.log.Info("bookmark removed", "bookmark", r.Name, "group", r.Group, "by", r.By)
@@ -125,21 +130,36 @@ func (d service) BookmarkRemove(ctx context.Context, r api.BookmarkRemove) (api.
 }
 
 func (d service) bookmark(b *state.Bookmark) api.Bookmark {
-	out := api.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time, HeldSeconds: b.HeldSeconds, Quiesced: b.Quiesced}
-	for _, s := range d.agent.Status().Streams {
-		if lsn, ok := b.On(s.Conf.ID); ok {
-			out.LSN, out.Durable = lsn, s.RemoteLSN >= lsn
+	return d.bookmarks([]state.Bookmark{*b})[0]
+}
+
+// bookmarks are bookmarks as the control API tells them.
+func (d service) bookmarks(all []state.Bookmark) []api.Bookmark {
+	streams, out := d.agent.Status().Streams, make([]api.Bookmark, 0, len(all))
+	for i := range all {
+		b := &all[i]
+		x := api.Bookmark{Name: b.Name, Group: b.Group, LSN: b.LSN, Epoch: b.Epoch, Time: b.Time,
+			HeldSeconds: b.HeldSeconds, Quiesced: b.Quiesced}
+		for k := range streams {
+			if lsn, ok := b.On(streams[k].Conf.ID); ok {
+				x.LSN, x.Durable = lsn, streams[k].RemoteLSN >= lsn
+			}
 		}
+		out = append(out, x)
 	}
-	if len(b.Points) > 0 {
-		d.journal.View(func(s *state.State) { out.Points = pointsOf(s, b) })
-	}
+	d.journal.View(func(s *state.State) {
+		for i := range all {
+			if len(all[i].Points) > 0 {
+				out[i].Points = pointsOf(s, &all[i])
+			}
+		}
+	})
 	return out
 }
 
 // BookmarkList lists bookmarks, of one group or of all.
 func (d service) BookmarkList(ctx context.Context, r api.List) ([]api.Bookmark, error) {
-	if err := d.awaitSync(ctx); err != nil {
+	if err := d.journal.AwaitSync(ctx); err != nil {
 		return nil, err
 	}
 	var marks []state.Bookmark
@@ -153,11 +173,7 @@ func (d service) BookmarkList(ctx context.Context, r api.List) ([]api.Bookmark, 
 		}
 	})
 	if !known {
-		return nil, noSuch("group", r.Group)
+		return nil, verbs.NoSuch("group", r.Group)
 	}
-	out := make([]api.Bookmark, 0, len(marks))
-	for i := range marks {
-		out = append(out, d.bookmark(&marks[i]))
-	}
-	return out, nil
+	return d.bookmarks(marks), nil
 }

@@ -20,9 +20,11 @@ func TestCatalogs(t *testing.T) {
 	conf, dir := regressConf(t)
 	ctx, cancel := context.WithTimeout(context.Background(), crashTimeout)
 	defer cancel()
-	s := testHooks{catalogs: func(o *catalogs.Options) { o.Poll, o.Every, o.Yield = time.Millisecond, 4, time.Nanosecond }}
+	s := testHooks{catalogs: func(o *catalogs.Options) {
+		o.Poll, o.Every, o.Yield = time.Millisecond, 4, time.Nanosecond
+	}}
 	d := startTest(t, conf, s)
-	svc := service{Daemon: d}
+	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +91,7 @@ func write(ctx context.Context, dev block.Device, p []byte, off int64) error {
 // catalogOf is what the status says of the target's newest catalog.
 func catalogOf(t *testing.T, d *Daemon) *change.CatalogInfo {
 	t.Helper()
-	st, err := service{Daemon: d}.Status(t.Context(), struct{}{})
+	st, err := d.service().Status(t.Context(), struct{}{})
 	if err != nil {
 		t.Fatal(err)
 	}

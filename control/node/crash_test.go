@@ -63,7 +63,8 @@ type crashOp struct {
 func (m *crashModel) promised() *crashModel {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p := &crashModel{ops: m.ops[:len(m.ops):len(m.ops)], created: m.created, flushed: m.flushed, durable: m.durable, bookmark: map[string]uint64{}}
+	p := &crashModel{ops: m.ops[:len(m.ops):len(m.ops)], created: m.created, flushed: m.flushed, durable: m.durable,
+		bookmark: map[string]uint64{}}
 	for k, v := range m.bookmark {
 		p.bookmark[k] = v
 	}
@@ -102,7 +103,8 @@ journal:
 	if err != nil {
 		return nil, err
 	}
-	s := testHooks{fs: fs, election: 5 * time.Millisecond, checkpoint: 3 * time.Millisecond, logSegment: 16 << 10, trailingLogs: 1, walSegment: 64 << 10,
+	s := testHooks{fs: fs, election: 5 * time.Millisecond, checkpoint: 3 * time.Millisecond, logSegment: 16 << 10,
+		trailingLogs: 1, walSegment: 64 << 10,
 		createBacking: func(path string, size int64) (bool, error) {
 			if _, err := fs.Stat(path); err == nil {
 				return true, nil
@@ -131,11 +133,12 @@ journal:
 
 // script is the run whose every operation is a place for a power cut.
 func script(ctx context.Context, d *Daemon, m *crashModel, rnd *rand.Rand) error {
-	svc := service{Daemon: d}
+	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: crashGroup, Create: true}); err != nil {
 		return err
 	}
-	if _, err := svc.VolumeCreate(ctx, api.VolumeCreate{Name: crashVolume, Group: crashGroup, SizeBytes: crashVolumeBytes, Backing: "/state/v.img"}); err != nil {
+	if _, err := svc.VolumeCreate(ctx, api.VolumeCreate{Name: crashVolume, Group: crashGroup,
+		SizeBytes: crashVolumeBytes, Backing: "/state/v.img"}); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -249,7 +252,8 @@ func waitDurable(ctx context.Context, svc service, m *crashModel) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not durable in time: %+v %+v %+v %v", st.Groups[0], st.Targets[0], st.Journal, svc.agent.Status().ShipErr)
+			return fmt.Errorf("not durable in time: %+v %+v %+v %v", st.Groups[0], st.Targets[0], st.Journal,
+				svc.agent.Status().ShipErr)
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -312,7 +316,7 @@ func verify(fs *vfs.MemFS, p *crashModel, dir string, seed uint64) error {
 	if last == 0 {
 		return nil // nothing was written yet
 	}
-	if err := waitDurable(ctx, service{Daemon: d}, p.promised()); err != nil {
+	if err := waitDurable(ctx, d.service(), p.promised()); err != nil {
 		return err
 	}
 	if err := waitReady(ctx, d); err != nil {
@@ -343,7 +347,8 @@ func verifyStore(ctx context.Context, fs vfs.FS, p *crashModel, atLeast uint64, 
 		var last int64
 		for _, f := range frames {
 			if e := &f.Object.Entries[f.Entry]; e.FirstTime < last || e.LastTime < e.FirstTime {
-				return fmt.Errorf("times go back at LSN %d: %d and %d after %d", e.FirstLSN, e.FirstTime, e.LastTime, last)
+				return fmt.Errorf("times go back at LSN %d: %d and %d after %d", e.FirstLSN, e.FirstTime, e.LastTime,
+					last)
 			} else {
 				last = e.LastTime
 			}
@@ -386,7 +391,8 @@ func (m memImage) WriteAt(p []byte, off int64) (int, error) { return copy(m[off:
 
 // crashRun plays the script once. Before every stride-th operation it takes what
 // a power cut at that instant would leave, and verifies it.
-func crashRun(t *testing.T, seed uint64, stride, phase int, lose func(crashfs.Op) bool, keep bool) (cuts int, violations []error) {
+func crashRun(t *testing.T, seed uint64, stride, phase int, lose func(crashfs.Op) bool,
+	keep bool) (cuts int, violations []error) {
 	ctx, cancel := context.WithTimeout(context.Background(), scriptTimeout)
 	defer cancel()
 	mem := vfs.NewCrashableMem()
@@ -410,7 +416,8 @@ func crashRun(t *testing.T, seed uint64, stride, phase int, lose func(crashfs.Op
 		}
 		cutMu.Lock()
 		p := m.promised() // before the cut: a promise made later is not held against it
-		cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[int(n/int64(stride))%3], RNG: rand.New(rand.NewPCG(seed, uint64(n)))}
+		cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[int(n/int64(stride))%3],
+			RNG: rand.New(rand.NewPCG(seed, uint64(n)))}
 		var c *vfs.MemFS
 		fs.Quiet(func() { c = mem.CrashClone(cfg) })
 		cutMu.Unlock()
@@ -429,7 +436,8 @@ func crashRun(t *testing.T, seed uint64, stride, phase int, lose func(crashfs.Op
 				mu.Lock()
 				cuts++
 				if err != nil {
-					violations = append(violations, fmt.Errorf("cut before operation %d (%s %s): %w", c.n, c.op.Kind, c.op.Path, err))
+					violations = append(violations,
+						fmt.Errorf("cut before operation %d (%s %s): %w", c.n, c.op.Kind, c.op.Path, err))
 					if !keep {
 						stop.Store(true) // one is proof enough
 					}

@@ -14,14 +14,13 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/catalogs"
-	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/control/verbs"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbd"
@@ -29,7 +28,6 @@ import (
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/journal/journalclient"
 	"github.com/pollux-dr/pollux/replicator/journal/journalnode"
-	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/transport"
 )
 
@@ -45,14 +43,15 @@ type Daemon struct {
 	host    *journalnode.Host     // a member of the journal in this process, if there is one
 	remote  *journalclient.Client // to the journal's leader, unless it is alone in this process
 	find    *transport.Finder
-	journal journalAccess // one of the two
+	journal verbs.Journal // over one of the two, or both
+	audit   *verbs.Auditor
 	agent   *agent.Agent
 	nbd     *nbd.Server
 	metrics *metrics
 	http    adminhttp.HTTP
 
 	quiescing quiescing
-	accepted  sync.Map // group to volume: backings accepted since the start, which takes none
+	accepted  sync.Map // group to volume: backings accepted since this start, for the next one
 
 	verbs  chan struct{} // holds one while a state-changing verb runs; see lockVerbs
 	ctx    context.Context
@@ -61,17 +60,6 @@ type Daemon struct {
 	failed chan error
 
 	listening chan struct{} // closed when the journal takes sessions
-}
-
-// journalAccess is the journal as the verbs use it: in this process, or on other
-// hosts.
-type journalAccess interface {
-	View(func(*state.State))
-	Propose(kind state.Kind, v any) (uint64, error)
-	Submit(kind state.Kind, v any) error
-	ID() (id uuid.UUID, epoch uint64, site string)
-	Info() change.JournalInfo
-	Err() error
 }
 
 const closeTimeout = 60 * time.Second
@@ -97,7 +85,8 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 }
 
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s testHooks) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, hooks: s, start: time.Now(), failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
+	d := &Daemon{conf: conf, version: version, log: log, hooks: s, start: time.Now(), failed: make(chan error, 16),
+		verbs: make(chan struct{}, 1), listening: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.open(ctx, d.ctx); err != nil {
@@ -135,11 +124,14 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	if err = d.serveJournal(run); err != nil {
 		return err
 	}
-	if d.remote != nil {
+	if d.journal.Alone() {
+		err = d.reconcile(ctx)
+	} else {
 		d.wg.Go(func() { d.remote.Run(run) })
 		d.wg.Go(func() { d.follow(run) })
 		d.wg.Go(func() { d.holdMarks(run) })
-	} else if err = d.reconcile(ctx); err != nil {
+	}
+	if err != nil {
 		return err
 	}
 	if err = d.serveNBD(run); err != nil {
@@ -188,27 +180,32 @@ func (d *Daemon) openJournal(ctx context.Context) error {
 		if err := d.openHost(ctx); err != nil {
 			return err
 		}
-		if c.Listen == "" {
-			d.journal = d.host
-			return nil
-		}
 		addresses = append([]string{c.Advertise}, c.Peers...)
 	}
-	d.find = transport.NewFinder(addresses, files.Dial)
-	d.remote = journalclient.New(journalclient.Options{Agent: d.conf.Name, Finder: d.find, Logger: d.log,
-		Pin: func(id string) error { return d.agent.PinJournal(id) }})
-	d.journal = d.remote
+	if len(c.Addresses) == 0 && c.Listen == "" {
+		d.journal = verbs.Embedded(d.host)
+	} else {
+		d.find = transport.NewFinder(addresses, files.Dial)
+		d.remote = journalclient.New(journalclient.Options{Agent: d.conf.Name, Finder: d.find, Logger: d.log,
+			Pin: func(id string) error { return d.agent.PinJournal(id) }})
+		if d.journal = verbs.Elsewhere(d.remote); d.host != nil {
+			d.journal = verbs.Joined(d.remote, d.host)
+		}
+	}
+	d.audit = &verbs.Auditor{Host: d.conf.Name, Log: d.log, Journal: d.journal}
 	return nil
 }
 
 // openHost opens the member of the journal that runs in this process.
 func (d *Daemon) openHost(ctx context.Context) (err error) {
 	c := &d.conf.Journal
-	o := journalnode.Options{Targets: c.Targets, FS: d.hooks.fs, Logger: d.log, Observe: d.metrics.store.Observe, FoldFromBytes: d.hooks.foldFrom,
-		Journal: journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site, Version: d.version,
-			FS: d.hooks.fs, OnSync: d.metrics.observeSync("journal"),
+	o := journalnode.Options{Targets: c.Targets, FS: d.hooks.fs, Logger: d.log, Observe: d.metrics.store.Observe,
+		FoldFromBytes: d.hooks.foldFrom,
+		Journal: journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site,
+			Version: d.version, FS: d.hooks.fs, OnSync: d.metrics.observeSync("journal"),
 			Election: d.hooks.election, TrailingLogs: d.hooks.trailingLogs, LogSegmentBytes: d.hooks.logSegment,
-			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog), Heartbeat: time.Duration(c.Heartbeat)}}
+			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog),
+			Heartbeat: time.Duration(c.Heartbeat)}}
 	if c.Listen != "" {
 		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: d.conf.Identity.Files().Dial}
 	}
@@ -223,7 +220,8 @@ func (d *Daemon) openHost(ctx context.Context) (err error) {
 func (d *Daemon) runtimePath(kind string) string { return runtimePath(d.conf, kind) }
 
 func runtimePath(c *config.Agent, kind string) string {
-	return filepath.Join(c.Runtime, fmt.Sprintf("%s-%s-%08x", kind, c.Name, crc32.ChecksumIEEE([]byte(filepath.Clean(c.State)))))
+	return filepath.Join(c.Runtime, fmt.Sprintf("%s-%s-%08x", kind, c.Name,
+		crc32.ChecksumIEEE([]byte(filepath.Clean(c.State)))))
 }
 
 // ArenaPath is where the agent of a configuration keeps its arena.
@@ -242,13 +240,14 @@ func (d *Daemon) openAgent() (err error) {
 	o := agent.Options{Now: d.hooks.now,
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
-		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs, CheckpointInterval: d.hooks.checkpoint,
-		CreateBacking: d.hooks.createBacking, OpenBacking: d.hooks.openBacking,
+		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs,
+		CheckpointInterval: d.hooks.checkpoint,
+		CreateBacking:      d.hooks.createBacking, OpenBacking: d.hooks.openBacking,
 	}
-	if d.remote != nil {
-		o.Dial, o.SetLeader, o.Heartbeats = d.find.Dial, d.find.SetLeader, true
-	} else {
+	if d.journal.Alone() {
 		o.Reference, o.Committed, o.Remote, o.Dial = true, d.host.Point, d.host.Durable, d.dialHere
+	} else {
+		o.Dial, o.SetLeader, o.Heartbeats = d.find.Dial, d.find.SetLeader, true
 	}
 	if d.agent, err = agent.Open(o); err != nil {
 		return err

@@ -73,8 +73,8 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 // reached, then whenever something changes there.
 func (d *Daemon) follow(ctx context.Context) {
 	for first := true; ; {
-		changed := d.remote.Changed()
-		if d.remote.Synced() {
+		changed := d.journal.Changed()
+		if d.journal.Synced() {
 			err := d.lockVerbs(ctx, "follow", "journal")
 			if err == nil && first {
 				err = d.reconcile(ctx)

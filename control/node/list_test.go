@@ -17,12 +17,15 @@ func TestListOfNoGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	svc := service{Daemon: d}
+	svc := d.service()
 	if _, err := svc.BookmarkList(t.Context(), api.List{Group: "nope"}); !fail.Is(err, fail.NotFound) {
 		t.Errorf("bookmarks: %v", err)
 	}
 	if _, err := svc.VolumeList(t.Context(), api.List{Group: "nope"}); !fail.Is(err, fail.NotFound) {
 		t.Errorf("volumes: %v", err)
+	}
+	if _, err := svc.GroupList(t.Context(), api.List{Group: "nope"}); !fail.Is(err, fail.NotFound) {
+		t.Errorf("groups: %v", err)
 	}
 	if _, err := svc.BookmarkList(t.Context(), api.List{}); err != nil {
 		t.Errorf("all bookmarks: %v", err)

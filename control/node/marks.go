@@ -25,7 +25,7 @@ const (
 	// may be asked for: a device's I/O timeout is 30 s.
 	defaultHold = 5 * time.Second
 	maxHold     = 20 * time.Second
-	// markAnswer is how long after the holds' limit the answers may take.
+	// markAnswer is how long agents may take to answer once the limit of their holds is over.
 	markAnswer = 5 * time.Second
 )
 
@@ -33,7 +33,7 @@ const (
 func (d *Daemon) holdMarks(ctx context.Context) {
 	seen := map[uuid.UUID]bool{}
 	for {
-		changed := d.remote.Changed()
+		changed := d.journal.Changed()
 		for id, m := range d.openMarks() {
 			if !seen[m.ID] {
 				seen[m.ID] = true
@@ -48,8 +48,9 @@ func (d *Daemon) holdMarks(ctx context.Context) {
 	}
 }
 
-// openMarks lists the marks, by this host's stream, in which that has no part yet. One
-// that nobody ended is among them: this host's hold ends, and with it the mark.
+// openMarks lists the marks that wait for this host, by its stream of the group. A mark that
+// its beginner never ended is among them: this host's hold runs into its limit, which
+// voids the mark.
 func (d *Daemon) openMarks() map[change.StreamID]*state.Barrier {
 	out := map[change.StreamID]*state.Barrier{}
 	d.journal.View(func(s *state.State) {
@@ -64,7 +65,7 @@ func (d *Daemon) openMarks() map[change.StreamID]*state.Barrier {
 	return out
 }
 
-// maxWhy bounds what is told of a mark that failed.
+// maxWhy bounds the reason that the journal keeps of a mark that failed.
 const maxWhy = 1000
 
 // takePart holds a stream's writers until all others hold theirs, or the mark has
@@ -76,9 +77,11 @@ func (d *Daemon) takePart(ctx context.Context, id change.StreamID, m *state.Barr
 		return
 	}
 	d.log.Error("this host's part in a mark failed", "bookmark", m.Name, "group", m.Group, "err", err)
-	step := state.MarkStep{ID: m.ID, Group: m.Group, Stream: id, Why: text.ShortLine("agent "+d.conf.Name+": "+err.Error(), maxWhy)}
+	step := state.MarkStep{ID: m.ID, Group: m.Group, Stream: id,
+		Why: text.ShortLine("agent "+d.conf.Name+": "+err.Error(), maxWhy)}
 	if _, err := d.journal.Propose(state.KindMarkVoid, step); err != nil && !fail.Is(err, fail.NotFound) {
-		d.log.Warn("the mark could not be called void; its beginner will", "bookmark", m.Name, "group", m.Group, "err", err)
+		d.log.Warn("the mark could not be called void; its beginner will", "bookmark", m.Name, "group", m.Group,
+			"err", err)
 	}
 }
 
@@ -96,15 +99,16 @@ func (d *Daemon) holdFor(ctx context.Context, id change.StreamID, m *state.Barri
 	}
 	now := m
 	for now.Outcome == "" && !now.Held() {
-		changed := d.remote.Changed()
+		changed := d.journal.Changed()
 		if now = d.markOf(m); now.Outcome != "" || now.Held() {
 			break
 		}
 		select {
 		case <-changed:
 		case <-h.Over():
-			return fail.New(fail.Retry, "hold", "group "+m.Group, fmt.Sprintf("the hold ended after %v; still missing: %s", limit,
-				strings.Join(now.Missing(func(p *state.BarrierPart) bool { return p.LSN > 0 }), ", ")))
+			return fail.New(fail.Retry, "hold", "group "+m.Group,
+				fmt.Sprintf("the hold ended after %v; still missing: %s", limit,
+					strings.Join(now.Missing(func(p *state.BarrierPart) bool { return p.LSN > 0 }), ", ")))
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -114,7 +118,8 @@ func (d *Daemon) holdFor(ctx context.Context, id change.StreamID, m *state.Barri
 	case now.Outcome != "":
 		return nil // somebody else's failed
 	case !whole:
-		return fail.New(fail.Retry, "hold", "group "+m.Group, fmt.Sprintf("the hold ended after %v, before it was known that all others held", limit))
+		return fail.New(fail.Retry, "hold", "group "+m.Group,
+			fmt.Sprintf("the hold ended after %v, before it was known that all others held", limit))
 	}
 	d.log.Info("writers were held for a mark", "bookmark", m.Name, "group", m.Group, "lsn", lsn, "held", held)
 	if err := d.inJournal(ctx, id, lsn); err != nil {
@@ -138,7 +143,8 @@ func (d *Daemon) inJournal(ctx context.Context, id change.StreamID, lsn uint64) 
 		if st := s.Streams[id]; st != nil {
 			for _, g := range st.Gaps {
 				if lsn > g.From.LSN && lsn <= g.To.LSN {
-					lost = fail.New(fail.Retry, "hold", "group "+st.Group, "the WAL overflowed, and the mark went with it")
+					lost = fail.New(fail.Retry, "hold", "group "+st.Group,
+						"the WAL overflowed, and the mark went with it")
 				}
 			}
 		}
@@ -170,7 +176,8 @@ func holdLimit(r *api.BookmarkAdd) time.Duration {
 // checkHold refuses a limit that no agent would keep to.
 func checkHold(r *api.BookmarkAdd) error {
 	if !(r.HoldSeconds == 0 || r.HoldSeconds >= minHold.Seconds() && r.HoldSeconds <= maxHold.Seconds()) {
-		return fail.New(fail.Invalid, "add bookmark", r.Group+"/"+r.Name, fmt.Sprintf("a hold limit of %g s", r.HoldSeconds)).
+		return fail.New(fail.Invalid, "add bookmark", r.Group+"/"+r.Name,
+			fmt.Sprintf("a hold limit of %g s", r.HoldSeconds)).
 			WithHint(fmt.Sprintf("--hold-limit is %v to %v; without it, %v", minHold, maxHold, defaultHold))
 	}
 	return nil
@@ -182,13 +189,14 @@ func (d service) bookmarkAll(ctx context.Context, r *api.BookmarkAdd) (api.Bookm
 	ctx, cancel := context.WithTimeout(ctx, limit+markAnswer)
 	defer cancel()
 	_, epoch, _ := d.journal.ID()
-	begin := state.MarkBegin{ID: uuid.New(), Name: r.Name, Group: r.Group, Time: clock.Now().UTC(), LimitSeconds: limit.Seconds(), Epoch: epoch}
+	begin := state.MarkBegin{ID: uuid.New(), Name: r.Name, Group: r.Group, Time: clock.Now().UTC(),
+		LimitSeconds: limit.Seconds(), Epoch: epoch}
 	if _, err := d.journal.Propose(state.KindMarkBegin, begin); err != nil {
 		return api.Bookmark{}, err
 	}
 	want := &state.Barrier{ID: begin.ID, Group: r.Group}
 	for {
-		changed := d.remote.Changed()
+		changed := d.journal.Changed()
 		m := d.markOf(want)
 		if m.Outcome == state.MarkDone {
 			break
@@ -203,11 +211,13 @@ func (d service) bookmarkAll(ctx context.Context, r *api.BookmarkAdd) (api.Bookm
 		case <-ctx.Done():
 		}
 		missing := strings.Join(m.Missing(func(p *state.BarrierPart) bool { return p.Confirmed }), ", ")
-		_, _ = d.journal.Propose(state.KindMarkVoid, state.MarkStep{ID: begin.ID, Group: r.Group, Why: "no word from " + missing}) // else it is stale soon
+		_, _ = d.journal.Propose(state.KindMarkVoid,
+			state.MarkStep{ID: begin.ID, Group: r.Group, Why: "no word from " + missing}) // else it is stale soon
 		if d.markOf(want).Outcome == state.MarkDone {
 			break // in the last moment
 		}
-		return api.Bookmark{}, fail.New(fail.Retry, "add bookmark", object, fmt.Sprintf("no word within %v from agents %s", limit+markAnswer, missing)).
+		return api.Bookmark{}, fail.New(fail.Retry, "add bookmark", object,
+			fmt.Sprintf("no word within %v from agents %s", limit+markAnswer, missing)).
 			WithHint("are these agents running, and do they reach the journal?")
 	}
 	var b state.Bookmark
@@ -217,7 +227,8 @@ func (d service) bookmarkAll(ctx context.Context, r *api.BookmarkAdd) (api.Bookm
 		}
 	})
 	out := d.bookmark(&b)
-	d.log.Info("bookmark added", "bookmark", r.Name, "group", r.Group, "hosts", len(out.Points), "held_seconds", out.HeldSeconds, "by", r.By)
+	d.log.Info("bookmark added", "bookmark", r.Name, "group", r.Group, "hosts", len(out.Points),
+		"held_seconds", out.HeldSeconds, "by", r.By)
 	return out, nil
 }
 
@@ -234,8 +245,12 @@ func pointsOf(s *state.State, b *state.Bookmark) (out []api.BookmarkPoint) {
 	return out
 }
 
-// severalHosts reports whether a group has volumes that are not this agent's.
+// severalHosts reports whether a group has volumes of other agents that could take part in
+// a mark.
 func (d *Daemon) severalHosts(group string) (others bool) {
+	if d.journal.Alone() {
+		return false // volumes of other agents were left by hosts that are gone
+	}
 	d.journal.View(func(s *state.State) {
 		for _, v := range s.Volumes {
 			others = others || v.Group == group && !v.Removed && v.Agent != d.conf.Name

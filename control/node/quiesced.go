@@ -13,9 +13,9 @@ import (
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
-// bookmarkQuiesced adds a bookmark while the group's application stands still. Its hooks
-// may take as long as they like, within their limit: other verbs have their turn
-// meanwhile, and the hooks end when the caller leaves.
+// bookmarkQuiesced adds a bookmark while the group's application stands still. The hooks may
+// use up their limit, because other verbs get their turn meanwhile. They end when the caller
+// leaves.
 func (d service) bookmarkQuiesced(ctx context.Context, r *api.BookmarkAdd) (out api.Bookmark, err error) {
 	if d.hooksOf(r.Group) != nil {
 		done, err := d.quiescing.take(ctx, r.Group)
@@ -26,8 +26,9 @@ func (d service) bookmarkQuiesced(ctx context.Context, r *api.BookmarkAdd) (out 
 	}
 	var st *state.Stream
 	err = d.inTurn(ctx, r, func() error {
-		if st, err = d.bookmarkable(ctx, r); err == nil && d.remote != nil && d.severalHosts(r.Group) {
-			err = fail.New(fail.Refused, "quiesce", "group "+r.Group, "it has volumes on several hosts, and hooks run on this one only").
+		if st, err = d.bookmarkable(ctx, r); err == nil && d.severalHosts(r.Group) {
+			err = fail.New(fail.Refused, "quiesce", "group "+r.Group,
+				"it has volumes on several hosts, and hooks run on this one only").
 				WithHint("leave out --quiesce, and let the applications stand still by other means")
 		}
 		return err
@@ -60,7 +61,8 @@ func (d service) bookmarkQuiesced(ctx context.Context, r *api.BookmarkAdd) (out 
 }
 
 // quiesce makes the group's application stand still, for limit at most.
-func (d service) quiesce(ctx context.Context, r *api.BookmarkAdd) (still *quiesce.Still, limit time.Duration, err error) {
+func (d service) quiesce(ctx context.Context,
+	r *api.BookmarkAdd) (still *quiesce.Still, limit time.Duration, err error) {
 	what := "group " + r.Group
 	q := d.hooksOf(r.Group)
 	if q == nil {
@@ -72,7 +74,8 @@ func (d service) quiesce(ctx context.Context, r *api.BookmarkAdd) (still *quiesc
 		return nil, 0, fail.Wrap(fail.Internal, "find", "own program", err)
 	}
 	limit = time.Duration(q.Limit)
-	still, err = quiesce.Begin(ctx, program, []string{"quiesce-guard"}, quiesce.Hooks{Pre: q.Pre, Post: q.Post, Limit: limit}, what)
+	still, err = quiesce.Begin(ctx, program, []string{"quiesce-guard"},
+		quiesce.Hooks{Pre: q.Pre, Post: q.Post, Limit: limit}, what)
 	return still, limit, err
 }
 
@@ -94,8 +97,8 @@ func (d *Daemon) inTurn(ctx context.Context, r *api.BookmarkAdd, do func() error
 	return do()
 }
 
-// quiescing keeps the hooks of one group apart: the second run of one would let go on
-// what the first holds.
+// quiescing lets one caller at a time run the hooks of a group: a second run would release
+// the application while the first still needs it to stand still.
 type quiescing struct {
 	mu     sync.Mutex
 	groups map[string]chan struct{}

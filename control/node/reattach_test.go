@@ -34,7 +34,7 @@ func cutRemoval(t *testing.T, conf *config.Agent, img string) {
 	t.Helper()
 	ctx := context.Background()
 	d := startTest(t, conf, testHooks{})
-	svc := service{Daemon: d}
+	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestReattachIsServed(t *testing.T) {
 		b, err := backing.Open(path, size)
 		return heldBacking{b, held}, err
 	}})
-	vols, err := service{Daemon: d}.VolumeList(context.Background(), api.List{})
+	vols, err := d.service().VolumeList(context.Background(), api.List{})
 	if err != nil || len(vols) != 1 || vols[0].Ready {
 		t.Errorf("before the sync: %+v, %v; it must not be ready", vols, err)
 	}
@@ -135,10 +135,11 @@ func TestCreateInSuspendedGroup(t *testing.T) {
 	ctx := context.Background()
 	d := startTest(t, conf, testHooks{})
 	img := filepath.Join(dir, "v.img")
-	if _, err := (service{Daemon: d}).GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
+	if _, err := d.service().GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (service{Daemon: d}).VolumeCreate(ctx, api.VolumeCreate{Name: "v", Group: "g", Backing: img, SizeBytes: 1 << 20}); err != nil {
+	if _, err := d.service().VolumeCreate(ctx,
+		api.VolumeCreate{Name: "v", Group: "g", Backing: img, SizeBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Close(); err != nil {
@@ -150,11 +151,12 @@ func TestCreateInSuspendedGroup(t *testing.T) {
 	d = startTest(t, conf, testHooks{})
 	defer d.Close()
 	for range 2 {
-		if _, err := (service{Daemon: d}).VolumeCreate(ctx, api.VolumeCreate{Name: "x", Group: "g", SizeBytes: 1 << 20}); !fail.Is(err, fail.NotFound) {
+		if _, err := d.service().VolumeCreate(ctx,
+			api.VolumeCreate{Name: "x", Group: "g", SizeBytes: 1 << 20}); !fail.Is(err, fail.NotFound) {
 			t.Errorf("created in a suspended group: %v", err)
 		}
 	}
-	if vols, err := (service{Daemon: d}).VolumeList(ctx, api.List{}); err != nil || len(vols) != 1 {
+	if vols, err := d.service().VolumeList(ctx, api.List{}); err != nil || len(vols) != 1 {
 		t.Errorf("the volumes are %+v, %v; want v alone", vols, err)
 	}
 }

@@ -63,7 +63,7 @@ func TestFirstLSN(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc := service{Daemon: d}
+	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -72,12 +72,15 @@ func TestFirstLSN(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.journal.Propose(state.KindVolumeCreate, state.Volume{Name: "v", Group: "g", Agent: "a", SizeBytes: size, Backing: img, Stream: st, Created: time.Now()}); err != nil {
+	if _, err := d.journal.Propose(state.KindVolumeCreate,
+		state.Volume{Name: "v", Group: "g", Agent: "a", SizeBytes: size, Backing: img, Stream: st,
+			Created: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	var v state.Volume
 	d.journal.View(func(s *state.State) { v = *s.Volumes["v"] })
-	lsn, err := d.agent.AddVolume(ctx, agent.VolumeConf{Name: v.Name, Number: v.Number, Group: "g", Stream: st, SizeBytes: size, Backing: img})
+	lsn, err := d.agent.AddVolume(ctx, agent.VolumeConf{Name: v.Name, Number: v.Number, Group: "g", Stream: st,
+		SizeBytes: size, Backing: img})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +100,8 @@ func TestFirstLSN(t *testing.T) {
 	}
 	t.Logf("journal: ready %v, first LSN %d", v.Ready, v.FirstLSN)
 	name := d.journal.Info().Targets[0].Name
-	for deadline := time.Now().Add(crashTimeout); d.host.Target(name).Index < d.host.LastIndex(); time.Sleep(time.Millisecond) {
+	deadline := time.Now().Add(crashTimeout)
+	for ; d.host.Target(name).Index < d.host.LastIndex(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the store does not get the last commands")
 		}
@@ -108,7 +112,8 @@ func TestFirstLSN(t *testing.T) {
 		return
 	}
 	if !bytes.Equal(image, content) {
-		t.Fatalf("restored LSN 1 of %d: the image has %d bytes of the primary's %d", lsn, bytes.Count(image, []byte{'o'}), size)
+		t.Fatalf("restored LSN 1 of %d: the image has %d bytes of the primary's %d", lsn,
+			bytes.Count(image, []byte{'o'}), size)
 	}
 }
 
@@ -175,7 +180,7 @@ func TestVerbsDuringInitialSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	svc := service{Daemon: d}
+	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +206,8 @@ func TestVerbsDuringInitialSync(t *testing.T) {
 	if err != nil || st.Groups[0].State != "Initializing" {
 		t.Errorf("during the sync: %+v, %v", st.Groups, err)
 	}
-	if want := "initial sync: 0%, 0 B of 1.0 MiB, ETA ?"; st.Groups[0].Reason != want || st.Groups[0].InitialSync == nil {
+	if want := "initial sync: 0%, 0 B of 1.0 MiB, ETA ?"; st.Groups[0].Reason != want ||
+		st.Groups[0].InitialSync == nil {
 		t.Errorf("at its beginning: %q, not %q", st.Groups[0].Reason, want)
 	}
 	for i := (*api.InitialSync)(nil); i == nil || i.Percent < 25; { // of four steps one
@@ -216,7 +222,8 @@ func TestVerbsDuringInitialSync(t *testing.T) {
 		}
 		i = st.Groups[0].InitialSync
 	}
-	if i := st.Groups[0].InitialSync; i.Bytes != 1<<20 || i.CopiedBytes < 1<<18 || i.LeftSeconds == nil || *i.LeftSeconds <= 0 {
+	if i := st.Groups[0].InitialSync; i.Bytes != 1<<20 || i.CopiedBytes < 1<<18 || i.LeftSeconds == nil ||
+		*i.LeftSeconds <= 0 {
 		t.Errorf("a quarter in: %+v", i)
 	}
 	leave()
@@ -241,12 +248,13 @@ func TestOneDescription(t *testing.T) {
 	conf, _ := regressConf(t)
 	ctx, cancel := context.WithTimeout(context.Background(), crashTimeout)
 	defer cancel()
-	d, err := start(ctx, conf, "t", slog.New(slog.DiscardHandler), testHooks{fs: vfs.Default, openBacking: backing.Open})
+	d, err := start(ctx, conf, "t", slog.New(slog.DiscardHandler),
+		testHooks{fs: vfs.Default, openBacking: backing.Open})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	svc := service{Daemon: d}
+	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}

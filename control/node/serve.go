@@ -14,15 +14,15 @@ import (
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/catalogs"
-	"github.com/pollux-dr/pollux/control/member"
+	"github.com/pollux-dr/pollux/control/verbs"
 	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbd"
 )
 
-// serveJournal lets the agent, and other hosts where that is configured, reach the
-// journal in this process, if there is one, and starts what that one
-// does while it leads.
+// serveJournal opens the journal in this process, if there is one, to the agent and, where
+// that is configured, to other hosts. It also starts the work that this member does while
+// it leads.
 func (d *Daemon) serveJournal(ctx context.Context) error {
 	if d.host == nil {
 		return nil
@@ -41,7 +41,8 @@ func (d *Daemon) serveJournal(ctx context.Context) error {
 	close(d.listening)
 	d.spawn(func() error { return d.host.Serve(ctx, l) })
 	d.wg.Go(func() { d.host.Run(ctx) })
-	o := catalogs.Options{Host: d.host, Targets: c.Targets, Every: *c.Catalog.EveryObjects, StateDir: d.conf.State, Logger: d.log}
+	o := catalogs.Options{Host: d.host, Targets: c.Targets, Every: *c.Catalog.EveryObjects, StateDir: d.conf.State,
+		Logger: d.log}
 	if d.hooks.catalogs != nil {
 		d.hooks.catalogs(&o)
 	}
@@ -71,7 +72,8 @@ func (e exports) List(context.Context) []nbd.Export {
 
 func (d *Daemon) serveNBD(ctx context.Context) error {
 	c := d.conf.NBD
-	o := nbd.Options{Exports: exports{d.agent}, MaxConnections: c.MaxConnections, StallLimit: time.Duration(c.StallLimit), Logger: d.log, Metrics: d.metrics,
+	o := nbd.Options{Exports: exports{d.agent}, MaxConnections: c.MaxConnections,
+		StallLimit: time.Duration(c.StallLimit), Logger: d.log, Metrics: d.metrics,
 		ReceiveBudgetBytes: int64(d.conf.Memory) / 2}
 	if c.TCP != "" {
 		o.ReceiveBudgetBytes /= 2 // a half for each listener
@@ -105,12 +107,11 @@ func (d *Daemon) serveHTTP() error {
 	reg.MustRegister(d.metrics)
 	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	ctl := http.NewServeMux()
-	audit := &member.Auditor{Host: d.conf.Name, Log: d.log, Journal: d.journal}
-	verbs := api.Handler(service{d, audit}, audit.Record)
+	v1 := api.Handler(d.service(), d.audit.Record)
 	if d.host != nil {
-		api.AddMembers(verbs, member.Members{Journal: d.host.Journal, Log: d.log})
+		api.AddMembers(v1, verbs.Members{Journal: d.host.Journal, Log: d.log})
 	}
-	ctl.Handle("/v1/", verbs)
+	ctl.Handle("/v1/", v1)
 	ctl.Handle("/metrics", prom)
 	ctl.HandleFunc("/debug/pprof/", pprof.Index) // the socket is its owner's only
 	ctl.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -119,5 +120,5 @@ func (d *Daemon) serveHTTP() error {
 		return err
 	}
 	d.http.Serve(l, ctl)
-	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, verbs, d.conf.Metrics, prom)
+	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, v1, d.conf.Metrics, prom)
 }

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -12,7 +11,8 @@ import (
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/control/api"
-	"github.com/pollux-dr/pollux/control/member"
+	"github.com/pollux-dr/pollux/control/status"
+	"github.com/pollux-dr/pollux/control/verbs"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -21,10 +21,12 @@ import (
 // service carries out the operators' verbs.
 type service struct {
 	*Daemon
-	*member.Auditor
+	verbs.Common
 }
 
 var _ api.Service = service{}
+
+func (d *Daemon) service() service { return service{d, d.common()} }
 
 // GroupPut creates a group, or changes or pauses one.
 func (d service) GroupPut(ctx context.Context, r api.GroupPut) (api.Group, error) {
@@ -41,23 +43,25 @@ func (d service) GroupPut(ctx context.Context, r api.GroupPut) (api.Group, error
 	})
 	switch {
 	case r.Create && exists:
-		return api.Group{}, fail.New(fail.Exists, "create group", r.Name, "it exists").WithHint("pollux group set changes it")
+		return api.Group{}, fail.New(fail.Exists, "create group", r.Name, "it exists").
+			WithHint("pollux group set changes it")
 	case !r.Create && !exists:
-		return api.Group{}, noSuch("group", r.Name)
+		return api.Group{}, verbs.NoSuch("group", r.Name)
 	case r.Create:
-		g = state.Group{Name: r.Name, Owner: d.conf.Name, Ack: "local", Overflow: "throttle", PITR: state.PITRFold, RPOTargetSeconds: defaultRPOTargetSeconds, Created: clock.Now().UTC()}
+		g = state.Group{Name: r.Name, Owner: d.conf.Name, Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
+			RPOTargetSeconds: status.DefaultRPOTargetSeconds, Created: clock.Now().UTC()}
 	}
 	if err := state.CheckName("group", r.Name); err != nil {
 		return api.Group{}, err
 	}
-	if err := applySettings(&g, &r, d.journal.Info().Voters, d.remote == nil); err != nil {
+	if err := applySettings(&g, &r, d.journal.Info().Voters, d.journal.Alone()); err != nil {
 		return api.Group{}, err
 	}
 	if err := d.stillIn(&g); err != nil {
 		return api.Group{}, err
 	}
 	if r.DryRun {
-		return d.group(&g), nil
+		return d.group(g), nil
 	}
 	if _, err := d.journal.Propose(state.KindGroupPut, g); err != nil {
 		return api.Group{}, err
@@ -66,15 +70,30 @@ func (d service) GroupPut(ctx context.Context, r api.GroupPut) (api.Group, error
 		return api.Group{}, err
 	}
 	d.log.Info("group changed", "group", g.Name, "by", r.By)
-	return d.group(&g), nil
+	return d.group(g), nil
 }
 
-// stillIn refuses to leave an agent out that has volumes in the group.
+// group is a group as it is, or would be.
+func (d *Daemon) group(g state.Group) api.Group {
+	out := status.Group{Group: g}
+	d.journal.View(func(s *state.State) {
+		for _, v := range s.Volumes {
+			if v.Group == g.Name && !v.Removed {
+				out.Volumes++
+			}
+		}
+	})
+	return out.API()
+}
+
+// stillIn refuses a list of agents without one that has volumes in the group.
 func (d *Daemon) stillIn(g *state.Group) (err error) {
 	d.journal.View(func(s *state.State) {
 		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
-			if v.Group == g.Name && !v.Removed && g.Owner != "" && v.Agent != g.Owner && !slices.Contains(g.Agents, v.Agent) {
-				err = fail.New(fail.Refused, "set agents of group", g.Name, fmt.Sprintf("agent %s has volume %s in it", v.Agent, v.Name)).
+			if v.Group == g.Name && !v.Removed && g.Owner != "" && v.Agent != g.Owner &&
+				!slices.Contains(g.Agents, v.Agent) {
+				err = fail.New(fail.Refused, "set agents of group", g.Name,
+					fmt.Sprintf("agent %s has volume %s in it", v.Agent, v.Name)).
 					WithHint("name it too, or remove its volumes first")
 			}
 		}
@@ -82,22 +101,21 @@ func (d *Daemon) stillIn(g *state.Group) (err error) {
 	return err
 }
 
-const (
-	defaultRPOTargetSeconds = 10
-	maxRPOTargetSeconds     = 366 * 86400
-)
+const maxRPOTargetSeconds = 366 * 86400
 
 // applySettings applies what the request sets, and refuses what this build cannot keep.
 func applySettings(g *state.Group, r *api.GroupPut, voters int, alone bool) error {
 	bad := func(setting, value, hint string) error {
-		return fail.New(fail.Invalid, "set "+setting+" of group", g.Name, fmt.Sprintf("%q is not possible", value)).WithHint(hint)
+		return fail.New(fail.Invalid, "set "+setting+" of group", g.Name, fmt.Sprintf("%q is not possible", value)).
+			WithHint(hint)
 	}
 	if r.Ack != nil {
 		switch *r.Ack {
 		case agent.AckLocal, agent.AckRemote:
 		case agent.AckJournal:
 			if voters < agent.MinVoters {
-				return bad("ack", *r.Ack, fmt.Sprintf("the journal has %d voters, and a promise of a majority needs %d: pollux journal ls", voters, agent.MinVoters))
+				return bad("ack", *r.Ack, fmt.Sprintf("the journal has %d voters, and a promise of a majority "+
+					"needs %d: pollux journal ls", voters, agent.MinVoters))
 			}
 		default:
 			return bad("ack", *r.Ack, "local, journal or remote")
@@ -128,11 +146,13 @@ func applySettings(g *state.Group, r *api.GroupPut, voters int, alone bool) erro
 	if g.Overflow == agent.OverflowBitmap {
 		switch {
 		case g.Ack != agent.AckLocal && r.Overflow == nil:
-			return bad("ack", g.Ack, "overflow: bitmap, which the group has, needs ack: local: it drops what the journal does not have; set --overflow throttle as well")
+			return bad("ack", g.Ack, "overflow: bitmap, which the group has, needs ack: local: "+
+				"it drops what the journal does not have; set --overflow throttle as well")
 		case g.Ack != agent.AckLocal:
 			return bad("overflow", g.Overflow, "it needs ack: local: it drops what the journal does not have")
 		case alone:
-			return bad("overflow", g.Overflow, "it is for a journal on other hosts, which can be out of reach; this one is in the agent, and reads the agent's WAL")
+			return bad("overflow", g.Overflow, "it is for a journal on other hosts, which can be out of reach; "+
+				"this one is in the agent, and reads the agent's WAL")
 		}
 	}
 	if r.PITR != nil {
@@ -143,7 +163,8 @@ func applySettings(g *state.Group, r *api.GroupPut, voters int, alone bool) erro
 	}
 	if r.RPOTargetSeconds != nil {
 		if !(*r.RPOTargetSeconds >= 0.001 && *r.RPOTargetSeconds <= maxRPOTargetSeconds) {
-			return bad("RPO target", fmt.Sprint(*r.RPOTargetSeconds), "it must be a millisecond at least, and a year at most")
+			return bad("RPO target", fmt.Sprint(*r.RPOTargetSeconds),
+				"it must be a millisecond at least, and a year at most")
 		}
 		g.RPOTargetSeconds = *r.RPOTargetSeconds
 	}
@@ -152,24 +173,22 @@ func applySettings(g *state.Group, r *api.GroupPut, voters int, alone bool) erro
 	}
 	if r.Agents != nil {
 		if alone {
-			return bad("agents", strings.Join(*r.Agents, ","), "the journal of a group over several hosts is on other hosts, or has several members")
+			return bad("agents", strings.Join(*r.Agents, ","),
+				"the journal of a group over several hosts is on other hosts, or has several members")
 		}
 		for _, a := range *r.Agents {
 			if err := state.CheckName("agent", a); err != nil {
 				return err
 			}
 		}
-		g.Agents = slices.DeleteFunc(slices.Compact(slices.Sorted(slices.Values(*r.Agents))), func(a string) bool { return a == g.Owner })
+		g.Agents = slices.DeleteFunc(slices.Compact(slices.Sorted(slices.Values(*r.Agents))),
+			func(a string) bool { return a == g.Owner })
 	}
 	return nil
 }
 
-func noSuch(what, name string) error {
-	return fail.New(fail.NotFound, "find", what+" "+name, "no such "+what).WithHint("pollux " + what + " ls lists them")
-}
-
-// markTimeout is how long a bookmark may wait for the WAL, which may be full: the
-// other verbs wait behind it.
+// markTimeout is how long a bookmark may wait for the WAL, which may be full. It is short
+// because other verbs wait for their turn meanwhile.
 const markTimeout = 15 * time.Second
 
 // groupWaitTime is how long GroupWait takes where the caller does not say, and
@@ -179,8 +198,8 @@ const (
 	maxGroupWait  = time.Hour
 )
 
-// GroupWait answers as soon as more of a group is durable in every required
-// target.
+// GroupWait answers as soon as more of this agent's part of a group is durable in every
+// required target.
 func (d service) GroupWait(ctx context.Context, r api.GroupWait) (api.GroupProgress, error) {
 	out := api.GroupProgress{Group: r.Group}
 	if r.TimeoutSeconds < 0 {
@@ -199,7 +218,7 @@ func (d service) GroupWait(ctx context.Context, r api.GroupWait) (api.GroupProgr
 		}
 	})
 	if !known {
-		return out, noSuch("group", r.Group)
+		return out, verbs.NoSuch("group", r.Group)
 	}
 	if id == uuid.Nil {
 		return out, nil // no volume yet
@@ -209,64 +228,4 @@ func (d service) GroupWait(ctx context.Context, r api.GroupWait) (api.GroupProgr
 	var err error
 	out.LastLSN, out.DurableLSN, err = d.agent.WaitRemote(ctx, id, r.AfterLSN)
 	return out, err
-}
-
-func (d service) group(g *state.Group) api.Group {
-	out := api.Group{Name: g.Name, Ack: g.Ack, OnAckLoss: cmp.Or(g.OnAckLoss, agent.LossWait), Overflow: g.Overflow, PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused, Owner: g.Owner, Agents: g.Agents,
-		Retention: g.Retention.String()}
-	d.journal.View(func(s *state.State) {
-		for _, v := range s.Volumes {
-			if v.Group == g.Name && !v.Removed {
-				out.Volumes++
-			}
-		}
-	})
-	return out
-}
-
-// awaitSync refuses to call nothing what is only not known: the journal is on other hosts,
-// and has not answered since this agent started. Just after a start it waits a moment.
-func (d *Daemon) awaitSync(ctx context.Context) error {
-	if d.remote == nil {
-		return nil
-	}
-	for late := time.After(hearTimeout); ; {
-		changed := d.remote.Changed()
-		if d.remote.Synced() {
-			return nil
-		}
-		select {
-		case <-changed:
-			continue
-		case <-late:
-		case <-ctx.Done():
-		}
-		break
-	}
-	e := fail.New(fail.Retry, "ask", "journal", "it has not been heard of since the agent started")
-	if err := d.remote.Err(); err != nil {
-		return e.WithHint(err.Error())
-	}
-	return e
-}
-
-// hearTimeout is how long a verb waits for a journal that was not heard of yet.
-const hearTimeout = 3 * time.Second
-
-// GroupList lists all groups.
-func (d service) GroupList(ctx context.Context, _ api.List) ([]api.Group, error) {
-	if err := d.awaitSync(ctx); err != nil {
-		return nil, err
-	}
-	var groups []state.Group
-	d.journal.View(func(s *state.State) {
-		for _, g := range state.Sorted(s.Groups, func(g *state.Group) string { return g.Name }) {
-			groups = append(groups, *g)
-		}
-	})
-	out := make([]api.Group, 0, len(groups))
-	for i := range groups {
-		out = append(out, d.group(&groups[i]))
-	}
-	return out, nil
 }

@@ -26,7 +26,8 @@ func TestNBDCertificatesAreReadAgain(t *testing.T) {
 		}
 	}
 	issue()
-	c := config.TLS{Cert: filepath.Join(out, "agent-a.pem"), Key: filepath.Join(out, "agent-a.key"), ClientCA: filepath.Join(out, pki.CAFile)}
+	c := config.TLS{Cert: filepath.Join(out, "agent-a.pem"), Key: filepath.Join(out, "agent-a.key"),
+		ClientCA: filepath.Join(out, pki.CAFile)}
 	conf, err := adminhttp.LoadTLS(c)
 	if err != nil {
 		t.Fatal(err)

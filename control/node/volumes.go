@@ -13,6 +13,7 @@ import (
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/control/api"
+	"github.com/pollux-dr/pollux/control/verbs"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
@@ -32,13 +33,15 @@ func (d service) VolumeCreate(ctx context.Context, r api.VolumeCreate) (api.Volu
 	case <-ctx.Done():
 		err = fail.Wrap(fail.Retry, "wait for initial sync of", r.Name, ctx.Err())
 	}
-	d.journal.View(func(s *state.State) { v = d.volume(s.Volumes[r.Name]) })
-	return v, err
+	var now state.Volume
+	d.journal.View(func(s *state.State) { now = *s.Volumes[r.Name] })
+	return d.volume(&now), err
 }
 
-// createVolume does all but the initial sync, and starts that; synced is nil
-// after a dry run.
-func (d service) createVolume(ctx context.Context, r api.VolumeCreate) (out api.Volume, synced <-chan error, err error) {
+// createVolume does all of VolumeCreate but the initial sync, which it starts: synced gets
+// the outcome. After a dry run it is nil.
+func (d service) createVolume(ctx context.Context,
+	r api.VolumeCreate) (out api.Volume, synced <-chan error, err error) {
 	if err := d.lockVerbs(ctx, "create volume", r.Name); err != nil {
 		return out, nil, err
 	}
@@ -49,7 +52,8 @@ func (d service) createVolume(ctx context.Context, r api.VolumeCreate) (out api.
 	if r, err = checkCreate(d.conf.State, r); err != nil {
 		return out, nil, err
 	}
-	v := state.Volume{Name: r.Name, Group: r.Group, Agent: d.conf.Name, SizeBytes: r.SizeBytes, Backing: r.Backing, Created: clock.Now().UTC()}
+	v := state.Volume{Name: r.Name, Group: r.Group, Agent: d.conf.Name, SizeBytes: r.SizeBytes, Backing: r.Backing,
+		Created: clock.Now().UTC()}
 	err = d.checkBacking(&v)
 	if err == nil {
 		err = d.suspended(v.Group)
@@ -101,17 +105,19 @@ func checkCreate(stateDir string, r api.VolumeCreate) (api.VolumeCreate, error) 
 		r.SizeBytes = have
 	case have < r.SizeBytes:
 		return r, fail.New(fail.Invalid, "create volume", r.Name,
-			fmt.Sprintf("backing %s has %v, less than the size of %v", r.Backing, quantity.Bytes(have), quantity.Bytes(r.SizeBytes))).
+			fmt.Sprintf("backing %s has %v, less than the size of %v", r.Backing, quantity.Bytes(have),
+				quantity.Bytes(r.SizeBytes))).
 			WithHint("leave --size out for the backing's own, name another --backing, or move away what is left there")
 	}
 	if err := quantity.CheckVolume(r.SizeBytes); err != nil {
-		return r, fail.New(fail.Invalid, "create volume", r.Name, "its size: "+err.Error()).WithHint("give --size 10GiB, say, or make the backing larger: truncate --size 10G FILE")
+		return r, fail.New(fail.Invalid, "create volume", r.Name, "its size: "+err.Error()).
+			WithHint("give --size 10GiB, say, or make the backing larger: truncate --size 10G FILE")
 	}
 	return r, nil
 }
 
-// checkName says early what the journal would refuse of a volume's name and group, as the
-// first that a caller should hear of.
+// checkName refuses what the journal would refuse of a volume's name and group, so that a
+// caller hears of that before anything else.
 func (d service) checkName(r *api.VolumeCreate) error {
 	if err := state.CheckName("volume", r.Name); err != nil {
 		return err
@@ -125,17 +131,19 @@ func (d service) checkName(r *api.VolumeCreate) error {
 	})
 	switch {
 	case !group:
-		return noSuch("group", r.Group)
+		return verbs.NoSuch("group", r.Group)
 	case removed:
-		return fail.New(fail.Exists, "create volume", r.Name, "a volume of that name was removed, and its history keeps the name").WithHint("choose another name")
+		return fail.New(fail.Exists, "create volume", r.Name,
+			"a volume of that name was removed, and its history keeps the name").WithHint("choose another name")
 	case exists:
-		return fail.New(fail.Exists, "create volume", r.Name, "a volume of that name exists").WithHint("choose another name; pollux volume ls lists those there are")
+		return fail.New(fail.Exists, "create volume", r.Name, "a volume of that name exists").
+			WithHint("choose another name; pollux volume ls lists those there are")
 	}
 	return nil
 }
 
-// checkBacking refuses what the journal cannot see: a backing that another volume of this
-// host has under whatever path.
+// checkBacking refuses a backing that another volume of this host has. The journal compares
+// paths only, and two paths may lead to one file.
 func (d service) checkBacking(v *state.Volume) error {
 	backings := map[string]string{} // path to volume
 	d.journal.View(func(s *state.State) {
@@ -151,7 +159,8 @@ func (d service) checkBacking(v *state.Volume) error {
 	}
 	for path, name := range backings {
 		if theirs, err := os.Stat(path); err == nil && os.SameFile(mine, theirs) {
-			return fail.New(fail.Refused, "create volume", v.Name, "volume "+name+" uses the same backing "+v.Backing).WithHint("name another file or device with --backing")
+			return fail.New(fail.Refused, "create volume", v.Name, "volume "+name+" uses the same backing "+v.Backing).
+				WithHint("name another file or device with --backing")
 		}
 	}
 	return nil
@@ -169,7 +178,8 @@ func (d *Daemon) streamOf(group string) (id uuid.UUID, err error) {
 	if find(); id != uuid.Nil {
 		return id, d.syncStreams()
 	}
-	if _, err = d.journal.Propose(state.KindStreamCreate, state.Stream{ID: uuid.New(), Group: group, Agent: d.conf.Name}); err != nil {
+	if _, err = d.journal.Propose(state.KindStreamCreate,
+		state.Stream{ID: uuid.New(), Group: group, Agent: d.conf.Name}); err != nil {
 		return id, err
 	}
 	find()
@@ -219,8 +229,8 @@ func (d *Daemon) tryBacking(v *state.Volume) error {
 	return openOnce(open, v)
 }
 
-// attach makes the agent know a volume of the control state; again says that
-// something of it may be in the log already.
+// attach tells the agent of a volume of the control state; again means that a part of the
+// volume may be in the log already.
 func (d *Daemon) attach(ctx context.Context, name string, again bool) error {
 	var v state.Volume
 	d.journal.View(func(s *state.State) { v = *s.Volumes[name] })
@@ -231,9 +241,9 @@ func (d *Daemon) attach(ctx context.Context, name string, again bool) error {
 // resync is how long an initial sync that failed waits before it is tried again.
 const resync = 10 * time.Second
 
-// sync starts the initial sync of an attached volume and sees to it until the
-// volume is ready or removed, or the daemon stops. The first attempt's outcome is
-// sent. Called in a verb's turn, or before anything is served.
+// sync starts the initial sync of an attached volume, and repeats it until the volume is
+// ready or removed, or the daemon stops. The channel gets the outcome of the first attempt.
+// It is called in a verb's turn, or before anything is served.
 func (d *Daemon) sync(name string) <-chan error {
 	first := make(chan error, 1)
 	d.wg.Go(func() {
@@ -245,7 +255,8 @@ func (d *Daemon) sync(name string) <-chan error {
 			if err == nil || fail.Is(err, fail.NotFound) || d.ctx.Err() != nil {
 				return
 			}
-			d.log.Error("initial sync failed; it will be tried again", "volume", name, "err", err, "hint", fail.HintOf(err))
+			d.log.Error("initial sync failed; it will be tried again", "volume", name, "err", err,
+				"hint", fail.HintOf(err))
 			select {
 			case <-d.ctx.Done():
 				return
@@ -276,10 +287,12 @@ func (d service) volume(v *state.Volume) api.Volume {
 		ready = ready && err == nil
 	}
 	if v.Agent != d.conf.Name {
-		return api.Volume{Name: v.Name, Group: v.Group, Agent: v.Agent, SizeBytes: v.SizeBytes, Backing: v.Backing, Ready: ready}
+		return api.Volume{Name: v.Name, Group: v.Group, Agent: v.Agent, SizeBytes: v.SizeBytes, Backing: v.Backing,
+			Ready: ready}
 	}
 	u := url.URL{Scheme: "nbd+unix", Path: "/" + v.Name, RawQuery: "socket=" + d.conf.NBD.Unix}
-	return api.Volume{Name: v.Name, Group: v.Group, Agent: v.Agent, SizeBytes: v.SizeBytes, Backing: v.Backing, Ready: ready, NBD: "nbd+unix://" + u.Path + "?" + u.RawQuery}
+	return api.Volume{Name: v.Name, Group: v.Group, Agent: v.Agent, SizeBytes: v.SizeBytes, Backing: v.Backing,
+		Ready: ready, NBD: "nbd+unix://" + u.Path + "?" + u.RawQuery}
 }
 
 // elsewhere refuses what only a volume's own agent can do.
@@ -289,21 +302,25 @@ func elsewhere(op string, v *state.Volume) error {
 
 // VolumeList lists the volumes that are protected.
 func (d service) VolumeList(ctx context.Context, r api.List) ([]api.Volume, error) {
-	if err := d.awaitSync(ctx); err != nil {
+	if err := d.journal.AwaitSync(ctx); err != nil {
 		return nil, err
 	}
-	out := []api.Volume{}
+	var found []state.Volume
 	known := r.Group == ""
 	d.journal.View(func(s *state.State) {
 		known = known || s.Groups[r.Group] != nil
 		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
 			if !v.Removed && (r.Group == "" || v.Group == r.Group) {
-				out = append(out, d.volume(v))
+				found = append(found, *v)
 			}
 		}
 	})
 	if !known {
-		return nil, noSuch("group", r.Group)
+		return nil, verbs.NoSuch("group", r.Group)
+	}
+	out := make([]api.Volume, 0, len(found))
+	for i := range found {
+		out = append(out, d.volume(&found[i]))
 	}
 	return out, nil
 }
@@ -317,8 +334,8 @@ func (d service) VolumeChanged(ctx context.Context, r api.VolumeChanged) (api.Vo
 	if err != nil {
 		return api.VolumeChanges{}, err
 	}
-	out := api.VolumeChanges{Name: r.Name, AfterLSN: c.After, LastLSN: c.Last, GranuleBytes: c.GranuleBytes, Bytes: c.Bytes,
-		Extents: make([]api.Extent, 0, len(c.Extents))}
+	out := api.VolumeChanges{Name: r.Name, AfterLSN: c.After, LastLSN: c.Last, GranuleBytes: c.GranuleBytes,
+		Bytes: c.Bytes, Extents: make([]api.Extent, 0, len(c.Extents))}
 	for _, e := range c.Extents {
 		out.Extents = append(out.Extents, api.Extent{Offset: e.Off, Length: e.Len})
 	}
@@ -333,12 +350,13 @@ func (d *Daemon) protected(name string) (v state.Volume, err error) {
 		}
 	})
 	if v.Name == "" {
-		err = noSuch("volume", name)
+		err = verbs.NoSuch("volume", name)
 	}
 	return v, err
 }
 
-// VolumeAccept takes another backing for a suspended volume's.
+// VolumeAccept takes what is now at the path of a suspended volume's backing for the right
+// one.
 func (d service) VolumeAccept(ctx context.Context, r api.VolumeAccept) (api.Volume, error) {
 	if err := d.lockVerbs(ctx, "accept backing of", r.Name); err != nil {
 		return api.Volume{}, err
@@ -353,7 +371,8 @@ func (d service) VolumeAccept(ctx context.Context, r api.VolumeAccept) (api.Volu
 	}
 	if !r.DryRun {
 		d.accepted.Store(v.Group, v.Name)
-		d.log.Warn("backing accepted; the next start applies the WAL to it", "volume", v.Name, "backing", v.Backing, "by", r.By)
+		d.log.Warn("backing accepted; the next start applies the WAL to it", "volume", v.Name, "backing", v.Backing,
+			"by", r.By)
 	}
 	return d.volume(&v), nil
 }
@@ -382,7 +401,8 @@ func (d service) VolumeRemove(ctx context.Context, r api.VolumeRemove) (api.Volu
 	if err := d.agent.RemoveVolume(limited, r.Name); err != nil {
 		if limited.Err() != nil {
 			err = fail.New(fail.Retry, "remove volume", r.Name, err.Error()).
-				WithHint("the group's writers are held up, and what they wrote must reach the backing first: `pollux status` says why")
+				WithHint("the group's writers are held up, and what they wrote must reach the backing first: " +
+					"`pollux status` says why")
 		}
 		return api.Volume{}, err
 	}

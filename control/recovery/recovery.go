@@ -61,8 +61,8 @@ type Report struct {
 	Volumes []Volume `json:"volumes"`
 	Skipped []string `json:"skipped,omitempty"` // never complete in the store
 	Seconds float64  `json:"seconds"`
-	// BehindBytes of a dry run are in the journal, and not in the store yet: the points
-	// will be newer by those.
+	// BehindBytes is how much, in a dry run, the journal has and the store still lacks. The
+	// run waits for it, so its points will be newer than those that are shown.
 	BehindBytes int64 `json:"behind_bytes,omitempty"`
 }
 
@@ -76,9 +76,9 @@ type Volume struct {
 	Target  string `json:"target"` // what was there before
 }
 
-// preview fills in, before anything is changed, to which points the volumes would be
-// restored: the newest in the store. What the journal has and the store lacks is waited
-// for first, and moves them on; a writer that is not lost would, too.
+// preview fills in, before anything is changed, the points that the volumes would be restored
+// to: the newest in the store. The run may find newer ones, because it first waits until the
+// store has what the journal has, and because the old host may still be writing.
 func (r *recovery) preview(ctx context.Context, rep *Report) error {
 	if len(r.volumes) == 0 {
 		return nil
@@ -114,7 +114,8 @@ func (r *recovery) run(ctx context.Context) (rep *Report, err error) {
 	start := time.Now()
 	conf := r.conf
 	if len(conf.Journal.Addresses) == 0 {
-		return nil, fail.New(fail.Refused, "recover", "agent "+conf.Name, "its journal was on this host, and is lost as well").
+		return nil, fail.New(fail.Refused, "recover", "agent "+conf.Name,
+			"its journal was on this host, and is lost as well").
 			WithHint("pollux restore brings the volumes back from the object store")
 	}
 	unlock, err := r.lock()
@@ -147,7 +148,8 @@ func (r *recovery) run(ctx context.Context) (rep *Report, err error) {
 		names = append(names, fmt.Sprintf("%s (LSN %d in the store by now)", r.volumes[i].Name, rep.Volumes[i].LSN))
 	}
 	rep.BehindBytes = 0
-	what := fmt.Sprintf("The old host of agent %s, if it lives, is fenced for good. These volumes are restored to the journal's newest point: %s.", conf.Name, strings.Join(names, ", "))
+	what := fmt.Sprintf("The old host of agent %s, if it lives, is fenced for good. "+
+		"These volumes are restored to the journal's newest point: %s.", conf.Name, strings.Join(names, ", "))
 	if err := r.Confirm(what, conf.Name); err != nil {
 		return nil, err
 	}
@@ -177,7 +179,8 @@ func (r *recovery) lock() (unlock func(), err error) {
 	}
 	l, err := vfs.Default.Lock(filepath.Join(dir, "lock"))
 	if err != nil {
-		return nil, fail.New(fail.Refused, "lock", dir, "another process uses this state directory").WithHint("stop the agent first")
+		return nil, fail.New(fail.Refused, "lock", dir, "another process uses this state directory").
+			WithHint("stop the agent first")
 	}
 	return func() { _ = l.Close() }, nil
 }
@@ -194,7 +197,8 @@ func (r *recovery) look(ctx context.Context, find *transport.Finder) error {
 		select {
 		case <-client.Changed():
 		case <-ctx.Done():
-			return fail.New(fail.Retry, "reach", "journal", client.Err().Error()).WithHint("is a majority of its members up? See journal.addresses")
+			return fail.New(fail.Retry, "reach", "journal", client.Err().Error()).
+				WithHint("is a majority of its members up? See journal.addresses")
 		}
 	}
 	for _, t := range client.Info().Targets {
@@ -208,11 +212,15 @@ func (r *recovery) look(ctx context.Context, find *transport.Finder) error {
 			if st.Agent == r.conf.Name {
 				if st.Resyncing() {
 					after := st.Resyncs[len(st.Resyncs)-1].After
-					err = fail.New(fail.Refused, "recover", "group "+st.Group, fmt.Sprintf("its host was lost during a resync: the log's newest point is LSN %d", after)).
-						WithHint(fmt.Sprintf("pollux restore VOLUME --at %d, and protect the volumes in a new group", after))
+					err = fail.New(fail.Refused, "recover", "group "+st.Group,
+						fmt.Sprintf("its host was lost during a resync: the log's newest point is LSN %d", after)).
+						WithHint(fmt.Sprintf("pollux restore VOLUME --at %d, and protect the volumes in a new group",
+							after))
 				}
 				g := s.Groups[st.Group]
-				r.streams = append(r.streams, agent.StreamConf{ID: st.ID, Number: st.Number, Group: st.Group, Paused: g.Paused, Policy: agent.Policy{Ack: g.Ack, OnLoss: g.OnAckLoss, Overflow: g.Overflow}})
+				r.streams = append(r.streams,
+					agent.StreamConf{ID: st.ID, Number: st.Number, Group: st.Group, Paused: g.Paused,
+						Policy: agent.Policy{Ack: g.Ack, OnLoss: g.OnAckLoss, Overflow: g.Overflow}})
 			}
 		}
 		for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
@@ -229,7 +237,8 @@ func (r *recovery) look(ctx context.Context, find *transport.Finder) error {
 		return err
 	}
 	if len(r.streams) == 0 {
-		return fail.New(fail.NotFound, "recover", "agent "+r.conf.Name, "the journal knows no stream of it").WithHint("is `name` in " + r.Path + " the lost agent's?")
+		return fail.New(fail.NotFound, "recover", "agent "+r.conf.Name, "the journal knows no stream of it").
+			WithHint("is `name` in " + r.Path + " the lost agent's?")
 	}
 	return nil
 }
@@ -247,7 +256,8 @@ func (r *recovery) inspect(rep *Report) ([]*image.Target, error) {
 		if err != nil {
 			return nil, err
 		}
-		rep.Volumes = append(rep.Volumes, Volume{Name: v.Name, Group: v.Group, Backing: v.Backing, Size: v.SizeBytes, Target: t.What})
+		rep.Volumes = append(rep.Volumes, Volume{Name: v.Name, Group: v.Group, Backing: v.Backing, Size: v.SizeBytes,
+			Target: t.What})
 		out = append(out, t)
 	}
 	return out, nil
@@ -300,7 +310,8 @@ func (r *recovery) takeOver(ctx context.Context, find *transport.Finder) (map[ch
 	}
 }
 
-func (r *recovery) restore(ctx context.Context, rep *Report, targets []*image.Target, taken map[change.StreamID]agent.Taken) error {
+func (r *recovery) restore(ctx context.Context, rep *Report, targets []*image.Target,
+	taken map[change.StreamID]agent.Taken) error {
 	if len(r.volumes) == 0 {
 		return nil
 	}
@@ -324,7 +335,8 @@ func (r *recovery) restore(ctx context.Context, rep *Report, targets []*image.Ta
 			return err
 		}
 		if p.LSN != lsn {
-			return fail.New(fail.Damaged, "recover", v.Name, fmt.Sprintf("the store's newest point is LSN %d, the journal's %d", p.LSN, lsn)).
+			return fail.New(fail.Damaged, "recover", v.Name,
+				fmt.Sprintf("the store's newest point is LSN %d, the journal's %d", p.LSN, lsn)).
 				WithHint("is this the journal's store?")
 		}
 		if _, err := image.Restore(ctx, l, p, targets[i], image.Options{Restart: true, Stage: r.Stage}); err != nil {

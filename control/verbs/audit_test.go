@@ -1,4 +1,4 @@
-package member
+package verbs
 
 import (
 	"context"
@@ -18,6 +18,8 @@ type fakeState struct {
 	t *testing.T
 	s *state.State
 }
+
+func (fakeState) Err() error { return nil }
 
 func (f fakeState) View(fn func(*state.State)) { fn(f.s) }
 
@@ -46,17 +48,20 @@ func TestRefusalsDisplaceNothing(t *testing.T) {
 	for range 1100 {
 		a.Record(context.Background(), reader, "volume-remove", nil, denied)
 	}
-	a.Record(context.Background(), pki.Local, "volume-remove", json.RawMessage(`{}`), fail.New(fail.Refused, "remove", "v", "two\nlines\x1b[2J"))
+	a.Record(context.Background(), pki.Local, "volume-remove", json.RawMessage(`{}`),
+		fail.New(fail.Refused, "remove", "v", "two\nlines\x1b[2J"))
 	list, err := a.AuditList(context.Background(), api.AuditQuery{})
 	if err != nil || len(list) != 3 {
 		t.Fatalf("%d entries, %v", len(list), err)
 	}
-	if list[0].Verb != "group-put" || strings.Contains(list[0].Who, "\n") || list[1].Who != "reader/watch" || strings.ContainsAny(list[2].Outcome, "\n\x1b") {
+	if list[0].Verb != "group-put" || strings.Contains(list[0].Who, "\n") || list[1].Who != "reader/watch" ||
+		strings.ContainsAny(list[2].Outcome, "\n\x1b") {
 		t.Errorf("%+v", list)
 	}
 	a.refused["reader/watch"].noted = a.refused["reader/watch"].noted.Add(-refusalsEvery)
 	a.Record(context.Background(), reader, "volume-remove", nil, denied)
-	if list, _ = a.AuditList(context.Background(), api.AuditQuery{Last: 1}); !strings.Contains(list[0].Outcome, "1099 more") {
+	list, _ = a.AuditList(context.Background(), api.AuditQuery{Last: 1})
+	if !strings.Contains(list[0].Outcome, "1099 more") {
 		t.Errorf("%+v", list)
 	}
 }

@@ -1,4 +1,4 @@
-package member
+package verbs
 
 import (
 	"context"
@@ -34,8 +34,9 @@ func (m Members) JournalList(ctx context.Context, _ struct{}) (api.JournalMember
 		out.Waiting = fail.Explain(err)
 	}
 	for _, x := range m.Journal.Members(ctx) {
-		c := api.JournalMember{ID: x.ID, Address: x.Address, Role: "voter", Self: x.Self, State: x.Status.State, Version: x.Status.Version,
-			Term: x.Status.Term, Last: x.Status.Last, Applied: x.Status.Applied, LogBytes: x.Status.LogBytes}
+		c := api.JournalMember{ID: x.ID, Address: x.Address, Role: "voter", Self: x.Self, State: x.Status.State,
+			Version: x.Status.Version, Term: x.Status.Term, Last: x.Status.Last, Applied: x.Status.Applied,
+			LogBytes: x.Status.LogBytes}
 		switch {
 		case x.Leader:
 			c.Role = "leader"
@@ -56,7 +57,8 @@ const leadTimeout = 10 * time.Second
 // JournalInit begins a new journal here.
 func (m Members) JournalInit(ctx context.Context, r api.JournalInit) (api.JournalMembers, error) {
 	if id, _, _ := m.Journal.ID(); r.DryRun && id != uuid.Nil {
-		return api.JournalMembers{}, fail.New(fail.Exists, "init", "journal", "there is one here").WithHint("pollux journal ls shows its members")
+		return api.JournalMembers{}, fail.New(fail.Exists, "init", "journal", "there is one here").
+			WithHint("pollux journal ls shows its members")
 	}
 	if !r.DryRun {
 		if err := m.Journal.Init(); err != nil {
@@ -98,7 +100,8 @@ func (m Members) JournalRemove(ctx context.Context, r api.JournalRemove) (api.Jo
 	}
 	i, err := m.memberOf(&out, "remove", r.Member)
 	if err == nil && out.Members[i].Role == "leader" {
-		err = fail.New(fail.Refused, "remove member", r.Member, "it leads").WithHint("pollux journal transfer hands the lead over first")
+		err = fail.New(fail.Refused, "remove member", r.Member, "it leads").
+			WithHint("pollux journal transfer hands the lead over first")
 	}
 	if err != nil {
 		return api.JournalMembers{}, err
@@ -110,11 +113,13 @@ func (m Members) JournalRemove(ctx context.Context, r api.JournalRemove) (api.Jo
 // memberOf finds a member for a dry run, which must refuse what the run would.
 func (m Members) memberOf(all *api.JournalMembers, verb, which string) (int, error) {
 	if !m.Journal.Leads() {
-		return 0, fail.New(fail.Retry, verb, which, "this member does not lead the journal").WithHint("ask the one that does, at " + all.Leader)
+		return 0, fail.New(fail.Retry, verb, which, "this member does not lead the journal").
+			WithHint("ask the one that does, at " + all.Leader)
 	}
 	i := slices.IndexFunc(all.Members, func(x api.JournalMember) bool { return x.ID == which || x.Address == which })
 	if i < 0 {
-		return 0, fail.New(fail.NotFound, "find", "member "+which, "no such member").WithHint("pollux journal ls lists them")
+		return 0, fail.New(fail.NotFound, "find", "member "+which, "no such member").
+			WithHint("pollux journal ls lists them")
 	}
 	return i, nil
 }
@@ -132,7 +137,9 @@ func (m Members) canLose(ctx context.Context, which string) error {
 		}
 	}
 	if left > 0 && reached <= left/2 {
-		return fail.New(fail.Refused, "remove member", which, fmt.Sprintf("of the %d voters that would be left, only %d can be reached, which is no majority", left, reached)).
+		return fail.New(fail.Refused, "remove member", which,
+			fmt.Sprintf("of the %d voters that would be left, only %d can be reached, which is no majority", left,
+				reached)).
 			WithHint("bring the others back first, or remove one that is gone: pollux journal ls")
 	}
 	return nil
@@ -145,7 +152,8 @@ func (m Members) JournalTransfer(ctx context.Context, r api.JournalTransfer) (ap
 			return api.JournalMembers{}, err
 		}
 		m.Log.Info("lead handed over", "to", r.Member, "by", r.By)
-		for end := time.Now().Add(leadTimeout); m.Journal.Status().LeaderAddress == "" && time.Now().Before(end) && ctx.Err() == nil; {
+		end := time.Now().Add(leadTimeout)
+		for m.Journal.Status().LeaderAddress == "" && time.Now().Before(end) && ctx.Err() == nil {
 			time.Sleep(20 * time.Millisecond) // the new leader makes itself known
 		}
 	}

@@ -1,4 +1,4 @@
-package member
+package verbs
 
 import (
 	"cmp"
@@ -25,27 +25,28 @@ type Auditor struct {
 	Journal interface {
 		View(func(*state.State))
 		Submit(kind state.Kind, v any) error
+		Err() error
 	}
 
 	mu      sync.Mutex
 	refused map[string]*refusals // by who was refused
 }
 
-// refusals are verbs that a caller's role did not let it do, since the last one that is
-// in the audit.
+// refusals count what one caller was refused because of its role, since the last refusal that
+// became an entry.
 type refusals struct {
 	noted time.Time
 	since int
 }
 
 const (
-	// refusalsEvery is how often the refusals of one caller are an entry: they must
-	// neither push changes out of what the journal keeps nor fill its log.
+	// refusalsEvery is how often the refusals of one caller become an entry. More of them
+	// would push changes out of what the journal keeps, and fill its log.
 	refusalsEvery = 10 * time.Minute
 	maxRefused    = 1024 // callers that are remembered
 )
 
-// worthNoting reports whether a refusal is an entry, and how many before it were not.
+// worthNoting reports whether a refusal becomes an entry, and how many before it did not.
 func (a *Auditor) worthNoting(who string, now time.Time) (before int, yes bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -72,7 +73,7 @@ const (
 	maxRequest = 4 << 10
 )
 
-// Record is a control.Audit. A journal that cannot be reached gets no entry: the
+// Record is an api.Audit. A journal that cannot be reached gets no entry: the
 // verb could not change it either, and the host's own log has it.
 func (a *Auditor) Record(_ context.Context, who pki.Peer, verb string, req json.RawMessage, err error) {
 	e := state.Audit{Time: clock.Now().UTC(), Who: who.String(), Host: a.Host, Verb: verb, Request: req, Outcome: "ok"}
@@ -80,7 +81,7 @@ func (a *Auditor) Record(_ context.Context, who pki.Peer, verb string, req json.
 		var by struct {
 			By string `json:"by"`
 		}
-		_ = json.Unmarshal(req, &by) // every such request has it, or it stays empty
+		_ = json.Unmarshal(req, &by) // a request that is not an object names nobody
 		e.Who = "user " + cmp.Or(text.ShortLine(by.By, maxWho), "unknown")
 	}
 	if err != nil {
@@ -93,7 +94,8 @@ func (a *Auditor) Record(_ context.Context, who pki.Peer, verb string, req json.
 			return
 		}
 		if before > 0 {
-			e.Outcome = text.ShortLine(fmt.Sprintf("%s (and %d more since the last entry)", e.Outcome, before), maxOutcome)
+			e.Outcome = text.ShortLine(fmt.Sprintf("%s (and %d more since the last entry)", e.Outcome, before),
+				maxOutcome)
 		}
 		e.Request = json.RawMessage("null")
 	}
@@ -101,7 +103,7 @@ func (a *Auditor) Record(_ context.Context, who pki.Peer, verb string, req json.
 		e.Request = json.RawMessage(fmt.Sprintf(`"%d bytes"`, len(req)))
 	}
 	a.Log.Info("verb", "verb", verb, "who", e.Who, "outcome", e.Outcome)
-	if j, ok := a.Journal.(interface{ Err() error }); fail.Is(err, fail.Retry) && (!ok || j.Err() != nil) {
+	if fail.Is(err, fail.Retry) && a.Journal.Err() != nil {
 		return // the journal could not be reached: it will not be now
 	}
 	if err := a.Journal.Submit(state.KindAudit, e); err != nil {
