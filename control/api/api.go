@@ -20,7 +20,15 @@ type Group struct {
 	Retention        string   `json:"retention"`        // as pollux group set takes it
 	Owner            string   `json:"owner,omitempty"`  // the agent that created it
 	Agents           []string `json:"agents,omitempty"` // that may have volumes in it beside its owner
-	Volumes          int      `json:"volumes"`
+	// Standbys are where the group is secondary.
+	Standbys []Standby `json:"standbys"`
+	Volumes  int       `json:"volumes"`
+}
+
+// Standby is an agent that follows a group, at a site.
+type Standby struct {
+	Site  string `json:"site"`
+	Agent string `json:"agent"`
 }
 
 // GroupPut creates a group or changes settings of one; nil means unchanged or
@@ -184,18 +192,21 @@ type CertificateStatus struct {
 
 // GroupStatus is where a group stands.
 type GroupStatus struct {
-	Name             string  `json:"name"`
-	Role             string  `json:"role"`
-	State            string  `json:"state"`
-	Reason           string  `json:"reason"`
-	Ack              string  `json:"ack"`
-	AckKept          string  `json:"ack_kept"` // the promise that holds for every flush that was answered
-	AckReason        string  `json:"ack_reason,omitempty"`
-	AckDegraded      bool    `json:"ack_degraded"`
-	FlushesWaiting   int     `json:"flushes_waiting"` // for more than this host
-	LagSeconds       float64 `json:"lag_seconds"`
-	LagBytes         int64   `json:"lag_bytes"`
-	RPOTargetSeconds float64 `json:"rpo_target_seconds"`
+	Name string `json:"name"`
+	Role string `json:"role"`
+	// Site is where it is primary, and Standbys are where it is secondary.
+	Site             string    `json:"site"`
+	Standbys         []Standby `json:"standbys"`
+	State            string    `json:"state"`
+	Reason           string    `json:"reason"`
+	Ack              string    `json:"ack"`
+	AckKept          string    `json:"ack_kept"` // the promise that holds for every flush that was answered
+	AckReason        string    `json:"ack_reason,omitempty"`
+	AckDegraded      bool      `json:"ack_degraded"`
+	FlushesWaiting   int       `json:"flushes_waiting"` // for more than this host
+	LagSeconds       float64   `json:"lag_seconds"`
+	LagBytes         int64     `json:"lag_bytes"`
+	RPOTargetSeconds float64   `json:"rpo_target_seconds"`
 	// LastLSN and DurableLSN are of the answering agent's own stream, or of the only one that
 	// the group has. Where there is neither they are null (see HasLSN): each stream has LSNs
 	// of its own, which neither compare nor add up.
@@ -255,6 +266,8 @@ type JournalStatus struct {
 	Members        int    `json:"members"`
 	Term           uint64 `json:"term"`
 	Epoch          uint64 `json:"epoch"`
+	Site           string `json:"site"` // of its seat
+	FeatureLevel   int    `json:"feature_level"`
 	LogBytes       int64  `json:"log_bytes"`
 	LogBudgetBytes int64  `json:"log_budget_bytes"`
 	Error          string `json:"error"`

@@ -10,6 +10,7 @@ type JournalMember struct {
 	Self     bool   `json:"self"` // the one that was asked
 	State    string `json:"state"`
 	Version  string `json:"version"`
+	Level    int    `json:"feature_level"` // that its release knows
 	Term     uint64 `json:"term"`
 	Last     uint64 `json:"last"`    // newest entry of its Raft log
 	Applied  uint64 `json:"applied"` // newest entry that it has applied

@@ -10,5 +10,6 @@ const (
 	Resyncing    = "Resyncing" // a WAL overflowed: there is no new point until what changed is copied
 	Suspended    = "Suspended"
 	Fenced       = "Fenced"
+	Unprotected  = "Unprotected" // no required target is outside the seat's site
 	Faulted      = "Faulted"
 )

@@ -13,6 +13,7 @@ import (
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/status"
 	"github.com/pollux-dr/pollux/control/verbs"
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -34,43 +35,69 @@ func (d service) GroupPut(ctx context.Context, r api.GroupPut) (api.Group, error
 		return api.Group{}, err
 	}
 	defer d.endTurn()
-	var g state.Group
-	exists := false
-	d.journal.View(func(s *state.State) {
-		if old := s.Groups[r.Name]; old != nil {
-			g, exists = *old, true
-		}
-	})
-	switch {
-	case r.Create && exists:
-		return api.Group{}, fail.New(fail.Exists, "create group", r.Name, "it exists").
-			WithHint("pollux group set changes it")
-	case !r.Create && !exists:
-		return api.Group{}, verbs.NoSuch("group", r.Name)
-	case r.Create:
-		g = state.Group{Name: r.Name, Owner: d.conf.Name, Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
-			RPOTargetSeconds: status.DefaultRPOTargetSeconds, Created: clock.Now().UTC()}
+	g, err := d.putGroup(&r)
+	for tries := 1; fail.Is(err, fail.Retry) && !r.Create && tries < maxPutTries && d.changedSince(g); tries++ {
+		g, err = d.putGroup(&r) // another host changed it at the same time
 	}
-	if err := state.CheckName("group", r.Name); err != nil {
-		return api.Group{}, err
-	}
-	if err := applySettings(&g, &r, d.journal.Info().Voters, d.journal.Alone()); err != nil {
-		return api.Group{}, err
-	}
-	if err := d.stillIn(&g); err != nil {
+	if err != nil {
 		return api.Group{}, err
 	}
 	if r.DryRun {
-		return d.group(g), nil
-	}
-	if _, err := d.journal.Propose(state.KindGroupPut, g); err != nil {
-		return api.Group{}, err
+		return d.group(*g), nil
 	}
 	if err := d.syncStreams(); err != nil {
 		return api.Group{}, err
 	}
 	d.log.Info("group changed", "group", g.Name, "by", r.By)
-	return d.group(g), nil
+	return d.group(*g), nil
+}
+
+// maxPutTries bounds how often a change of a group is thought out anew.
+const maxPutTries = 10
+
+// putGroup thinks out what the request makes of the group as it is now, and proposes it. It
+// returns the group that it proposed, with the revision that it looked at.
+func (d service) putGroup(r *api.GroupPut) (*state.Group, error) {
+	if err := state.CheckName("group", r.Name); err != nil {
+		return nil, err
+	}
+	var old *state.Group
+	level := 0
+	d.journal.View(func(s *state.State) {
+		level = s.Level
+		if g := s.Groups[r.Name]; g != nil {
+			old = new(*g)
+		}
+	})
+	var g state.Group
+	switch {
+	case r.Create && old != nil:
+		return nil, fail.New(fail.Exists, "create group", r.Name, "it exists").WithHint("pollux group set changes it")
+	case !r.Create && old == nil:
+		return nil, verbs.NoSuch("group", r.Name)
+	case r.Create:
+		g = state.Group{Name: r.Name, Owner: d.conf.Name, Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
+			RPOTargetSeconds: status.DefaultRPOTargetSeconds, Created: clock.Now().UTC()}
+	default:
+		g = *old
+	}
+	if err := applySettings(&g, r, d.journal.Info(), d.journal.Alone()); err != nil {
+		return &g, err
+	}
+	if err := d.stillIn(&g); err != nil || r.DryRun {
+		return &g, err
+	}
+	_, err := d.journal.Propose(state.GroupCommand(level, old, &g))
+	return &g, err
+}
+
+// changedSince reports whether somebody else has changed a group since it was looked at.
+func (d service) changedSince(g *state.Group) (changed bool) {
+	d.journal.View(func(s *state.State) {
+		now := s.Groups[g.Name]
+		changed = now == nil || now.Revision != g.Revision
+	})
+	return changed
 }
 
 // group is a group as it is, or would be.
@@ -104,18 +131,22 @@ func (d *Daemon) stillIn(g *state.Group) (err error) {
 const maxRPOTargetSeconds = 366 * 86400
 
 // applySettings applies what the request sets, and refuses what this build cannot keep.
-func applySettings(g *state.Group, r *api.GroupPut, voters int, alone bool) error {
+func applySettings(g *state.Group, r *api.GroupPut, j change.JournalInfo, alone bool) error {
 	bad := func(setting, value, hint string) error {
 		return fail.New(fail.Invalid, "set "+setting+" of group", g.Name, fmt.Sprintf("%q is not possible", value)).
 			WithHint(hint)
 	}
 	if r.Ack != nil {
 		switch *r.Ack {
-		case agent.AckLocal, agent.AckRemote:
+		case agent.AckLocal:
+		case agent.AckRemote:
+			if why := status.Unprotected(&j); why != "" {
+				return bad("ack", *r.Ack, why)
+			}
 		case agent.AckJournal:
-			if voters < agent.MinVoters {
+			if j.Voters < agent.MinVoters {
 				return bad("ack", *r.Ack, fmt.Sprintf("the journal has %d voters, and a promise of a majority "+
-					"needs %d: pollux journal ls", voters, agent.MinVoters))
+					"needs %d: pollux journal ls", j.Voters, agent.MinVoters))
 			}
 		default:
 			return bad("ack", *r.Ack, "local, journal or remote")

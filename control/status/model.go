@@ -29,6 +29,7 @@ type Journal struct {
 	change.JournalInfo
 	Leads  bool  // from this process
 	Alone  bool  // its only member is in this process
+	Level  int   // its feature level
 	Synced bool  // its control state is known here
 	Err    error // why it does not go on here, or cannot be reached
 }
@@ -66,6 +67,7 @@ type Agent struct {
 
 // Read takes what the model needs of a control state, which it does not keep.
 func (m *Model) Read(s *state.State) {
+	m.Journal.Level = s.Level
 	m.Groups = make([]Group, 0, len(s.Groups))
 	at := make(map[string]int, len(s.Groups))
 	for i, g := range state.Sorted(s.Groups, func(g *state.Group) string { return g.Name }) {

@@ -24,6 +24,7 @@ var precedence = []struct {
 	{api.Faulted, (*facts).faulted},
 	{api.Fenced, (*facts).fenced},
 	{api.Suspended, (*facts).suspended},
+	{api.Unprotected, (*facts).unprotected},
 	{api.Paused, (*facts).paused},
 	{api.Lagging, (*facts).degraded},
 	{api.Throttled, (*facts).heldUp},
@@ -84,6 +85,8 @@ func (f *facts) suspended() (string, bool) {
 	}
 	return f.targets.stopped, f.targets.stopped != ""
 }
+
+func (f *facts) unprotected() (string, bool) { return f.targets.near, f.targets.near != "" }
 
 func (f *facts) paused() (string, bool) { return "paused by an operator", f.Paused }
 
@@ -205,6 +208,7 @@ func initialSync(i *agent.InitialSync, now time.Time) string {
 
 // targets is what is the matter with a journal's targets, in words; "" where nothing is.
 type targets struct {
+	near    string // all required ones are lost with the journal's site
 	fenced  string // another writer holds a required one's object log
 	stopped string // a required one is given up for good
 	failing string // a required one does not take objects now
@@ -214,7 +218,33 @@ type targets struct {
 // slowRequest is how long a store may take before the status says so.
 const slowRequest = 3 * time.Second
 
-func judge(all []change.TargetInfo, now time.Time) (out targets) {
+// Unprotected says why nothing that a journal's targets hold outlives the loss of its site, "" where
+// a required one is elsewhere, or where nothing is known of them.
+func Unprotected(j *change.JournalInfo) string {
+	spare := ""
+	for i := range j.Targets {
+		switch t := &j.Targets[i]; {
+		case t.Site == j.Site:
+		case !t.Optional:
+			return ""
+		default:
+			spare = t.Name
+		}
+	}
+	switch {
+	case len(j.Targets) == 0 || j.Site == "":
+		return ""
+	case spare != "":
+		return fmt.Sprintf("all required targets are at site %s, where the journal is, and are lost with it: "+
+			"make target %s required, which is elsewhere", j.Site, spare)
+	}
+	return fmt.Sprintf("all required targets are at site %s, where the journal is, and are lost with it: "+
+		"add one at another site, or put the `site` settings right", j.Site)
+}
+
+func judge(j *change.JournalInfo, now time.Time) (out targets) {
+	all := j.Targets
+	out.near = Unprotected(j)
 	for i := range all {
 		t := &all[i]
 		waited := now.Sub(t.OldestRequest)

@@ -73,6 +73,14 @@ var conditions = []struct {
 	{"a target is given up", "Suspended", "target x: not ours", func(w world) {
 		w.Journal.Targets[0].Stopped, w.Journal.Targets[0].Error = true, "not ours"
 	}},
+	{"the only target elsewhere is optional", "Unprotected", "make target spare required",
+		func(w world) {
+			w.Journal.Site, w.Journal.Targets[0].Site = "here", "here"
+			w.Journal.Targets = append(w.Journal.Targets, change.TargetInfo{Name: "spare", Site: "there", Optional: true})
+		}},
+	{"all targets are at the journal's site", "Unprotected", "all required targets are at site here", func(w world) {
+		w.Journal.Site, w.Journal.Targets[0].Site = "here", "here"
+	}},
 	{"an operator paused it", "Paused", "operator", func(w world) { w.group.Paused = true }},
 	{"its ack was given up", "Lagging", "too few voters", func(w world) {
 		w.stream.Kept = agent.EffectiveAck{Asked: "journal", Ack: "local", Degraded: true, Why: "too few voters"}

@@ -9,6 +9,7 @@ import (
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // Status is where everything stands.
@@ -24,7 +25,7 @@ func (m *Model) Status() api.Status {
 	for i := range m.Journal.Targets {
 		out.Targets = append(out.Targets, api.TargetStatusOf(&m.Journal.Targets[i]))
 	}
-	targets, groups := judge(m.Journal.Targets, m.Now), m.groups()
+	targets, groups := judge(&m.Journal.JournalInfo, m.Now), m.groups()
 	for i := range groups {
 		out.Groups = append(out.Groups, m.group(&groups[i], targets))
 	}
@@ -37,7 +38,7 @@ const noLeader = "no leader is known: is a majority of the members up?"
 func (m *Model) journal() api.JournalStatus {
 	j := &m.Journal
 	out := api.JournalStatus{ID: j.Journal.String(), Leader: j.Leads, LeaderAddress: j.Leader, Term: j.Term,
-		Epoch: j.Epoch, Voters: j.Voters, Members: j.Members, LogBytes: j.LogBytes, LogBudgetBytes: j.LogBudget}
+		Epoch: j.Epoch, Site: j.Site, FeatureLevel: j.Level, Voters: j.Voters, Members: j.Members, LogBytes: j.LogBytes, LogBudgetBytes: j.LogBudget}
 	if j.Journal == uuid.Nil {
 		out.ID = "" // not heard of yet
 	}
@@ -54,7 +55,7 @@ func (m *Model) journal() api.JournalStatus {
 
 func (m *Model) group(g *Group, t targets) api.GroupStatus {
 	f := facts{Group: g, now: m.Now, targets: t}
-	out := api.GroupStatus{Name: g.Name, Role: "primary", Ack: g.Ack, RPOTargetSeconds: g.RPOTargetSeconds,
+	out := api.GroupStatus{Name: g.Name, Role: "primary", Site: m.Journal.Site, Standbys: standbys(g.Standbys), Ack: g.Ack, RPOTargetSeconds: g.RPOTargetSeconds,
 		Streams: []api.StreamStatus{}}
 	own := m.own(g.Name)
 	if m.Agent != nil {
@@ -139,8 +140,16 @@ func (m *Model) GroupList(name string) (out []api.Group, found bool) {
 }
 
 // API is a group as the control API tells it.
+func standbys(all []state.Standby) []api.Standby {
+	out := make([]api.Standby, 0, len(all))
+	for _, b := range all {
+		out = append(out, api.Standby(b))
+	}
+	return out
+}
+
 func (g *Group) API() api.Group {
 	return api.Group{Name: g.Name, Ack: g.Ack, OnAckLoss: cmp.Or(g.OnAckLoss, agent.LossWait), Overflow: g.Overflow,
 		PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused, Owner: g.Owner, Agents: g.Agents,
-		Retention: g.Retention.String(), Volumes: g.Volumes}
+		Retention: g.Retention.String(), Standbys: standbys(g.Standbys), Volumes: g.Volumes}
 }

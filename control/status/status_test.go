@@ -158,8 +158,10 @@ func TestRead(t *testing.T) {
 		t.Error(diff)
 	}
 	db := api.Group{Name: "db", Ack: "local", OnAckLoss: "wait", Overflow: "throttle", PITR: "fold",
-		RPOTargetSeconds: 5, Retention: "every_write=1d", Owner: "b", Agents: []string{"a"}, Volumes: 2}
-	az := api.Group{Name: "az", Ack: "journal", OnAckLoss: "degrade", Paused: true, Retention: "forever"}
+		RPOTargetSeconds: 5, Retention: "every_write=1d", Owner: "b", Agents: []string{"a"},
+		Standbys: []api.Standby{}, Volumes: 2}
+	az := api.Group{Name: "az", Ack: "journal", OnAckLoss: "degrade", Paused: true, Retention: "forever",
+		Standbys: []api.Standby{}}
 	for name, want := range map[string][]api.Group{"": {az, db}, "db": {db}, "nope": {}} {
 		got, found := m.GroupList(name)
 		if diff := cmp.Diff(want, got); diff != "" || found != (name != "nope") {

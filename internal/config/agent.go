@@ -160,6 +160,16 @@ type Log struct {
 // nameRule keeps an agent's name fit for the names of files.
 var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
 
+// siteRule is what state.CheckName takes: sites are in the journal's state.
+var siteRule = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,99}$`)
+
+func checkSite(name string) error {
+	if siteRule.MatchString(name) {
+		return nil
+	}
+	return fmt.Errorf("%q: letters, digits and _.- only, 100 at most, a letter first", name)
+}
+
 const minRate = 1.0 / 600
 
 func (c *Agent) setDefaults() {
@@ -235,6 +245,8 @@ func (c *Agent) check() (setting string, err error) {
 	switch {
 	case c.Name != "" && !nameRule.MatchString(c.Name):
 		return "name", fmt.Errorf("%q: letters, digits and _.- only, 100 at most, a letter or digit first", c.Name)
+	case !siteRule.MatchString(c.Site):
+		return "site", checkSite(c.Site)
 	case !filepath.IsAbs(c.State):
 		return "state", fmt.Errorf("%q is not an absolute path", c.State)
 	case c.Name == "":
@@ -357,6 +369,8 @@ func checkTargets(all string, targets []Target) (string, error) {
 		switch {
 		case strings.ContainsAny(t.Name, "/ ") || len(t.Name) > 64:
 			return at + ".name", fmt.Errorf("%q: no slash, no space, 64 bytes at most", t.Name)
+		case !siteRule.MatchString(t.Site):
+			return at + ".site", checkSite(t.Site)
 		case seen[t.Name]:
 			return all, fmt.Errorf("two are called %q", t.Name)
 		case !strings.HasPrefix(t.URL, "file:///") && !strings.HasPrefix(t.URL, "s3://"):

@@ -3,10 +3,11 @@ package config
 import (
 	"errors"
 	"fmt"
-	"github.com/pollux-dr/pollux/internal/quantity"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/pollux-dr/pollux/internal/quantity"
 )
 
 // JournalHost are the settings of `pollux journal`: one member of one journal.
@@ -74,6 +75,8 @@ func (c *JournalHost) setDefaults() {
 
 func (c *JournalHost) check() (setting string, err error) {
 	switch {
+	case !siteRule.MatchString(c.Site):
+		return "site", checkSite(c.Site)
 	case !nameRule.MatchString(c.Name):
 		return "name", fmt.Errorf("%q: letters, digits and _.- only, 100 at most, a letter or digit first", c.Name)
 	case !filepath.IsAbs(c.State):

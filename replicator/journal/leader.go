@@ -84,8 +84,8 @@ func (j *Journal) prepareLead() (term uint64, err error) {
 		return 0, err
 	}
 	if _, members := j.count(); members == 1 { // else the others are asked while it leads
-		if err := j.places.settle(j.ctx); err != nil {
-			return 0, err
+		if err := j.places.settle(j.ctx); err != nil { // it leads without, and says more at its next start
+			j.opts.Logger.Warn("the journal's place is not in its state yet", "err", err, "hint", fail.HintOf(err))
 		}
 	}
 	// The term is a part of the fence token: it must be the one of this lead.

@@ -2,12 +2,17 @@ package journal
 
 import (
 	"testing"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-func withSpare(o *Options) { o.Targets, o.Required = []string{"x", "spare"}, []string{"x"} }
+// withSpare adds an optional target. The lead changes hands only where a test makes it, on a busy
+// machine too.
+func withSpare(o *Options) {
+	o.Targets, o.Required, o.Election = []string{"x", "spare"}, []string{"x"}, time.Second
+}
 
 // uploaded says that a target has everything up to index.
 func (c *clusterTest) uploaded(target string, index uint64, at change.Point) {

@@ -98,9 +98,9 @@ func (s *State) patchGroup(r *GroupPatch) (string, error) {
 }
 
 // GroupCommand is the command that makes g of old, or creates it where old is nil: a patch of
-// what differs where the journal's feature level has it, else the whole group.
-func (s *State) GroupCommand(old, g *Group) (Kind, any) {
-	if s.Level < LevelOf(KindGroupPatch) {
+// what differs where the journal's feature level is high enough, else the whole group.
+func GroupCommand(level int, old, g *Group) (Kind, any) {
+	if level < LevelOf(KindGroupPatch) {
 		return KindGroupPut, *g
 	}
 	r := GroupPatch{Name: g.Name}

@@ -64,6 +64,8 @@ type Site struct {
 const (
 	maxSites   = 64
 	maxTargets = 64 // of one site
+	// maxTargetName bounds the bytes of a target's name.
+	maxTargetName = 64
 )
 
 func (r *Site) check() error {
@@ -71,7 +73,10 @@ func (r *Site) check() error {
 		return invalid("%d targets at site %s exceed %d", len(r.Targets), r.Name, maxTargets)
 	}
 	for name, url := range r.Targets {
-		if err := first(CheckName("target", name), checkText("URL", url)); err != nil {
+		if name == "" || len(name) > maxTargetName {
+			return invalid("a target's name of %d bytes", len(name))
+		}
+		if err := first(checkText("target", name), checkText("URL", url)); err != nil {
 			return err
 		}
 	}

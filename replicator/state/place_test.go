@@ -220,12 +220,12 @@ func TestGroupCommand(t *testing.T) {
 	for level, s := range map[int]*State{0: New(), 1: {Level: 1}} {
 		fresh := New()
 		fresh.Level = s.Level
-		kind, v := fresh.GroupCommand(nil, old)
+		kind, v := GroupCommand(level, nil, old)
 		must(t, fresh, kind, v)
 		if diff := cmp.Diff(old, fresh.Groups["g"], ignoreRevision); diff != "" {
 			t.Errorf("level %d, created: %s", level, diff)
 		}
-		kind, v = fresh.GroupCommand(fresh.Groups["g"], next)
+		kind, v = GroupCommand(level, fresh.Groups["g"], next)
 		must(t, fresh, kind, v)
 		if diff := cmp.Diff(next, fresh.Groups["g"], ignoreRevision); diff != "" {
 			t.Errorf("level %d, changed: %s", level, diff)

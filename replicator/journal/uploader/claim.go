@@ -1,6 +1,7 @@
 package uploader
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -65,6 +66,7 @@ func (u *Uploader) lostLog(err error, position uint64) error {
 // identify creates position 0, or checks that it is this journal's.
 func (u *Uploader) identify(ctx context.Context) error {
 	id, _, site := u.o.Journal.ID()
+	u.o.Journal.View(func(s *state.State) { site = cmp.Or(s.SiteOf(u.o.Target), site) }) // the store's, where it is known
 	doc := state.Identity{Journal: id, Format: state.FormatVersion, Site: site, Created: u.o.Journal.Created()}
 	obj := segment.Document(segment.Head{Type: segment.Identity, Journal: id, Token: segment.Token{Epoch: u.token.Epoch},
 		FirstIndex: 1, Time: doc.Created.UnixNano()}, state.KindIdentity, doc)
