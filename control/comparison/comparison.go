@@ -13,6 +13,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 	"github.com/pollux-dr/pollux/replicator/twin/mount"
 )
 
@@ -189,7 +190,7 @@ func (v *comparison) judge(ctx context.Context, p twin.Point, found []Span) (aga
 		return nil, err
 	}
 	defer written.Close()
-	m := &extent.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Recent: written}
+	m := &extentmap.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Recent: written}
 	c := cover.New()
 	err = m.Each(ctx, true, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {

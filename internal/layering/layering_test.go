@@ -34,19 +34,22 @@ var below = map[string][]string{
 }
 
 // unlinked says what the packages of a wing may not link, however many imports lie between:
-// who works from the bucket alone needs no journal.
+// who works from the bucket alone needs no journal, and who only knows what lies in it no
+// database and no settings either.
 var unlinked = map[string][]string{
-	"replicator/objlog":         {raft, module + "replicator/journal", module + "wal", module + "transport", module + "replicator/twin"},
-	"replicator/objstore":       {raft, pebble, module + "replicator/journal", module + "wal", module + "transport", module + "replicator/twin"},
-	"replicator/twin":           {raft, module + "replicator/journal", module + "wal", module + "transport", module + "agent"},
-	"replicator/state":          {raft, pebble, module + "replicator/journal", module + "wal", module + "transport"},
-	"replicator/objlog/segment": {pebble},
-	"replicator/objlog/fold":    {pebble},
+	"replicator/objlog":   append([]string{pebble, yaml, module + "replicator/twin"}, writer...),
+	"replicator/objstore": append([]string{pebble, yaml, module + "replicator/twin"}, writer...),
+	"replicator/state":    append([]string{pebble, yaml, module + "replicator/twin"}, writer...),
+	"replicator/twin":     append([]string{yaml, module + "agent"}, writer...),
 }
+
+// writer is the journal's side.
+var writer = []string{raft, module + "replicator/journal", module + "wal", module + "transport"}
 
 const (
 	raft   = "github.com/hashicorp/raft"
 	pebble = "github.com/cockroachdb/pebble/v2"
+	yaml   = "github.com/goccy/go-yaml" // of settings; an S3 client links one of its own
 )
 
 func under(pkg, folder string) bool { return pkg == folder || strings.HasPrefix(pkg, folder+"/") }

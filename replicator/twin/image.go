@@ -13,18 +13,19 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // Image is what a volume holds at a point: its map, and the way to its blocks.
 // Several goroutines may use it.
 type Image struct {
-	Map   *extent.Map
+	Map   *extentmap.Map
 	Point Point
 	dir   string
 
 	mu    sync.Mutex
 	log   *Log
-	close []*extent.Sorter // of this and earlier maps
+	close []*extentmap.Sorter // of this and earlier maps
 }
 
 func (m *Image) from() *Log {
@@ -102,7 +103,7 @@ func (m *Image) Current(ctx context.Context, f func() error) error {
 // Image makes the map of p, which Resolve returned. dir is for what memory should not
 // hold; "" is the system's place for temporary files.
 func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
-	m := &extent.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Moved: l.moves.follow}
+	m := &extentmap.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Moved: l.moves.follow}
 	after := uint64(0)
 	if l.Catalog != nil {
 		if k, ok := l.Catalog.KeptAt(p.Volume.Stream, p.LSN); ok {
@@ -117,12 +118,12 @@ func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
 		return nil, err
 	}
 	m.Recent = s
-	return &Image{Point: p, log: l, dir: dir, Map: m, close: []*extent.Sorter{s}}, nil
+	return &Image{Point: p, log: l, dir: dir, Map: m, close: []*extentmap.Sorter{s}}, nil
 }
 
 // Changed sorts what a stream's frames behind `after`, up to an LSN, wrote. Errors:
 // fail.NotFound where that is not kept any more.
-func (l *Log) Changed(ctx context.Context, id change.StreamID, after, through uint64, dir string) (*extent.Sorter, error) {
+func (l *Log) Changed(ctx context.Context, id change.StreamID, after, through uint64, dir string) (*extentmap.Sorter, error) {
 	return l.changed(ctx, id, after, through, dir, l.sizes())
 }
 
@@ -138,8 +139,8 @@ func (l *Log) Written(ctx context.Context, v *state.Volume, after uint64) (bool,
 }
 
 // changed is Changed for the volumes of these sizes, by number.
-func (l *Log) changed(ctx context.Context, id change.StreamID, after, through uint64, dir string, sizes map[uint32]int64) (*extent.Sorter, error) {
-	s := extent.NewSorter(dir)
+func (l *Log) changed(ctx context.Context, id change.StreamID, after, through uint64, dir string, sizes map[uint32]int64) (*extentmap.Sorter, error) {
+	s := extentmap.NewSorter(dir)
 	s.Sizes = sizes
 	if after >= through {
 		return s, nil

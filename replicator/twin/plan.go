@@ -10,6 +10,7 @@ import (
 
 	"github.com/pollux-dr/pollux/replicator/objlog/cover"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // Base is what a target holds already: but for what was written behind LSN Low up to
@@ -90,7 +91,7 @@ type Plan struct {
 	ZeroBytes int64 // to be made zeros
 	image     *Image
 	ours      bool // the image goes with the plan
-	needs     *extent.ByBlock
+	needs     *extentmap.ByBlock
 	base      *Base
 	dir       string
 	seen      uint64 // the catalog by which needs was made
@@ -122,7 +123,7 @@ func (pl *Plan) again(ctx context.Context, left *Base, cause error) error {
 		return err
 	}
 	needs := pl.needs
-	pl.needs, pl.base = extent.NewByBlock(pl.dir), left
+	pl.needs, pl.base = extentmap.NewByBlock(pl.dir), left
 	pl.Objects, pl.Bytes, pl.LiveBytes, pl.NeedBytes, pl.ZeroBytes = 0, 0, 0, 0, 0
 	return errors.Join(needs.Close(), pl.fill(ctx))
 }
@@ -169,7 +170,7 @@ func (m *Image) Plan(ctx context.Context, dir string) (*Plan, error) {
 }
 
 func newPlan(ctx context.Context, m *Image, ours bool, base *Base, dir string) (*Plan, error) {
-	pl := &Plan{Point: m.Point, image: m, ours: ours, needs: extent.NewByBlock(dir), base: base, dir: dir}
+	pl := &Plan{Point: m.Point, image: m, ours: ours, needs: extentmap.NewByBlock(dir), base: base, dir: dir}
 	if err := pl.fill(ctx); err != nil {
 		return pl, errors.Join(err, pl.Close())
 	}
@@ -215,7 +216,7 @@ func (pl *Plan) difference(ctx context.Context, base *Base) error {
 		return err
 	}
 	defer between.Close()
-	touched := &extent.Map{Volume: m.Volume, SizeBytes: m.SizeBytes, Recent: between}
+	touched := &extentmap.Map{Volume: m.Volume, SizeBytes: m.SizeBytes, Recent: between}
 	for leaf := int64(0); ; leaf++ {
 		a, aok, err := m.Next(ctx, leaf)
 		if err != nil {

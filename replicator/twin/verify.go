@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // Verify reads an image back and compares it with the store: the data of the plan,
@@ -36,7 +37,7 @@ func (pl *Plan) Verify(ctx context.Context, r io.ReaderAt, run Run) error {
 }
 
 // betweenZeros checks what lies between the extents of a map, from at on.
-func betweenZeros(ctx context.Context, r io.ReaderAt, m *extent.Map, at *int64) error {
+func betweenZeros(ctx context.Context, r io.ReaderAt, m *extentmap.Map, at *int64) error {
 	return m.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
 			if err := zeros(ctx, r, *at, extents[i].Off); err != nil {

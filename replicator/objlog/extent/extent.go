@@ -18,6 +18,25 @@ type Block struct {
 	Codec       change.Codec
 }
 
+// Place is where in the order of ByBlock something lies.
+type Place struct {
+	Position uint64 `json:"position"`
+	Offset   uint32 `json:"offset"`
+}
+
+// Before reports whether p lies before q.
+func (p Place) Before(q Place) bool {
+	return p.Position < q.Position || (p.Position == q.Position && p.Offset < q.Offset)
+}
+
+// PlaceOf is an extent's; zeros lie behind all else.
+func PlaceOf(e *Extent) Place {
+	if e.Zeros() {
+		return Place{^uint64(0), 0}
+	}
+	return Place{e.Block.Position, e.Block.Offset}
+}
+
 // Extent is a run of a volume's bytes, which lies in one block from At on. Extents
 // without a block (zeros) hide older ones.
 type Extent struct {
@@ -69,8 +88,8 @@ func Of(x *segment.Index, i int, t *segment.Table, through uint64, fn func(volum
 	}
 }
 
-// byLeaf calls fn with the parts of e in each leaf that it touches.
-func (e *Extent) byLeaf(fn func(leaf int64, part Extent)) {
+// ByLeaf calls fn with the parts of e in each leaf that it touches.
+func (e *Extent) ByLeaf(fn func(leaf int64, part Extent)) {
 	for off := e.Off; off < e.End(); {
 		leaf := off / LeafBytes
 		end := min(e.End(), (leaf+1)*LeafBytes)

@@ -78,7 +78,7 @@ func TestGoldenMap(t *testing.T) {
 	part.Bytes = int64(len(obj))
 	y := OpenLayer(s, true, []Part{part})
 	for _, leaf := range []int64{0, 1, 1000} {
-		extents, err := y.leaf(t.Context(), leaf)
+		extents, err := y.Leaf(t.Context(), leaf)
 		if diff := cmp.Diff(goldenLeaves()[leaf], extents); err != nil || diff != "" {
 			t.Errorf("leaf %d: %v %s", leaf, err, diff)
 		}

@@ -361,8 +361,8 @@ func (l *Layer) part(leaf int64) int {
 	return sort.Search(len(l.Parts), func(i int) bool { return l.Parts[i].LastLeaf >= leaf })
 }
 
-// leaf returns a leaf's extents in order; none where it has none.
-func (l *Layer) leaf(ctx context.Context, leaf int64) ([]Extent, error) {
+// Leaf returns a leaf's extents in order; none where it has none.
+func (l *Layer) Leaf(ctx context.Context, leaf int64) ([]Extent, error) {
 	i := l.part(leaf)
 	if i == len(l.Parts) || l.Parts[i].FirstLeaf > leaf {
 		return nil, nil
@@ -388,8 +388,8 @@ func (l *Layer) leaf(ctx context.Context, leaf int64) ([]Extent, error) {
 	return out, err
 }
 
-// next returns the first leaf at or after one that has extents here.
-func (l *Layer) next(ctx context.Context, from int64) (int64, bool, error) {
+// Next returns the first leaf at or after one that has extents here.
+func (l *Layer) Next(ctx context.Context, from int64) (int64, bool, error) {
 	for i := l.part(from); i < len(l.Parts); i++ {
 		refs, err := l.index(ctx, i)
 		if err != nil {

@@ -73,7 +73,7 @@ func TestLayer(t *testing.T) {
 	}
 	y, objects := testLayer(t, r, leaves, order)
 	for _, leaf := range []int64{0, 1, 2, 5, 6, 7, 100, 101, 4000, 9999} {
-		got, err := y.leaf(t.Context(), leaf)
+		got, err := y.Leaf(t.Context(), leaf)
 		if diff := cmp.Diff(leaves[leaf], got); err != nil || diff != "" {
 			t.Fatalf("leaf %d: %v %s", leaf, err, diff)
 		}
@@ -83,7 +83,7 @@ func TestLayer(t *testing.T) {
 				want, ok = l, true
 			}
 		}
-		if next, found, err := y.next(t.Context(), leaf); err != nil || found != ok || next != want {
+		if next, found, err := y.Next(t.Context(), leaf); err != nil || found != ok || next != want {
 			t.Errorf("next at %d: %d %v %v, want %d", leaf, next, found, err, want)
 		}
 	}
@@ -103,7 +103,6 @@ func TestLayer(t *testing.T) {
 	}
 }
 
-// FuzzLayer: no object makes a reader panic, or believe what no writer writes.
 // TestLeafTooMany: what could not be read back is not written.
 func TestLeafTooMany(t *testing.T) {
 	extents := make([]Extent, maxLeafExtents+1)
@@ -119,6 +118,7 @@ func TestLeafTooMany(t *testing.T) {
 	}
 }
 
+// FuzzLayer: no object makes a reader panic, or believe what no writer writes.
 func FuzzLayer(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 3))
 	_, objects := testLayer(f, r, map[int64][]Extent{0: randomLeaf(r, 0, 20), 3: randomLeaf(r, 3, 5)}, []int64{0, 3})

@@ -20,6 +20,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // Options are what a run needs. Zero values take defaults.
@@ -212,7 +213,7 @@ func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.Strea
 		}
 		at := sort.Search(len(vol.Layers), func(i int) bool { return vol.Layers[i].To > to.LSN })
 		y := catalog.Layer{Whole: at == 0, From: from, To: to.LSN}
-		m := &extent.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
+		m := &extentmap.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
 		y.Parts, err = w.parts(ctx, extent.LayerHead{Whole: y.Whole, Volume: v.Number, Journal: c.Journal, Stream: id, From: from, To: to.LSN, LastWrite: to.Time}, m)
 		if err != nil {
 			return err
@@ -251,7 +252,7 @@ func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamI
 		if v.Stream != id {
 			continue
 		}
-		m := &extent.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
+		m := &extentmap.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
 		if _, any, err := m.Next(ctx, 0); err != nil || !any {
 			if err != nil {
 				return err
@@ -279,7 +280,7 @@ func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamI
 // many catalogs were made, and each extent is written again as seldom. The points of the
 // layers that it stands for keep those.
 func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.StreamID, v *state.Volume, vol *catalog.Volume,
-	m *extent.Map, from uint64, to catalog.Kept) (catalog.Layer, error) {
+	m *extentmap.Map, from uint64, to catalog.Kept) (catalog.Layer, error) {
 	out := catalog.Layer{Whole: len(vol.Layers) == 0, From: from, To: to.LSN}
 	chain, above, take := vol.Chain(to.LSN), m.Recent.Count, 0
 	for i, y := range chain {
@@ -299,7 +300,7 @@ func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.Stream
 }
 
 // parts stores a map, leaf by leaf.
-func (w *writer) parts(ctx context.Context, h extent.LayerHead, m *extent.Map) ([]extent.Part, error) {
+func (w *writer) parts(ctx context.Context, h extent.LayerHead, m *extentmap.Map) ([]extent.Part, error) {
 	b := &extent.PartBuilder{Head: h, Put: func(ctx context.Context, p *extent.Part, body []byte) error {
 		p.Name = fmt.Sprintf("map/%010d/%020d-%s-%d", h.Volume, h.To, w.run, w.made)
 		w.made++

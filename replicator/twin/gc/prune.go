@@ -9,6 +9,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // pruner takes out of a catalog what the policies do not keep.
@@ -153,7 +154,7 @@ func (p *pruner) merge(ctx context.Context, id change.StreamID, volume uint32, l
 			continue
 		}
 		merged := catalog.Layer{From: run[0].From, To: run[len(run)-1].To}
-		m := &extent.Map{Volume: volume, SizeBytes: change.MaxOffset, Moved: p.w.log.Moved}
+		m := &extentmap.Map{Volume: volume, SizeBytes: change.MaxOffset, Moved: p.w.log.Moved}
 		for k := range run { // a later one may begin before
 			merged.From = min(merged.From, run[k].From)
 		}

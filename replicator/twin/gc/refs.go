@@ -8,11 +8,12 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objlog/pack"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // refs is what the layers of a catalog need of the objects below its floor.
 type refs struct {
-	by   *extent.ByBlock
+	by   *extentmap.ByBlock
 	live map[uint64]*usage // by position
 	// direct are the positions that layers name, before what was moved is looked up.
 	direct map[uint64]bool
@@ -36,12 +37,12 @@ type run struct{ at, end uint32 }
 
 // findRefs goes through all layers. Blocks that were moved count where they are.
 func (w *writer) findRefs(ctx context.Context, c *catalog.Catalog) (*refs, error) {
-	r := &refs{by: extent.NewByBlock(w.o.Dir), live: map[uint64]*usage{}, direct: map[uint64]bool{}}
+	r := &refs{by: extentmap.NewByBlock(w.o.Dir), live: map[uint64]*usage{}, direct: map[uint64]bool{}}
 	for _, s := range c.Streams {
 		for number, v := range s.Volumes {
 			for i := range v.Layers {
 				y := &v.Layers[i]
-				m := &extent.Map{Volume: number, SizeBytes: change.MaxOffset, Layers: []*extent.Layer{extent.OpenLayer(w.store, y.Whole, y.Parts)}}
+				m := &extentmap.Map{Volume: number, SizeBytes: change.MaxOffset, Layers: []*extent.Layer{extent.OpenLayer(w.store, y.Whole, y.Parts)}}
 				if err := r.add(ctx, m, c.ReadPoints[0].Position, w.log.Moved); err != nil {
 					_ = r.by.Close()
 					return nil, err
@@ -74,7 +75,7 @@ func (w *writer) findRefs(ctx context.Context, c *catalog.Catalog) (*refs, error
 	return r, nil
 }
 
-func (r *refs) add(ctx context.Context, m *extent.Map, floor uint64, moved func(context.Context, []extent.Extent) error) error {
+func (r *refs) add(ctx context.Context, m *extentmap.Map, floor uint64, moved func(context.Context, []extent.Extent) error) error {
 	return m.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
 			r.direct[extents[i].Block.Position] = true

@@ -1,4 +1,4 @@
-package extent
+package extentmap
 
 import (
 	"math/rand/v2"
@@ -11,6 +11,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/seed"
+	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
@@ -61,8 +62,8 @@ func TestSorterNewest(t *testing.T) {
 			t.Fatal(err)
 		}
 		for volume := uint32(1); volume <= 3; volume++ {
-			for leaf := range int64(size/LeafBytes + 1) {
-				var got [2][]Extent
+			for leaf := range int64(size/extent.LeafBytes + 1) {
+				var got [2][]extent.Extent
 				for i, s := range []*Sorter{plain, newest} {
 					if err := s.Flush(); err != nil {
 						t.Fatal(err)
@@ -112,7 +113,7 @@ func TestSorterBounded(t *testing.T) {
 	if got, err := m.Resolve(t.Context(), 1000, true); err != nil || len(got) == 0 {
 		t.Errorf("a leaf inside: %d extents, %v", len(got), err)
 	}
-	err := m.Each(t.Context(), true, func(int64, []Extent) error { return nil })
+	err := m.Each(t.Context(), true, func(int64, []extent.Extent) error { return nil })
 	if !fail.Is(err, fail.Damaged) {
 		t.Errorf("records beyond the end: %v", err)
 	}

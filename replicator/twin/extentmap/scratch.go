@@ -1,4 +1,4 @@
-package extent
+package extentmap
 
 import (
 	"bytes"
