@@ -109,7 +109,7 @@ func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
 		if k, ok := l.Catalog.KeptAt(p.Volume.Stream, p.LSN); ok {
 			after = k.LSN
 			for _, y := range l.Catalog.LayersAt(p.Volume.Stream, p.Volume.Number, k.LSN) {
-				m.Layers = append(m.Layers, extent.OpenLayer(l.store, y.Whole, y.Parts))
+				m.Layers = append(m.Layers, extent.OpenLayer(l.store, y.Whole, y.Objects))
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objlog/pack"
@@ -23,7 +24,7 @@ const (
 type moves struct {
 	store objstore.Store
 	mu    sync.Mutex
-	to    map[uint64]catalog.Pack // by the old position
+	to    map[objlog.ObjectID]catalog.Pack // by the object that the blocks were in
 	cache map[uint64]*list.Element
 	order list.List // of *pack.Index, the one used last in front
 }
@@ -35,7 +36,7 @@ func newMoves(s objstore.Store, c *catalog.Catalog) *moves {
 }
 
 func (m *moves) take(c *catalog.Catalog) {
-	m.to = map[uint64]catalog.Pack{}
+	m.to = map[objlog.ObjectID]catalog.Pack{}
 	if c == nil {
 		return
 	}
@@ -52,7 +53,7 @@ func (m *moves) follow(ctx context.Context, extents []extent.Extent) error {
 		e := &extents[i]
 		for steps := 0; !e.Zeros(); steps++ {
 			m.mu.Lock()
-			p, moved := m.to[e.Block.Position]
+			p, moved := m.to[e.Block.Object]
 			m.mu.Unlock()
 			if !moved {
 				break
@@ -63,7 +64,7 @@ func (m *moves) follow(ctx context.Context, extents []extent.Extent) error {
 			}
 			next, ok := x.Find(e)
 			if !ok || steps > 64 {
-				return fail.New(fail.Damaged, "find", fmt.Sprintf("%s/%s at byte %d", m.store.URL(), ObjectName(e.Block.Position), e.Block.Offset),
+				return fail.New(fail.Damaged, "find", fmt.Sprintf("%s/%s at byte %d", m.store.URL(), e.Block.Object.Name(), e.Block.Offset),
 					fmt.Sprintf("the block was moved, and %s does not have it", pack.Name(p.Number)))
 			}
 			*e = next

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/cover"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
@@ -22,10 +23,10 @@ import (
 // were when it was reached, and no others but later ones. Through another catalog, or
 // none, blocks are back where they were.
 type Base struct {
-	Low   uint64       `json:"low"`
-	High  uint64       `json:"high"`
-	Done  extent.Place `json:"done"`
-	Moves Moves        `json:"moves"` // of Done
+	Low   uint64           `json:"low"`
+	High  uint64           `json:"high"`
+	Done  extent.BlockAddr `json:"done"`
+	Moves Moves            `json:"moves"` // of Done
 }
 
 // Moves names a set of packs.
@@ -62,7 +63,7 @@ func (b *Base) under(l *Log) *Base {
 		return b
 	}
 	out := *b
-	out.Done = extent.Place{}
+	out.Done = extent.BlockAddr{}
 	return &out
 }
 
@@ -79,7 +80,7 @@ func (b *Base) toward(lsn uint64) Base {
 }
 
 // Whole is the Done of a base that is complete.
-var Whole = extent.Place{Position: ^uint64(0), Offset: ^uint32(0)}
+var Whole = extent.BlockAddr{Object: ^objlog.ObjectID(0), Offset: ^uint32(0)}
 
 // Plan is the work of a restore. Close it.
 type Plan struct {
@@ -106,7 +107,7 @@ func (pl *Plan) Left() Base {
 }
 
 // reached is what the target has when all before a place is written.
-func (pl *Plan) reached(p extent.Place) Base {
+func (pl *Plan) reached(p extent.BlockAddr) Base {
 	if p == Whole {
 		return *Complete(pl.Point.LSN)
 	}
@@ -268,7 +269,7 @@ func (pl *Plan) leaf(have, wrote []extent.Extent, base *Base) error {
 			if off > at {
 				add(e.Cut(at, off-at))
 			}
-			if !extent.PlaceOf(e).Before(base.Done) {
+			if !e.Addr().Before(base.Done) {
 				add(e.Cut(off, n))
 			}
 			at = off + n
@@ -285,7 +286,7 @@ func (pl *Plan) leaf(have, wrote []extent.Extent, base *Base) error {
 
 // measure adds up what will be read.
 func (pl *Plan) measure() error {
-	last := ^uint64(0)
+	last := ^objlog.ObjectID(0)
 	var s span
 	err := pl.needs.Each(func(e *extent.Extent) error {
 		if e.Zeros() {
@@ -293,8 +294,8 @@ func (pl *Plan) measure() error {
 			return nil
 		}
 		pl.NeedBytes += e.Len
-		if e.Block.Position != last {
-			last = e.Block.Position
+		if e.Block.Object != last {
+			last = e.Block.Object
 			pl.Objects++
 		}
 		if !s.add(e.Block, spanBytes, gapBytes) {

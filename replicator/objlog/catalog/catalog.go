@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -48,9 +49,8 @@ type Locked struct {
 type Pack struct {
 	Number uint64 `json:"number"`
 	Bytes  int64  `json:"bytes"`
-	// Moved are the positions, of the log or with pack.Bit of packs, whose live bytes it
-	// has.
-	Moved []uint64 `json:"moved"`
+	// Moved are the objects, of the log or packs, whose live bytes it has.
+	Moved []objlog.ObjectID `json:"moved"`
 }
 
 // Fence is one of the log. The writer that it fenced might still try the positions from
@@ -136,16 +136,16 @@ type Volume struct {
 // Layer is what changed of a volume between two LSNs, or with Whole all that it had
 // at the second.
 type Layer struct {
-	Whole bool          `json:"whole,omitempty"`
-	From  uint64        `json:"from"`
-	To    uint64        `json:"to"`
-	Parts []extent.Part `json:"parts"` // none: nothing changed
+	Whole   bool               `json:"whole,omitempty"`
+	From    uint64             `json:"from"`
+	To      uint64             `json:"to"`
+	Objects []extent.MapObject `json:"parts"` // none: nothing changed
 }
 
 // Extents is how many a layer has.
 func (l *Layer) Extents() (n int64) {
-	for i := range l.Parts {
-		n += l.Parts[i].Extents
+	for i := range l.Objects {
+		n += l.Objects[i].Extents
 	}
 	return n
 }

@@ -30,7 +30,7 @@ func sample() *Catalog {
 		ReadPoints: []ReadPoint{{Position: 1, Time: now}, {Position: 10, Index: 30, Time: now, Streams: map[change.StreamID]At{streamA: at(5, 50)}},
 			{Position: 20, Index: 60, Time: now, Streams: map[change.StreamID]At{streamA: at(9, 90)}}},
 		Streams: map[change.StreamID]*Stream{streamA: {Kept: []Kept{{At: at(5, 50)}, {At: at(7, 70), Bookmark: "b"}, {At: at(9, 90)}},
-			Volumes: map[uint32]*Volume{2: {Layers: []Layer{{Whole: true, To: 5, Parts: []extent.Part{{Name: "map/x", Extents: 3}}}, {From: 5, To: 7}, {Whole: true, From: 7, To: 9}}}}}},
+			Volumes: map[uint32]*Volume{2: {Layers: []Layer{{Whole: true, To: 5, Objects: []extent.MapObject{{Name: "map/x", Extents: 3}}}, {From: 5, To: 7}, {Whole: true, From: 7, To: 9}}}}}},
 		Dead: map[string]time.Time{"log/1": now}}
 	c.SetState(state.New())
 	return c
@@ -98,8 +98,8 @@ func TestCheck(t *testing.T) {
 		"no streams":    func(c *Catalog) { c.Streams = nil },
 		"stream back":   func(c *Catalog) { c.ReadPoints[2].Streams[streamA] = at(4, 90) },
 		"mark at 0":     func(c *Catalog) { c.ReadPoints[0].Position = 0 },
-		"a map's path":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Parts[0].Name = "map/../log/1" },
-		"a map's size":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Parts[0].Bytes = 1 << 40 },
+		"a map's path":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Objects[0].Name = "map/../log/1" },
+		"a map's size":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Objects[0].Bytes = 1 << 40 },
 		"a pack's size": func(c *Catalog) { c.Packs = []Pack{{Number: 1, Bytes: 1 << 40}} },
 		"a fence":       func(c *Catalog) { c.Fences = []Fence{{Position: 3, From: 4}} },
 		"a bookmark":    func(c *Catalog) { c.Streams[streamA].Kept[1].Bookmark = "b\x1b[2J" },

@@ -27,9 +27,9 @@ func (s *ByBlock) Flush() error { return s.s.flush() }
 // Add takes an extent. Errors are fail.Full.
 func (s *ByBlock) Add(e *extent.Extent) error {
 	s.seq++
-	p := extent.PlaceOf(e)
-	s.key = binary.BigEndian.AppendUint64(s.key[:0], p.Position)
-	s.key = binary.BigEndian.AppendUint32(s.key, p.Offset)
+	a := e.Addr()
+	s.key = binary.BigEndian.AppendUint64(s.key[:0], uint64(a.Object))
+	s.key = binary.BigEndian.AppendUint32(s.key, a.Offset)
 	s.key = binary.BigEndian.AppendUint64(s.key, s.seq)
 	s.value = appendExtent(s.value[:0], 0, e)
 	return s.s.set(s.key, s.value)

@@ -55,7 +55,7 @@ type leafOf struct {
 // Leaf returns the data of a leaf: extents in order that do not overlap. What lies
 // between them is zeros. The result is shared, and must not be changed.
 func (m *Map) Leaf(ctx context.Context, leaf int64) ([]extent.Extent, error) {
-	if out, ok := m.look(leaf); ok {
+	if out, ok := m.cachedLeaf(leaf); ok {
 		return out, nil
 	}
 	m.mu.Lock()
@@ -64,13 +64,13 @@ func (m *Map) Leaf(ctx context.Context, leaf int64) ([]extent.Extent, error) {
 	return m.flight.Do(ctx, leafAge{leaf, age}, func() ([]extent.Extent, error) {
 		out, err := m.Resolve(ctx, leaf, false)
 		if err == nil {
-			m.keep(leaf, age, out)
+			m.remember(leaf, age, out)
 		}
 		return out, err
 	})
 }
 
-func (m *Map) look(leaf int64) ([]extent.Extent, bool) {
+func (m *Map) cachedLeaf(leaf int64) ([]extent.Extent, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.cached[leaf]
@@ -81,7 +81,7 @@ func (m *Map) look(leaf int64) ([]extent.Extent, bool) {
 	return e.Value.(*leafOf).extents, true
 }
 
-func (m *Map) keep(leaf int64, age int, extents []extent.Extent) {
+func (m *Map) remember(leaf int64, age int, extents []extent.Extent) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if age != m.age {

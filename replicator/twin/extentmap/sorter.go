@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/cover"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
@@ -181,7 +182,7 @@ func appendExtent(b []byte, leaf int64, e *extent.Extent) []byte {
 		return b
 	}
 	b = binary.AppendUvarint(b, uint64(e.At))
-	b = binary.AppendUvarint(b, e.Block.Position)
+	b = binary.AppendUvarint(b, uint64(e.Block.Object))
 	b = binary.AppendUvarint(b, uint64(e.Block.Offset))
 	b = binary.AppendUvarint(b, uint64(e.Block.StoredBytes))
 	b = append(b, byte(e.Block.Codec))
@@ -204,7 +205,7 @@ func parseExtents(out []extent.Extent, leaf int64, b []byte) ([]extent.Extent, e
 			Block: extent.Block{PlainBytes: uint32(next())}}
 		if !e.Zeros() {
 			e.At = uint32(next())
-			e.Block.Position, e.Block.Offset, e.Block.StoredBytes = next(), uint32(next()), uint32(next())
+			e.Block.Object, e.Block.Offset, e.Block.StoredBytes = objlog.ObjectID(next()), uint32(next()), uint32(next())
 			if bad = bad || len(b) < 5; !bad {
 				e.Block.Codec, e.Block.CRC = change.Codec(b[0]), binary.LittleEndian.Uint32(b[1:])
 				b = b[5:]

@@ -214,11 +214,11 @@ func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.Strea
 		at := sort.Search(len(vol.Layers), func(i int) bool { return vol.Layers[i].To > to.LSN })
 		y := catalog.Layer{Whole: at == 0, From: from, To: to.LSN}
 		m := &extentmap.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
-		y.Parts, err = w.parts(ctx, extent.LayerHead{Whole: y.Whole, Volume: v.Number, Journal: c.Journal, Stream: id, From: from, To: to.LSN, LastWrite: to.Time}, m)
+		y.Objects, err = w.mapObjects(ctx, extent.MapHead{Whole: y.Whole, Volume: v.Number, Journal: c.Journal, Stream: id, From: from, To: to.LSN, LastWrite: to.Time}, m)
 		if err != nil {
 			return err
 		}
-		if len(y.Parts) > 0 {
+		if len(y.Objects) > 0 {
 			vol.Layers = slices.Insert(vol.Layers, at, y)
 		}
 	}
@@ -290,18 +290,18 @@ func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.Stream
 		above += y.Extents()
 	}
 	for _, y := range chain[:take] {
-		m.Layers = append(m.Layers, extent.OpenLayer(w.store, y.Whole, y.Parts))
+		m.Layers = append(m.Layers, extent.OpenLayer(w.store, y.Whole, y.Objects))
 		out.From, out.Whole = min(out.From, y.From), y.Whole
 	}
 	var err error
-	out.Parts, err = w.parts(ctx, extent.LayerHead{Whole: out.Whole, Volume: v.Number, Journal: c.Journal, Stream: id,
+	out.Objects, err = w.mapObjects(ctx, extent.MapHead{Whole: out.Whole, Volume: v.Number, Journal: c.Journal, Stream: id,
 		From: out.From, To: to.LSN, LastWrite: to.Time}, m)
 	return out, err
 }
 
-// parts stores a map, leaf by leaf.
-func (w *writer) parts(ctx context.Context, h extent.LayerHead, m *extentmap.Map) ([]extent.Part, error) {
-	b := &extent.PartBuilder{Head: h, Put: func(ctx context.Context, p *extent.Part, body []byte) error {
+// mapObjects stores a map, leaf by leaf.
+func (w *writer) mapObjects(ctx context.Context, h extent.MapHead, m *extentmap.Map) ([]extent.MapObject, error) {
+	b := &extent.MapBuilder{Head: h, Put: func(ctx context.Context, p *extent.MapObject, body []byte) error {
 		p.Name = fmt.Sprintf("map/%010d/%020d-%s-%d", h.Volume, h.To, w.run, w.made)
 		w.made++
 		w.bytes += int64(len(body))
@@ -311,5 +311,5 @@ func (w *writer) parts(ctx context.Context, h extent.LayerHead, m *extentmap.Map
 	if err == nil {
 		err = b.Finish(ctx)
 	}
-	return b.Parts, err
+	return b.Objects, err
 }

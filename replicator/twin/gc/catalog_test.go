@@ -213,7 +213,7 @@ func TestCatalogDamaged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := extent.LayerHeadBytes; i < len(b); i += 5 {
+		for i := extent.MapHeadBytes; i < len(b); i += 5 {
 			b[i] ^= 1
 		}
 		if err := os.WriteFile(path, b, 0o600); err != nil {

@@ -220,15 +220,17 @@ func (g *collection) list(ctx context.Context) (*listed, error) {
 
 // repack moves what is needed of objects of which little is.
 func (g *collection) repack(ctx context.Context, c *catalog.Catalog, r *refs, all *listed) (bool, error) {
-	sparse := map[uint64]bool{}
-	for pos, u := range r.live {
-		object, there := all.objects[twin.ObjectName(pos)]
-		free := !protected(c, pos)
-		if isPack(pos) { // what layers find through its tables cannot be moved again
-			free = !r.through(c, pos)
+	sparse := map[objlog.ObjectID]bool{}
+	for o, u := range r.live {
+		object, there := all.objects[o.Name()]
+		var free bool
+		if pos, ok := o.Position(); ok {
+			free = !protected(c, pos)
+		} else { // what layers find through a pack's tables cannot be moved again
+			free = !r.through(c, o)
 		}
 		if there && free && u.runs <= maxRuns && u.stored < g.o.SparseBelow*float64(object.Bytes) {
-			sparse[pos] = true
+			sparse[o] = true
 			g.rep.Moved.add(object.Bytes)
 		}
 	}
@@ -264,20 +266,20 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 	for _, s := range c.Streams {
 		for _, v := range s.Volumes {
 			for i := range v.Layers {
-				for _, part := range v.Layers[i].Parts {
-					needed[part.Name] = true
+				for _, o := range v.Layers[i].Objects {
+					needed[o.Name] = true
 				}
 			}
 		}
 	}
-	gone := map[uint64]bool{} // moved in this run: the layers refer to where it went
+	gone := map[objlog.ObjectID]bool{} // moved in this run: the layers refer to where it went
 	for i := range c.Packs {
-		for _, pos := range c.Packs[i].Moved {
-			gone[pos] = true
+		for _, o := range c.Packs[i].Moved {
+			gone[o] = true
 		}
 	}
 	for i := range c.Packs {
-		if pos := c.Packs[i].Number | pack.Bit; (r.live[pos] != nil && !gone[pos]) || r.through(c, pos) {
+		if o := objlog.InPack(c.Packs[i].Number); (r.live[o] != nil && !gone[o]) || r.through(c, o) {
 			needed[pack.Name(c.Packs[i].Number)] = true
 		}
 	}
@@ -293,7 +295,8 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 	dead, now := map[string]time.Time{}, later(g.o.Now(), g.last).UTC() // a clock that is behind takes nothing of the grace
 	for name := range all.objects {
 		if pos, ok := objlog.PositionOf(name); ok {
-			if protected(c, pos) || (r.live[pos] != nil && !gone[pos]) {
+			o := objlog.InLog(pos)
+			if protected(c, pos) || (r.live[o] != nil && !gone[o]) {
 				continue
 			}
 		} else if needed[name] {

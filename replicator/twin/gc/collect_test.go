@@ -320,7 +320,7 @@ func TestCollectDies(t *testing.T) {
 			for _, s := range in.Catalog.Streams {
 				for _, v := range s.Volumes {
 					for _, y := range v.Layers {
-						for _, p := range y.Parts {
+						for _, p := range y.Objects {
 							needed = needed || p.Name == name
 						}
 					}

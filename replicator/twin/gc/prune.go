@@ -159,11 +159,11 @@ func (p *pruner) merge(ctx context.Context, id change.StreamID, volume uint32, l
 			merged.From = min(merged.From, run[k].From)
 		}
 		for k := len(run) - 1; k >= 0 && !merged.Whole; k-- {
-			m.Layers = append(m.Layers, extent.OpenLayer(p.w.store, run[k].Whole, run[k].Parts))
+			m.Layers = append(m.Layers, extent.OpenLayer(p.w.store, run[k].Whole, run[k].Objects))
 			merged.Whole = run[k].Whole
 		}
-		head := extent.LayerHead{Whole: merged.Whole, Volume: volume, Journal: p.c.Journal, Stream: id, From: merged.From, To: merged.To}
-		if merged.Parts, err = p.w.parts(ctx, head, m); err != nil {
+		head := extent.MapHead{Whole: merged.Whole, Volume: volume, Journal: p.c.Journal, Stream: id, From: merged.From, To: merged.To}
+		if merged.Objects, err = p.w.mapObjects(ctx, head, m); err != nil {
 			return nil, err
 		}
 		out = append(out, merged)

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/replicator/objlog/pack"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -52,8 +51,8 @@ func TestResumeAfterGC(t *testing.T) {
 					}
 					for _, p := range l.open().Catalog.Packs {
 						for _, old := range p.Moved {
-							if isPack(old) && old&^pack.Bit >= p.Number {
-								t.Errorf("pack %d was moved back, to %d", old&^pack.Bit, p.Number)
+							if number, ok := old.Pack(); ok && number >= p.Number {
+								t.Errorf("pack %d was moved back, to %d", number, p.Number)
 							}
 						}
 					}

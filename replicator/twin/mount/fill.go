@@ -72,10 +72,10 @@ func (d *Device) fetchNow(ctx context.Context, k int64, f *filled) error {
 
 // assemble reads the extents' parts within [off, off+len(buf)) into buf.
 func (d *Device) assemble(ctx context.Context, buf []byte, off int64, extents []extent.Extent) error {
-	byBlock := map[extent.Place][]*extent.Extent{}
+	byBlock := map[extent.BlockAddr][]*extent.Extent{}
 	var blocks []extent.Block
 	for i := range extents {
-		p := extent.PlaceOf(&extents[i])
+		p := extents[i].Addr()
 		if byBlock[p] == nil {
 			blocks = append(blocks, extents[i].Block)
 		}
@@ -84,7 +84,7 @@ func (d *Device) assemble(ctx context.Context, buf []byte, off int64, extents []
 	slices.SortFunc(blocks, extent.CompareBlocks)
 	return d.image.Blocks(ctx, blocks, func(b *extent.Block, plain []byte) error {
 		d.stats.store.Add(int64(len(plain)))
-		for _, e := range byBlock[extent.Place{Position: b.Position, Offset: b.Offset}] {
+		for _, e := range byBlock[b.Addr()] {
 			from, to := max(e.Off, off), min(e.End(), off+int64(len(buf)))
 			copy(buf[from-off:to-off], plain[int64(e.At)+from-e.Off:])
 		}
