@@ -9,8 +9,8 @@ import (
 	"slices"
 
 	"github.com/pollux-dr/pollux/replicator/objlog"
-	"github.com/pollux-dr/pollux/replicator/objlog/cover"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+	"github.com/pollux-dr/pollux/replicator/objlog/rangeset"
 	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
@@ -248,22 +248,22 @@ func (pl *Plan) difference(ctx context.Context, base *Base) error {
 // written between, zeros where there was and is nothing now, and what the base is
 // behind with.
 func (pl *Plan) leaf(have, wrote []extent.Extent, base *Base) error {
-	settled := cover.New() // what was written between, less what is taken
+	between := rangeset.New() // what was written between, less what is taken
 	for i := range wrote {
-		settled.Settle(wrote[i].Off, wrote[i].Len, func(int64, int64) {})
+		between.AddNew(wrote[i].Off, wrote[i].Len, func(int64, int64) {})
 	}
-	untouched := func(e *extent.Extent, fn func(off, n int64)) { settled.Settle(e.Off, e.Len, fn) }
+	untouched := func(e *extent.Extent, fn func(off, n int64)) { between.AddNew(e.Off, e.Len, fn) }
 	var err error
 	add := func(e extent.Extent) {
 		if err == nil {
 			err = pl.needs.Add(&e)
 		}
 	}
-	data := cover.New() // what has data now
+	data := rangeset.New() // what has data now
 	for i := range have {
 		e := &have[i]
 		pl.LiveBytes += e.Len
-		data.Settle(e.Off, e.Len, func(int64, int64) {})
+		data.AddNew(e.Off, e.Len, func(int64, int64) {})
 		at := e.Off
 		untouched(e, func(off, n int64) { // the runs between these were written
 			if off > at {
@@ -279,7 +279,7 @@ func (pl *Plan) leaf(have, wrote []extent.Extent, base *Base) error {
 		}
 	}
 	for i := range wrote {
-		data.Settle(wrote[i].Off, wrote[i].Len, func(off, n int64) { add(extent.Extent{Off: off, Len: n}) })
+		data.AddNew(wrote[i].Off, wrote[i].Len, func(off, n int64) { add(extent.Extent{Off: off, Len: n}) })
 	}
 	return err
 }

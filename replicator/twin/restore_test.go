@@ -15,11 +15,11 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/seed"
 	"github.com/pollux-dr/pollux/replicator/objlog"
-	"github.com/pollux-dr/pollux/replicator/objlog/cover"
+	"github.com/pollux-dr/pollux/replicator/objlog/rangeset"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
-const modelVolumeBytes = 5*cover.Granule + 1000
+const modelVolumeBytes = 5*rangeset.Granule + 1000
 
 // model replays a stream's records in the plainest way there is.
 type model struct {
@@ -64,7 +64,7 @@ func randomChange(r *rand.Rand, m *model) change.Change {
 	}
 	v += uint32(r.IntN(len(volumes)))
 	off := r.Int64N(modelVolumeBytes)
-	n := 1 + r.Int64N(min(modelVolumeBytes-off, 3*cover.Granule))
+	n := 1 + r.Int64N(min(modelVolumeBytes-off, 3*rangeset.Granule))
 	if r.IntN(2) == 0 {
 		off = off / 512 * 512
 		n = min((n+511)/512*512, modelVolumeBytes-off)
@@ -209,10 +209,10 @@ func TestRestoreWritesOnce(t *testing.T) {
 	h := begun(t)
 	h.control(streamA)
 	for i := range 20 {
-		h.frame(streamA, fill(2, 0, 3*cover.Granule, byte(i)), fill(2, 100, 10, byte(i)))
+		h.frame(streamA, fill(2, 0, 3*rangeset.Granule, byte(i)), fill(2, 100, 10, byte(i)))
 		h.segment()
 	}
-	h.frame(streamA, change.Change{Kind: change.Zero, Volume: 2, Off: cover.Granule, Len: cover.Granule})
+	h.frame(streamA, change.Change{Kind: change.Zero, Volume: 2, Off: rangeset.Granule, Len: rangeset.Granule})
 	h.segment()
 	l := h.mustOpen()
 	v, _ := l.Volume("vola")
@@ -232,10 +232,10 @@ func TestRestoreWritesOnce(t *testing.T) {
 		}
 		last.Store(done)
 	}})
-	if err != nil || res.WrittenBytes != 2*cover.Granule || res.ReadBytes != pl.Bytes || last.Load() != pl.Bytes {
+	if err != nil || res.WrittenBytes != 2*rangeset.Granule || res.ReadBytes != pl.Bytes || last.Load() != pl.Bytes {
 		t.Errorf("%+v of %d bytes, %v", res, pl.Bytes, err)
 	}
-	if pl.Objects != 1 || pl.LiveBytes != 2*cover.Granule || pl.NeedBytes != pl.LiveBytes || pl.ZeroBytes != 0 {
+	if pl.Objects != 1 || pl.LiveBytes != 2*rangeset.Granule || pl.NeedBytes != pl.LiveBytes || pl.ZeroBytes != 0 {
 		t.Errorf("%+v: only the newest frame has live bytes", pl)
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/objlog/cover"
+	"github.com/pollux-dr/pollux/replicator/objlog/rangeset"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
@@ -28,7 +28,7 @@ func Frames(ctx context.Context, dst []byte, n int, effort change.Effort, fetch 
 	if err := f.survey(n); err != nil {
 		return dst, nil, err
 	}
-	if err := f.settle(n); err != nil {
+	if err := f.findLive(n); err != nil {
 		return dst, nil, err
 	}
 	for i := range n {
@@ -132,9 +132,9 @@ func (f *folder) load(i int) error {
 	return f.frame.Reset(b)
 }
 
-// settle finds, newest first, what is live of each record.
-func (f *folder) settle(n int) error {
-	covers := map[uint32]*cover.Cover{}
+// findLive finds, newest first, what is live of each record.
+func (f *folder) findLive(n int) error {
+	newer := map[uint32]*rangeset.Set{}
 	for i := len(f.records) - 1; i >= 0; i-- {
 		if len(f.live) > maxRecords {
 			return errTooMuch
@@ -143,12 +143,12 @@ func (f *folder) settle(n int) error {
 			return err
 		}
 		r := &f.records[i]
-		c := covers[r.volume]
+		c := newer[r.volume]
 		if c == nil {
-			c = cover.New()
-			covers[r.volume] = c
+			c = rangeset.New()
+			newer[r.volume] = c
 		}
-		c.Settle(r.off, int64(r.length), func(off, n int64) { f.live = append(f.live, piece{i, off, n}) })
+		c.AddNew(r.off, int64(r.length), func(off, n int64) { f.live = append(f.live, piece{i, off, n}) })
 	}
 	slices.SortFunc(f.live, func(a, b piece) int { return cmp.Or(cmp.Compare(a.record, b.record), cmp.Compare(a.off, b.off)) })
 	k := 0

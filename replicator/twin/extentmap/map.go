@@ -10,8 +10,8 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/flight"
-	"github.com/pollux-dr/pollux/replicator/objlog/cover"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+	"github.com/pollux-dr/pollux/replicator/objlog/rangeset"
 )
 
 const (
@@ -124,13 +124,13 @@ func (m *Map) trim() {
 func (m *Map) Resolve(ctx context.Context, leaf int64, zeros bool) ([]extent.Extent, error) {
 	var out []extent.Extent
 	var outside error
-	c := cover.New()
+	c := rangeset.New()
 	take := func(e *extent.Extent) bool {
 		if e.End() > m.SizeBytes {
 			outside = fail.New(fail.Damaged, "map", fmt.Sprintf("volume %d", m.Volume), fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", e.Len, e.Off, m.SizeBytes))
 			return false
 		}
-		c.Settle(e.Off, e.Len, func(off, n int64) {
+		c.AddNew(e.Off, e.Len, func(off, n int64) {
 			if zeros || !e.Zeros() {
 				out = append(out, e.Cut(off, n))
 			}

@@ -9,8 +9,8 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog"
-	"github.com/pollux-dr/pollux/replicator/objlog/cover"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+	"github.com/pollux-dr/pollux/replicator/objlog/rangeset"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
@@ -122,16 +122,16 @@ func (s *Sorter) newest(x *segment.Index, i int, t *segment.Table, through uint6
 			all = append(all, record{volume, e})
 		}
 	})
-	hidden := map[uint32]*cover.Cover{}
+	hidden := map[uint32]*rangeset.Set{}
 	var err error
 	for k := len(all) - 1; k >= 0 && err == nil; k-- {
 		r := &all[k]
 		c := hidden[r.volume]
 		if c == nil {
-			c = cover.New()
+			c = rangeset.New()
 			hidden[r.volume] = c
 		}
-		c.Settle(r.Off, r.Len, func(off, n int64) {
+		c.AddNew(r.Off, r.Len, func(off, n int64) {
 			s.Count++
 			e := r.Cut(off, n)
 			e.ByLeaf(func(leaf int64, part extent.Extent) {
