@@ -106,7 +106,7 @@ func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
 	m := &extentmap.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Moved: l.moves.follow}
 	after := uint64(0)
 	if l.Catalog != nil {
-		if k, ok := l.Catalog.KeptAt(p.Volume.Stream, p.LSN); ok {
+		if k, ok := l.Catalog.RetainedAt(p.Volume.Stream, p.LSN); ok {
 			after = k.LSN
 			for _, y := range l.Catalog.LayersAt(p.Volume.Stream, p.Volume.Number, k.LSN) {
 				m.Layers = append(m.Layers, extent.OpenLayer(l.store, y.Whole, y.Objects))

@@ -340,7 +340,7 @@ func (l *Log) RangeOf(id change.StreamID) (r Range, ok bool) {
 // not.
 func (l *Log) oldest(id change.StreamID) (at catalog.At, ok bool) {
 	if _, cut := l.first(id); cut {
-		return l.Catalog.Streams[id].Kept[0].At, true
+		return l.Catalog.Streams[id].Retained[0].At, true
 	}
 	return at, false
 }

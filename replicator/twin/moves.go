@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// keptPacks is how many packs' tables are in memory.
-	keptPacks     = 32
+	// cachedPacks is how many packs' tables are in memory.
+	cachedPacks   = 32
 	packTailBytes = 256 << 10
 )
 
@@ -95,7 +95,7 @@ func (m *moves) index(ctx context.Context, p *catalog.Pack) (*pack.Index, error)
 	if m.cache[p.Number] == nil {
 		m.cache[p.Number] = m.order.PushFront(x)
 	}
-	for m.order.Len() > keptPacks {
+	for m.order.Len() > cachedPacks {
 		delete(m.cache, m.order.Remove(m.order.Back()).(*pack.Index).Number)
 	}
 	return x, nil

@@ -150,7 +150,7 @@ func (q *query) findTime(t time.Time) error {
 		return err
 	}
 	if w == nil {
-		k, next, ok := l.keptBefore(v.Stream, t)
+		k, next, ok := l.retainedBefore(v.Stream, t)
 		if !ok || k.LSN < v.FirstLSN {
 			return q.refuse(fail.NotFound, "before all points that are kept")
 		}
@@ -187,7 +187,7 @@ func (q *query) findTime(t time.Time) error {
 // outsideResync sees to it that the point is none while the primary had overflowed.
 func (q *query) outsideResync() error {
 	if st := q.l.State.Streams[q.v.Stream]; st != nil && q.p.LSN > 0 && q.p.LSN <= st.Forgotten {
-		if _, kept := q.l.keptAt(q.v.Stream, q.p.LSN); !kept {
+		if _, retained := q.l.retainedAt(q.v.Stream, q.p.LSN); !retained {
 			return fail.New(fail.NotFound, "resolve", "--at "+q.at, fmt.Sprintf("LSN %d lies before the resyncs that are still listed, and no catalog keeps it as a point", q.p.LSN)).
 				WithHint(fmt.Sprintf("points are those behind LSN %d, and what pollux points lists as kept", st.Forgotten))
 		}
@@ -273,9 +273,9 @@ func (l *Log) FirstPoint(ctx context.Context, v *state.Volume) uint64 {
 	if l.Catalog != nil {
 		if at, ok := l.oldest(v.Stream); ok && at.LSN > first {
 			s := l.Catalog.Streams[v.Stream]
-			n := len(s.Kept)
-			if i := sort.Search(n, func(i int) bool { return s.Kept[i].LSN >= first }); i < n {
-				return s.Kept[i].LSN
+			n := len(s.Retained)
+			if i := sort.Search(n, func(i int) bool { return s.Retained[i].LSN >= first }); i < n {
+				return s.Retained[i].LSN
 			}
 			return at.LSN
 		}
@@ -289,7 +289,7 @@ func (l *Log) FirstPoint(ctx context.Context, v *state.Volume) uint64 {
 // exact reports whether an LSN is a recovery point, and where it is not, because it
 // lies in a fold or is not kept, which points are next to it; 0 is none.
 func (l *Log) exact(ctx context.Context, id change.StreamID, lsn uint64) (before, after uint64, ok bool, err error) {
-	if _, kept := l.keptAt(id, lsn); kept {
+	if _, retained := l.retainedAt(id, lsn); retained {
 		return 0, 0, true, nil
 	}
 	w, err := l.viewAt(ctx, id, lsn)
@@ -297,18 +297,18 @@ func (l *Log) exact(ctx context.Context, id change.StreamID, lsn uint64) (before
 		return 0, 0, false, err
 	}
 	if w == nil {
-		var kept []catalog.Kept
+		var retained []catalog.RetainedPoint
 		if s := l.Catalog.Streams[id]; s != nil {
-			kept = s.Kept
+			retained = s.Retained
 		}
-		n := sort.Search(len(kept), func(i int) bool { return kept[i].LSN >= lsn })
+		n := sort.Search(len(retained), func(i int) bool { return retained[i].LSN >= lsn })
 		if n > 0 {
-			before = kept[n-1].LSN
+			before = retained[n-1].LSN
 		}
-		if n == len(kept) {
+		if n == len(retained) {
 			return before, 0, false, nil
 		}
-		return before, kept[n].LSN, kept[n].LSN == lsn, nil
+		return before, retained[n].LSN, retained[n].LSN == lsn, nil
 	}
 	f := w.Frames[id]
 	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn })

@@ -38,7 +38,7 @@ type NamedPoint struct {
 	InLog bool `json:"in_log"` // it can be restored
 }
 
-// Points are the recovery points of a volume: single ones (Kept), and every LSN from
+// Points are the recovery points of a volume: single ones (Retained), and every LSN from
 // Window to Newest, but for Coarse and Breaks.
 type Points struct {
 	Volume    string       `json:"volume"`
@@ -46,7 +46,7 @@ type Points struct {
 	Ready     bool         `json:"ready"` // else there is none: the initial sync is not complete
 	Removed   bool         `json:"removed"`
 	First     At           `json:"first"`
-	Kept      []At         `json:"kept"`   // before Window
+	Retained  []At         `json:"kept"`   // before Window
 	Window    At           `json:"window"` // from here on every write is one
 	Newest    At           `json:"newest"`
 	Retention string       `json:"retention"`
@@ -62,16 +62,16 @@ func (l *Log) PointsOf(ctx context.Context, v *state.Volume) Points {
 	at := func(lsn uint64) At { return At{lsn, l.timeOf(ctx, v, lsn).UTC()} }
 	p := Points{Volume: v.Name, Group: v.Group, Ready: v.Ready && v.FirstLSN <= r.LastLSN, Removed: v.Removed, First: at(l.FirstPoint(ctx, v)), Newest: at(r.LastLSN),
 		Bookmarks: []NamedPoint{}, Coarse: l.coarse(v.Stream, v.FirstLSN), Breaks: []Break{}}
-	p.Kept, p.Window, p.Retention = []At{}, p.First, (*state.Retention)(nil).String()
+	p.Retained, p.Window, p.Retention = []At{}, p.First, (*state.Retention)(nil).String()
 	if g := l.State.Groups[v.Group]; g != nil {
 		p.Retention = g.Retention.String()
 	}
 	if l.Catalog != nil {
 		if first, cut := l.first(v.Stream); cut && first.LSN > v.FirstLSN {
 			p.Window = At{first.LSN, time.Unix(0, first.Time).UTC()}
-			for _, k := range l.Catalog.Streams[v.Stream].Kept {
+			for _, k := range l.Catalog.Streams[v.Stream].Retained {
 				if k.LSN < first.LSN && k.LSN >= v.FirstLSN {
-					p.Kept = append(p.Kept, At{k.LSN, time.Unix(0, k.Time).UTC()})
+					p.Retained = append(p.Retained, At{k.LSN, time.Unix(0, k.Time).UTC()})
 				}
 			}
 		}
@@ -118,7 +118,7 @@ func (l *Log) aheadOf(ctx context.Context, v *state.Volume, last uint64) {
 	}
 	var marks []int
 	for _, lsn := range lsns {
-		if _, kept := l.keptAt(v.Stream, lsn); !kept && lsn <= last {
+		if _, retained := l.retainedAt(v.Stream, lsn); !retained && lsn <= last {
 			marks = append(marks, l.markAt(v.Stream, lsn))
 		}
 	}

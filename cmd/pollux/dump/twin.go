@@ -78,8 +78,8 @@ func newDumpCatalog() *cobra.Command {
 		fmt.Fprintf(w, "catalog %d of journal %s, made %s: the log up to position %d, journal index %d, %v\n", x.Number, x.Journal, x.Created.Format(time.RFC3339), end.Position, end.Index, end.Token)
 		fmt.Fprintf(w, "readable from %d marks, the first at position %d; %d fences, %d packs, %d dead objects\n", len(x.ReadPoints), x.ReadPoints[0].Position, len(x.Fences), len(x.Packs), len(x.Dead))
 		for id, s := range x.Streams {
-			fmt.Fprintf(w, "stream %s: %d points kept\n", id, len(s.Kept))
-			for _, k := range s.Kept {
+			fmt.Fprintf(w, "stream %s: %d points kept\n", id, len(s.Retained))
+			for _, k := range s.Retained {
 				fmt.Fprintf(w, "  LSN %d, %s %s\n", k.LSN, time.Unix(0, k.Time).UTC().Format(time.RFC3339Nano), k.Bookmark)
 			}
 			for number, v := range s.Volumes {

@@ -29,7 +29,7 @@ func sample() *Catalog {
 	c := &Catalog{Number: 7, Journal: uuid.UUID{1}, Created: now,
 		ReadPoints: []ReadPoint{{Position: 1, Time: now}, {Position: 10, Index: 30, Time: now, Streams: map[change.StreamID]At{streamA: at(5, 50)}},
 			{Position: 20, Index: 60, Time: now, Streams: map[change.StreamID]At{streamA: at(9, 90)}}},
-		Streams: map[change.StreamID]*Stream{streamA: {Kept: []Kept{{At: at(5, 50)}, {At: at(7, 70), Bookmark: "b"}, {At: at(9, 90)}},
+		Streams: map[change.StreamID]*Stream{streamA: {Retained: []RetainedPoint{{At: at(5, 50)}, {At: at(7, 70), Bookmark: "b"}, {At: at(9, 90)}},
 			Volumes: map[uint32]*Volume{2: {Layers: []Layer{{Whole: true, To: 5, Objects: []extent.MapObject{{Name: "map/x", Extents: 3}}}, {From: 5, To: 7}, {Whole: true, From: 7, To: 9}}}}}},
 		Dead: map[string]time.Time{"log/1": now}}
 	c.SetState(state.New())
@@ -79,10 +79,10 @@ func TestLookups(t *testing.T) {
 			t.Errorf("LSN %d: %d layers, want %d", lsn, len(got), want)
 		}
 	}
-	if k, ok := c.KeptAt(streamA, 8); !ok || k.Bookmark != "b" {
+	if k, ok := c.RetainedAt(streamA, 8); !ok || k.Bookmark != "b" {
 		t.Errorf("%+v", k)
 	}
-	if _, ok := c.KeptAt(streamA, 4); ok {
+	if _, ok := c.RetainedAt(streamA, 4); ok {
 		t.Error("a point before all")
 	}
 }
@@ -92,7 +92,7 @@ func TestCheck(t *testing.T) {
 	for name, spoil := range map[string]func(c *Catalog){
 		"no marks":      func(c *Catalog) { c.ReadPoints = nil },
 		"marks go back": func(c *Catalog) { c.ReadPoints[2].Position = 10 },
-		"kept go back":  func(c *Catalog) { c.Streams[streamA].Kept[1].LSN = 5 },
+		"kept go back":  func(c *Catalog) { c.Streams[streamA].Retained[1].LSN = 5 },
 		"layers":        func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[1].To = 4 },
 		"empty stream":  func(c *Catalog) { c.Streams[streamA] = nil },
 		"no streams":    func(c *Catalog) { c.Streams = nil },
@@ -102,7 +102,7 @@ func TestCheck(t *testing.T) {
 		"a map's size":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Objects[0].Bytes = 1 << 40 },
 		"a pack's size": func(c *Catalog) { c.Packs = []Pack{{Number: 1, Bytes: 1 << 40}} },
 		"a fence":       func(c *Catalog) { c.Fences = []Fence{{Position: 3, From: 4}} },
-		"a bookmark":    func(c *Catalog) { c.Streams[streamA].Kept[1].Bookmark = "b\x1b[2J" },
+		"a bookmark":    func(c *Catalog) { c.Streams[streamA].Retained[1].Bookmark = "b\x1b[2J" },
 		"a volume's name": func(c *Catalog) {
 			c.State["volume/../../x"] = []byte(`{"name":"../../x","group":"g","size_bytes":1}`)
 		},

@@ -66,10 +66,10 @@ func (c *Catalog) checkMarks() error {
 }
 
 func (s *Stream) check() error {
-	for i := range s.Kept {
-		k := &s.Kept[i]
-		if i > 0 && k.LSN <= s.Kept[i-1].LSN {
-			return fmt.Errorf("kept LSN %d follows %d", k.LSN, s.Kept[i-1].LSN)
+	for i := range s.Retained {
+		k := &s.Retained[i]
+		if i > 0 && k.LSN <= s.Retained[i-1].LSN {
+			return fmt.Errorf("retained LSN %d follows %d", k.LSN, s.Retained[i-1].LSN)
 		}
 		if k.Bookmark == "" {
 			continue

@@ -41,8 +41,8 @@ func goldenCatalog() *Catalog {
 				Streams: map[change.StreamID]At{streamA: at(9)}},
 		},
 		Streams: map[change.StreamID]*Stream{streamA: {
-			Kept:   []Kept{{At: at(5)}, {At: at(7), Bookmark: "before-upgrade"}, {At: at(9)}},
-			Coarse: []Coarse{{FirstLSN: 2, LastLSN: 5, FirstTime: 2e9, LastTime: 5e9, Points: 2}},
+			Retained: []RetainedPoint{{At: at(5)}, {At: at(7), Bookmark: "before-upgrade"}, {At: at(9)}},
+			Coarse:   []Coarse{{FirstLSN: 2, LastLSN: 5, FirstTime: 2e9, LastTime: 5e9, Points: 2}},
 			Volumes: map[uint32]*Volume{2: {Layers: []Layer{
 				{Whole: true, To: 5, Objects: []extent.MapObject{part}}, {From: 5, To: 7}, {From: 0, To: 9,
 					Objects: []extent.MapObject{part}},

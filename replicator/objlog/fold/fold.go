@@ -40,7 +40,7 @@ func Frames(ctx context.Context, dst []byte, n int, effort change.Effort, fetch 
 	if f.out.total > segment.MaxFoldPlainBytes {
 		return dst, nil, errTooMuch
 	}
-	return segment.EncodeFold(dst, &f.h, f.headers, f.kept, blocks), &f.h, nil
+	return segment.EncodeFold(dst, &f.h, f.headers, f.liveRecords, blocks), &f.h, nil
 }
 
 // maxRecords bounds memory: of the run, and of what is left of it.
@@ -50,15 +50,15 @@ var errTooMuch = fail.New(fail.Invalid, "fold", "frames", "too much is left of t
 
 // folder makes one fold.
 type folder struct {
-	ctx     context.Context
-	fetch   Fetch
-	h       segment.FoldHeader
-	headers []byte
-	records []source
-	live    []piece // of all records, in the order of their data
-	first   []int   // per frame, its first in live; one more at the end
-	kept    []change.Record
-	out     packer
+	ctx         context.Context
+	fetch       Fetch
+	h           segment.FoldHeader
+	headers     []byte
+	records     []source
+	live        []piece // of all records, in the order of their data
+	first       []int   // per frame, its first in live; one more at the end
+	liveRecords []change.Record
+	out         packer
 
 	frame change.Frame
 	buf   []byte
@@ -176,7 +176,7 @@ func (f *folder) take(i int) error {
 			at := r.data + int(p.off-r.off)
 			runs = append(runs, span{at, at + int(p.length)})
 		}
-		f.kept = append(f.kept, k)
+		f.liveRecords = append(f.liveRecords, k)
 	}
 	if len(runs) == 0 {
 		return nil

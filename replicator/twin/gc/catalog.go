@@ -158,8 +158,8 @@ func (w *writer) layers(ctx context.Context, c *catalog.Catalog, mark *catalog.R
 		}
 		s.Coarse = append(s.Coarse, w.log.Coarse(id)...)
 		from := uint64(0)
-		if n := len(s.Kept); n > 0 {
-			from = s.Kept[n-1].LSN
+		if n := len(s.Retained); n > 0 {
+			from = s.Retained[n-1].LSN
 		}
 		for _, k := range w.stops(ctx, id, from, end) {
 			if err := w.stop(ctx, c, id, s, from, k); err != nil {
@@ -177,15 +177,15 @@ func (w *writer) late(ctx context.Context, c *catalog.Catalog) error {
 	for id, s := range c.Streams {
 		for _, b := range w.log.State.Bookmarks {
 			lsn, on := b.On(id)
-			n := sort.Search(len(s.Kept), func(i int) bool { return s.Kept[i].LSN >= lsn })
-			if !on || n == len(s.Kept) || s.Kept[n].LSN == lsn || !w.log.Sound(ctx, id, lsn) {
+			n := sort.Search(len(s.Retained), func(i int) bool { return s.Retained[i].LSN >= lsn })
+			if !on || n == len(s.Retained) || s.Retained[n].LSN == lsn || !w.log.Consistent(ctx, id, lsn) {
 				continue
 			}
 			from := uint64(0)
 			if n > 0 {
-				from = s.Kept[n-1].LSN
+				from = s.Retained[n-1].LSN
 			}
-			k := catalog.Kept{At: w.log.When(ctx, id, lsn), Bookmark: b.Name}
+			k := catalog.RetainedPoint{At: w.log.When(ctx, id, lsn), Bookmark: b.Name}
 			if err := w.insert(ctx, c, id, s, from, k, n); err != nil {
 				return err
 			}
@@ -194,9 +194,9 @@ func (w *writer) late(ctx context.Context, c *catalog.Catalog) error {
 	return nil
 }
 
-// insert makes a kept point of one between two: the layers behind it stay as they are,
+// insert makes a retained point of one between two: the layers behind it stay as they are,
 // for they have all that changed since the point before it.
-func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64, to catalog.Kept, place int) error {
+func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64, to catalog.RetainedPoint, place int) error {
 	sorter, err := w.log.Changed(ctx, id, from, to.LSN, w.o.Dir)
 	if err != nil {
 		return err
@@ -222,27 +222,27 @@ func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.Strea
 			vol.Layers = slices.Insert(vol.Layers, at, y)
 		}
 	}
-	s.Kept = slices.Insert(s.Kept, place, to)
+	s.Retained = slices.Insert(s.Retained, place, to)
 	return nil
 }
 
 // stops are the points at which layers end: bookmarks that are recovery points, and
 // the end.
-func (w *writer) stops(ctx context.Context, id change.StreamID, from uint64, end catalog.At) (stops []catalog.Kept) {
+func (w *writer) stops(ctx context.Context, id change.StreamID, from uint64, end catalog.At) (stops []catalog.RetainedPoint) {
 	for _, b := range w.log.State.Bookmarks {
-		if lsn, on := b.On(id); on && lsn > from && lsn <= end.LSN && w.log.Sound(ctx, id, lsn) {
-			stops = append(stops, catalog.Kept{At: w.log.When(ctx, id, lsn), Bookmark: b.Name})
+		if lsn, on := b.On(id); on && lsn > from && lsn <= end.LSN && w.log.Consistent(ctx, id, lsn) {
+			stops = append(stops, catalog.RetainedPoint{At: w.log.When(ctx, id, lsn), Bookmark: b.Name})
 		}
 	}
-	if end.LSN > from && w.log.Sound(ctx, id, end.LSN) {
-		stops = append(stops, catalog.Kept{At: end})
+	if end.LSN > from && w.log.Consistent(ctx, id, end.LSN) {
+		stops = append(stops, catalog.RetainedPoint{At: end})
 	}
-	slices.SortStableFunc(stops, func(a, b catalog.Kept) int { return cmp.Compare(a.LSN, b.LSN) })
-	return slices.CompactFunc(stops, func(a, b catalog.Kept) bool { return a.LSN == b.LSN }) // the bookmark's comes first
+	slices.SortStableFunc(stops, func(a, b catalog.RetainedPoint) int { return cmp.Compare(a.LSN, b.LSN) })
+	return slices.CompactFunc(stops, func(a, b catalog.RetainedPoint) bool { return a.LSN == b.LSN }) // the bookmark's comes first
 }
 
 // stop makes the layers of all of a stream's volumes between two LSNs.
-func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64, to catalog.Kept) error {
+func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64, to catalog.RetainedPoint) error {
 	sorter, err := w.log.Changed(ctx, id, from, to.LSN, w.o.Dir)
 	if err != nil {
 		return err
@@ -270,7 +270,7 @@ func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamI
 		}
 		vol.Layers = append(vol.Layers, layer)
 	}
-	s.Kept = append(s.Kept, to)
+	s.Retained = append(s.Retained, to)
 	return nil
 }
 
@@ -280,7 +280,7 @@ func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamI
 // many catalogs were made, and each extent is written again as seldom. The points of the
 // layers that it stands for keep those.
 func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.StreamID, v *state.Volume, vol *catalog.Volume,
-	m *extentmap.Map, from uint64, to catalog.Kept) (catalog.Layer, error) {
+	m *extentmap.Map, from uint64, to catalog.RetainedPoint) (catalog.Layer, error) {
 	out := catalog.Layer{Whole: len(vol.Layers) == 0, From: from, To: to.LSN}
 	chain, above, take := vol.Chain(to.LSN), m.Recent.Count, 0
 	for i, y := range chain {

@@ -27,7 +27,7 @@ func TestClockBehindGrace(t *testing.T) {
 		v, _ := in.Volume("v")
 		oldest := uint64(0)
 		for lsn := range l.Exact {
-			if in.Sound(t.Context(), l.Stream, lsn) && lsn > 0 && (oldest == 0 || lsn < oldest) && l.History[lsn] != nil {
+			if in.Consistent(t.Context(), l.Stream, lsn) && lsn > 0 && (oldest == 0 || lsn < oldest) && l.History[lsn] != nil {
 				oldest = lsn
 			}
 		}

@@ -160,14 +160,14 @@ func TestClockAhead(t *testing.T) {
 		l.horizon()
 		l.collect()
 	}
-	before := len(l.open().Catalog.Streams[l.Stream].Kept)
+	before := len(l.open().Catalog.Streams[l.Stream].Retained)
 	o := l.options()
 	o.Now = func() time.Time { return l.Clock.Add(100 * 24 * time.Hour) }
 	rep, err := Collect(t.Context(), l.Store, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	after := len(l.open().Catalog.Streams[l.Stream].Kept)
+	after := len(l.open().Catalog.Streams[l.Stream].Retained)
 	t.Logf("kept %d -> %d, dropped %d, deleted %+v", before, after, len(rep.Dropped), rep.Deleted)
 	for _, d := range rep.Dropped {
 		if age := l.Clock.Sub(d.Time); age < 12*time.Hour-time.Hour {

@@ -191,12 +191,12 @@ func (t *Target) zeroRange(off, n int64) error {
 
 // interrupted keeps what there is of a restore that failed, for another to go on from.
 func (t *Target) interrupted(err error, save *saver) error {
-	kept := save.settle() == nil
+	synced := save.settle() == nil
 	_ = t.file.Close()
-	if !kept && t.device {
+	if !synced && t.device {
 		_ = os.Remove(t.statePath())
 	}
-	if !kept && !t.device { // nobody could go on from it: it is only in the way
+	if !synced && !t.device { // nobody could go on from it: it is only in the way
 		_ = os.Remove(t.partial())
 		_ = os.Remove(t.statePath() + durable.TempSuffix)
 		_ = os.Remove(t.statePath())
@@ -204,7 +204,7 @@ func (t *Target) interrupted(err error, save *saver) error {
 			return &fail.Error{Kind: fail.Full, Op: "restore to", Object: t.Path, Err: err, Hint: "make room, or choose another place; it begins anew then"}
 		}
 	}
-	if !kept || (fail.HintOf(err) != "" && !fail.Is(err, fail.Damaged)) {
+	if !synced || (fail.HintOf(err) != "" && !fail.Is(err, fail.Damaged)) {
 		return err
 	}
 	how := "the same command goes on from here"

@@ -63,13 +63,13 @@ type Device struct {
 	drops atomic.Int64 // how often that was
 	tight atomic.Bool  // the disk took nothing last
 
-	pages atomic.Int64 // clean ones that take room
-	keep  atomic.Bool  // nothing is dropped: it is being hydrated, or was
-	fills *semaphore.Weighted
-	ahead readAhead
-	ctx   context.Context // of what nobody waits for
-	end   context.CancelFunc
-	stats counters
+	pages  atomic.Int64 // clean ones that take room
+	pinned atomic.Bool  // nothing is dropped: it is being hydrated, or was
+	fills  *semaphore.Weighted
+	ahead  readAhead
+	ctx    context.Context // of what nobody waits for
+	end    context.CancelFunc
+	stats  counters
 }
 
 // Stats are what a mount has done.

@@ -73,7 +73,7 @@ func TestDropHydrate(t *testing.T) {
 	if err := d.ReadAt(t.Context(), make([]byte, 4096), 0); err != nil {
 		t.Fatal(err)
 	}
-	victim, err := d.leaf(0) // dropTo: over the limit, keep not set yet: this is the victim
+	victim, err := d.leaf(0) // dropTo: over the limit, pinned not set yet: this is the victim
 	if err != nil {
 		t.Fatal(err)
 	}
