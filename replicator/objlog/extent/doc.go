@@ -1,6 +1,6 @@
 // Package extent tells where the bytes of a volume lie in an object log: extents of
 // the volume and the compressed blocks that hold them, as segments' footers name them
-// (Of), and as the objects below map/ keep them (PartBuilder writes, Layer reads), by
+// (Of), and as the objects below map/ keep them (MapBuilder writes, Layer reads), by
 // leaf of 32 MiB.
 //
 // It guarantees that what it reads back is what was written, or an error, and that a
