@@ -106,7 +106,8 @@ func start(dir string, open Store, entryBytes int) ([]*voter, error) {
 			return nil, err
 		}
 		layers = append(layers, &layer{ln})
-		servers = append(servers, raft.Server{ID: raft.ServerID(fmt.Sprint(i)), Address: raft.ServerAddress(ln.Addr().String())})
+		servers = append(servers, raft.Server{ID: raft.ServerID(fmt.Sprint(i)),
+			Address: raft.ServerAddress(ln.Addr().String())})
 	}
 	var all []*voter
 	for i := range voters {
@@ -119,14 +120,17 @@ func start(dir string, open Store, entryBytes int) ([]*voter, error) {
 			return all, err
 		}
 		quiet := hclog.New(&hclog.LoggerOptions{Level: hclog.Off})
-		trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: layers[i], MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: quiet})
+		trans := raft.NewNetworkTransportWithConfig(
+			&raft.NetworkTransportConfig{Stream: layers[i], MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second,
+				Logger: quiet})
 		conf := raft.DefaultConfig()
 		conf.LocalID, conf.Logger = servers[i].ID, quiet
 		conf.MaxAppendEntries = 16
 		conf.SnapshotThreshold, conf.SnapshotInterval = uint64(keepBytes/entryBytes), 100*time.Millisecond
 		conf.TrailingLogs = uint64(keepBytes / 2 / entryBytes)
 		stable, snaps := raft.NewInmemStore(), raft.NewDiscardSnapshotStore()
-		if err := raft.BootstrapCluster(conf, logs, stable, snaps, trans, raft.Configuration{Servers: servers}); err != nil {
+		if err := raft.BootstrapCluster(conf, logs, stable, snaps, trans,
+			raft.Configuration{Servers: servers}); err != nil {
 			return all, err
 		}
 		r, err := raft.NewRaft(conf, nothing{}, logs, stable, snaps, trans)

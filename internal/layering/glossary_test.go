@@ -71,7 +71,8 @@ func declares(t *testing.T, folder, name string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	declaration := regexp.MustCompile(`(?m)^(?:type |const |var |func (?:\([^)]*\) )?|\t(?:\w+, )*)` + regexp.QuoteMeta(name) + `\b`)
+	declaration := regexp.MustCompile(`(?m)^(?:type |const |var |func (?:\([^)]*\) )?|\t(?:\w+, )*)` +
+		regexp.QuoteMeta(name) + `\b`)
 	for _, file := range files {
 		source, err := os.ReadFile(file)
 		if err != nil {

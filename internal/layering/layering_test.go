@@ -14,15 +14,17 @@ const module = "github.com/pollux-dr/pollux/"
 // below says what the packages of a folder may import of this module. Folders
 // stand for everything in them; the longest match counts.
 var below = map[string][]string{
-	"cmd":                       {"cmd", "control", "bench", "agent", "replicator", "transport", "wal", "internal"},
-	"control":                   {"control", "agent", "replicator", "transport", "wal", "internal"},
-	"control/api":               {"internal"},
-	"bench":                     {"bench", "control/api", "replicator", "internal"},
-	"agent":                     {"agent", "transport", "wal", "internal"},
-	"replicator":                {"replicator", "transport", "wal", "internal"},
-	"replicator/objlog":         {"replicator/objlog", "replicator/objstore", "replicator/state", "internal"},
-	"replicator/twin":           {"replicator/twin", "replicator/objlog", "replicator/objstore", "replicator/state", "internal"},
-	"replicator/journal":        {"replicator/journal", "replicator/objlog", "replicator/objstore", "replicator/state", "transport", "wal", "internal"},
+	"cmd":               {"cmd", "control", "bench", "agent", "replicator", "transport", "wal", "internal"},
+	"control":           {"control", "agent", "replicator", "transport", "wal", "internal"},
+	"control/api":       {"internal"},
+	"bench":             {"bench", "control/api", "replicator", "internal"},
+	"agent":             {"agent", "transport", "wal", "internal"},
+	"replicator":        {"replicator", "transport", "wal", "internal"},
+	"replicator/objlog": {"replicator/objlog", "replicator/objstore", "replicator/state", "internal"},
+	"replicator/twin": {"replicator/twin", "replicator/objlog", "replicator/objstore", "replicator/state",
+		"internal"},
+	"replicator/journal": {"replicator/journal", "replicator/objlog", "replicator/objstore", "replicator/state",
+		"transport", "wal", "internal"},
 	"transport":                 {"internal/fail"},
 	"wal":                       {"internal/fail"},
 	"systemtest":                {"internal", "replicator", "wal"},
@@ -134,6 +136,7 @@ func TestMainIsSmall(t *testing.T) {
 		lines += bytes.Count(b, []byte{'\n'})
 	}
 	if lines > maxMainLines {
-		t.Errorf("package main has %d lines, more than %d: what a daemon could want belongs in control", lines, maxMainLines)
+		t.Errorf("package main has %d lines, more than %d: what a daemon could want belongs in control", lines,
+			maxMainLines)
 	}
 }

@@ -46,11 +46,14 @@ func documentedMetrics(t *testing.T) map[string]metric {
 		t.Fatal(err)
 	}
 	out := map[string]metric{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `(pollux_\\w+)` \\| (\\w+) \\|([^|]*)\\|").FindAllStringSubmatch(string(page), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `(pollux_\\w+)` \\| (\\w+) \\|([^|]*)\\|").
+		FindAllStringSubmatch(string(page), -1) {
 		if _, twice := out[m[1]]; twice {
 			t.Errorf("docs/metrics.md has two rows for %s", m[1])
 		}
-		out[m[1]] = metric{m[2], labels(strings.FieldsFunc(m[3], func(r rune) bool { return r == ',' || r == ' ' || r == '`' }))}
+		out[m[1]] = metric{m[2], labels(strings.FieldsFunc(m[3], func(r rune) bool {
+			return r == ',' || r == ' ' || r == '`'
+		}))}
 	}
 	return out
 }

@@ -46,7 +46,8 @@ func TestIssueReplacesNothingSilently(t *testing.T) {
 	if bytes.Equal(read("agent-a.key"), key) || bytes.Equal(read("agent-a.pem"), cert) {
 		t.Error("it was not replaced")
 	}
-	f := Files{Cert: filepath.Join(out, "agent-a.pem"), Key: filepath.Join(out, "agent-a.key"), CA: filepath.Join(out, CAFile)}
+	f := Files{Cert: filepath.Join(out, "agent-a.pem"), Key: filepath.Join(out, "agent-a.key"),
+		CA: filepath.Join(out, CAFile)}
 	if _, err := f.Check(); err != nil {
 		t.Error(err)
 	}

@@ -54,7 +54,8 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 	}
 	s.bufs.New = func() any { b := make([]byte, writeChunk); return &b }
 	if u.Host != "" && u.Host != "localhost" || !strings.HasPrefix(u.Path, "/") {
-		return nil, fail.New(fail.Invalid, op, u.String(), "not an absolute directory").WithHint("write file:///directory")
+		return nil, fail.New(fail.Invalid, op, u.String(), "not an absolute directory").
+			WithHint("write file:///directory")
 	}
 	if s.root = strings.TrimRight(s.root, "/"); s.root == "" {
 		return nil, fail.New(fail.Invalid, op, u.String(), "the root directory cannot be a store")
@@ -65,7 +66,8 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 			err = syscall.ENOTDIR
 		}
 		if err != nil {
-			return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err, Hint: "check the URL, and that its filesystem is mounted"}
+			return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err,
+				Hint: "check the URL, and that its filesystem is mounted"}
 		}
 		return s, nil
 	}
@@ -73,7 +75,8 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 	// Only the last level is made: a missing parent is likelier a file system
 	// that is not mounted than a wish to fill the disk below it.
 	if _, err := s.fs.Stat(parent); err != nil {
-		return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err, Hint: "mount the file system, or create " + parent}
+		return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err,
+			Hint: "mount the file system, or create " + parent}
 	}
 	if err := s.fs.MkdirAll(s.root, 0o750); err != nil {
 		return nil, fileError(op, u.String(), err)
@@ -119,7 +122,8 @@ func (s *fileStore) Create(ctx context.Context, name string, body []byte) error 
 	path := s.path(name)
 	dir := s.fs.PathDir(path)
 	if _, err := s.fs.Stat(s.root); err != nil { // never make it anew: an unmounted disk would fill what is below
-		return &fail.Error{Kind: fail.Retry, Op: op, Object: s.object(name), Err: err, Hint: "is the store's filesystem mounted?"}
+		return &fail.Error{Kind: fail.Retry, Op: op, Object: s.object(name), Err: err,
+			Hint: "is the store's filesystem mounted?"}
 	}
 	if err := s.present(op, name); err != nil {
 		return err

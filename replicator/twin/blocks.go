@@ -34,7 +34,8 @@ func (s *span) add(b extent.Block, maxBytes, maxGap int64) bool {
 		s.object, s.lo, s.hi = b.Object, off, end
 	case s.blocks[len(s.blocks)-1] == b:
 		return true
-	case b.Object != s.object || off < s.hi || off-s.hi > maxGap || end-s.lo > maxBytes || s.plain+int64(b.PlainBytes) > maxSpanPlain:
+	case b.Object != s.object || off < s.hi || off-s.hi > maxGap || end-s.lo > maxBytes ||
+		s.plain+int64(b.PlainBytes) > maxSpanPlain:
 		return false
 	}
 	s.hi = end

@@ -63,7 +63,8 @@ func (m *Image) Refresh(ctx context.Context, seen uint64, cause error) error {
 		return gone(cause)
 	}
 	if _, _, exact, err := l.exact(ctx, m.Point.Volume.Stream, m.Point.LSN); err != nil || !exact {
-		return errors.Join(err, fail.New(fail.NotFound, "read", fmt.Sprintf("volume %s at LSN %d", m.Point.Volume.Name, m.Point.LSN), "the point is not kept any more").
+		return errors.Join(err, fail.New(fail.NotFound, "read",
+			fmt.Sprintf("volume %s at LSN %d", m.Point.Volume.Name, m.Point.LSN), "the point is not kept any more").
 			WithHint("the group's retention let go of it; choose another point, or keep one by a bookmark"))
 	}
 	fresh, err := l.Image(ctx, m.Point, m.dir)
@@ -80,7 +81,8 @@ func (m *Image) Refresh(ctx context.Context, seen uint64, cause error) error {
 func gone(cause error) error {
 	hint := fail.HintOf(cause)
 	if hint == "" {
-		hint = "an object is missing: bring it back from a version or replica of the bucket (in a bucket with versions, delete the marker that hides it); pollux verify names all that is damaged"
+		hint = "an object is missing: bring it back from a version or replica of the bucket (in a bucket with " +
+			"versions, delete the marker that hides it); pollux verify names all that is damaged"
 	}
 	return &fail.Error{Kind: fail.Damaged, Op: "read", Object: "the twin", Err: cause, Hint: hint}
 }
@@ -123,7 +125,8 @@ func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
 
 // Changed sorts what a stream's frames behind `after`, up to an LSN, wrote. Errors:
 // fail.NotFound where that is not kept any more.
-func (l *Log) Changed(ctx context.Context, id change.StreamID, after, through uint64, dir string) (*extentmap.Sorter, error) {
+func (l *Log) Changed(ctx context.Context, id change.StreamID, after, through uint64, dir string) (
+	*extentmap.Sorter, error) {
 	return l.changed(ctx, id, after, through, dir, l.sizes())
 }
 
@@ -139,7 +142,8 @@ func (l *Log) Written(ctx context.Context, v *state.Volume, after uint64) (bool,
 }
 
 // changed is Changed for the volumes of these sizes, by number.
-func (l *Log) changed(ctx context.Context, id change.StreamID, after, through uint64, dir string, sizes map[uint32]int64) (*extentmap.Sorter, error) {
+func (l *Log) changed(ctx context.Context, id change.StreamID, after, through uint64, dir string,
+	sizes map[uint32]int64) (*extentmap.Sorter, error) {
 	s := extentmap.NewSorter(dir)
 	s.Sizes = sizes
 	if after >= through {

@@ -64,7 +64,8 @@ func (m *moves) follow(ctx context.Context, extents []extent.Extent) error {
 			}
 			next, ok := x.Find(e)
 			if !ok || steps > 64 {
-				return fail.New(fail.Damaged, "find", fmt.Sprintf("%s/%s at byte %d", m.store.URL(), e.Block.Object.Name(), e.Block.Offset),
+				return fail.New(fail.Damaged, "find",
+					fmt.Sprintf("%s/%s at byte %d", m.store.URL(), e.Block.Object.Name(), e.Block.Offset),
 					fmt.Sprintf("the block was moved, and %s does not have it", pack.Name(p.Number)))
 			}
 			*e = next

@@ -100,7 +100,8 @@ func (q *query) refuse(kind fail.Kind, why string) error {
 		return q.l.lost(q.ctx, "--at "+q.at, q.v)
 	}
 	first := q.l.FirstPoint(q.ctx, q.v)
-	hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", first, q.when(first), q.r.LastLSN, q.r.LastTime.UTC().Format(time.RFC3339Nano))
+	hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", first, q.when(first), q.r.LastLSN, q.r.LastTime.UTC().
+		Format(time.RFC3339Nano))
 	if !q.known {
 		hint = "the log holds nothing of the volume's group yet"
 	}
@@ -155,7 +156,8 @@ func (q *query) findTime(t time.Time) error {
 			return q.refuse(fail.NotFound, "before all points that are kept")
 		}
 		q.p.LSN = k.LSN
-		q.p.Note = fmt.Sprintf("of that time only some points are kept: this is the last one at or before it, the next is LSN %d (%s)", next, q.when(next))
+		q.p.Note = fmt.Sprintf("of that time only some points are kept: this is the last one at or before it, the "+
+			"next is LSN %d (%s)", next, q.when(next))
 		return nil
 	}
 	q.p.LSN = w.lsnAt(v, t)
@@ -171,12 +173,15 @@ func (q *query) findTime(t time.Time) error {
 	if r := l.resyncAfter(v.Stream, q.p.LSN); r != nil && t.After(l.timeOf(q.ctx, v, q.p.LSN)) {
 		q.p.Note = "the primary's WAL overflowed then: this is the last point before, and the resync has not ended yet"
 		if r.Until > 0 {
-			q.p.Note = fmt.Sprintf("the primary's WAL overflowed then: this is the last point before, the next is LSN %d (%s)", r.Until, q.when(r.Until))
+			q.p.Note = fmt.Sprintf("the primary's WAL overflowed then: this is the last point before, the next is "+
+				"LSN %d (%s)", r.Until, q.when(r.Until))
 		}
 	}
 	if e := w.foldAt(v, t); e != nil {
-		q.p.Note = fmt.Sprintf("writes from %s to %s were folded while replication was behind: this is the last point before them, the next is LSN %d",
-			time.Unix(0, e.FirstTime).UTC().Format(time.RFC3339Nano), time.Unix(0, e.LastTime).UTC().Format(time.RFC3339Nano), e.LastLSN)
+		q.p.Note = fmt.Sprintf("writes from %s to %s were folded while replication was behind: this is the last "+
+			"point before them, the next is LSN %d",
+			time.Unix(0, e.FirstTime).UTC().Format(time.RFC3339Nano), time.Unix(0, e.LastTime).UTC().
+				Format(time.RFC3339Nano), e.LastLSN)
 		if q.p.LSN < v.FirstLSN && e.LastLSN >= v.FirstLSN {
 			return q.refuse(fail.NotFound, "the volume's first points were folded while replication was behind")
 		}
@@ -188,8 +193,11 @@ func (q *query) findTime(t time.Time) error {
 func (q *query) outsideResync() error {
 	if st := q.l.State.Streams[q.v.Stream]; st != nil && q.p.LSN > 0 && q.p.LSN <= st.Forgotten {
 		if _, retained := q.l.retainedAt(q.v.Stream, q.p.LSN); !retained {
-			return fail.New(fail.NotFound, "resolve", "--at "+q.at, fmt.Sprintf("LSN %d lies before the resyncs that are still listed, and no catalog keeps it as a point", q.p.LSN)).
-				WithHint(fmt.Sprintf("points are those behind LSN %d, and what pollux points lists as kept", st.Forgotten))
+			return fail.New(fail.NotFound, "resolve", "--at "+q.at,
+				fmt.Sprintf("LSN %d lies before the resyncs that are still listed, and no catalog keeps it as a point",
+					q.p.LSN)).
+				WithHint(fmt.Sprintf("points are those behind LSN %d, and what pollux points lists as kept",
+					st.Forgotten))
 		}
 	}
 	r := q.l.resyncing(q.v.Stream, q.p.LSN)
@@ -201,14 +209,18 @@ func (q *query) outsideResync() error {
 		if r.Until > 0 {
 			until = fmt.Sprintf("points go on with LSN %d", r.Until)
 		}
-		return fail.New(fail.NotFound, "resolve", "--at "+q.at, fmt.Sprintf("the log has no point between LSN %d and the end of the resync: the primary's WAL had overflowed", r.After)).
+		return fail.New(fail.NotFound, "resolve", "--at "+q.at,
+			fmt.Sprintf("the log has no point between LSN %d and the end of the resync: the primary's WAL had "+
+				"overflowed", r.After)).
 			WithHint(fmt.Sprintf("the point before is LSN %d (%s); %s", r.After, q.when(r.After), until))
 	}
 	if b := q.l.State.Bookmarks[q.v.Group+"/"+q.at]; b != nil {
-		return q.refuse(fail.NotFound, fmt.Sprintf("its mark, LSN %d, was lost when the primary's WAL overflowed: it is no point", q.p.LSN))
+		return q.refuse(fail.NotFound,
+			fmt.Sprintf("its mark, LSN %d, was lost when the primary's WAL overflowed: it is no point", q.p.LSN))
 	}
 	q.p.LSN, q.p.Before = r.After, q.p.LSN
-	q.p.Note = fmt.Sprintf("the primary's WAL overflowed, and LSN %d is no point: this is the last one before", q.p.Before)
+	q.p.Note = fmt.Sprintf("the primary's WAL overflowed, and LSN %d is no point: this is the last one before",
+		q.p.Before)
 	return nil
 }
 
@@ -218,15 +230,18 @@ func (q *query) exact() error {
 	if err != nil || exact {
 		return err
 	}
-	why := fmt.Sprintf("writes around LSN %d were folded while replication was behind: it is no point any more", q.p.LSN)
+	why := fmt.Sprintf("writes around LSN %d were folded while replication was behind: it is no point any more",
+		q.p.LSN)
 	if w, _ := q.l.viewAt(q.ctx, q.v.Stream, q.p.LSN); w == nil {
 		why = fmt.Sprintf("LSN %d is not kept any more", q.p.LSN)
 	}
 	near := fmt.Sprintf("the next point is LSN %d (%s)", after, q.when(after))
 	if before > 0 && before >= q.v.FirstLSN {
-		near = fmt.Sprintf("the nearest points are LSN %d (%s) and %d (%s)", before, q.when(before), after, q.when(after))
+		near = fmt.Sprintf("the nearest points are LSN %d (%s) and %d (%s)", before, q.when(before), after,
+			q.when(after))
 	}
-	return fail.New(fail.NotFound, "resolve", "--at "+q.at, why).WithHint(near + "; a time is taken to the last point at or before it")
+	return fail.New(fail.NotFound, "resolve", "--at "+q.at, why).
+		WithHint(near + "; a time is taken to the last point at or before it")
 }
 
 // resyncing returns the resync because of which an LSN is no recovery point, nil

@@ -60,7 +60,8 @@ func (l *Log) PointsOf(ctx context.Context, v *state.Volume) Points {
 	r, _ := l.RangeOf(v.Stream)
 	l.aheadOf(ctx, v, r.LastLSN)
 	at := func(lsn uint64) At { return At{lsn, l.timeOf(ctx, v, lsn).UTC()} }
-	p := Points{Volume: v.Name, Group: v.Group, Ready: v.Ready && v.FirstLSN <= r.LastLSN, Removed: v.Removed, First: at(l.FirstPoint(ctx, v)), Newest: at(r.LastLSN),
+	p := Points{Volume: v.Name, Group: v.Group, Ready: v.Ready && v.FirstLSN <= r.LastLSN, Removed: v.Removed,
+		First: at(l.FirstPoint(ctx, v)), Newest: at(r.LastLSN),
 		Bookmarks: []NamedPoint{}, Coarse: l.coarse(v.Stream, v.FirstLSN), Breaks: []Break{}}
 	p.Retained, p.Window, p.Retention = []At{}, p.First, (*state.Retention)(nil).String()
 	if g := l.State.Groups[v.Group]; g != nil {
@@ -134,7 +135,8 @@ func (l *Log) coarse(id change.StreamID, from uint64) []Coarse {
 	out := []Coarse{}
 	for _, c := range append(all, l.Coarse(id)...) {
 		if c.LastLSN >= from {
-			out = append(out, Coarse{At{c.FirstLSN, time.Unix(0, c.FirstTime).UTC()}, At{c.LastLSN, time.Unix(0, c.LastTime).UTC()}, c.Points})
+			out = append(out, Coarse{At{c.FirstLSN, time.Unix(0, c.FirstTime).UTC()},
+				At{c.LastLSN, time.Unix(0, c.LastTime).UTC()}, c.Points})
 		}
 	}
 	return out
@@ -153,7 +155,8 @@ func (l *Log) Coarse(id change.StreamID) (out []catalog.Coarse) {
 			out[k].LastLSN, out[k].LastTime, out[k].Points = e.LastLSN, e.LastTime, out[k].Points+1
 			continue
 		}
-		out, open = append(out, catalog.Coarse{FirstLSN: e.FirstLSN, LastLSN: e.LastLSN, FirstTime: e.FirstTime, LastTime: e.LastTime, Points: 1}), true
+		out, open = append(out, catalog.Coarse{FirstLSN: e.FirstLSN, LastLSN: e.LastLSN, FirstTime: e.FirstTime,
+			LastTime: e.LastTime, Points: 1}), true
 	}
 	return out
 }

@@ -149,7 +149,8 @@ func TestRestoreModel(t *testing.T) {
 						}
 						got := image(t, l, Point{Volume: &v, LSN: uint64(lsn)})[:modelVolumeBytes]
 						if !bytes.Equal(got, want) {
-							t.Fatalf("seed %d: %s at LSN %d of %d differs from byte %d on", seed, name, lsn, len(m.at)-1, firstDifference(got, want))
+							t.Fatalf("seed %d: %s at LSN %d of %d differs from byte %d on", seed, name, lsn,
+								len(m.at)-1, firstDifference(got, want))
 						}
 					}
 				}
@@ -158,7 +159,8 @@ func TestRestoreModel(t *testing.T) {
 			if totals.Err() != nil {
 				t.Error(totals.Err())
 			}
-			if n := totals.Streams[0].Folds + totals.Streams[1].Folds; (i%2 == 1) != (folds > 0 && n > 0) || points < n {
+			if n := totals.Streams[0].Folds + totals.Streams[1].Folds; (i%2 == 1) != (folds > 0 && n > 0) ||
+				points < n {
 				t.Errorf("%d points and %d LSNs in %d folds", points, folds, n)
 			}
 		})
@@ -180,16 +182,19 @@ func folded(t *testing.T, l *Log, v *state.Volume, lsn uint64) bool {
 		}
 		return false
 	}
-	if !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), "folded") || !strings.Contains(fail.HintOf(err), fmt.Sprint(after)) {
+	if !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), "folded") ||
+		!strings.Contains(fail.HintOf(err), fmt.Sprint(after)) {
 		t.Fatalf("LSN %d in a fold: %v, %s", lsn, err, fail.HintOf(err))
 	}
 	for _, near := range []uint64{before, after} {
-		if _, err := l.Resolve(context.Background(), v, fmt.Sprint(near), epochStart); err != nil && near >= v.FirstLSN {
+		if _, err := l.Resolve(context.Background(), v, fmt.Sprint(near), epochStart); err != nil &&
+			near >= v.FirstLSN {
 			t.Fatalf("LSN %d, said to be next to %d: %v", near, lsn, err)
 		}
 	}
 	at := l.timeOf(context.Background(), v, after).Add(-time.Nanosecond).Format(time.RFC3339Nano)
-	if p, err := l.Resolve(context.Background(), v, at, epochStart); err == nil && (p.LSN != before || !strings.Contains(p.Note, "folded")) {
+	if p, err := l.Resolve(context.Background(), v, at, epochStart); err == nil &&
+		(p.LSN != before || !strings.Contains(p.Note, "folded")) {
 		t.Fatalf("%s resolves to LSN %d (%q), the fold begins after %d", at, p.LSN, p.Note, before)
 	}
 	return true
@@ -289,7 +294,8 @@ func TestRestoreOver(t *testing.T) {
 		}
 		want := m.at[lsns[len(lsns)-1]][v.Name]
 		if !bytes.Equal(img[:modelVolumeBytes], want) {
-			t.Fatalf("seed %d: LSNs %v, %d interrupted: differs from byte %d on", seed, lsns, interrupted, firstDifference(img, want))
+			t.Fatalf("seed %d: LSNs %v, %d interrupted: differs from byte %d on", seed, lsns, interrupted,
+				firstDifference(img, want))
 		}
 	}
 }
@@ -306,7 +312,8 @@ func TestRestoreOutside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "outside") {
+	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) ||
+		!strings.Contains(err.Error(), "outside") {
 		t.Errorf("%v", err)
 	}
 }
@@ -325,7 +332,8 @@ func TestRestoreFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Restore(t.Context(), p, failing{}); !fail.Is(err, fail.Full) || !strings.Contains(err.Error(), "disk full") {
+	if _, err := l.Restore(t.Context(), p, failing{}); !fail.Is(err, fail.Full) ||
+		!strings.Contains(err.Error(), "disk full") {
 		t.Errorf("failing target: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -336,7 +344,8 @@ func TestRestoreFails(t *testing.T) {
 	for _, x := range l.Objects {
 		h.remove(x.Position)
 	}
-	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), objlog.ObjectName(0)[:20]) {
+	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) ||
+		!strings.Contains(err.Error(), objlog.ObjectName(0)[:20]) {
 		t.Errorf("object gone meanwhile: %v", err)
 	}
 }

@@ -21,7 +21,8 @@ func (pl *Plan) Verify(ctx context.Context, r io.ReaderAt, run Run) error {
 			return fail.Wrap(fail.Damaged, "read back", fmt.Sprintf("the image at byte %d", e.Off), err)
 		}
 		if !bytes.Equal(got, data) {
-			return fail.New(fail.Damaged, "compare", fmt.Sprintf("the image at byte %d", e.Off+int64(firstDiffers(got, data))), "it differs from the store")
+			return fail.New(fail.Damaged, "compare",
+				fmt.Sprintf("the image at byte %d", e.Off+int64(firstDiffers(got, data))), "it differs from the store")
 		}
 		return nil
 	})
@@ -73,7 +74,9 @@ func zeros(ctx context.Context, r io.ReaderAt, from, to int64) error {
 			return fail.Wrap(fail.Damaged, "read back", fmt.Sprintf("the image at byte %d", from), err)
 		}
 		if !bytes.Equal(b, none[:len(b)]) {
-			return fail.New(fail.Damaged, "compare", fmt.Sprintf("the image at byte %d", from+int64(firstDiffers(b, none[:]))), "it is not zero, and the store has nothing there")
+			return fail.New(fail.Damaged, "compare",
+				fmt.Sprintf("the image at byte %d", from+int64(firstDiffers(b, none[:]))),
+				"it is not zero, and the store has nothing there")
 		}
 		from += int64(len(b))
 	}

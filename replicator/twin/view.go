@@ -69,8 +69,10 @@ func (l *Log) unread(marks []int) []int {
 
 func (l *Log) readView(ctx context.Context, mark int) (*Log, error) {
 	from, to := &l.Catalog.ReadPoints[mark], &l.Catalog.ReadPoints[mark+1]
-	w := &Log{store: l.store, Identity: l.Identity, State: l.State, Catalog: l.Catalog, Frames: map[change.StreamID][]FrameRef{},
-		moves: l.moves, reading: l.reading, readPoint: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch, End: to.Position}
+	w := &Log{store: l.store, Identity: l.Identity, State: l.State, Catalog: l.Catalog,
+		Frames: map[change.StreamID][]FrameRef{},
+		moves:  l.moves, reading: l.reading, readPoint: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch,
+		End: to.Position}
 	there, err := positions(ctx, l.store, from.Position, to.Position)
 	if err == nil {
 		there, err = whole(ctx, l.store, there, from.Position, to.Position)
@@ -80,7 +82,8 @@ func (l *Log) readView(ctx context.Context, mark int) (*Log, error) {
 	}
 	if n := uint64(contiguous(there, from.Position)); from.Position+n < to.Position {
 		return nil, fail.New(fail.Damaged, "open", l.at(from.Position+n), "the object is missing").
-			WithHint("an object of the log was deleted; restore it from a version or replica of the bucket. Points that do not need it can be restored")
+			WithHint("an object of the log was deleted; restore it from a version or replica of the bucket. Points " +
+				"that do not need it can be restored")
 	}
 	footers, err := w.footers(ctx, there, nil)
 	if err == nil {
@@ -91,7 +94,8 @@ func (l *Log) readView(ctx context.Context, mark int) (*Log, error) {
 	}
 	w.index()
 	if w.Damage == nil && w.next != to.Index+1 {
-		w.Damage = l.damaged(to.Position, "the log reaches journal index %d here, its catalog says %d", w.next-1, to.Index)
+		w.Damage = l.damaged(to.Position, "the log reaches journal index %d here, its catalog says %d",
+			w.next-1, to.Index)
 	}
 	if w.Damage != nil {
 		return nil, w.Damage
@@ -131,7 +135,9 @@ func (l *Log) markAt(id change.StreamID, lsn uint64) int {
 func (l *Log) first(id change.StreamID) (k catalog.RetainedPoint, cut bool) {
 	floor := l.Catalog.PointAt(0, id).LSN
 	if s := l.Catalog.Streams[id]; floor > 0 && s != nil {
-		if n := sort.Search(len(s.Retained), func(i int) bool { return s.Retained[i].LSN >= floor }); n < len(s.Retained) {
+		if n := sort.Search(len(s.Retained), func(i int) bool {
+			return s.Retained[i].LSN >= floor
+		}); n < len(s.Retained) {
 			return s.Retained[n], true
 		}
 	}
@@ -177,11 +183,13 @@ func (l *Log) retainedBefore(id change.StreamID, t time.Time) (at catalog.Retain
 
 // frames returns a stream's frames that hold LSNs behind `after` up to `through`, and
 // the hash of what the first one follows.
-func (l *Log) frames(ctx context.Context, id change.StreamID, after, through uint64) (out []FrameRef, prev change.Hash, err error) {
+func (l *Log) frames(ctx context.Context, id change.StreamID, after, through uint64) (
+	out []FrameRef, prev change.Hash, err error) {
 	mark := l.readPoint
 	if l.Catalog != nil && after < l.start(id).LSN {
 		if mark = l.Catalog.ReadPointBefore(id, after+1); mark < 0 {
-			return nil, prev, fail.New(fail.NotFound, "read", "stream "+id.String(), fmt.Sprintf("what was written behind LSN %d is not kept any more", after))
+			return nil, prev, fail.New(fail.NotFound, "read", "stream "+id.String(),
+				fmt.Sprintf("what was written behind LSN %d is not kept any more", after))
 		}
 	}
 	marks := l.moving(id, mark, through)
@@ -262,7 +270,8 @@ func (l *Log) ReadPoint(now time.Time) catalog.ReadPoint {
 	for id, f := range l.Frames {
 		if n := len(f); n > 0 {
 			e := f[n-1].entry()
-			m.Streams[id] = catalog.At{Point: change.Point{LSN: e.LastLSN, Hash: e.Hash}, Time: e.LastTime, Written: f[n-1].Object.Time}
+			m.Streams[id] = catalog.At{Point: change.Point{LSN: e.LastLSN, Hash: e.Hash}, Time: e.LastTime,
+				Written: f[n-1].Object.Time}
 		}
 	}
 	return m

@@ -27,10 +27,14 @@ func at(lsn uint64, second int64) At { return At{Point: change.Point{LSN: lsn}, 
 func sample() *Catalog {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	c := &Catalog{Number: 7, Journal: uuid.UUID{1}, Created: now,
-		ReadPoints: []ReadPoint{{Position: 1, Time: now}, {Position: 10, Index: 30, Time: now, Streams: map[change.StreamID]At{streamA: at(5, 50)}},
+		ReadPoints: []ReadPoint{{Position: 1, Time: now},
+			{Position: 10, Index: 30, Time: now, Streams: map[change.StreamID]At{streamA: at(5, 50)}},
 			{Position: 20, Index: 60, Time: now, Streams: map[change.StreamID]At{streamA: at(9, 90)}}},
-		Streams: map[change.StreamID]*Stream{streamA: {Retained: []RetainedPoint{{At: at(5, 50)}, {At: at(7, 70), Bookmark: "b"}, {At: at(9, 90)}},
-			Volumes: map[uint32]*Volume{2: {Layers: []Layer{{Whole: true, To: 5, Objects: []extent.MapObject{{Name: "map/x", Extents: 3}}}, {From: 5, To: 7}, {Whole: true, From: 7, To: 9}}}}}},
+		Streams: map[change.StreamID]*Stream{
+			streamA: {Retained: []RetainedPoint{{At: at(5, 50)}, {At: at(7, 70), Bookmark: "b"}, {At: at(9, 90)}},
+				Volumes: map[uint32]*Volume{2: {
+					Layers: []Layer{{Whole: true, To: 5, Objects: []extent.MapObject{{Name: "map/x", Extents: 3}}},
+						{From: 5, To: 7}, {Whole: true, From: 7, To: 9}}}}}},
 		Dead: map[string]time.Time{"log/1": now}}
 	c.SetState(state.New())
 	return c
@@ -131,7 +135,8 @@ func TestBombs(t *testing.T) {
 	}
 	marks := []byte(`{"number":1,"marks":[` + strings.Repeat("{},", 20<<20) + `{}]}`)
 	nulls := []byte(`{"number":1,"streams":{` +
-		strings.Repeat(`"20000000-0000-0000-0000-00000000000a":null,`, 1000) + `"x":[` + strings.Repeat("null,", 10<<20) + `null]}}`)
+		strings.Repeat(`"20000000-0000-0000-0000-00000000000a":null,`, 1000) + `"x":[` +
+		strings.Repeat("null,", 10<<20) + `null]}}`)
 	for name, b := range map[string][]byte{
 		"3 GiB are claimed":  seal(nil, 3<<30),
 		"250 MiB of nothing": seal(nil, 250<<20),

@@ -84,8 +84,9 @@ func Of(x *segment.Index, i int, t *segment.Table, through uint64, fn func(volum
 				b := &t.Blocks[at/int64(t.BlockBytes)]
 				in := at % int64(t.BlockBytes)
 				n := min(left, int64(b.PlainBytes)-in)
-				fn(r.Volume, Extent{Off: off, Len: n, At: uint32(in), Block: Block{Object: objlog.InLog(x.Position), Offset: uint32(b.Offset),
-					StoredBytes: b.StoredBytes, PlainBytes: b.PlainBytes, CRC: b.CRC, Codec: t.Codec}})
+				fn(r.Volume, Extent{Off: off, Len: n, At: uint32(in),
+					Block: Block{Object: objlog.InLog(x.Position), Offset: uint32(b.Offset),
+						StoredBytes: b.StoredBytes, PlainBytes: b.PlainBytes, CRC: b.CRC, Codec: t.Codec}})
 				off, at, left = off+n, at+n, left-n
 			}
 		}

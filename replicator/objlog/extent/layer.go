@@ -105,10 +105,12 @@ func ParseMapHead(b []byte) (h MapHead, err error) {
 	case crc32.Checksum(b[:92], castagnoli) != le.Uint32(b[92:]):
 		return h, badMap(92, "head checksum does not match")
 	case le.Uint16(b[4:]) != MapVersion:
-		return h, fail.New(fail.Unsupported, "decode map", "", fmt.Sprintf("version %d; this build reads %d", le.Uint16(b[4:]), MapVersion)).
+		return h, fail.New(fail.Unsupported, "decode map", "",
+			fmt.Sprintf("version %d; this build reads %d", le.Uint16(b[4:]), MapVersion)).
 			WithHint("use a pollux version that knows this format")
 	}
-	h = MapHead{Whole: b[6]&1 != 0, Volume: le.Uint32(b[8:]), Part: le.Uint32(b[12:]), From: le.Uint64(b[48:]), To: le.Uint64(b[56:]), LastWrite: int64(le.Uint64(b[64:]))}
+	h = MapHead{Whole: b[6]&1 != 0, Volume: le.Uint32(b[8:]), Part: le.Uint32(b[12:]), From: le.Uint64(b[48:]),
+		To: le.Uint64(b[56:]), LastWrite: int64(le.Uint64(b[64:]))}
 	copy(h.Journal[:], b[16:])
 	copy(h.Stream[:], b[32:])
 	return h, nil
@@ -140,9 +142,12 @@ func (p *MapBuilder) Add(ctx context.Context, leaf int64, extents []Extent) erro
 	if len(extents) == 0 {
 		return nil
 	}
-	if p.scratch = encodeLeaf(p.scratch[:0], leaf, extents); len(extents) > maxLeafExtents || len(p.scratch) > maxLeafBytes {
-		return fail.New(fail.Unsupported, "write map", fmt.Sprintf("volume number %d, the %d MiB at byte %d", p.Head.Volume, LeafBytes>>20, leaf*LeafBytes),
-			fmt.Sprintf("%d separate runs: more than a map can hold", len(extents))).WithHint("write that part of the volume anew in larger pieces")
+	if p.scratch = encodeLeaf(p.scratch[:0], leaf, extents); len(extents) > maxLeafExtents ||
+		len(p.scratch) > maxLeafBytes {
+		return fail.New(fail.Unsupported, "write map",
+			fmt.Sprintf("volume number %d, the %d MiB at byte %d", p.Head.Volume, LeafBytes>>20, leaf*LeafBytes),
+			fmt.Sprintf("%d separate runs: more than a map can hold", len(extents))).
+			WithHint("write that part of the volume anew in larger pieces")
 	}
 	if len(p.body) == 0 {
 		p.body = append(p.body, make([]byte, MapHeadBytes)...)
@@ -232,8 +237,10 @@ func parseMapIndex(tail []byte, size int64) (refs []leafRef, need int64, err err
 	next := int64(MapHeadBytes)
 	for i := range refs {
 		r := &refs[i]
-		*r = leafRef{int64(le.Uint64(b)), int64(le.Uint64(b[8:])), le.Uint32(b[16:]), le.Uint32(b[20:]), le.Uint32(b[24:]), le.Uint32(b[28:])}
-		if r.offset != next || r.plain > maxLeafBytes || r.stored > r.plain || r.leaf < 0 || r.leaf > change.MaxOffset/LeafBytes || (i > 0 && r.leaf <= refs[i-1].leaf) {
+		*r = leafRef{int64(le.Uint64(b)), int64(le.Uint64(b[8:])), le.Uint32(b[16:]), le.Uint32(b[20:]),
+			le.Uint32(b[24:]), le.Uint32(b[28:])}
+		if r.offset != next || r.plain > maxLeafBytes || r.stored > r.plain || r.leaf < 0 ||
+			r.leaf > change.MaxOffset/LeafBytes || (i > 0 && r.leaf <= refs[i-1].leaf) {
 			return nil, 0, badMap(off+int64(i)*mapIndexBytes, "leaf %d of %d bytes at %d", r.leaf, r.stored, r.offset)
 		}
 		next += int64(r.stored)
@@ -354,7 +361,8 @@ func gone(err error) error {
 		return err
 	}
 	return &fail.Error{Kind: fail.NotFound, Op: "read", Object: "map", Err: err,
-		Hint: "garbage collection may have replaced it just now: try again; if it stays away, --no-catalog reads the log from its beginning, where that is still there"}
+		Hint: "garbage collection may have replaced it just now: try again; if it stays away, --no-catalog reads " +
+			"the log from its beginning, where that is still there"}
 }
 
 // object is the place of the first object that ends at or after a leaf.

@@ -20,7 +20,8 @@ import (
 func randomLeaf(r *rand.Rand, leaf int64, n int) (out []Extent) {
 	blocks := make([]Block, 1+n/3)
 	for i := range blocks {
-		blocks[i] = Block{Object: objlog.InLog(r.Uint64N(1 << 40)), Offset: r.Uint32(), StoredBytes: 1 + r.Uint32N(4000), PlainBytes: change.BlockBytes, CRC: r.Uint32(), Codec: change.CodecS2}
+		blocks[i] = Block{Object: objlog.InLog(r.Uint64N(1 << 40)), Offset: r.Uint32(),
+			StoredBytes: 1 + r.Uint32N(4000), PlainBytes: change.BlockBytes, CRC: r.Uint32(), Codec: change.CodecS2}
 	}
 	at := leaf * LeafBytes
 	for range n {
@@ -45,7 +46,8 @@ func testLayer(t testing.TB, r *rand.Rand, leaves map[int64][]Extent, order []in
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	b := &MapBuilder{Head: MapHead{Whole: true, Volume: 3, Journal: uuid.UUID{1}, Stream: uuid.UUID{2}, From: 1, To: 9, LastWrite: 77}, Put: func(ctx context.Context, p *MapObject, body []byte) error {
+	b := &MapBuilder{Head: MapHead{Whole: true, Volume: 3, Journal: uuid.UUID{1}, Stream: uuid.UUID{2}, From: 1, To: 9,
+		LastWrite: 77}, Put: func(ctx context.Context, p *MapObject, body []byte) error {
 		p.Name = fmt.Sprintf("map/%d", len(objects))
 		objects[p.Name] = bytes.Clone(body)
 		return s.Create(ctx, p.Name, body)

@@ -114,7 +114,8 @@ func decodeLeaf(b []byte, leaf int64) ([]Extent, error) {
 	blocks := make([]Block, 0, count)
 	at := objlog.ObjectID(0)
 	for range count {
-		x := Block{Object: at + objlog.ObjectID(n.next()), Offset: uint32(n.below(1<<32 - 1)), StoredBytes: uint32(n.below(change.BlockBytes)), PlainBytes: uint32(n.below(change.BlockBytes)),
+		x := Block{Object: at + objlog.ObjectID(n.next()), Offset: uint32(n.below(1<<32 - 1)),
+			StoredBytes: uint32(n.below(change.BlockBytes)), PlainBytes: uint32(n.below(change.BlockBytes)),
 			Codec: change.Codec(n.bytes(1)[0])}
 		x.CRC = binary.LittleEndian.Uint32(n.bytes(4))
 		if n.bad || x.StoredBytes == 0 || x.StoredBytes > x.PlainBytes || x.Codec > change.CodecZstd || x.Object < at ||
@@ -133,7 +134,8 @@ func decodeLeaf(b []byte, leaf int64) ([]Extent, error) {
 		if place > 0 {
 			e.Block = blocks[place-1]
 		}
-		if n.bad || e.Len == 0 || e.End() > (leaf+1)*LeafBytes || (place == 0 && e.At != 0) || (place > 0 && int64(e.At)+e.Len > int64(e.Block.PlainBytes)) {
+		if n.bad || e.Len == 0 || e.End() > (leaf+1)*LeafBytes || (place == 0 && e.At != 0) ||
+			(place > 0 && int64(e.At)+e.Len > int64(e.Block.PlainBytes)) {
 			return bad("extent %d of %d", len(out), count)
 		}
 		end, out = e.End(), append(out, e)

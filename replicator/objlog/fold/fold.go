@@ -19,7 +19,8 @@ type Fetch func(i int, buf []byte) ([]byte, error)
 // to dst. Each is fetched twice at most, so that memory is bounded by what is left of
 // them. Errors are Fetch's, fail.Damaged for frames that are not what they were or do
 // not follow, and fail.Invalid for a run that must not or cannot be folded.
-func Frames(ctx context.Context, dst []byte, n int, effort change.Effort, fetch Fetch) ([]byte, *segment.FoldHeader, error) {
+func Frames(ctx context.Context, dst []byte, n int, effort change.Effort, fetch Fetch) (
+	[]byte, *segment.FoldHeader, error) {
 	f := folder{ctx: ctx, fetch: fetch, out: packer{effort: effort}}
 	if n == 0 || n > segment.MaxFoldFrames {
 		return dst, nil, fail.New(fail.Invalid, "fold", "frames", "too many or none")
@@ -150,7 +151,9 @@ func (f *folder) findLive(n int) error {
 		}
 		c.AddNew(r.off, int64(r.length), func(off, n int64) { f.live = append(f.live, piece{i, off, n}) })
 	}
-	slices.SortFunc(f.live, func(a, b piece) int { return cmp.Or(cmp.Compare(a.record, b.record), cmp.Compare(a.off, b.off)) })
+	slices.SortFunc(f.live, func(a, b piece) int {
+		return cmp.Or(cmp.Compare(a.record, b.record), cmp.Compare(a.off, b.off))
+	})
 	k := 0
 	for frame := range n + 1 {
 		for k < len(f.live) && f.records[f.live[k].record].frame < frame {

@@ -177,7 +177,8 @@ func Tail(tail []byte, size int64) (int64, error) {
 	}
 	at, blocks, pieces := int64(le.Uint64(t)), int64(le.Uint32(t[8:])), int64(le.Uint32(t[12:]))
 	if at < HeadBytes || at+blocks*blockBytes+pieces*pieceBytes != size-TrailerBytes {
-		return 0, bad(size-TrailerBytes, "tables of %d blocks and %d pieces do not fit the object's %d bytes", blocks, pieces, size)
+		return 0, bad(size-TrailerBytes, "tables of %d blocks and %d pieces do not fit the object's %d bytes", blocks,
+			pieces, size)
 	}
 	return size - at, nil
 }
@@ -198,12 +199,16 @@ func Parse(tail []byte, size int64, number uint64) (*Index, error) {
 	if crc32.Checksum(tables, castagnoli) != le.Uint32(t[16:]) {
 		return nil, bad(off, "the tables' checksum does not match")
 	}
-	x := &Index{Number: number, Blocks: make([]extent.Block, le.Uint32(t[8:])), Pieces: make([]Piece, le.Uint32(t[12:]))}
+	x := &Index{Number: number, Blocks: make([]extent.Block, le.Uint32(t[8:])),
+		Pieces: make([]Piece, le.Uint32(t[12:]))}
 	next := int64(HeadBytes)
 	for i := range x.Blocks {
-		b := extent.Block{Object: objlog.InPack(number), Offset: le.Uint32(tables), StoredBytes: le.Uint32(tables[4:]), PlainBytes: le.Uint32(tables[8:]), CRC: le.Uint32(tables[12:]), Codec: change.CodecZstd}
-		if int64(b.Offset) != next || b.StoredBytes == 0 || b.StoredBytes > b.PlainBytes || b.PlainBytes > change.BlockBytes {
-			return nil, bad(off, "block %d of %d stored and %d plain bytes at %d", i, b.StoredBytes, b.PlainBytes, b.Offset)
+		b := extent.Block{Object: objlog.InPack(number), Offset: le.Uint32(tables), StoredBytes: le.Uint32(tables[4:]),
+			PlainBytes: le.Uint32(tables[8:]), CRC: le.Uint32(tables[12:]), Codec: change.CodecZstd}
+		if int64(b.Offset) != next || b.StoredBytes == 0 || b.StoredBytes > b.PlainBytes ||
+			b.PlainBytes > change.BlockBytes {
+			return nil, bad(off, "block %d of %d stored and %d plain bytes at %d", i, b.StoredBytes,
+				b.PlainBytes, b.Offset)
 		}
 		next += int64(b.StoredBytes)
 		x.Blocks[i], tables = b, tables[blockBytes:]
@@ -212,8 +217,11 @@ func Parse(tail []byte, size int64, number uint64) (*Index, error) {
 		return nil, bad(off, "blocks end at byte %d", next)
 	}
 	for i := range x.Pieces {
-		p := Piece{objlog.ObjectID(le.Uint64(tables)), le.Uint32(tables[8:]), le.Uint32(tables[12:]), le.Uint32(tables[16:]), le.Uint32(tables[20:]), le.Uint32(tables[24:])}
-		if int(p.Block) >= len(x.Blocks) || p.Len == 0 || uint64(p.NewAt)+uint64(p.Len) > uint64(x.Blocks[p.Block].PlainBytes) || (i > 0 && comparePieces(x.Pieces[i-1], p) >= 0) {
+		p := Piece{objlog.ObjectID(le.Uint64(tables)), le.Uint32(tables[8:]), le.Uint32(tables[12:]),
+			le.Uint32(tables[16:]), le.Uint32(tables[20:]), le.Uint32(tables[24:])}
+		if int(p.Block) >= len(x.Blocks) || p.Len == 0 ||
+			uint64(p.NewAt)+uint64(p.Len) > uint64(x.Blocks[p.Block].PlainBytes) ||
+			(i > 0 && comparePieces(x.Pieces[i-1], p) >= 0) {
 			return nil, bad(off, "piece %d of %d bytes in block %d", i, p.Len, p.Block)
 		}
 		x.Pieces[i], tables = p, tables[pieceBytes:]
@@ -230,7 +238,8 @@ func Check(obj []byte, number uint64) (*Index, error) {
 	case crc32.Checksum(obj[:44], castagnoli) != le.Uint32(obj[44:]):
 		return nil, bad(44, "head checksum does not match")
 	case le.Uint16(obj[4:]) != Version:
-		return nil, fail.New(fail.Unsupported, "decode pack", "", fmt.Sprintf("version %d; this build reads %d", le.Uint16(obj[4:]), Version)).
+		return nil, fail.New(fail.Unsupported, "decode pack", "",
+			fmt.Sprintf("version %d; this build reads %d", le.Uint16(obj[4:]), Version)).
 			WithHint("use a pollux version that knows this format")
 	case le.Uint64(obj[8:]) != number:
 		return nil, bad(8, "it says that it is number %d", le.Uint64(obj[8:]))

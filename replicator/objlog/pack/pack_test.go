@@ -35,7 +35,8 @@ func TestPack(t *testing.T) {
 		t.Fatalf("%+v, %v", x, err)
 	}
 	find := func(object objlog.ObjectID, offset, at uint32, n int64) (extent.Extent, bool) {
-		return x.Find(&extent.Extent{Off: 77, Len: n, At: at, Block: extent.Block{Object: object, Offset: offset, PlainBytes: 65536}})
+		return x.Find(&extent.Extent{Off: 77, Len: n, At: at,
+			Block: extent.Block{Object: object, Offset: offset, PlainBytes: 65536}})
 	}
 	if e, ok := find(9, 128, 5000, 100); !ok || e.Block != x.Blocks[0] || e.At != 904 || e.Off != 77 || e.Len != 100 {
 		t.Errorf("%+v, %v", e, ok)
@@ -71,7 +72,8 @@ func FuzzCheck(f *testing.F) {
 		if x, err := Check(b, 5); err == nil {
 			for i := range x.Pieces {
 				p := &x.Pieces[i]
-				if e, ok := x.Find(&extent.Extent{Len: 1, At: p.At, Block: extent.Block{Object: p.Object, Offset: p.Offset}}); !ok || e.At != p.NewAt {
+				if e, ok := x.Find(&extent.Extent{Len: 1, At: p.At,
+					Block: extent.Block{Object: p.Object, Offset: p.Offset}}); !ok || e.At != p.NewAt {
 					t.Fatalf("piece %d is not found: %+v", i, e)
 				}
 			}

@@ -100,7 +100,8 @@ func TestCoverLarge(t *testing.T) {
 	c := New()
 	addNew(c, 5*leafBytes+100, 10)
 	addNew(c, 7*leafBytes, leafBytes)
-	want := []run{{0, 5*leafBytes + 100}, {5*leafBytes + 110, 2*leafBytes - 110}, {8 * leafBytes, (1 << 44) - 8*leafBytes}}
+	want := []run{{0, 5*leafBytes + 100}, {5*leafBytes + 110, 2*leafBytes - 110},
+		{8 * leafBytes, (1 << 44) - 8*leafBytes}}
 	if diff := cmp.Diff(want, addNew(c, 0, 1<<44)); diff != "" { // 16 TiB
 		t.Error(diff)
 	}

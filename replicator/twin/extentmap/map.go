@@ -127,7 +127,8 @@ func (m *Map) Resolve(ctx context.Context, leaf int64, zeros bool) ([]extent.Ext
 	c := rangeset.New()
 	take := func(e *extent.Extent) bool {
 		if e.End() > m.SizeBytes {
-			outside = fail.New(fail.Damaged, "map", fmt.Sprintf("volume %d", m.Volume), fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", e.Len, e.Off, m.SizeBytes))
+			outside = fail.New(fail.Damaged, "map", fmt.Sprintf("volume %d", m.Volume),
+				fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", e.Len, e.Off, m.SizeBytes))
 			return false
 		}
 		c.AddNew(e.Off, e.Len, func(off, n int64) {
@@ -190,7 +191,8 @@ func (m *Map) sources() (*Sorter, []*extent.Layer, func(context.Context, []exten
 func join(in []extent.Extent) []extent.Extent {
 	out := in[:0]
 	for _, e := range in {
-		if k := len(out) - 1; k >= 0 && out[k].End() == e.Off && out[k].Block == e.Block && (e.Zeros() || out[k].At+uint32(out[k].Len) == e.At) {
+		if k := len(out) - 1; k >= 0 && out[k].End() == e.Off && out[k].Block == e.Block &&
+			(e.Zeros() || out[k].At+uint32(out[k].Len) == e.At) {
 			out[k].Len += e.Len
 			continue
 		}

@@ -52,7 +52,8 @@ func (s *Sorter) Flush() error { return s.s.flush() }
 // Object adds the entries of an object for which want returns an LSN, but 0: of each,
 // what it has up to that LSN. Errors are fail.Damaged where the tables are, fail.Full,
 // and want's.
-func (s *Sorter) Object(x *segment.Index, want func(e *segment.Entry, t *segment.Table) (through uint64, err error)) error {
+func (s *Sorter) Object(x *segment.Index,
+	want func(e *segment.Entry, t *segment.Table) (through uint64, err error)) error {
 	return x.EachTable(func(i int, t *segment.Table) error {
 		through, err := want(&x.Entries[i], t)
 		if err != nil || through == 0 {
@@ -135,7 +136,8 @@ func (s *Sorter) newest(x *segment.Index, i int, t *segment.Table, through uint6
 			s.Count++
 			e := r.Cut(off, n)
 			e.ByLeaf(func(leaf int64, part extent.Extent) {
-				if s.run = append(s.run, placed{r.volume, leaf, len(s.run), part}); len(s.run) >= manyLeaves && err == nil {
+				if s.run = append(s.run, placed{r.volume, leaf, len(s.run), part}); len(s.run) >= manyLeaves &&
+					err == nil {
 					err = s.add()
 					s.run = s.run[:0]
 				}
@@ -205,7 +207,8 @@ func parseExtents(out []extent.Extent, leaf int64, b []byte) ([]extent.Extent, e
 			Block: extent.Block{PlainBytes: uint32(next())}}
 		if !e.Zeros() {
 			e.At = uint32(next())
-			e.Block.Object, e.Block.Offset, e.Block.StoredBytes = objlog.ObjectID(next()), uint32(next()), uint32(next())
+			e.Block.Object, e.Block.Offset, e.Block.StoredBytes = objlog.ObjectID(next()), uint32(next()),
+				uint32(next())
 			if bad = bad || len(b) < 5; !bad {
 				e.Block.Codec, e.Block.CRC = change.Codec(b[0]), binary.LittleEndian.Uint32(b[1:])
 				b = b[5:]
@@ -222,25 +225,27 @@ func parseExtents(out []extent.Extent, leaf int64, b []byte) ([]extent.Extent, e
 // leaf calls fn with the extents of a leaf, newest first, until it returns false.
 func (s *Sorter) leaf(volume uint32, leaf int64, fn func(e *extent.Extent) bool) error {
 	var extents []extent.Extent
-	return s.s.each(appendLeafKey(nil, volume, leaf), appendLeafKey(nil, volume, leaf+1), func(_, value []byte) (bool, error) {
-		var err error
-		if extents, err = parseExtents(extents[:0], leaf, value); err != nil {
-			return false, err
-		}
-		for i := range extents {
-			if !fn(&extents[i]) {
-				return false, nil
+	return s.s.each(appendLeafKey(nil, volume, leaf), appendLeafKey(nil, volume, leaf+1),
+		func(_, value []byte) (bool, error) {
+			var err error
+			if extents, err = parseExtents(extents[:0], leaf, value); err != nil {
+				return false, err
 			}
-		}
-		return true, nil
-	})
+			for i := range extents {
+				if !fn(&extents[i]) {
+					return false, nil
+				}
+			}
+			return true, nil
+		})
 }
 
 // next returns the first leaf of a volume at or after one that has anything.
 func (s *Sorter) next(volume uint32, from int64) (leaf int64, ok bool, err error) {
-	err = s.s.each(appendLeafKey(nil, volume, from), appendLeafKey(nil, volume+1, 0), func(key, _ []byte) (bool, error) {
-		leaf, ok = int64(binary.BigEndian.Uint64(key[4:])), true
-		return false, nil
-	})
+	err = s.s.each(appendLeafKey(nil, volume, from), appendLeafKey(nil, volume+1, 0),
+		func(key, _ []byte) (bool, error) {
+			leaf, ok = int64(binary.BigEndian.Uint64(key[4:])), true
+			return false, nil
+		})
 	return leaf, ok, err
 }

@@ -22,7 +22,8 @@ func object(t *testing.T, changes []change.Change) *segment.Index {
 	b, hash := e.Encode(&h, changes)
 	head := segment.Head{Type: segment.Segment, Journal: uuid.UUID{1}, Position: 5, FirstIndex: 1, LastIndex: 1}
 	obj, err := segment.Build(head,
-		[]segment.Entry{segment.FrameEntryOf(&h, hash)}, nil, func(_ int, dst []byte) error { copy(dst, b); return nil })
+		[]segment.Entry{segment.FrameEntryOf(&h, hash)}, nil,
+		func(_ int, dst []byte) error { copy(dst, b); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,12 +46,14 @@ func TestSorterNewest(t *testing.T) {
 			off, n := r.Int64N(size), 1+r.Int64N(3000)
 			if n = min(n, size-off); r.IntN(3) > 0 {
 				b := make([]byte, n)
-				changes = append(changes, change.Change{Kind: change.Write, Volume: 1 + r.Uint32N(3), Off: off, Len: uint32(n),
+				changes = append(changes, change.Change{Kind: change.Write, Volume: 1 + r.Uint32N(3), Off: off,
+					Len:  uint32(n),
 					Data: [][]byte{b}})
 				continue
 			}
 			n = min(r.Int64N(size), size-off-1) + 1
-			changes = append(changes, change.Change{Kind: change.Trim, Volume: 1 + r.Uint32N(3), Off: off, Len: uint32(n)})
+			changes = append(changes, change.Change{Kind: change.Trim, Volume: 1 + r.Uint32N(3), Off: off,
+				Len: uint32(n)})
 		}
 		x := object(t, changes)
 		plain, newest := NewSorter(t.TempDir()), NewSorter(t.TempDir())
@@ -58,7 +61,9 @@ func TestSorterNewest(t *testing.T) {
 		if err := plain.Object(x, all); err != nil {
 			t.Fatal(err)
 		}
-		if err := x.EachTable(func(i int, tb *segment.Table) error { return newest.newest(x, i, tb, 1<<40) }); err != nil {
+		if err := x.EachTable(func(i int, tb *segment.Table) error {
+			return newest.newest(x, i, tb, 1<<40)
+		}); err != nil {
 			t.Fatal(err)
 		}
 		for volume := uint32(1); volume <= 3; volume++ {
@@ -69,7 +74,8 @@ func TestSorterNewest(t *testing.T) {
 						t.Fatal(err)
 					}
 					var err error
-					if got[i], err = (&Map{Volume: volume, SizeBytes: size, Recent: s}).Resolve(t.Context(), leaf, true); err != nil {
+					if got[i], err = (&Map{Volume: volume, SizeBytes: size, Recent: s}).
+						Resolve(t.Context(), leaf, true); err != nil {
 						t.Fatal(err)
 					}
 				}

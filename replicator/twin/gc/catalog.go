@@ -102,7 +102,8 @@ func fit(s objstore.Store, l *twin.Log) error {
 		return nil
 	}
 	return (&fail.Error{Kind: fail.KindOf(err), Op: "make a catalog of", Object: s.URL(), Err: err}).
-		WithHint("bring the object back from a version or replica of the bucket (pollux verify names all that is damaged); until then nothing is cataloged and nothing deleted")
+		WithHint("bring the object back from a version or replica of the bucket (pollux verify names all that is " +
+			"damaged); until then nothing is cataloged and nothing deleted")
 }
 
 // writer makes one catalog.
@@ -136,7 +137,8 @@ func (w *writer) next(mark catalog.ReadPoint) *catalog.Catalog {
 // copyOf is a catalog that can be changed.
 func copyOf(old *catalog.Catalog) *catalog.Catalog {
 	c := *old
-	c.ReadPoints, c.Packs, c.Fences, c.Dead, c.Locked = slices.Clone(old.ReadPoints), slices.Clone(old.Packs), slices.Clone(old.Fences), maps.Clone(old.Dead), slices.Clone(old.Locked)
+	c.ReadPoints, c.Packs, c.Fences, c.Dead, c.Locked = slices.Clone(old.ReadPoints), slices.Clone(old.Packs),
+		slices.Clone(old.Fences), maps.Clone(old.Dead), slices.Clone(old.Locked)
 	c.Streams = map[change.StreamID]*catalog.Stream{}
 	for id, s := range old.Streams {
 		c.Streams[id] = s.Clone()
@@ -196,7 +198,8 @@ func (w *writer) late(ctx context.Context, c *catalog.Catalog) error {
 
 // insert makes a retained point of one between two: the layers behind it stay as they are,
 // for they have all that changed since the point before it.
-func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64, to catalog.RetainedPoint, place int) error {
+func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64,
+	to catalog.RetainedPoint, place int) error {
 	sorter, err := w.log.Changed(ctx, id, from, to.LSN, w.o.Dir)
 	if err != nil {
 		return err
@@ -214,7 +217,9 @@ func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.Strea
 		at := sort.Search(len(vol.Layers), func(i int) bool { return vol.Layers[i].To > to.LSN })
 		y := catalog.Layer{Whole: at == 0, From: from, To: to.LSN}
 		m := &extentmap.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
-		y.Objects, err = w.mapObjects(ctx, extent.MapHead{Whole: y.Whole, Volume: v.Number, Journal: c.Journal, Stream: id, From: from, To: to.LSN, LastWrite: to.Time}, m)
+		y.Objects, err = w.mapObjects(ctx,
+			extent.MapHead{Whole: y.Whole, Volume: v.Number, Journal: c.Journal, Stream: id, From: from, To: to.LSN,
+				LastWrite: to.Time}, m)
 		if err != nil {
 			return err
 		}
@@ -228,7 +233,8 @@ func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.Strea
 
 // stops are the points at which layers end: bookmarks that are recovery points, and
 // the end.
-func (w *writer) stops(ctx context.Context, id change.StreamID, from uint64, end catalog.At) (stops []catalog.RetainedPoint) {
+func (w *writer) stops(ctx context.Context, id change.StreamID, from uint64, end catalog.At) (
+	stops []catalog.RetainedPoint) {
 	for _, b := range w.log.State.Bookmarks {
 		if lsn, on := b.On(id); on && lsn > from && lsn <= end.LSN && w.log.Consistent(ctx, id, lsn) {
 			stops = append(stops, catalog.RetainedPoint{At: w.log.When(ctx, id, lsn), Bookmark: b.Name})
@@ -238,11 +244,13 @@ func (w *writer) stops(ctx context.Context, id change.StreamID, from uint64, end
 		stops = append(stops, catalog.RetainedPoint{At: end})
 	}
 	slices.SortStableFunc(stops, func(a, b catalog.RetainedPoint) int { return cmp.Compare(a.LSN, b.LSN) })
-	return slices.CompactFunc(stops, func(a, b catalog.RetainedPoint) bool { return a.LSN == b.LSN }) // the bookmark's comes first
+	// the bookmark's comes first
+	return slices.CompactFunc(stops, func(a, b catalog.RetainedPoint) bool { return a.LSN == b.LSN })
 }
 
 // stop makes the layers of all of a stream's volumes between two LSNs.
-func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64, to catalog.RetainedPoint) error {
+func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64,
+	to catalog.RetainedPoint) error {
 	sorter, err := w.log.Changed(ctx, id, from, to.LSN, w.o.Dir)
 	if err != nil {
 		return err
@@ -279,8 +287,8 @@ func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamI
 // is found through a number of layers that grows with the logarithm of the extents, however
 // many catalogs were made, and each extent is written again as seldom. The points of the
 // layers that it stands for keep those.
-func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.StreamID, v *state.Volume, vol *catalog.Volume,
-	m *extentmap.Map, from uint64, to catalog.RetainedPoint) (catalog.Layer, error) {
+func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.StreamID, v *state.Volume,
+	vol *catalog.Volume, m *extentmap.Map, from uint64, to catalog.RetainedPoint) (catalog.Layer, error) {
 	out := catalog.Layer{Whole: len(vol.Layers) == 0, From: from, To: to.LSN}
 	chain, above, take := vol.Chain(to.LSN), m.Recent.Count, 0
 	for i, y := range chain {
@@ -294,8 +302,9 @@ func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.Stream
 		out.From, out.Whole = min(out.From, y.From), y.Whole
 	}
 	var err error
-	out.Objects, err = w.mapObjects(ctx, extent.MapHead{Whole: out.Whole, Volume: v.Number, Journal: c.Journal, Stream: id,
-		From: out.From, To: to.LSN, LastWrite: to.Time}, m)
+	out.Objects, err = w.mapObjects(ctx, extent.MapHead{Whole: out.Whole, Volume: v.Number, Journal: c.Journal,
+		Stream: id,
+		From:   out.From, To: to.LSN, LastWrite: to.Time}, m)
 	return out, err
 }
 

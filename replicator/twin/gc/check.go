@@ -60,7 +60,8 @@ func (k *checker) note(ctx context.Context, name string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case ctx.Err() != nil, !fail.Is(err, fail.Damaged) && !fail.Is(err, fail.NotFound) && !fail.Is(err, fail.Unsupported):
+	case ctx.Err() != nil, !fail.Is(err, fail.Damaged) && !fail.Is(err, fail.NotFound) &&
+		!fail.Is(err, fail.Unsupported):
 		return err
 	}
 	k.out.Damaged = append(k.out.Damaged, Damaged{name, fail.KindOf(err).String(), err.Error()})
@@ -124,11 +125,13 @@ func (k *checker) twin(ctx context.Context, c *catalog.Catalog) (again bool, err
 			for i := range v.Layers {
 				y := &v.Layers[i]
 				same := func(h *extent.MapHead) bool {
-					return h.Volume == number && h.Stream == id && h.To == y.To && h.Whole == y.Whole && h.Journal == c.Journal
+					return h.Volume == number && h.Stream == id && h.To == y.To && h.Whole == y.Whole &&
+						h.Journal == c.Journal
 				}
 				for j := range y.Objects {
 					o := &y.Objects[j]
-					if !one(o.Name, extent.MaxMapBytes, &k.out.Layers, func(b []byte) error { return checkMap(b, o, same) }) {
+					if !one(o.Name, extent.MaxMapBytes, &k.out.Layers,
+						func(b []byte) error { return checkMap(b, o, same) }) {
 						return again, err
 					}
 				}

@@ -92,12 +92,14 @@ func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, 
 	}
 	if l.Catalog == nil {
 		if o.DryRun {
-			return nil, fail.New(fail.NotFound, "collect garbage", s.URL(), "there is no catalog yet").WithHint("pollux gc without --dry-run makes one first")
+			return nil, fail.New(fail.NotFound, "collect garbage", s.URL(), "there is no catalog yet").
+				WithHint("pollux gc without --dry-run makes one first")
 		}
 		return nil, fail.New(fail.Retry, "collect garbage", s.URL(), "the catalog that was made is not there").
 			WithHint("the store has listed what it held earlier: try again")
 	}
-	g := &collection{o: &o, store: s, log: l, rep: rep, w: &writer{o: o.Options, store: s, log: l, run: uuid.NewString()[:8]}}
+	g := &collection{o: &o, store: s, log: l, rep: rep,
+		w: &writer{o: o.Options, store: s, log: l, run: uuid.NewString()[:8]}}
 	if o.DryRun {
 		g.w.store = &pretend{Store: s, made: map[string][]byte{}} // layers that would be made
 	}
@@ -128,7 +130,8 @@ func (g *collection) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g.rep.Dropped, g.rep.Floor, g.rep.Position = append(g.rep.Dropped, p.dropped...), c.ReadPoints[0].Position, c.End().Position
+	g.rep.Dropped, g.rep.Floor, g.rep.Position = append(g.rep.Dropped, p.dropped...), c.ReadPoints[0].Position,
+		c.End().Position
 	r, err := g.w.findRefs(ctx, c)
 	if err != nil {
 		return err
@@ -160,7 +163,8 @@ func (g *collection) run(ctx context.Context) error {
 	if changed && !g.o.DryRun {
 		err := catalog.Create(ctx, g.store, c)
 		if fail.Is(err, fail.Exists) {
-			return fail.New(fail.Retry, "collect garbage", g.store.URL(), "another run has made catalog "+catalog.Name(c.Number)).WithHint("run it again later")
+			return fail.New(fail.Retry, "collect garbage", g.store.URL(), "another run has made catalog "+
+				catalog.Name(c.Number)).WithHint("run it again later")
 		}
 		if err != nil {
 			return err
@@ -288,11 +292,13 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 		needed[pack.Name(c.Packs[fresh+i].Number)] = true
 	}
 	old := len(g.log.Catalog.Packs)
-	c.Packs = append(slices.DeleteFunc(slices.Clone(c.Packs[:old]), func(p catalog.Pack) bool { // deleted, and nobody can ask for it
+	// deleted, and nobody can ask for it
+	c.Packs = append(slices.DeleteFunc(slices.Clone(c.Packs[:old]), func(p catalog.Pack) bool {
 		_, there := all.objects[pack.Name(p.Number)]
 		return !there
 	}), c.Packs[old:]...)
-	dead, now := map[string]time.Time{}, later(g.o.Now(), g.last).UTC() // a clock that is behind takes nothing of the grace
+	// a clock that is behind takes nothing of the grace
+	dead, now := map[string]time.Time{}, later(g.o.Now(), g.last).UTC()
 	for name := range all.objects {
 		if pos, ok := objlog.PositionOf(name); ok {
 			o := objlog.InLog(pos)

@@ -52,7 +52,8 @@ func (p *pruner) prune(ctx context.Context) (changed bool, err error) {
 		changed = true
 		for _, k := range s.Retained {
 			if !slices.ContainsFunc(retained, func(o catalog.RetainedPoint) bool { return o.LSN == k.LSN }) {
-				p.dropped = append(p.dropped, Dropped{Group: st.Group, Stream: id.String(), LSN: k.LSN, Time: time.Unix(0, k.Time).UTC()})
+				p.dropped = append(p.dropped, Dropped{Group: st.Group, Stream: id.String(), LSN: k.LSN,
+					Time: time.Unix(0, k.Time).UTC()})
 			}
 		}
 		s.Retained = retained
@@ -79,7 +80,8 @@ func (p *pruner) prune(ctx context.Context) (changed bool, err error) {
 // retain returns the points of a stream that stay, and the LSN behind which its frames
 // are needed. The journal's horizon and the window must both say that a point may go;
 // ages are by the journal's clock, of which the present is what it wrote last.
-func (p *pruner) retain(id change.StreamID, s *catalog.Stream, g *state.Group) (retained []catalog.RetainedPoint, base uint64) {
+func (p *pruner) retain(id change.StreamID, s *catalog.Stream, g *state.Group) (
+	retained []catalog.RetainedPoint, base uint64) {
 	window, taken := p.now.Add(-g.Retention.EveryWrite()), p.taken(s.Retained)
 	named := map[uint64]bool{}
 	for _, b := range p.state.Bookmarks {
@@ -137,7 +139,8 @@ func (p *pruner) floor() (floor int) {
 }
 
 // merge makes one layer of those between two retained points.
-func (p *pruner) merge(ctx context.Context, id change.StreamID, volume uint32, layers []catalog.Layer, retained []catalog.RetainedPoint) (out []catalog.Layer, err error) {
+func (p *pruner) merge(ctx context.Context, id change.StreamID, volume uint32, layers []catalog.Layer,
+	retained []catalog.RetainedPoint) (out []catalog.Layer, err error) {
 	next := 0
 	for i := 0; i < len(layers); {
 		for next < len(retained) && retained[next].LSN < layers[i].To {
@@ -162,7 +165,8 @@ func (p *pruner) merge(ctx context.Context, id change.StreamID, volume uint32, l
 			m.Layers = append(m.Layers, extent.OpenLayer(p.w.store, run[k].Whole, run[k].Objects))
 			merged.Whole = run[k].Whole
 		}
-		head := extent.MapHead{Whole: merged.Whole, Volume: volume, Journal: p.c.Journal, Stream: id, From: merged.From, To: merged.To}
+		head := extent.MapHead{Whole: merged.Whole, Volume: volume, Journal: p.c.Journal, Stream: id, From: merged.From,
+			To: merged.To}
 		if merged.Objects, err = p.w.mapObjects(ctx, head, m); err != nil {
 			return nil, err
 		}

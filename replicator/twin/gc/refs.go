@@ -37,12 +37,14 @@ type run struct{ at, end uint32 }
 
 // findRefs goes through all layers. Blocks that were moved count where they are.
 func (w *writer) findRefs(ctx context.Context, c *catalog.Catalog) (*refs, error) {
-	r := &refs{by: extentmap.NewByBlock(w.o.Dir), live: map[objlog.ObjectID]*usage{}, direct: map[objlog.ObjectID]bool{}}
+	r := &refs{by: extentmap.NewByBlock(w.o.Dir), live: map[objlog.ObjectID]*usage{},
+		direct: map[objlog.ObjectID]bool{}}
 	for _, s := range c.Streams {
 		for number, v := range s.Volumes {
 			for i := range v.Layers {
 				y := &v.Layers[i]
-				m := &extentmap.Map{Volume: number, SizeBytes: change.MaxOffset, Layers: []*extent.Layer{extent.OpenLayer(w.store, y.Whole, y.Objects)}}
+				m := &extentmap.Map{Volume: number, SizeBytes: change.MaxOffset,
+					Layers: []*extent.Layer{extent.OpenLayer(w.store, y.Whole, y.Objects)}}
 				if err := r.add(ctx, m, c.ReadPoints[0].Position, w.log.Moved); err != nil {
 					_ = r.by.Close()
 					return nil, err
@@ -75,7 +77,8 @@ func (w *writer) findRefs(ctx context.Context, c *catalog.Catalog) (*refs, error
 	return r, nil
 }
 
-func (r *refs) add(ctx context.Context, m *extentmap.Map, floor uint64, moved func(context.Context, []extent.Extent) error) error {
+func (r *refs) add(ctx context.Context, m *extentmap.Map, floor uint64,
+	moved func(context.Context, []extent.Extent) error) error {
 	return m.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
 			r.direct[extents[i].Block.Object] = true

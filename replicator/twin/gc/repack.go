@@ -176,18 +176,21 @@ func (p *packer) take(b *liveBlock, plain []byte) error {
 	}
 	for _, r := range b.runs {
 		part(r.at)
-		if pos = r.at; len(p.fill)+int(r.end-r.at) > change.BlockBytes { // a run is never cut in two: an extent is found in one piece
+		// a run is never cut in two: an extent is found in one piece
+		if pos = r.at; len(p.fill)+int(r.end-r.at) > change.BlockBytes {
 			p.flush()
 		}
 		c := part(r.end)
-		p.pieces = append(p.pieces, pack.Piece{Object: b.Object, Offset: b.Offset, At: r.at, Len: r.end - r.at, NewAt: uint32(len(p.fill))})
+		p.pieces = append(p.pieces, pack.Piece{Object: b.Object, Offset: b.Offset, At: r.at, Len: r.end - r.at,
+			NewAt: uint32(len(p.fill))})
 		p.fill = append(p.fill, plain[r.at:r.end]...)
 		p.sum = fold.CombineCRC(p.sum, c, int(r.end-r.at))
 		pos = r.end
 	}
 	part(uint32(len(plain)))
 	if sum != b.CRC {
-		return fail.New(fail.Damaged, "move", fmt.Sprintf("block at byte %d", b.Offset), "the checksums of its parts do not make up its own")
+		return fail.New(fail.Damaged, "move", fmt.Sprintf("block at byte %d", b.Offset),
+			"the checksums of its parts do not make up its own")
 	}
 	return nil
 }

@@ -28,7 +28,8 @@ func TestResumeAfterGC(t *testing.T) {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			t.Parallel()
 			l := retained(t, round%2 == 1)
-			l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 3600}})
+			l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle",
+				PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 3600}})
 			points := map[string]uint64{}
 			whole := round%3 == 0 // the log stays, and is read without catalogs now and then
 			upkeep := func() {
@@ -130,7 +131,8 @@ func TestResumeAfterGC(t *testing.T) {
 // needs is deleted before its eyes, and it finds it where it is now.
 func TestRestoreDuringGC(t *testing.T) {
 	l := retained(t, false)
-	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 3600}})
+	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
+		Retention: &state.Retention{EveryWriteSeconds: 3600}})
 	upkeep := func() {
 		l.Random(l.r, 25)
 		l.moveHorizon(time.Hour)

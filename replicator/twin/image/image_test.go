@@ -208,7 +208,8 @@ func TestHeldNewest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := tg.Held(t.Context(), l, &p, fmt.Sprint(old)); fail.Is(err, fail.Refused) != c.refused || !c.refused && err != nil {
+		if _, err := tg.Held(t.Context(), l, &p, fmt.Sprint(old)); fail.Is(err, fail.Refused) != c.refused ||
+			!c.refused && err != nil {
 			t.Errorf("--from a point with %s behind it: %v", c.what, err)
 		}
 		if _, err := tg.Held(t.Context(), l, &p, fmt.Sprint(made.Point.LSN)); err != nil {
@@ -286,6 +287,7 @@ func TestRestoreSymlink(t *testing.T) {
 	got, _ := os.ReadFile(real)
 	st, _ := os.Lstat(link)
 	if st.Mode()&os.ModeSymlink == 0 || !bytes.Equal(got, l.Images["v"]) {
-		t.Errorf("the link is %v now; the file that it names has the new image: %v", st.Mode(), bytes.Equal(got, l.Images["v"]))
+		t.Errorf("the link is %v now; the file that it names has the new image: %v", st.Mode(),
+			bytes.Equal(got, l.Images["v"]))
 	}
 }

@@ -23,7 +23,8 @@ type disk interface {
 type sparse struct{ *os.File }
 
 func noCache(dir string, err error) error {
-	return &fail.Error{Kind: fail.Full, Op: "create cache in", Object: dir, Err: err, Hint: "--cache names another place"}
+	return &fail.Error{Kind: fail.Full, Op: "create cache in", Object: dir, Err: err,
+		Hint: "--cache names another place"}
 }
 
 // unnamed creates a file of n bytes without a name: it goes with the process, however

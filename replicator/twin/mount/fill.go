@@ -165,7 +165,8 @@ func (r *readAhead) saw(off, n int64) {
 			s.window = min(max(2*s.window, minWindow), maxWindow)
 			from, to := max(s.fetched, s.next), min(s.next+s.window, r.d.size)
 			// Half a window at a time, so that it runs before the reader.
-			if to-from >= s.window/2 && r.running < maxPrefetch && !r.closed && !r.d.tight.Load() && !r.d.stats.hydrated.Load() {
+			if to-from >= s.window/2 && r.running < maxPrefetch && !r.closed && !r.d.tight.Load() &&
+				!r.d.stats.hydrated.Load() {
 				s.fetched = to
 				r.running++
 				r.wg.Go(func() { r.fetch(from, to) })
@@ -176,7 +177,8 @@ func (r *readAhead) saw(off, n int64) {
 			oldest = i
 		}
 	}
-	r.streams[oldest].next, r.streams[oldest].window, r.streams[oldest].fetched, r.streams[oldest].used = off+n, 0, 0, r.clock
+	s := &r.streams[oldest]
+	s.next, s.window, s.fetched, s.used = off+n, 0, 0, r.clock
 }
 
 // fetch fills what is missing of a range. Its errors are the reader's to meet.

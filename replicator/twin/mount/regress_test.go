@@ -51,7 +51,8 @@ func TestLivelock(t *testing.T) {
 	defer cancel()
 	start := time.Now()
 	err := d.ReadAt(ctx, make([]byte, 4<<20), 0)
-	t.Logf("4 MiB read with a cache of 2 MiB: %v after %v, %d MiB read from the store", err, time.Since(start), d.Stats().StoreBytes>>20)
+	t.Logf("4 MiB read with a cache of 2 MiB: %v after %v, %d MiB read from the store", err, time.Since(start),
+		d.Stats().StoreBytes>>20)
 	if err != nil {
 		t.Error("livelock")
 	}
