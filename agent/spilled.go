@@ -3,8 +3,8 @@ package agent
 import (
 	"path/filepath"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -69,7 +69,7 @@ func (s *stream) chartNext(leaving bool) error {
 	s.mu.Unlock()
 	if old != nil && old.upto <= durableLSN {
 		s.setChart(nil)
-		if err := durable.Remove(s.a.opts.FS, s.a.chartPath(s.conf.ID)); err != nil {
+		if err := atomicfile.Remove(s.a.opts.FS, s.a.chartPath(s.conf.ID)); err != nil {
 			return fail.Wrap(fail.Denied, "remove", s.a.chartPath(s.conf.ID), err)
 		}
 		old = nil

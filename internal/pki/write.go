@@ -9,7 +9,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -43,7 +43,7 @@ func exists(path string) error {
 // theirs.
 func put(path string, b []byte, mode os.FileMode, move func(from, to string) error) error {
 	// exclusively, mode 0600
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*"+durable.TempSuffix)
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*"+atomicfile.TempSuffix)
 	if err != nil {
 		return fail.Wrap(fail.Denied, "write", path, err)
 	}
@@ -53,7 +53,7 @@ func put(path string, b []byte, mode os.FileMode, move func(from, to string) err
 		err = move(f.Name(), path)
 	}
 	if err == nil {
-		err = durable.SyncDir(vfs.Default, filepath.Dir(path))
+		err = atomicfile.SyncDir(vfs.Default, filepath.Dir(path))
 	} else {
 		_ = os.Remove(f.Name())
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -67,7 +67,7 @@ func TestPreparedTemporaryFile(t *testing.T) {
 	if err := os.WriteFile(theirs, nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(theirs, filepath.Join(out, "agent-a.key"+durable.TempSuffix)); err != nil {
+	if err := os.Symlink(theirs, filepath.Join(out, "agent-a.key"+atomicfile.TempSuffix)); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := Issue(dir, out, Peer{Agent, "a"}, false, now); err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -106,10 +106,10 @@ func (j *Journal) checkMember() error {
 // although it may be written over the very files.
 func (j *Journal) markMember() error {
 	path := filepath.Join(j.opts.Dir, "member")
-	f, err := j.opts.FS.Create(path+durable.TempSuffix, vfs.WriteCategoryUnspecified)
+	f, err := j.opts.FS.Create(path+atomicfile.TempSuffix, vfs.WriteCategoryUnspecified)
 	if err == nil { // the mark is of the inode that the rename puts in place
-		_, err = f.Write([]byte(j.member.ID + " " + j.birth(path+durable.TempSuffix)))
-		err = durable.Finish(j.opts.FS, f, path, err)
+		_, err = f.Write([]byte(j.member.ID + " " + j.birth(path+atomicfile.TempSuffix)))
+		err = atomicfile.Finish(j.opts.FS, f, path, err)
 	}
 	return fail.Wrap(fail.Full, "write", path, err)
 }

@@ -15,8 +15,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/clock"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -81,7 +81,7 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 	if err := s.fs.MkdirAll(s.root, 0o750); err != nil {
 		return nil, fileError(op, u.String(), err)
 	}
-	if err := durable.SyncDir(s.fs, parent); err != nil && !errors.Is(err, fs.ErrPermission) {
+	if err := atomicfile.SyncDir(s.fs, parent); err != nil && !errors.Is(err, fs.ErrPermission) {
 		return nil, fileError(op, u.String(), err)
 	}
 	s.removeLeftovers()
@@ -144,7 +144,7 @@ func (s *fileStore) Create(ctx context.Context, name string, body []byte) error 
 	}
 	err := s.fs.Link(temp, path)
 	if err == nil {
-		err = durable.SyncDir(s.fs, dir)
+		err = atomicfile.SyncDir(s.fs, dir)
 	}
 	// Only now: while the temporary name is there, readers know from the link
 	// count that the final one may not be durable.
@@ -181,7 +181,7 @@ func (s *fileStore) present(op, name string) error {
 // exists reports a taken name once it is durable: the caller may build on an
 // object that another writer has linked and not yet synced.
 func (s *fileStore) exists(op, name, dir string) error {
-	if err := durable.SyncDir(s.fs, dir); err != nil {
+	if err := atomicfile.SyncDir(s.fs, dir); err != nil {
 		return s.createError(op, name, err)
 	}
 	return fail.New(fail.Exists, op, s.object(name), "exists")
@@ -224,7 +224,7 @@ func (s *fileStore) ensureDir(dir string) error {
 		return err
 	}
 	// Even if it was there: who made it may have died before the sync.
-	if err := durable.SyncDir(s.fs, parent); err != nil {
+	if err := atomicfile.SyncDir(s.fs, parent); err != nil {
 		return err
 	}
 	s.dirs.Store(dir, struct{}{})
@@ -287,7 +287,7 @@ func (s *fileStore) open(op, name string) (vfs.File, int64, error) {
 	case err == nil && st.IsDir():
 		err = os.ErrNotExist
 	case err == nil && linked(st):
-		err = durable.SyncDir(s.fs, s.fs.PathDir(path))
+		err = atomicfile.SyncDir(s.fs, s.fs.PathDir(path))
 	}
 	if err != nil {
 		return nil, 0, fileError(op, s.object(name), errors.Join(err, f.Close()))
@@ -320,7 +320,7 @@ func (s *fileStore) Delete(ctx context.Context, name string) error {
 		err = s.fs.Remove(path)
 	}
 	if err == nil {
-		err = durable.SyncDir(s.fs, s.fs.PathDir(path))
+		err = atomicfile.SyncDir(s.fs, s.fs.PathDir(path))
 	}
 	if err = fileError(op, s.object(name), err); fail.Is(err, fail.NotFound) {
 		return nil

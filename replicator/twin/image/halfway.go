@@ -10,7 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/private"
@@ -46,7 +46,7 @@ func (t *Target) statePath() string {
 func deviceStates() string { return fmt.Sprintf("/var/tmp/pollux-restore-%d", os.Geteuid()) }
 
 func (t *Target) forget() error {
-	return fail.Wrap(fail.Denied, "remove", t.statePath(), durable.Remove(vfs.Default, t.statePath()))
+	return fail.Wrap(fail.Denied, "remove", t.statePath(), atomicfile.Remove(vfs.Default, t.statePath()))
 }
 
 // left reads what an interrupted restore left; there is none where the second result is
@@ -204,5 +204,5 @@ func (s *saver) save() error {
 			return err
 		}
 	}
-	return durable.WriteFile(vfs.Default, s.t.statePath(), append(b, '\n'))
+	return atomicfile.WriteFile(vfs.Default, s.t.statePath(), append(b, '\n'))
 }

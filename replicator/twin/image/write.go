@@ -10,7 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
-	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/provenance"
@@ -123,7 +123,7 @@ func (t *Target) swap(save func() error) error {
 	if err := os.Rename(t.Path, t.partial()); err != nil {
 		return fail.Wrap(fail.Denied, "rename", t.Path, err)
 	}
-	if err := errors.Join(image.Sync(), durable.SyncDir(vfs.Default, filepath.Dir(t.Path))); err != nil {
+	if err := errors.Join(image.Sync(), atomicfile.SyncDir(vfs.Default, filepath.Dir(t.Path))); err != nil {
 		return fail.Wrap(fail.Full, "sync", t.Path, err)
 	}
 	return fail.Wrap(fail.Full, "write", t.statePath(), save())
@@ -202,7 +202,7 @@ func (t *Target) interrupted(err error, save *saver) error {
 	}
 	if !synced && !t.device { // nobody could go on from it: it is only in the way
 		_ = os.Remove(t.partial())
-		_ = os.Remove(t.statePath() + durable.TempSuffix)
+		_ = os.Remove(t.statePath() + atomicfile.TempSuffix)
 		_ = os.Remove(t.statePath())
 		if fail.Is(err, fail.Full) && fail.HintOf(err) == "" {
 			return &fail.Error{Kind: fail.Full, Op: "restore to", Object: t.Path, Err: err,
@@ -239,5 +239,5 @@ func (t *Target) finish() error {
 	if err := t.forget(); err != nil || t.device {
 		return err
 	}
-	return fail.Wrap(fail.Internal, "sync", filepath.Dir(t.Path), durable.SyncDir(vfs.Default, filepath.Dir(t.Path)))
+	return fail.Wrap(fail.Internal, "sync", filepath.Dir(t.Path), atomicfile.SyncDir(vfs.Default, filepath.Dir(t.Path)))
 }
