@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/golden"
 )
 
@@ -75,7 +75,7 @@ func TestGoldenFiles(t *testing.T) {
 			golden.Same(t, v.name, today())
 		}
 		fs := vfs.NewMem()
-		if err := durable.WriteFile(fs, v.name, b); err != nil {
+		if err := atomicfile.WriteFile(fs, v.name, b); err != nil {
 			t.Fatal(err)
 		}
 		got := reflect.New(reflect.TypeOf(v.want))

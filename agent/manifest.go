@@ -11,8 +11,8 @@ import (
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -147,7 +147,7 @@ func saveMeta(fs vfs.FS, path string, v any) error {
 		return fail.Wrap(fail.Internal, "save", path, err)
 	}
 	text := fmt.Sprintf("%s\ncrc32c %08x\n", b, crc32.Checksum(b, castagnoli))
-	return fail.Wrap(fail.Full, "save", path, durable.WriteFile(fs, path, []byte(text)))
+	return fail.Wrap(fail.Full, "save", path, atomicfile.WriteFile(fs, path, []byte(text)))
 }
 
 // loadMeta reads what saveMeta wrote; found is false when there is no file.

@@ -7,9 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -239,7 +239,7 @@ func (s *stream) loadOverflow() error {
 // forgetOverflow removes the durable bitmap. Called with dropMu held.
 func (s *stream) forgetOverflow() error {
 	path := s.a.overflowPath(s.conf.ID)
-	return fail.Wrap(fail.Denied, "remove", path, durable.Remove(s.a.opts.FS, path))
+	return fail.Wrap(fail.Denied, "remove", path, atomicfile.Remove(s.a.opts.FS, path))
 }
 
 // Overflow is what a stream's status says of one.

@@ -3,8 +3,8 @@ package agent
 import (
 	"path/filepath"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -71,7 +71,7 @@ func (s *stream) saveSpilled(leaving bool) error {
 	s.mu.Unlock()
 	if old != nil && old.upto <= durableLSN {
 		s.setSpilled(nil)
-		if err := durable.Remove(s.a.opts.FS, s.a.spilledPath(s.conf.ID)); err != nil {
+		if err := atomicfile.Remove(s.a.opts.FS, s.a.spilledPath(s.conf.ID)); err != nil {
 			return fail.Wrap(fail.Denied, "remove", s.a.spilledPath(s.conf.ID), err)
 		}
 		old = nil

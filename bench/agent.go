@@ -207,7 +207,8 @@ func (a *agentProc) idle(ctx context.Context) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fail.New(fail.Retry, "wait for", a.name, fmt.Sprintf("%d bytes are still in memory", st.Agent.MemoryBytes))
+			return fail.New(fail.Retry, "wait for", a.name,
+				fmt.Sprintf("%d bytes are still in memory", st.Agent.MemoryBytes))
 		}
 		select {
 		case <-ctx.Done():

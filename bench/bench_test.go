@@ -46,9 +46,12 @@ func TestStatistics(t *testing.T) {
 // from round to round.
 func TestWorkloadMedians(t *testing.T) {
 	w := Workload{Rounds: []Round{
-		{ProtectedIOPS: 50, UnprotectedIOPS: 100, NBDKitIOPS: 100, Ratio: 0.5, RatioWithDrain: 0.4, ProtectedBytes: 1 << 30, AgentCPUSeconds: 1},
-		{ProtectedIOPS: 90, UnprotectedIOPS: 100, NBDKitIOPS: 200, Ratio: 0.9, RatioWithDrain: 0.8, ProtectedBytes: 1 << 30, AgentCPUSeconds: 3},
-		{ProtectedIOPS: 60, UnprotectedIOPS: 10, NBDKitIOPS: 10, Ratio: 6, RatioWithDrain: 5, ProtectedBytes: 1 << 30, AgentCPUSeconds: 2},
+		{ProtectedIOPS: 50, UnprotectedIOPS: 100, NBDKitIOPS: 100, Ratio: 0.5, RatioWithDrain: 0.4,
+			ProtectedBytes: 1 << 30, AgentCPUSeconds: 1},
+		{ProtectedIOPS: 90, UnprotectedIOPS: 100, NBDKitIOPS: 200, Ratio: 0.9, RatioWithDrain: 0.8,
+			ProtectedBytes: 1 << 30, AgentCPUSeconds: 3},
+		{ProtectedIOPS: 60, UnprotectedIOPS: 10, NBDKitIOPS: 10, Ratio: 6, RatioWithDrain: 5, ProtectedBytes: 1 << 30,
+			AgentCPUSeconds: 2},
 	}}
 	w.sum(true, 3<<30)
 	if w.Ratio != 0.9 || w.RatioWithDrain != 0.8 || w.ProtectedIOPS != 60 || *w.UnprotectedOfNBDKit != 1 {
@@ -182,7 +185,8 @@ func TestWrite(t *testing.T) {
 	}
 	dir := t.TempDir()
 	program := filepath.Join(dir, "pollux")
-	if out, err := exec.Command("go", "build", "-o", program, "github.com/pollux-dr/pollux/cmd/pollux").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", program, "github.com/pollux-dr/pollux/cmd/pollux").
+		CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	// Sockets need short paths.
@@ -195,13 +199,14 @@ func TestWrite(t *testing.T) {
 	if err := os.Mkdir(store, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	rep, err := Write(t.Context(), Options{Store: "file://" + store, Dir: work, Program: program, Size: 16 << 20, Memory: 4 << 20,
-		Seconds: 0.1, Rounds: 1, RequestRate: 0, Version: "test", Say: func(s string) { t.Log(s) }})
+	rep, err := Write(t.Context(), Options{Store: "file://" + store, Dir: work, Program: program, Size: 16 << 20,
+		Memory: 4 << 20, Seconds: 0.1, Rounds: 1, RequestRate: 0, Version: "test", Say: func(s string) { t.Log(s) }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, w := range rep.Workloads {
-		if w.ProtectedIOPS <= 0 || w.UnprotectedIOPS <= 0 || w.Ratio <= 0 || w.RatioWithDrain <= 0 || w.RatioWithDrain > w.Ratio {
+		if w.ProtectedIOPS <= 0 || w.UnprotectedIOPS <= 0 || w.Ratio <= 0 || w.RatioWithDrain <= 0 ||
+			w.RatioWithDrain > w.Ratio {
 			t.Errorf("%+v", w)
 		}
 	}
@@ -225,10 +230,12 @@ func checkWriteJSON(t *testing.T, rep *WriteReport) {
 		Machine   map[string]any
 		Workloads []map[string]any
 	}
-	if err := json.Unmarshal(b, &got); err != nil || got.Seed == nil || len(got.Machine) == 0 || len(got.Workloads) != 4 {
+	if err := json.Unmarshal(b, &got); err != nil || got.Seed == nil || len(got.Machine) == 0 ||
+		len(got.Workloads) != 4 {
 		t.Fatalf("%v\n%s", err, b)
 	}
-	for _, name := range []string{"name", "protected_iops", "unprotected_iops", "ratio", "ratio_with_drain", "nbdkit_iops"} {
+	for _, name := range []string{"name", "protected_iops", "unprotected_iops", "ratio", "ratio_with_drain",
+		"nbdkit_iops"} {
 		if _, ok := got.Workloads[0][name]; !ok {
 			t.Errorf("no %q in %s", name, b)
 		}

@@ -63,7 +63,8 @@ func Catchup(ctx context.Context, o Options, link quantity.Bytes) (*CatchupRepor
 	}
 	switch {
 	case o.Store != "":
-		return nil, fail.New(fail.Invalid, "benchmark", "--store", "this one brings its own store, which goes away and comes back")
+		return nil, fail.New(fail.Invalid, "benchmark", "--store",
+			"this one brings its own store, which goes away and comes back")
 	case link < 1<<20:
 		return nil, fail.New(fail.Invalid, "benchmark", "--link", "at least 1MiB per second")
 	}
@@ -73,7 +74,8 @@ func Catchup(ctx context.Context, o Options, link quantity.Bytes) (*CatchupRepor
 	}
 	defer s.close()
 	if s.server == nil {
-		return nil, fail.New(fail.Unsupported, "benchmark", "catchup", "there is no S3 server: it is built in a source checkout only")
+		return nil, fail.New(fail.Unsupported, "benchmark", "catchup",
+			"there is no S3 server: it is built in a source checkout only")
 	}
 	s.head.Settings["rounds"], s.head.Settings["overwrites"] = o.Rounds, overwrites
 	rep := &CatchupReport{LinkBytesPerSecond: int64(link), WrittenBytes: overwrites * int64(o.Size)}
@@ -85,7 +87,8 @@ func Catchup(ctx context.Context, o Options, link quantity.Bytes) (*CatchupRepor
 		if r.Folded, err = s.catchup(ctx, i, state.PITRFold, int64(link)); err != nil {
 			return nil, err
 		}
-		o.Say(fmt.Sprintf("round %d: folded %.1f s, %s; as it is %.1f s, %s", i+1, r.Folded.DrainSeconds, mib(r.Folded.ShippedBytes),
+		o.Say(fmt.Sprintf("round %d: folded %.1f s, %s; as it is %.1f s, %s", i+1, r.Folded.DrainSeconds,
+			mib(r.Folded.ShippedBytes),
 			r.PassThrough.DrainSeconds, mib(r.PassThrough.ShippedBytes)))
 		rep.Rounds = append(rep.Rounds, r)
 	}
@@ -105,7 +108,8 @@ func (r *CatchupReport) sum() {
 		m.ShippedPerWritten = ratio(float64(m.ShippedBytes), float64(r.WrittenBytes))
 		return m
 	}
-	r.Folded, r.PassThrough = med(func(v *CatchupRound) *CatchupRun { return &v.Folded }), med(func(v *CatchupRound) *CatchupRun { return &v.PassThrough })
+	r.Folded, r.PassThrough = med(func(v *CatchupRound) *CatchupRun { return &v.Folded }),
+		med(func(v *CatchupRound) *CatchupRun { return &v.PassThrough })
 	r.ShippedRatio = ratio(float64(r.Folded.ShippedBytes), float64(r.PassThrough.ShippedBytes))
 	r.DrainSpeedup = ratio(r.PassThrough.DrainSeconds, r.Folded.DrainSeconds)
 }
@@ -158,7 +162,8 @@ func (s *session) catchup(ctx context.Context, round int, pitr string, link int6
 	after, err := a.shipped(ctx)
 	run.ShippedBytes = after - before
 	written := overwrites * int64(s.o.Size)
-	run.DrainMBPerSecond, run.ShippedPerWritten = ratio(float64(written)/1e6, run.DrainSeconds), ratio(float64(run.ShippedBytes), float64(written))
+	run.DrainMBPerSecond, run.ShippedPerWritten = ratio(float64(written)/1e6, run.DrainSeconds),
+		ratio(float64(run.ShippedBytes), float64(written))
 	return run, err
 }
 
@@ -174,10 +179,13 @@ func (a *agentProc) shipped(ctx context.Context) (int64, error) {
 // Text writes the report for people.
 func (r *CatchupReport) Text(w io.Writer) {
 	r.text(w)
-	fmt.Fprintf(w, "\n%s written while the store was away, every block %d times; then a link of %s/s\n", mib(r.WrittenBytes), overwrites, mib(r.LinkBytesPerSecond))
+	fmt.Fprintf(w, "\n%s written while the store was away, every block %d times; then a link of %s/s\n",
+		mib(r.WrittenBytes), overwrites, mib(r.LinkBytesPerSecond))
 	row := func(name string, v *CatchupRun) []string {
-		return []string{name, fmt.Sprintf("%.1f s", v.DrainSeconds), fmt.Sprintf("%.1f MB/s", v.DrainMBPerSecond), mib(v.ShippedBytes), fmt.Sprintf("%.3f", v.ShippedPerWritten)}
+		return []string{name, fmt.Sprintf("%.1f s", v.DrainSeconds), fmt.Sprintf("%.1f MB/s", v.DrainMBPerSecond),
+			mib(v.ShippedBytes), fmt.Sprintf("%.3f", v.ShippedPerWritten)}
 	}
-	text.Table(w, [][]string{{"", "DRAINED IN", "OF WRITTEN", "SHIPPED", "PER WRITTEN"}, row("folded", &r.Folded), row("as it is", &r.PassThrough)})
+	text.Table(w, [][]string{{"", "DRAINED IN", "OF WRITTEN", "SHIPPED", "PER WRITTEN"}, row("folded", &r.Folded),
+		row("as it is", &r.PassThrough)})
 	fmt.Fprintf(w, "shipped ratio %.2f, drained %.1f times as fast\n", r.ShippedRatio, r.DrainSpeedup)
 }

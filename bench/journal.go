@@ -100,7 +100,8 @@ func Journal(ctx context.Context, o JournalOptions) (*JournalReport, error) {
 		for round := range o.Rounds {
 			for _, r := range runs {
 				o.Say(fmt.Sprintf("%d KiB entries, round %d of %d: %s", size>>10, round+1, o.Rounds, r.name))
-				args := append(r.args[1:len(r.args):len(r.args)], "-dir", dir, "-entry-bytes", fmt.Sprint(size), "-in-flight", fmt.Sprint(journalInFlight), "-seconds", fmt.Sprint(o.Seconds))
+				args := append(r.args[1:len(r.args):len(r.args)], "-dir", dir, "-entry-bytes", fmt.Sprint(size),
+					"-in-flight", fmt.Sprint(journalInFlight), "-seconds", fmt.Sprint(o.Seconds))
 				if r.args[0] == o.Program {
 					for i := range args {
 						if strings.HasPrefix(args[i], "-") && !strings.HasPrefix(args[i], "--") {
@@ -156,7 +157,8 @@ func runStore(ctx context.Context, program string, args []string) (r raftbench.R
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return r, fail.New(fail.Internal, "run", program+" "+strings.Join(args, " "), fmt.Sprintf("%v: %s", err, bytes.TrimSpace(stderr.Bytes())))
+		return r, fail.New(fail.Internal, "run", program+" "+strings.Join(args, " "),
+			fmt.Sprintf("%v: %s", err, bytes.TrimSpace(stderr.Bytes())))
 	}
 	return r, fail.Wrap(fail.Internal, "decode result of", program, json.Unmarshal(out, &r))
 }
@@ -206,7 +208,8 @@ func (r *JournalReport) Text(w io.Writer) {
 	}
 	text.Table(w, rows)
 	for _, q := range r.Ratios {
-		fmt.Fprintf(w, "\n%s entries: %.2f times raft-wal's MB/s (target 2), %.2f of its CPU seconds per GiB (target 0.5)", text.Bytes(int64(q.EntryBytes)), q.MBPerS, q.CPUPerGiB)
+		fmt.Fprintf(w, "\n%s entries: %.2f times raft-wal's MB/s (target 2), %.2f of its CPU seconds per GiB "+
+			"(target 0.5)", text.Bytes(int64(q.EntryBytes)), q.MBPerS, q.CPUPerGiB)
 	}
 	fmt.Fprintln(w)
 	if r.Note != "" {

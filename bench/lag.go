@@ -158,7 +158,8 @@ func (s *session) lagRun(ctx context.Context, name string, rate float64, run *La
 	d := distribution(lags(base, acks, p.samples))
 	run.Objects = len(sizes)
 	run.ObjectBytesP50, run.ObjectBytesP99 = sizePercentiles(sizes)
-	s.o.Say(fmt.Sprintf("%s: lag p50 %.2f ms, p99 %.2f ms, max %.2f ms in %d objects", name, d.P50, d.P99, d.Max, len(sizes)))
+	s.o.Say(fmt.Sprintf("%s: lag p50 %.2f ms, p99 %.2f ms, max %.2f ms in %d objects", name, d.P50, d.P99, d.Max,
+		len(sizes)))
 	return d, sizes, nil
 }
 
@@ -177,7 +178,8 @@ func pause(ctx context.Context, d time.Duration) error {
 // pacedLoad writes at the fixed rate, one write at a time on one connection, so
 // that the n-th write has the n-th LSN. It returns when all is durable in the
 // store.
-func (s *session) pacedLoad(ctx context.Context, a *agentProc, p *poller, run *LagRun) (acks []time.Time, base uint64, err error) {
+func (s *session) pacedLoad(ctx context.Context, a *agentProc, p *poller, run *LagRun) (
+	acks []time.Time, base uint64, err error) {
 	_, g, err := a.group(ctx)
 	if err != nil {
 		return nil, 0, err
@@ -201,7 +203,8 @@ func (s *session) pacedLoad(ctx context.Context, a *agentProc, p *poller, run *L
 		return nil, 0, err
 	}
 	if g.LastLSN != base+uint64(len(acks)) {
-		return nil, 0, fail.New(fail.Internal, "measure", "lag", fmt.Sprintf("%d writes took the LSN from %d to %d", len(acks), base, g.LastLSN))
+		return nil, 0, fail.New(fail.Internal, "measure", "lag",
+			fmt.Sprintf("%d writes took the LSN from %d to %d", len(acks), base, g.LastLSN))
 	}
 	return acks, base, nil
 }

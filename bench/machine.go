@@ -23,7 +23,8 @@ type Machine struct {
 }
 
 func machine(dir, version string) Machine {
-	m := Machine{CPUs: runtime.NumCPU(), CPUModel: cpuModel(), Go: runtime.Version(), Version: version, Filesystem: filesystem(dir)}
+	m := Machine{CPUs: runtime.NumCPU(), CPUModel: cpuModel(), Go: runtime.Version(), Version: version,
+		Filesystem: filesystem(dir)}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		m.Kernel = unix.ByteSliceToString(u.Release[:])

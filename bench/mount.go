@@ -50,10 +50,12 @@ type MountReport struct {
 func (r *MountReport) Text(w io.Writer) {
 	r.text(w)
 	fmt.Fprintf(w, "\nvolume of %s made by %d random writes; log of %s\n", mib(r.SizeBytes), r.Writes, mib(r.LogBytes))
-	fmt.Fprintf(w, "open, fresh process and cold cache, to the first live block: p50 %.0f ms, p99 %.0f ms, max %.0f ms of %d\n", r.OpenMS.P50, r.OpenMS.P99, r.OpenMS.Max, r.Opens)
+	fmt.Fprintf(w, "open, fresh process and cold cache, to the first live block: p50 %.0f ms, p99 %.0f ms, max "+
+		"%.0f ms of %d\n", r.OpenMS.P50, r.OpenMS.P99, r.OpenMS.Max, r.Opens)
 	fmt.Fprintf(w, "4 KiB that is not here yet: p50 %.1f ms, p99 %.1f ms\n", r.ColdReadMS.P50, r.ColdReadMS.P99)
 	if r.Ratio != nil {
-		fmt.Fprintf(w, "random 4 KiB reads, warm: %.0f/s, nbdkit's file plugin %.0f/s, ratio %.2f\n", r.ReadIOPS, *r.NBDKitIOPS, *r.Ratio)
+		fmt.Fprintf(w, "random 4 KiB reads, warm: %.0f/s, nbdkit's file plugin %.0f/s, ratio %.2f\n", r.ReadIOPS,
+			*r.NBDKitIOPS, *r.Ratio)
 	} else {
 		fmt.Fprintf(w, "random 4 KiB reads, warm: %.0f/s\n", r.ReadIOPS)
 	}
@@ -141,9 +143,11 @@ type mounted struct {
 }
 
 func (s *session) mountOnce(ctx context.Context, a *agentProc) (*mounted, error) {
-	args := []string{"mount", volumeName, "--json", "--store", a.store, "--cache", s.dir, "--cache-size", "4GiB", "--log-cache", "", "--nbd", filepath.Join(s.dir, "m.sock")}
+	args := []string{"mount", volumeName, "--json", "--store", a.store, "--cache", s.dir, "--cache-size", "4GiB",
+		"--log-cache", "", "--nbd", filepath.Join(s.dir, "m.sock")}
 	if s.sopts.Endpoint != "" {
-		args = append(args, "--endpoint", s.sopts.Endpoint, "--credentials-file", s.sopts.CredentialsFile, "--region", s.sopts.Region)
+		args = append(args, "--endpoint", s.sopts.Endpoint, "--credentials-file", s.sopts.CredentialsFile, "--region",
+			s.sopts.Region)
 	}
 	m := &mounted{cmd: exec.CommandContext(ctx, s.o.Program, args...)}
 	var stderr bytes.Buffer

@@ -40,7 +40,8 @@ func (s *session) startNBDKit(ctx context.Context) (*peer, error) {
 	})
 }
 
-func (s *session) startPeer(ctx context.Context, name string, command func(file, socket string) *exec.Cmd) (*peer, error) {
+func (s *session) startPeer(ctx context.Context, name string, command func(file, socket string) *exec.Cmd,
+) (*peer, error) {
 	file, socket := filepath.Join(s.dir, name+".img"), filepath.Join(s.dir, name+".sock")
 	if err := s.prepare(file); err != nil {
 		return nil, err

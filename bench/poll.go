@@ -60,7 +60,8 @@ func (p *poller) close() { _ = p.file.Close() }
 // next returns the durable LSN once it is above after, or some time later.
 func (p *poller) next(after uint64) (uint64, error) {
 	body, _ := json.Marshal(api.GroupWait{Group: p.group, AfterLSN: after, TimeoutSeconds: pollStepSeconds})
-	_, err := fmt.Fprintf(p.file, "POST /v1/%s HTTP/1.1\r\nHost: pollux\r\nContent-Length: %d\r\n\r\n%s", api.VerbGroupWait, len(body), body)
+	_, err := fmt.Fprintf(p.file, "POST /v1/%s HTTP/1.1\r\nHost: pollux\r\nContent-Length: %d\r\n\r\n%s",
+		api.VerbGroupWait, len(body), body)
 	var got *http.Response
 	var b []byte
 	if err == nil {

@@ -73,10 +73,13 @@ func Restore(ctx context.Context, o Options) (*RestoreReport, error) {
 			return nil, err
 		}
 		rep.Rounds = append(rep.Rounds, *r)
-		o.Say(fmt.Sprintf("round %d of %d: restore %.2f s, bare fetch %.2f s (ratio %.2f)", i+1, o.Rounds, r.RestoreSeconds, r.RawSeconds, r.Ratio))
+		o.Say(fmt.Sprintf("round %d of %d: restore %.2f s, bare fetch %.2f s (ratio %.2f)", i+1, o.Rounds,
+			r.RestoreSeconds, r.RawSeconds, r.Ratio))
 	}
 	mb := float64(rep.ImageBytes) / 1e6
-	rep.RestoreMBPerSecond = median(column(rep.Rounds, func(r *RestoreRound) float64 { return ratio(mb, r.RestoreSeconds) }))
+	rep.RestoreMBPerSecond = median(column(rep.Rounds, func(r *RestoreRound) float64 {
+		return ratio(mb, r.RestoreSeconds)
+	}))
 	rep.RawGetMBPerSecond = median(column(rep.Rounds, func(r *RestoreRound) float64 { return ratio(mb, r.RawSeconds) }))
 	rep.Ratio = median(column(rep.Rounds, func(r *RestoreRound) float64 { return r.Ratio }))
 	rep.Header = s.finish()
@@ -86,7 +89,8 @@ func Restore(ctx context.Context, o Options) (*RestoreReport, error) {
 // collect lets a retention of a minute pass, twice, so that a catalog lies before it.
 func (s *session) collect(ctx context.Context, a *agentProc) error {
 	keep := "every_write=1m"
-	if err := a.control.Call(ctx, api.VerbGroupPut, api.GroupPut{Name: groupName, Retention: &keep}, &api.Group{}); err != nil {
+	if err := a.control.Call(ctx, api.VerbGroupPut, api.GroupPut{Name: groupName, Retention: &keep},
+		&api.Group{}); err != nil {
 		return err
 	}
 	for range 2 {
@@ -105,11 +109,13 @@ func (s *session) collect(ctx context.Context, a *agentProc) error {
 		return err
 	}
 	for range 2 { // one finds what is dead, the next deletes it
-		rep, err := gc.Collect(ctx, st, gc.CollectOptions{Options: gc.Options{Dir: s.dir}, SparseBelow: gc.DefaultSparseBelow})
+		rep, err := gc.Collect(ctx, st,
+			gc.CollectOptions{Options: gc.Options{Dir: s.dir}, SparseBelow: gc.DefaultSparseBelow})
 		if err != nil {
 			return errors.Join(err, st.Close())
 		}
-		s.o.Say(fmt.Sprintf("gc: %d bytes of %d objects moved into %d, %d objects deleted", rep.Moved.Bytes, rep.Moved.Objects, rep.Packs.Bytes, rep.Deleted.Objects))
+		s.o.Say(fmt.Sprintf("gc: %d bytes of %d objects moved into %d, %d objects deleted", rep.Moved.Bytes,
+			rep.Moved.Objects, rep.Packs.Bytes, rep.Deleted.Objects))
 	}
 	return st.Close()
 }
@@ -168,7 +174,8 @@ func (s *session) overwrite(ctx context.Context, uri string, writes int64) error
 }
 
 // restoreRound runs both sides once, each into a new file.
-func (s *session) restoreRound(ctx context.Context, a *agentProc, rep *RestoreReport, verify bool) (*RestoreRound, error) {
+func (s *session) restoreRound(ctx context.Context, a *agentProc, rep *RestoreReport, verify bool) (
+	*RestoreRound, error) {
 	r := &RestoreRound{}
 	path := filepath.Join(s.dir, "restored.img")
 	collect()
@@ -204,7 +211,8 @@ func (s *session) restoreRound(ctx context.Context, a *agentProc, rep *RestoreRe
 }
 
 // restore does what `pollux restore` does, to a new sparse file.
-func (s *session) restore(ctx context.Context, url, path string, r *RestoreRound, rep *RestoreReport) (res twin.Result, err error) {
+func (s *session) restore(ctx context.Context, url, path string, r *RestoreRound, rep *RestoreReport) (
+	res twin.Result, err error) {
 	begin := time.Now()
 	st, err := s.open(ctx, url, 0)
 	if err != nil {
@@ -239,7 +247,8 @@ func (s *session) restore(ctx context.Context, url, path string, r *RestoreRound
 	if err == nil {
 		err = fail.Wrap(fail.Full, "sync", path, f.Sync())
 	}
-	r.OpenSeconds, r.WriteSeconds, r.SyncSeconds = planned.Sub(begin).Seconds(), written.Sub(planned).Seconds(), time.Since(written).Seconds()
+	r.OpenSeconds, r.WriteSeconds, r.SyncSeconds = planned.Sub(begin).Seconds(), written.Sub(planned).Seconds(),
+		time.Since(written).Seconds()
 	return res, errors.Join(err, f.Close())
 }
 
@@ -315,7 +324,8 @@ func sameFiles(want, got string) error {
 		n, xerr := io.ReadFull(a, x)
 		m, yerr := io.ReadFull(b, y)
 		if n != m || !bytes.Equal(x[:n], y[:n]) {
-			return fail.New(fail.Damaged, "compare", got, fmt.Sprintf("it differs from the volume in the MiB at byte %d", off))
+			return fail.New(fail.Damaged, "compare", got,
+				fmt.Sprintf("it differs from the volume in the MiB at byte %d", off))
 		}
 		if xerr != nil || yerr != nil {
 			return nil // both have ended: the lengths were equal

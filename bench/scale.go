@@ -47,7 +47,8 @@ func Scale(ctx context.Context, o Options, groups int) (*ScaleReport, error) {
 		return nil, err
 	}
 	if groups < scaleBusyPart || groups > maxGroups {
-		return nil, fail.New(fail.Invalid, "measure", "scale", fmt.Sprintf("%d groups: %d to %d", groups, scaleBusyPart, maxGroups))
+		return nil, fail.New(fail.Invalid, "measure", "scale",
+			fmt.Sprintf("%d groups: %d to %d", groups, scaleBusyPart, maxGroups))
 	}
 	s, err := newSession(ctx, &o, "scale")
 	if err != nil {
@@ -110,7 +111,8 @@ func (a *agentProc) createMany(ctx context.Context, groups int, say func(string)
 			return 0, err
 		}
 		var v api.Volume
-		if err := a.control.Call(ctx, api.VerbVolumeCreate, api.VolumeCreate{Name: name, Group: name, SizeBytes: scaleVolumeBytes}, &v); err != nil {
+		if err := a.control.Call(ctx, api.VerbVolumeCreate,
+			api.VolumeCreate{Name: name, Group: name, SizeBytes: scaleVolumeBytes}, &v); err != nil {
 			return 0, err
 		}
 		if (i+1)%200 == 0 {
@@ -193,7 +195,8 @@ func (a *agentProc) trickle(ctx context.Context, name string, seed uint64) error
 		for i := range block {
 			block[i] = byte(r.Uint32())
 		}
-		if err := conn.WriteAt(context.WithoutCancel(ctx), block, r.Int64N(scaleVolumeBytes/blockBytes)*blockBytes, 0); err != nil {
+		if err := conn.WriteAt(context.WithoutCancel(ctx), block, r.Int64N(scaleVolumeBytes/blockBytes)*blockBytes,
+			0); err != nil {
 			return err
 		}
 		_ = pause(ctx, time.Second/scaleRate)
@@ -218,8 +221,10 @@ func (r *ScaleReport) Text(w io.Writer) {
 	fmt.Fprintln(w)
 	text.Table(w, [][]string{
 		{"GROUPS", "BUSY", "IDLE CPU", "MEMORY A GROUP", "STORE REQUESTS A MINUTE", "LAG P50", "LAG P99"},
-		{fmt.Sprint(r.Groups), fmt.Sprint(r.Busy), fmt.Sprintf("%.1f %% of one", r.IdleCPUPercent), text.Bytes(int64(r.BytesPerGroup)),
-			fmt.Sprintf("%.1f", r.RequestsPerMinute), fmt.Sprintf("%.1f ms", r.LagMS.P50), fmt.Sprintf("%.1f ms", r.LagMS.P99)},
+		{fmt.Sprint(r.Groups), fmt.Sprint(r.Busy), fmt.Sprintf("%.1f %% of one", r.IdleCPUPercent),
+			text.Bytes(int64(r.BytesPerGroup)),
+			fmt.Sprintf("%.1f", r.RequestsPerMinute), fmt.Sprintf("%.1f ms", r.LagMS.P50),
+			fmt.Sprintf("%.1f ms", r.LagMS.P99)},
 	})
 	fmt.Fprintln(w, "targets: 2 % of one CPU while idle, 256 KiB a group")
 }

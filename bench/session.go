@@ -70,7 +70,8 @@ func newSession(ctx context.Context, o *Options, name string) (s *session, err e
 	if s.data, err = loadCorpus(o.Data, corpusBytes); err != nil {
 		return s, err
 	}
-	s.head.Settings = map[string]any{"size_bytes": int64(o.Size), "agent_memory_bytes": int64(o.Memory), "data": s.data.root}
+	s.head.Settings = map[string]any{"size_bytes": int64(o.Size), "agent_memory_bytes": int64(o.Memory),
+		"data": s.data.root}
 	return s, s.openStore(ctx)
 }
 
@@ -88,7 +89,8 @@ func (s *session) openStore(ctx context.Context) (err error) {
 	s.sopts = s.o.StoreOptions
 	if s.o.Store != "" {
 		s.foreign = true
-		s.store = fmt.Sprintf("%s/pollux-bench-%s-%08x", strings.TrimSuffix(s.o.Store, "/"), time.Now().UTC().Format("20060102t150405"), rand.Uint32())
+		s.store = fmt.Sprintf("%s/pollux-bench-%s-%08x", strings.TrimSuffix(s.o.Store, "/"), time.Now().UTC().
+			Format("20060102t150405"), rand.Uint32())
 		s.head.Store = s.store
 		return nil
 	}
@@ -100,7 +102,8 @@ func (s *session) openStore(ctx context.Context) (err error) {
 	if errors.Is(err, s3test.ErrNoSource) {
 		s.store = "file://" + filepath.Join(s.dir, "store")
 		s.head.Store = "file:// (temporary directory)"
-		s.note("no S3 server: there is no source checkout here to build one from, so the store is a local directory; its numbers are not those of S3")
+		s.note("no S3 server: there is no source checkout here to build one from, so the store is a local " +
+			"directory; its numbers are not those of S3")
 		return nil
 	}
 	if err != nil {

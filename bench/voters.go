@@ -50,8 +50,10 @@ func (s *session) startVoters(ctx context.Context, name string, n int, rate floa
 			return nil, fail.Wrap(fail.Denied, "create", dir, err)
 		}
 		conf := filepath.Join(dir, "journal.yaml")
-		y := fmt.Sprintf("name: m%d\nstate: %s\nsocket: %s\nlisten: %s\npeers: [%s]\nlog: {level: warn}\n%s", i, quoted(filepath.Join(dir, "state")),
-			quoted(filepath.Join(dir, "control.sock")), address, strings.Join(v.addresses, ", "), s.targetYAML("", v.store, rate))
+		y := fmt.Sprintf("name: m%d\nstate: %s\nsocket: %s\nlisten: %s\npeers: [%s]\nlog: {level: warn}\n%s", i,
+			quoted(filepath.Join(dir, "state")),
+			quoted(filepath.Join(dir, "control.sock")), address, strings.Join(v.addresses, ", "),
+			s.targetYAML("", v.store, rate))
 		if err := os.WriteFile(conf, []byte(y), 0o600); err != nil {
 			v.stop()
 			return nil, fail.Wrap(fail.Denied, "create", conf, err)
@@ -64,7 +66,9 @@ func (s *session) startVoters(ctx context.Context, name string, n int, rate floa
 		v.members = append(v.members, m)
 		client := api.Dial(filepath.Join(dir, "control.sock"))
 		var l api.JournalMembers
-		if err := try(ctx, m, func() error { return client.Call(ctx, api.VerbJournalList, struct{}{}, &l) }); err != nil {
+		if err := try(ctx, m, func() error {
+			return client.Call(ctx, api.VerbJournalList, struct{}{}, &l)
+		}); err != nil {
 			v.stop()
 			return nil, err
 		}

@@ -73,7 +73,8 @@ func Write(ctx context.Context, o Options) (*WriteReport, error) {
 		return nil, err
 	}
 	defer s.close()
-	s.head.Settings["seconds"], s.head.Settings["rounds"], s.head.Settings["request_rate"] = o.Seconds, o.Rounds, o.rate()
+	s.head.Settings["seconds"], s.head.Settings["rounds"] = o.Seconds, o.Rounds
+	s.head.Settings["request_rate"] = o.rate()
 	b := &writeBench{session: s}
 	rep := &WriteReport{MemoryBudgetBytes: o.memoryBudgets()}
 	o.Say("starting the servers")

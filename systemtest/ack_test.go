@@ -73,7 +73,8 @@ func TestAckPolicies(t *testing.T) {
 	for _, ack := range []string{"local", "journal", "remote", "journal"} {
 		s.verb("group", "set", "g", "--ack", ack)
 		must(ack)
-		if g := s.group("g"); g.Ack != ack || g.AckKept != ack || g.AckReason != "" || (ack == "remote" && g.DurableLSN < g.LastLSN) {
+		if g := s.group("g"); g.Ack != ack || g.AckKept != ack || g.AckReason != "" ||
+			(ack == "remote" && g.DurableLSN < g.LastLSN) {
 			t.Errorf("ack %s: %+v", ack, g)
 		}
 	}

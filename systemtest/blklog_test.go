@@ -32,14 +32,16 @@ func readBlkLog(path string) ([]blkEntry, error) {
 		return nil, err
 	}
 	le := binary.LittleEndian
-	if len(b) < blkLogSector || le.Uint64(b) != blkLogMagic || le.Uint64(b[8:]) != 1 || le.Uint32(b[24:]) != blkLogSector {
+	if len(b) < blkLogSector || le.Uint64(b) != blkLogMagic || le.Uint64(b[8:]) != 1 ||
+		le.Uint32(b[24:]) != blkLogSector {
 		return nil, fmt.Errorf("%s is not a write log", path)
 	}
 	var out []blkEntry
 	for pos := int64(blkLogSector); pos+blkLogSector <= int64(len(b)); {
 		sector, sectors, flags := le.Uint64(b[pos:]), le.Uint64(b[pos+8:]), le.Uint64(b[pos+16:])
 		pos += blkLogSector
-		e := blkEntry{off: int64(sector) * blkLogSector, n: int64(sectors) * blkLogSector, flush: flags&blkLogFlush != 0}
+		e := blkEntry{off: int64(sector) * blkLogSector, n: int64(sectors) * blkLogSector,
+			flush: flags&blkLogFlush != 0}
 		if flags&blkLogDiscard == 0 && e.n > 0 {
 			if pos+e.n > int64(len(b)) {
 				return nil, fmt.Errorf("%s: entry %d reaches beyond its end", path, len(out))

@@ -125,9 +125,10 @@ func TestCatchUp(t *testing.T) {
 	s.drained("all", 2*time.Minute)
 	rest := s.status().Targets[0]
 	total := first.ShippedBytes - shipped + rest.ShippedBytes
-	t.Logf("%d MiB written, at most %d MiB shipped; folded %d to %d MiB, and %d to %d after the kill", written>>20, total>>20,
-		first.FoldedFrom>>20, first.FoldedTo>>20, rest.FoldedFrom>>20, rest.FoldedTo>>20)
-	if from, to := first.FoldedFrom+rest.FoldedFrom, first.FoldedTo+rest.FoldedTo; to*2 > from || total*2 > int64(written) {
+	t.Logf("%d MiB written, at most %d MiB shipped; folded %d to %d MiB, and %d to %d after the kill",
+		written>>20, total>>20, first.FoldedFrom>>20, first.FoldedTo>>20, rest.FoldedFrom>>20, rest.FoldedTo>>20)
+	if from, to := first.FoldedFrom+rest.FoldedFrom, first.FoldedTo+rest.FoldedTo; to*2 > from ||
+		total*2 > int64(written) {
 		t.Errorf("%d bytes shipped for %d written; %d folded to %d", total, written, from, to)
 	}
 	proxy.Set(faultproxy.Faults{})
@@ -136,10 +137,12 @@ func TestCatchUp(t *testing.T) {
 		w.check(at)
 	}
 	w.check("")
-	o := s.pollux(append([]string{"restore", "v", "-o", s.dir + "/none", "--json", "--at", fmt.Sprint(inside)}, s.storeArgs()...)...)
+	o := s.pollux(append([]string{"restore", "v", "-o", s.dir + "/none", "--json", "--at", fmt.Sprint(inside)},
+		s.storeArgs()...)...)
 	wantError(t, "a point in a fold", o, fail.NotFound, "folded", "LSN")
 	s.checkFolds(t)
-	if out := s.pollux(append([]string{"points", "v"}, s.storeArgs()...)...); out.code != 0 || !strings.Contains(out.stdout, "  folded: ") || !strings.Contains(out.stdout, "bookmark b5") {
+	if out := s.pollux(append([]string{"points", "v"}, s.storeArgs()...)...); out.code != 0 ||
+		!strings.Contains(out.stdout, "  folded: ") || !strings.Contains(out.stdout, "bookmark b5") {
 		t.Errorf("%s%s", out.stdout, out.stderr)
 	}
 }

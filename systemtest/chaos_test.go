@@ -141,7 +141,8 @@ func newChaos(t *testing.T, r *rand.Rand) *chaos {
 	conf.journal = x.c.addresses()
 	x.s = newSite(t, conf)
 	x.startAgent()
-	for _, g := range []struct{ group, volume, ack, pitr string }{{"far", "a", "journal", "every-write"}, {"near", "b", "local", "fold"}} {
+	for _, g := range []struct{ group, volume, ack, pitr string }{{"far", "a", "journal", "every-write"},
+		{"near", "b", "local", "fold"}} {
 		x.s.verb("group", "create", g.group, "--ack", g.ack, "--pitr", g.pitr)
 		x.s.verb("volume", "create", g.volume, "--group", g.group, "--size", "16MiB")
 		w := newWriter(x.s, g.group, g.volume, exactBytes, rand.New(rand.NewPCG(r.Uint64(), 1)))

@@ -89,7 +89,8 @@ func (c *cluster) tls(role, name string) string {
 
 func (c *cluster) files(role, name string) pki.Files {
 	c.t.Helper()
-	c.pollux("tls", "issue", "--ca", filepath.Join(c.dir, "ca"), "--role", role, "--name", name, "--out", c.certs, "--replace")
+	c.pollux("tls", "issue", "--ca", filepath.Join(c.dir, "ca"), "--role", role, "--name", name, "--out", c.certs,
+		"--replace")
 	base := filepath.Join(c.certs, role+"-"+name)
 	return pki.Files{Cert: base + ".pem", Key: base + ".key", CA: filepath.Join(c.certs, "ca.pem")}
 }
@@ -145,7 +146,9 @@ func (m *memberProcess) configure() {
 	if err := os.MkdirAll(m.path(""), 0o700); err != nil {
 		m.c.t.Fatal(err)
 	}
-	y := fmt.Sprintf("name: m%d\nstate: %s\nsocket: %s\nlisten: %s\nadvertise: %s\npeers: [%s]\nelection: 500ms\nlog_budget: %s\n", m.n, m.state(), m.socket(), m.listen, m.dialled, strings.Join(m.c.addresses(), ", "), cmp.Or(m.c.logBudget, "256MiB"))
+	y := fmt.Sprintf("name: m%d\nstate: %s\nsocket: %s\nlisten: %s\nadvertise: %s\npeers: [%s]\nelection: "+
+		"500ms\nlog_budget: %s\n", m.n, m.state(), m.socket(), m.listen, m.dialled, strings.Join(m.c.addresses(), ", "),
+		cmp.Or(m.c.logBudget, "256MiB"))
 	if m.c.certs != "" {
 		m.control = freeAddress(m.c.t)
 		y += fmt.Sprintf("control: {listen: %q}\n", m.control) + m.c.tls("journal", fmt.Sprint("m", m.n))

@@ -114,7 +114,8 @@ func (l *dbLoad) run(ctx context.Context, s *site, in io.Writer, out io.Reader) 
 	defer close(l.done)
 	lines := bufio.NewScanner(out)
 	for n := 1; ctx.Err() == nil; n++ {
-		if _, err := fmt.Fprintf(in, "INSERT INTO t VALUES (%d, '%s'); SELECT %d;\n", n, strings.Repeat("x", n*37%3000), n); err != nil {
+		if _, err := fmt.Fprintf(in, "INSERT INTO t VALUES (%d, '%s'); SELECT %d;\n", n, strings.Repeat("x", n*37%3000),
+			n); err != nil {
 			return
 		}
 		if !lines.Scan() || lines.Text() != fmt.Sprint(n) {

@@ -52,7 +52,8 @@ func (d *faultyDisk) create() {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	kit := exec.Command(tool(d.t, "nbdkit", "nbdkit"), "-f", "-U", socket, "--filter=error", "file", image, "error-pwrite=EIO", "error-pwrite-rate=100%", "error-pwrite-file="+d.trigger)
+	kit := exec.Command(tool(d.t, "nbdkit", "nbdkit"), "-f", "-U", socket, "--filter=error", "file", image,
+		"error-pwrite=EIO", "error-pwrite-rate=100%", "error-pwrite-file="+d.trigger)
 	if d.kit, err = child.Start(kit); err != nil {
 		d.t.Fatal(err)
 	}

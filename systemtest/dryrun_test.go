@@ -77,7 +77,8 @@ func sameRun(t *testing.T, what string, shown, done map[string]any) {
 func forget(v any) {
 	switch v := v.(type) {
 	case map[string]any:
-		for _, k := range []string{"dry_run", "seconds", "time", "durable", "ready", "read_bytes", "written_bytes", "zeroed_bytes", "objections", "position", "catalog"} {
+		for _, k := range []string{"dry_run", "seconds", "time", "durable", "ready", "read_bytes", "written_bytes",
+			"zeroed_bytes", "objections", "position", "catalog"} {
 			delete(v, k)
 		}
 		for _, x := range v {
@@ -112,11 +113,13 @@ func TestMembersDryRun(t *testing.T) {
 			t.Errorf("%s %+v: %v, want %v", x.verb, x.req, err, x.want)
 		}
 	}
-	if err := lead.call(api.VerbJournalTransfer, api.JournalTransfer{Member: follower, DryRun: true}, &l); err != nil || l.Leader != follower {
+	if err := lead.call(api.VerbJournalTransfer, api.JournalTransfer{Member: follower, DryRun: true}, &l); err != nil ||
+		l.Leader != follower {
 		t.Errorf("transfer: %v, %+v", err, l)
 	}
 	l = api.JournalMembers{}
-	if err := lead.call(api.VerbJournalRemove, api.JournalRemove{Member: follower, DryRun: true}, &l); err != nil || len(l.Members) != 2 {
+	if err := lead.call(api.VerbJournalRemove, api.JournalRemove{Member: follower, DryRun: true}, &l); err != nil ||
+		len(l.Members) != 2 {
 		t.Errorf("remove: %v, %+v", err, l)
 	}
 	if l, err := lead.list(); err != nil || len(l.Members) != 3 || l.Leader != lead.dialled {

@@ -28,7 +28,8 @@ type gates struct {
 }
 
 func newGates(t *testing.T) *gates {
-	g := &gates{names: map[int]string{}, shut: map[[2]string]bool{}, held: map[[2]string]int{}, conns: map[net.Conn]struct{}{}, lns: map[string]net.Listener{}}
+	g := &gates{names: map[int]string{}, shut: map[[2]string]bool{}, held: map[[2]string]int{},
+		conns: map[net.Conn]struct{}{}, lns: map[string]net.Listener{}}
 	g.open = sync.NewCond(&g.mu)
 	t.Cleanup(g.close)
 	return g

@@ -33,7 +33,9 @@ func TestKilledUpkeep(t *testing.T) {
 		points[name] = bytes.Clone(img)
 		var running []*exec.Cmd
 		for k := range 2 {
-			running = append(running, start("gc", "--grace", "0s"), start("restore", "v", "--at", name, "-o", fmt.Sprintf("%s/half-%d-%d", s.dir, i, k), "--limit", "16MiB"),
+			running = append(running, start("gc", "--grace", "0s"),
+				start("restore", "v", "--at", name, "-o", fmt.Sprintf("%s/half-%d-%d", s.dir, i, k),
+					"--limit", "16MiB"),
 				start("mount", "v", "--at", name, "--nbd", fmt.Sprintf("%s/m-%d-%d", s.shm, i, k), "--hydrate"))
 		}
 		for _, cmd := range running {

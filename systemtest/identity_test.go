@@ -189,7 +189,9 @@ func copyTree(t *testing.T, from, to string) {
 		if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
 			return err
 		}
-		return unix.Setxattr(path, attr, inode.ReplaceAll(mark[:n], fmt.Appendf(nil, "inode %d born %d:", st.Ino, st.Btime.Sec*1e9+int64(st.Btime.Nsec))), 0)
+		return unix.Setxattr(path, attr,
+			inode.ReplaceAll(mark[:n], fmt.Appendf(nil, "inode %d born %d:", st.Ino, st.Btime.Sec*1e9+
+				int64(st.Btime.Nsec))), 0)
 	})
 	if err != nil {
 		t.Fatal(err)

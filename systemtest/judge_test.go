@@ -41,7 +41,8 @@ func TestWriteOrderJudge(t *testing.T) {
 	flushed := flushIndex(log, j.durableFlush(durable))
 	k := j.prefixOf(log, known, "")
 	if k < flushed {
-		t.Errorf("the newest twin is the log's first %d entries; the flush at entry %d was reported durable", k, flushed)
+		t.Errorf("the newest twin is the log's first %d entries; the flush at entry %d was reported durable",
+			k, flushed)
 	}
 	last := s.storeLastLSN("v")
 	for range 8 {

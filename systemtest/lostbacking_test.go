@@ -56,7 +56,8 @@ func TestLostBacking(t *testing.T) {
 					restore()
 				}
 				must("volume", "accept", "v", "--yes", "--socket", s.socket())
-				if g := s.group("g"); g.State != "Suspended" || !strings.Contains(g.Reason, "is accepted: restart the agent") {
+				if g := s.group("g"); g.State != "Suspended" ||
+					!strings.Contains(g.Reason, "is accepted: restart the agent") {
 					t.Errorf("after accept the group is %s: %s", g.State, g.Reason)
 				}
 				if x.killed {

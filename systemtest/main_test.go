@@ -45,7 +45,8 @@ func complain(err error) int {
 // build compiles without cgo, as the product is shipped, whatever the tests
 // themselves were built with.
 func build(path string, flags ...string) error {
-	cmd := exec.Command("go", slices.Concat([]string{"build", "-o", path}, flags, []string{"github.com/pollux-dr/pollux/cmd/pollux"})...)
+	cmd := exec.Command("go", slices.Concat([]string{"build", "-o", path}, flags,
+		[]string{"github.com/pollux-dr/pollux/cmd/pollux"})...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build pollux: %w\n%s", err, out)

@@ -89,7 +89,8 @@ func TestMarkAcrossHosts(t *testing.T) {
 		}
 		return nil
 	})
-	x := startChains(t, func() *nbdclient.Conn { return one.dial("a") }, func() *nbdclient.Conn { return two.dial("b") })
+	x := startChains(t, func() *nbdclient.Conn { return one.dial("a") },
+		func() *nbdclient.Conn { return two.dial("b") })
 	hosts := []*site{one, two}
 	longest, stall := 0.0, time.Duration(0)
 	for i := range 12 {
@@ -156,9 +157,11 @@ func TestMarkAcrossHosts(t *testing.T) {
 	if moved < 100 {
 		t.Errorf("the chains got to %d only", moved)
 	}
-	o = one.pollux(append([]string{"restore", "a", "-o", one.dir + "/none", "--at", "void", "--json"}, one.storeArgs()...)...)
+	o = one.pollux(append([]string{"restore", "a", "-o", one.dir + "/none", "--at", "void", "--json"},
+		one.storeArgs()...)...)
 	wantError(t, "a void mark", o, fail.NotFound, "void")
-	if ls := one.pollux(append([]string{"bookmark", "ls"}, one.storeArgs()...)...); !strings.Contains(ls.stdout, "m11") || strings.Contains(ls.stdout, "void") {
+	if ls := one.pollux(append([]string{"bookmark", "ls"}, one.storeArgs()...)...); !strings.Contains(ls.stdout,
+		"m11") || strings.Contains(ls.stdout, "void") {
 		t.Errorf("%s%s", ls.stdout, ls.stderr)
 	}
 	if d := one.pollux(append([]string{"dump", "log"}, one.storeArgs()...)...); d.code != 0 {

@@ -26,9 +26,12 @@ func TestObjectLock(t *testing.T) {
 			if err := srv.CreateLockedBucket(t.Context(), bucket, "", 0); err != nil {
 				t.Fatal(err)
 			}
-			s := newSite(t, siteConf{url: "s3://" + bucket + "/twin", endpoint: srv.Endpoint, credentials: srv.CredentialsFile,
-				target: "      object_lock: {mode: compliance, for: 2d}\n"})
-			if o := s.pollux("doctor", "-c", s.config()); !strings.Contains(o.stdout, "keeps new objects from deletion for 48h0m0s (compliance)") || strings.Contains(o.stdout, "FAIL  Object Lock") {
+			s := newSite(t, siteConf{url: "s3://" + bucket + "/twin", endpoint: srv.Endpoint,
+				credentials: srv.CredentialsFile,
+				target:      "      object_lock: {mode: compliance, for: 2d}\n"})
+			if o := s.pollux("doctor", "-c", s.config()); !strings.Contains(o.stdout,
+				"keeps new objects from deletion for 48h0m0s (compliance)") ||
+				strings.Contains(o.stdout, "FAIL  Object Lock") {
 				t.Errorf("doctor: %s %s", o.stdout, o.stderr)
 			}
 			s.mustStart()
@@ -38,9 +41,11 @@ func TestObjectLock(t *testing.T) {
 			for range 12 { // old catalogs are noted as garbage once they are some
 				noise(t, conn, img, r, 60)
 				s.drained("g", time.Minute)
-				rep := s.verb(append([]string{"gc", "--grace", "0s", "--object-lock", "compliance=2d"}, s.storeArgs()...)...)
+				rep := s.verb(append([]string{"gc", "--grace", "0s", "--object-lock", "compliance=2d"},
+					s.storeArgs()...)...)
 				lock := rep["object_lock"].(map[string]any)
-				if lock["mode"] != "COMPLIANCE" || lock["for_seconds"].(float64) != 2*86400 || lock["failed"].(float64) != 0 {
+				if lock["mode"] != "COMPLIANCE" || lock["for_seconds"].(float64) != 2*86400 ||
+					lock["failed"].(float64) != 0 {
 					t.Errorf("%v", lock)
 				}
 				held += rep["held"].(map[string]any)["objects"].(float64)
@@ -70,7 +75,8 @@ func TestObjectLock(t *testing.T) {
 		if err := srv.CreateBucket(t.Context(), "plain"); err != nil {
 			t.Fatal(err)
 		}
-		s := newSite(t, siteConf{url: "s3://plain/twin", endpoint: srv.Endpoint, credentials: srv.CredentialsFile, target: "      object_lock: {mode: governance, for: 1d}\n"})
+		s := newSite(t, siteConf{url: "s3://plain/twin", endpoint: srv.Endpoint, credentials: srv.CredentialsFile,
+			target: "      object_lock: {mode: governance, for: 1d}\n"})
 		s.launch()
 		until(t, time.Minute, "the agent says what is wrong", func() error {
 			if !s.agent.Running() || strings.Contains(s.logText(), "leave object_lock out") {

@@ -44,7 +44,8 @@ func TestOverflowBitmap(t *testing.T) {
 		}
 		t.Log("the slowest hundred writes and a flush took", slowest)
 		until(t, time.Minute, "the group is resyncing", func() error {
-			if g := s.group("g"); g.State != "Resyncing" || !strings.Contains(g.Reason, "have changed since LSN") || g.DurableLSN > before {
+			if g := s.group("g"); g.State != "Resyncing" || !strings.Contains(g.Reason, "have changed since LSN") ||
+				g.DurableLSN > before {
 				return fmt.Errorf("%+v", g)
 			}
 			return nil
@@ -87,13 +88,16 @@ func TestOverflowBitmap(t *testing.T) {
 	v.mark("after")
 	s.drained("g", time.Minute)
 	v.check("", "b0", "after", fmt.Sprint(before))
-	o := s.pollux(append([]string{"restore", "v", "-o", s.dir + "/none", "--json", "--at", fmt.Sprint(before + 1)}, s.storeArgs()...)...)
+	o := s.pollux(append([]string{"restore", "v", "-o", s.dir + "/none", "--json", "--at", fmt.Sprint(before + 1)},
+		s.storeArgs()...)...)
 	wantError(t, "a point in the gap", o, fail.NotFound, "resync", fmt.Sprint(before))
 	points := s.pollux(append([]string{"points", "g"}, s.storeArgs()...)...)
-	if points.code != 0 || !strings.Contains(points.stdout, fmt.Sprintf("no point after LSN %d ", before)) || !strings.Contains(points.stdout, "bookmark after") {
+	if points.code != 0 || !strings.Contains(points.stdout, fmt.Sprintf("no point after LSN %d ", before)) ||
+		!strings.Contains(points.stdout, "bookmark after") {
 		t.Errorf("%s%s", points.stdout, points.stderr)
 	}
-	if out := s.pollux(append([]string{"dump", "log"}, s.storeArgs()...)...); out.code != 0 || !strings.Contains(out.stdout, "resync-end") {
+	if out := s.pollux(append([]string{"dump", "log"}, s.storeArgs()...)...); out.code != 0 ||
+		!strings.Contains(out.stdout, "resync-end") {
 		t.Errorf("code %d: %s%s", out.code, tail(out.stdout, 5), out.stderr)
 	}
 }

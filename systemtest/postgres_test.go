@@ -67,7 +67,8 @@ func (p *postgres) run(t *testing.T, name string, args ...string) string {
 }
 
 func (p *postgres) psql(args ...string) *exec.Cmd {
-	return p.command("psql", append([]string{"-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", p.socket, "-U", "postgres"}, args...)...)
+	return p.command("psql", append([]string{"-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", p.socket, "-U",
+		"postgres"}, args...)...)
 }
 
 func (p *postgres) sql(t *testing.T, text string) string {
@@ -111,7 +112,8 @@ func (p *postgres) load(t *testing.T, dir string) *exec.Cmd {
 	if err := os.Chown(data, int(p.cred.Uid), int(p.cred.Gid)); err != nil {
 		t.Fatal(err)
 	}
-	p.run(t, "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-locale", "--encoding=UTF8", "--data-checksums")
+	p.run(t, "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-locale", "--encoding=UTF8",
+		"--data-checksums")
 	p.serve(t, data)
 	p.sql(t, "CREATE TABLE t (n INTEGER PRIMARY KEY, pad TEXT)")
 	return p.psql()
@@ -125,7 +127,8 @@ func (p *postgres) verify(t *testing.T, dir string) []int {
 	}
 	p.serve(t, data)
 	if _, err := os.Stat(filepath.Join(p.bin, "pg_amcheck")); err == nil {
-		p.run(t, "pg_amcheck", "-h", p.socket, "-U", "postgres", "--install-missing", "--heapallindexed", "-d", "postgres")
+		p.run(t, "pg_amcheck", "-h", p.socket, "-U", "postgres", "--install-missing", "--heapallindexed", "-d",
+			"postgres")
 	}
 	return numbers(t, p.sql(t, "SELECT n FROM t ORDER BY n"))
 }

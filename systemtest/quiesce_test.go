@@ -31,7 +31,8 @@ func hookedFor(t *testing.T, limit, pre string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.writeConfig(string(b) + fmt.Sprintf("quiesce:\n  - {group: g, pre: [%s/pre, now], post: [%s/post], limit: %s}\n", s.dir, s.dir, limit))
+	s.writeConfig(string(b) + fmt.Sprintf("quiesce:\n  - {group: g, pre: [%s/pre, now], post: [%s/post], limit: %s}\n",
+		s.dir, s.dir, limit))
 	s.mustStart()
 	s.volume("g", "v", "1MiB")
 	return s
@@ -131,7 +132,8 @@ func TestQuiesce(t *testing.T) {
 		s := hooked(t, "true")
 		s.verb("group", "create", "h")
 		s.verb("volume", "create", "w", "--group", "h", "--size", "1MiB")
-		if o := s.pollux("bookmark", "add", "b", "--group", "h", "--quiesce"); o.code == 0 || !strings.Contains(o.stderr, "quiesce:") {
+		if o := s.pollux("bookmark", "add", "b", "--group", "h", "--quiesce"); o.code == 0 ||
+			!strings.Contains(o.stderr, "quiesce:") {
 			t.Errorf("%d: %s", o.code, o.stderr)
 		}
 	})
@@ -151,8 +153,10 @@ func TestClone(t *testing.T) {
 	s.drained("g", time.Minute)
 	dir := t.TempDir()
 	s.verb("group", "create", "copies")
-	args := append([]string{"clone", "v", "w", "--at", "b", "--group", "copies", "--backing", filepath.Join(dir, "w.img")}, s.storeArgs()...)
-	if v := s.verb(append(args, "--dry-run")...); v["volume"].(map[string]any)["ready"] != false || s.pollux("volume", "changed", "w").code == 0 {
+	args := append([]string{"clone", "v", "w", "--at", "b", "--group", "copies", "--backing",
+		filepath.Join(dir, "w.img")}, s.storeArgs()...)
+	if v := s.verb(append(args, "--dry-run")...); v["volume"].(map[string]any)["ready"] != false ||
+		s.pollux("volume", "changed", "w").code == 0 {
 		t.Errorf("%v", v) // it says what would be made, and makes nothing
 	}
 	s.verb(args...)

@@ -120,7 +120,8 @@ func TestRestoreResumes(t *testing.T) {
 		want []byte
 	}{{"first", first}, {"second", second}} {
 		v := s.verb(append(args, "--at", at.name, "--overwrite", "--yes", "--verify")...)
-		if got := v["written_bytes"].(float64) + v["zeroed_bytes"].(float64); got > 500*4096+2<<20 || v["read_bytes"].(float64) > whole {
+		if got := v["written_bytes"].(float64) + v["zeroed_bytes"].(float64); got > 500*4096+2<<20 ||
+			v["read_bytes"].(float64) > whole {
 			t.Errorf("to %s: %v", at.name, v)
 		}
 		same("over an image, to "+at.name, at.want)
@@ -134,7 +135,8 @@ func TestRestoreResumes(t *testing.T) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if v := s.verb(append(args, "--at", "first", "--overwrite", "--yes")...); v["base"] != nil || v["read_bytes"].(float64) < whole {
+	if v := s.verb(append(args, "--at", "first", "--overwrite", "--yes")...); v["base"] != nil ||
+		v["read_bytes"].(float64) < whole {
 		t.Errorf("over a changed image: %v", v)
 	}
 	same("over a changed image", first)

@@ -91,15 +91,18 @@ func (s *site) configure() {
 		}
 		return v
 	}
-	y := fmt.Sprintf("name: %s\nstate: %s\nruntime: %s\nsocket: %s\nmemory: %s\n", or(s.conf.name, "host1"), s.conf.state, s.shm, s.socket(), or(s.conf.memory, "32MiB"))
-	y += fmt.Sprintf("wal:\n  budget: %s\n  segment: 4MiB\nnbd:\n  unix: %s\n", or(s.conf.walBudget, "256MiB"), s.nbdSocket())
+	y := fmt.Sprintf("name: %s\nstate: %s\nruntime: %s\nsocket: %s\nmemory: %s\n", or(s.conf.name, "host1"),
+		s.conf.state, s.shm, s.socket(), or(s.conf.memory, "32MiB"))
+	y += fmt.Sprintf("wal:\n  budget: %s\n  segment: 4MiB\nnbd:\n  unix: %s\n", or(s.conf.walBudget, "256MiB"),
+		s.nbdSocket())
 	if len(s.conf.journal) > 0 {
 		y += fmt.Sprintf("journal:\n  addresses: [%s]\n", strings.Join(s.conf.journal, ", "))
 		s.writeConfig(y + s.conf.more)
 		return
 	}
 	y += "journal:\n" + s.conf.member
-	y += fmt.Sprintf("  log_budget: 64MiB\n  targets:\n    - name: faraway\n      url: %s\n      requests: {rate: 0}\n", s.conf.url)
+	y += fmt.Sprintf("  log_budget: 64MiB\n  targets:\n    - name: faraway\n      url: %s\n      requests: {rate: 0}\n",
+		s.conf.url)
 	if s.conf.endpoint != "" {
 		y += fmt.Sprintf("      endpoint: %s\n      credentials_file: %s\n", s.conf.endpoint, s.conf.credentials)
 	}

@@ -73,7 +73,8 @@ func TestStorm(t *testing.T) {
 		t.Logf("%-18s %5d", name, x.did[name])
 	}
 	for _, w := range x.all {
-		t.Logf("group %-11s %5d requests, %d flushes, LSN %d, %d bookmarks", w.group, w.ops.Load(), w.flushes.Load(), w.h.lsn, len(x.marks[w]))
+		t.Logf("group %-11s %5d requests, %d flushes, LSN %d, %d bookmarks", w.group, w.ops.Load(), w.flushes.Load(),
+			w.h.lsn, len(x.marks[w]))
 	}
 }
 
@@ -83,7 +84,8 @@ func newStorm(t *testing.T) *storm {
 	x.c.form()
 	x.s = newSite(t, siteConf{url: x.c.store, journal: x.c.addresses(), walBudget: "32MiB"})
 	x.s.mustStart()
-	for _, g := range [][]string{{"keeps", "--pitr", "every-write"}, {"folds"}, {"forgets", "--retention", "every_write=1m"}} {
+	for _, g := range [][]string{{"keeps", "--pitr", "every-write"}, {"folds"},
+		{"forgets", "--retention", "every_write=1m"}} {
 		x.s.verb(append([]string{"group", "create"}, g...)...)
 		x.s.verb("volume", "create", "v-"+g[0], "--group", g[0], "--size", "12MiB")
 		w := newWriter(x.s, g[0], "v-"+g[0], 12<<20, rand.New(rand.NewPCG(x.r.Uint64(), 1)))
@@ -194,7 +196,8 @@ func (x *storm) gc(killed bool) {
 func (x *storm) restoreOne() {
 	w := x.all[x.r.IntN(len(x.all))]
 	for name, lsn := range x.marks[w] {
-		saved := w.h.saved[sort.Search(len(w.h.saved), func(i int) bool { return w.h.saved[i].lsn >= lsn })] // the writer has the rest
+		// the writer has the rest
+		saved := w.h.saved[sort.Search(len(w.h.saved), func(i int) bool { return w.h.saved[i].lsn >= lsn })]
 		x.compare(w, name, lsn, saved.image)
 		return
 	}

@@ -25,7 +25,8 @@ func TestTwoTargets(t *testing.T) {
 	t.Cleanup(func() { _ = proxy.Close() })
 	s3 := s3Conf(srv, "http://"+proxy.Addr())
 	c := newCluster(t, 3)
-	c.target = fmt.Sprintf("  - name: spare\n    url: %s\n    endpoint: %s\n    credentials_file: %s\n    optional: true\n    requests: {rate: 0}\n", s3.url, s3.endpoint, s3.credentials)
+	c.target = fmt.Sprintf("  - name: spare\n    url: %s\n    endpoint: %s\n    credentials_file: %s\n    "+
+		"optional: true\n    requests: {rate: 0}\n", s3.url, s3.endpoint, s3.credentials)
 	c.form()
 	s := newSite(t, siteConf{journal: c.addresses(), url: c.store})
 	s.mustStart()
@@ -80,7 +81,8 @@ func TestOptionalTargetAway(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = proxy.Close() })
 	s3 := s3Conf(srv, "http://"+proxy.Addr())
-	target := fmt.Sprintf("    - name: spare\n      url: %s\n      endpoint: %s\n      credentials_file: %s\n", s3.url, s3.endpoint, s3.credentials)
+	target := fmt.Sprintf("    - name: spare\n      url: %s\n      endpoint: %s\n      credentials_file: %s\n", s3.url,
+		s3.endpoint, s3.credentials)
 	s := newSite(t, siteConf{walBudget: "32MiB", target: target + "      optional: true\n      requests: {rate: 0}\n"})
 	s.mustStart()
 	s.volume("g", "v", "16MiB")

@@ -81,7 +81,8 @@ func (s *site) databaseAt(t *testing.T, pg *postgres, l *dbLoad, r *rand.Rand, a
 	var path string
 	var lsn uint64
 	if mounted {
-		args := []string{"v", "--at", at, "--writable", "--cache", work, "--nbd", filepath.Join(s.shm, fmt.Sprintf("m%d", r.Uint32()))}
+		args := []string{"v", "--at", at, "--writable", "--cache", work, "--nbd",
+			filepath.Join(s.shm, fmt.Sprintf("m%d", r.Uint32()))}
 		if r.IntN(2) == 0 {
 			args = append(args, "--cache-size", "16MiB")
 		}
@@ -91,7 +92,8 @@ func (s *site) databaseAt(t *testing.T, pg *postgres, l *dbLoad, r *rand.Rand, a
 		defer m.end(t)
 	} else {
 		path = filepath.Join(work, "v.img")
-		lsn = uint64(s.verb(append([]string{"restore", "v", "--at", at, "-o", path}, s.storeArgs()...)...)["lsn"].(float64))
+		restored := s.verb(append([]string{"restore", "v", "--at", at, "-o", path}, s.storeArgs()...)...)
+		lsn = uint64(restored["lsn"].(float64))
 	}
 	dev, endLoop := loop(t, path)
 	dir := filepath.Join(s.dir, "at-"+at)

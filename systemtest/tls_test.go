@@ -45,10 +45,12 @@ func TestCertificates(t *testing.T) {
 	if err := call("reader", "nagios", api.VerbStatus, struct{}{}, &st); err != nil || !st.Journal.Leader {
 		t.Errorf("a reader looks: %v, %+v", err, st.Journal)
 	}
-	if err := call("reader", "nagios", api.VerbJournalTransfer, api.JournalTransfer{}, &members); !fail.Is(err, fail.Denied) {
+	if err := call("reader", "nagios", api.VerbJournalTransfer, api.JournalTransfer{}, &members); !fail.Is(err,
+		fail.Denied) {
 		t.Errorf("a reader changes: %v", err)
 	}
-	if err := call("agent", "host1", api.VerbJournalRemove, api.JournalRemove{Member: lead.dialled}, &members); !fail.Is(err, fail.Denied) {
+	if err := call("agent", "host1", api.VerbJournalRemove, api.JournalRemove{Member: lead.dialled},
+		&members); !fail.Is(err, fail.Denied) {
 		t.Errorf("an agent changes: %v", err)
 	}
 	if err := call("operator", "kim", api.VerbJournalTransfer, api.JournalTransfer{}, &members); err != nil {
@@ -56,7 +58,8 @@ func TestCertificates(t *testing.T) {
 	}
 	until(t, time.Minute, "the audit names the operator", func() error {
 		out := c.pollux("audit", "ls", "--socket", c.leader().socket())
-		if strings.Contains(out, "operator/kim") && strings.Contains(out, "journal-transfer") && strings.Contains(out, "volume-create") {
+		if strings.Contains(out, "operator/kim") && strings.Contains(out, "journal-transfer") &&
+			strings.Contains(out, "volume-create") {
 			return nil
 		}
 		return fail.New(fail.NotFound, "find", "entry", out)

@@ -119,7 +119,8 @@ func TestTwinMounts(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(tmp, "pollux-*")); len(left) > 0 {
 		t.Errorf("a mount leaves files that a kill would leave: %v", left)
 	}
-	if o := s.pollux(append([]string{"mount", "v", "--nbd", filepath.Join(tmp, "one")}, s.storeArgs()...)...); o.code != fail.ExitCode(fail.New(fail.Exists, "", "", "")) {
+	if o := s.pollux(append([]string{"mount", "v", "--nbd", filepath.Join(tmp, "one")}, s.storeArgs()...)...); o.code !=
+		fail.ExitCode(fail.New(fail.Exists, "", "", "")) {
 		t.Errorf("on a socket in use: %d, %s", o.code, o.stderr)
 	}
 	for _, m := range mounts[:2] {

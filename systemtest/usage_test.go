@@ -54,8 +54,9 @@ var verbUsages = []usage{
 	{"group pause nosuch", fail.NotFound, "nosuch", false},
 	{"volume create x", fail.Invalid, "group", false},
 	{"volume create x --group nosuch --size 1MiB", fail.NotFound, "nosuch", false},
-	{"volume create x --group nosuch --size 1GiB --backing {small}", fail.NotFound, "nosuch", false}, // what is wrong first
-	{"volume create gone --group g --size 1GiB", fail.Exists, "was removed", false},                  // and its backing is left
+	// what is wrong first
+	{"volume create x --group nosuch --size 1GiB --backing {small}", fail.NotFound, "nosuch", false},
+	{"volume create gone --group g --size 1GiB", fail.Exists, "was removed", false}, // and its backing is left
 	{"volume create x --group g", fail.Invalid, "size", false},
 	{"volume create x --group g --size 0", fail.Invalid, "size", false},
 	{"volume create x --group g --size -5", fail.Invalid, "-5", false},
@@ -68,9 +69,12 @@ var verbUsages = []usage{
 	{"volume create x2 --group g --backing {dir}", fail.Invalid, "{dir}", false},
 	{"volume create x1 --group g --size 1GiB --backing {small}", fail.Invalid, "{small}", false},
 	{"volume create x3 --group g --size 4MiB --backing {backing}", fail.Refused, "{backing}", false},
-	{"volume create x4 --group g --size 1MiB --backing /dev/pollux-nosuchdev", fail.NotFound, "/dev/pollux-nosuchdev", false},
-	{"volume create x4 --group g --size 1MiB --backing nbd://host/disk1", fail.Invalid, "--backing nbd://host/disk1", false},
-	{"clone v x5 --group g --backing nbd://host/disk1 --store file://{empty}", fail.Invalid, "--backing nbd://host/disk1", false},
+	{"volume create x4 --group g --size 1MiB --backing /dev/pollux-nosuchdev", fail.NotFound,
+		"/dev/pollux-nosuchdev", false},
+	{"volume create x4 --group g --size 1MiB --backing nbd://host/disk1", fail.Invalid,
+		"--backing nbd://host/disk1", false},
+	{"clone v x5 --group g --backing nbd://host/disk1 --store file://{empty}", fail.Invalid,
+		"--backing nbd://host/disk1", false},
 	{"volume rm v", fail.Refused, "v", false},
 	{"volume rm nosuch --yes", fail.NotFound, "nosuch", false},
 	{"bookmark add m", fail.Invalid, "group", false},
@@ -99,7 +103,8 @@ var restoreUsages = []usage{
 	{"v {store} -o {new} --at 2001-01-01T00:00:00Z", fail.NotFound, "2001-01-01", false},
 	{"v {store} -o {new} --at nosuchmark", fail.NotFound, "nosuchmark", false},
 	{"v {store} -o {new} --at -", fail.Invalid, "--at: \"-\"", false},
-	{"v --store file://{dir}/none -o {new} --at 2026-11-28", fail.Invalid, "2026-11-28 13:32", false}, // before the store is asked
+	// before the store is asked
+	{"v --store file://{dir}/none -o {new} --at 2026-11-28", fail.Invalid, "2026-11-28 13:32", false},
 	{"v {store} -o {dir}/missing/out", fail.NotFound, "{dir}/missing", false},
 	{"v {store} -o {dir}", fail.Invalid, "{dir}", false},
 	{"v {store} -o {full}", fail.Refused, "{full}", false},
@@ -111,7 +116,8 @@ var restoreUsages = []usage{
 	{"v {store} -o {loop} --overwrite --yes", fail.Refused, "mounted at", false},
 	{"v {store} -o /dev/null", fail.Invalid, "/dev/null", false},
 	{"v {store} -o /dev/pollux-nosuchdev", fail.NotFound, "-o /dev/pollux-nosuchdev", false},
-	{"v --store file://{dir}/none -o /dev/pollux-nosuchdev", fail.NotFound, "-o /dev/pollux-nosuchdev", false}, // before the store is asked
+	// before the store is asked
+	{"v --store file://{dir}/none -o /dev/pollux-nosuchdev", fail.NotFound, "-o /dev/pollux-nosuchdev", false},
 	{"v {store} -o nbd+unix:///disk1?socket=/none", fail.Invalid, "an NBD export", false},
 	{"g {store} -o /dev", fail.NotFound, "/dev/v.img", false},
 }
@@ -216,8 +222,10 @@ func (s *site) usageWords(t *testing.T) *strings.Replacer {
 	run(t, tool(t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", at("fs"))
 	dev, _ := loop(t, at("fs"))
 	mount(t, dev, at("mnt"))
-	return strings.NewReplacer("{dir}", dir, "{empty}", at("empty"), "{small}", at("small"), "{odd}", at("odd"), "{full}", at("full"), "{held}", at("held"),
-		"{new}", at("new"), "{mounted}", at("fs"), "{loop}", dev, "{backing}", filepath.Join(s.conf.state, "volumes", "v.img"))
+	return strings.NewReplacer("{dir}", dir, "{empty}", at("empty"), "{small}", at("small"), "{odd}", at("odd"),
+		"{full}", at("full"), "{held}", at("held"),
+		"{new}", at("new"), "{mounted}", at("fs"), "{loop}", dev, "{backing}",
+		filepath.Join(s.conf.state, "volumes", "v.img"))
 }
 
 // TestConfigurationErrors names file and line of what is wrong.
@@ -262,20 +270,25 @@ func TestUnreachableStore(t *testing.T) {
 	s := newSite(t, siteConf{})
 	keys := []string{"AWS_ACCESS_KEY_ID=someone", "AWS_SECRET_ACCESS_KEY=something", "AWS_REGION=us-east-1"}
 	start := time.Now()
-	o := s.polluxWith(append(s.environ(), keys...), "volume", "ls", "--store", "s3://bucket/p", "--endpoint", "http://127.0.0.1:9")
+	o := s.polluxWith(append(s.environ(), keys...), "volume", "ls", "--store", "s3://bucket/p", "--endpoint",
+		"http://127.0.0.1:9")
 	wantLast(t, "unreachable store", o, fail.Retry, "127.0.0.1:9")
 	wantHint(t, "unreachable store", o)
 	if d := time.Since(start); d > 60*time.Second {
 		t.Errorf("it took %v", d)
 	}
 	srv := startStore(t, "versitygw")
-	o = s.polluxWith(append(s.environ(), keys...), "volume", "ls", "--store", "s3://remote/p", "--endpoint", srv.Endpoint)
+	o = s.polluxWith(append(s.environ(), keys...), "volume", "ls", "--store", "s3://remote/p", "--endpoint",
+		srv.Endpoint)
 	wantLast(t, "wrong credentials", o, fail.Denied, "s3://remote/p")
-	o = s.polluxWith(append(s.environ(), srv.Env()...), "volume", "ls", "--store", "s3://nosuch/p", "--endpoint", srv.Endpoint)
+	o = s.polluxWith(append(s.environ(), srv.Env()...), "volume", "ls", "--store", "s3://nosuch/p", "--endpoint",
+		srv.Endpoint)
 	wantLast(t, "no such bucket", o, fail.Invalid, "nosuch")
-	o = s.polluxWith(append(s.environ(), srv.Env()...), "volume", "ls", "--store", "s3://remote/p", "--endpoint", srv.Endpoint)
+	o = s.polluxWith(append(s.environ(), srv.Env()...), "volume", "ls", "--store", "s3://remote/p", "--endpoint",
+		srv.Endpoint)
 	wantLast(t, "empty prefix", o, fail.NotFound, "s3://remote/p")
-	o = s.polluxWith(s.environ(), "volume", "ls", "--store", "s3://remote/p", "--endpoint", srv.Endpoint, "--credentials-file", "/nonexistent")
+	o = s.polluxWith(s.environ(), "volume", "ls", "--store", "s3://remote/p", "--endpoint", srv.Endpoint,
+		"--credentials-file", "/nonexistent")
 	wantLast(t, "credentials file", o, fail.NotFound, "/nonexistent")
 }
 

@@ -55,7 +55,8 @@ func TestVerifyLive(t *testing.T) {
 	}
 	until(t, 30*time.Second, "the change is read back", func() error { // once the overlay has let go of it
 		o := s.pollux(args...)
-		if o.code != fail.ExitCode(fail.New(fail.Damaged, "", "", "")) || !strings.Contains(o.stdout, "differs: 4096 bytes at 5242880") {
+		if o.code != fail.ExitCode(fail.New(fail.Damaged, "", "", "")) ||
+			!strings.Contains(o.stdout, "differs: 4096 bytes at 5242880") {
 			return errors.New(o.stdout + o.stderr)
 		}
 		return nil
@@ -76,12 +77,14 @@ func TestTwinUpkeep(t *testing.T) {
 		s.mark("g", name)
 		points[name] = append([]byte{}, img...)
 		if i < 2 {
-			if v := s.verb(append([]string{"gc"}, s.storeArgs()...)...); v["catalog"].(float64) < float64(i) || v["position"].(float64) < 10 {
+			if v := s.verb(append([]string{"gc"}, s.storeArgs()...)...); v["catalog"].(float64) < float64(i) ||
+				v["position"].(float64) < 10 {
 				t.Errorf("%v", v)
 			}
 		}
 	}
-	if v := s.verb("group", "set", "g", "--retention", "every_write=24h,hourly=7d,daily=90d", "--yes"); v["retention"] != "every_write=1d,hourly=7d,daily=90d" {
+	if v := s.verb("group", "set", "g", "--retention", "every_write=24h,hourly=7d,daily=90d",
+		"--yes"); v["retention"] != "every_write=1d,hourly=7d,daily=90d" {
 		t.Errorf("%v", v)
 	}
 	for name, want := range points {
@@ -92,21 +95,29 @@ func TestTwinUpkeep(t *testing.T) {
 	if len(v["volumes"].([]any)) != 2 {
 		t.Errorf("%v", v)
 	}
-	if o := s.pollux(append([]string{"gc", "--dry-run"}, s.storeArgs()...)...); o.code != 0 || !strings.Contains(o.stdout, "would be deleted now: 0 objects") {
+	if o := s.pollux(append([]string{"gc", "--dry-run"}, s.storeArgs()...)...); o.code != 0 ||
+		!strings.Contains(o.stdout, "would be deleted now: 0 objects") {
 		t.Errorf("%s%s", o.stdout, o.stderr)
 	}
-	c := s.verb(append([]string{"cost", "--price-gb-month", "0.023", "--price-1000-puts", "0.005"}, s.storeArgs()...)...)
-	sum := c["live_bytes"].(float64) + c["history_bytes"].(float64) + c["map_bytes"].(float64) + c["garbage_bytes"].(float64)
-	if sum != c["bytes"].(float64) || c["live_bytes"].(float64) < 8<<20 || c["map_bytes"].(float64) == 0 || c["cost_per_month"].(float64) <= 0 {
+	c := s.verb(append([]string{"cost", "--price-gb-month", "0.023", "--price-1000-puts", "0.005"},
+		s.storeArgs()...)...)
+	sum := c["live_bytes"].(float64) + c["history_bytes"].(float64) + c["map_bytes"].(float64) +
+		c["garbage_bytes"].(float64)
+	if sum != c["bytes"].(float64) || c["live_bytes"].(float64) < 8<<20 || c["map_bytes"].(float64) == 0 ||
+		c["cost_per_month"].(float64) <= 0 {
 		t.Errorf("%v", c)
 	}
-	if o := s.pollux(append([]string{"cost", "--price-gb-month", "1000", "--budget", "0.001"}, s.storeArgs()...)...); o.code != fail.ExitCode(fail.New(fail.Full, "", "", "")) || !strings.Contains(o.stderr, "budget") {
+	if o := s.pollux(append([]string{"cost", "--price-gb-month", "1000", "--budget", "0.001"},
+		s.storeArgs()...)...); o.code != fail.ExitCode(fail.New(fail.Full, "", "", "")) ||
+		!strings.Contains(o.stderr, "budget") {
 		t.Errorf("%s%s", o.stdout, o.stderr)
 	}
-	if v := s.verb(append([]string{"verify"}, s.storeArgs()...)...); len(v["damaged"].([]any)) != 0 || v["twin"].(map[string]any)["catalogs"].(float64) < 2 {
+	if v := s.verb(append([]string{"verify"}, s.storeArgs()...)...); len(v["damaged"].([]any)) != 0 ||
+		v["twin"].(map[string]any)["catalogs"].(float64) < 2 {
 		t.Errorf("%v", v)
 	}
-	if v := s.verb(append([]string{"verify", "v", "--at", "two"}, s.storeArgs()...)...); v["data_bytes"].(float64) < 8<<20 {
+	v = s.verb(append([]string{"verify", "v", "--at", "two"}, s.storeArgs()...)...)
+	if v["data_bytes"].(float64) < 8<<20 {
 		t.Errorf("%v", v)
 	}
 	s.agent.Kill()
@@ -122,7 +133,9 @@ func TestTwinUpkeep(t *testing.T) {
 	st, _ := os.Stat(largest)
 	undo := flip(t, largest, st.Size()/2, rand.New(rand.NewPCG(1, 2)))
 	o := s.pollux(append([]string{"verify"}, s.storeArgs()...)...)
-	if o.code != fail.ExitCode(fail.New(fail.Damaged, "", "", "")) || !strings.Contains(o.stdout, filepath.Base(largest)) || !strings.Contains(o.stdout, "volume v of group g") || strings.Contains(o.stdout, "volume w of") {
+	if o.code != fail.ExitCode(fail.New(fail.Damaged, "", "", "")) ||
+		!strings.Contains(o.stdout, filepath.Base(largest)) || !strings.Contains(o.stdout, "volume v of group g") ||
+		strings.Contains(o.stdout, "volume w of") {
 		t.Errorf("%s%s", o.stdout, o.stderr)
 	}
 	undo()
@@ -132,7 +145,8 @@ func TestTwinUpkeep(t *testing.T) {
 		}
 		defer os.Rename(path+".gone", path)
 	}
-	if o := s.pollux(append([]string{"verify"}, s.storeArgs()...)...); o.code != fail.ExitCode(fail.New(fail.Damaged, "", "", "")) || !strings.Contains(o.stdout, "map/") {
+	if o := s.pollux(append([]string{"verify"}, s.storeArgs()...)...); o.code !=
+		fail.ExitCode(fail.New(fail.Damaged, "", "", "")) || !strings.Contains(o.stdout, "map/") {
 		t.Errorf("%s%s", o.stdout, o.stderr)
 	}
 }

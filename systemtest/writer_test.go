@@ -159,7 +159,8 @@ func (w *writer) settle() {
 		most += uint64(len(w.pending.parts()))
 	}
 	if last < w.h.lsn || last > most {
-		w.site.t.Fatalf("group %s is at LSN %d after the restart; acknowledged was %d, and %d sent", w.group, last, w.h.lsn, most)
+		w.site.t.Fatalf("group %s is at LSN %d after the restart; acknowledged was %d, and %d sent", w.group, last,
+			w.h.lsn, most)
 	}
 	if w.pending != nil {
 		w.h.add(*w.pending, int(last-w.h.lsn))
@@ -201,7 +202,8 @@ func (w *writer) checkRestore(lsns ...uint64) {
 // says.
 func (s *site) exact(volume string, lsn uint64) uint64 {
 	s.t.Helper()
-	o := s.pollux(append([]string{"restore", volume, "-o", filepath.Join(s.dir, "none"), "--dry-run", "--at", fmt.Sprint(lsn)}, s.storeArgs()...)...)
+	o := s.pollux(append([]string{"restore", volume, "-o", filepath.Join(s.dir, "none"), "--dry-run", "--at",
+		fmt.Sprint(lsn)}, s.storeArgs()...)...)
 	if o.code == 0 || !strings.Contains(o.stderr, "folded") {
 		return lsn
 	}

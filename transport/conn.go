@@ -70,7 +70,8 @@ func (c *Conn) SetIdleLimit(d time.Duration) {
 // after its last message must wait for an answer: nothing may be buffered here.
 func (c *Conn) Raw() (net.Conn, error) {
 	if n := c.r.Buffered(); n > 0 {
-		return nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("%d bytes too many before the protocol changes", n))
+		return nil, fail.New(fail.Damaged, "receive from", c.Peer(),
+			fmt.Sprintf("%d bytes too many before the protocol changes", n))
 	}
 	err := errors.Join(c.raw.SetWriteDeadline(time.Time{}), c.raw.SetReadDeadline(time.Time{}))
 	return c.raw, err
@@ -88,7 +89,8 @@ func (c *Conn) Send(typ uint16, parts ...[]byte) error {
 		sum = crc32.Update(sum, castagnoli, p)
 	}
 	if n > MaxMessageBytes {
-		return fail.New(fail.Internal, "send to", c.Peer(), fmt.Sprintf("message of %d bytes exceeds %d", n, MaxMessageBytes))
+		return fail.New(fail.Internal, "send to", c.Peer(),
+			fmt.Sprintf("message of %d bytes exceeds %d", n, MaxMessageBytes))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -130,19 +132,24 @@ func (c *Conn) Recv() (typ uint16, payload []byte, err error) {
 	le := binary.LittleEndian
 	if string(h[:4]) != magic {
 		if h[0] == tlsHandshake && h[1] == tlsMajor {
-			return 0, nil, fail.New(fail.Refused, "receive from", c.Peer(), "the peer speaks TLS, and this end does not").WithHint(hintTLS)
+			return 0, nil, fail.New(fail.Refused, "receive from", c.Peer(),
+				"the peer speaks TLS, and this end does not").WithHint(hintTLS)
 		}
-		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("at byte 0 of a message: magic %q", h[:4]))
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(),
+			fmt.Sprintf("at byte 0 of a message: magic %q", h[:4]))
 	}
 	if v := le.Uint16(h[4:]); v != Version {
-		return 0, nil, fail.New(fail.Unsupported, "receive from", c.Peer(), fmt.Sprintf("protocol version %d; this build speaks %d", v, Version))
+		return 0, nil, fail.New(fail.Unsupported, "receive from", c.Peer(),
+			fmt.Sprintf("protocol version %d; this build speaks %d", v, Version))
 	}
 	if crc32.Checksum(h[:20], castagnoli) != le.Uint32(h[20:]) {
-		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), "at byte 20 of a message: its head fails its checksum")
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(),
+			"at byte 20 of a message: its head fails its checksum")
 	}
 	n := int(le.Uint32(h[8:]))
 	if n > MaxMessageBytes {
-		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("at byte 8 of a message: its %d bytes exceed %d", n, MaxMessageBytes))
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(),
+			fmt.Sprintf("at byte 8 of a message: its %d bytes exceed %d", n, MaxMessageBytes))
 	}
 	if cap(c.buf) < n {
 		c.buf = make([]byte, n)
@@ -152,7 +159,8 @@ func (c *Conn) Recv() (typ uint16, payload []byte, err error) {
 		return 0, nil, c.broken("receive from", err)
 	}
 	if crc32.Checksum(payload, castagnoli) != le.Uint32(h[12:]) {
-		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(), fmt.Sprintf("at byte %d of a message: its %d bytes fail their checksum", HeadBytes, n))
+		return 0, nil, fail.New(fail.Damaged, "receive from", c.Peer(),
+			fmt.Sprintf("at byte %d of a message: its %d bytes fail their checksum", HeadBytes, n))
 	}
 	c.heard = true
 	return le.Uint16(h[6:]), payload, nil
@@ -171,12 +179,14 @@ var ErrClosed = errors.New("connection closed")
 
 func (c *Conn) broken(op string, err error) error {
 	if strange := (tls.RecordHeaderError{}); errors.As(err, &strange) {
-		e := fail.Error{Kind: fail.Retry, Op: op, Object: c.Peer(), Err: fmt.Errorf("the peer does not speak TLS, and this end does: %w", err)}
+		e := fail.Error{Kind: fail.Retry, Op: op, Object: c.Peer(),
+			Err: fmt.Errorf("the peer does not speak TLS, and this end does: %w", err)}
 		return e.WithHint(hintTLS)
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = ErrClosed
-		if _, sealed := c.raw.(*tls.Conn); c.said.Load() && !c.heard && !sealed && c.raw.RemoteAddr().Network() == "tcp" {
+		if _, sealed := c.raw.(*tls.Conn); c.said.Load() && !c.heard && !sealed &&
+			c.raw.RemoteAddr().Network() == "tcp" {
 			e := fail.Error{Kind: fail.Retry, Op: op, Object: c.Peer(), Err: err}
 			return e.WithHint("it said nothing before: where it listens with tls, this end needs tls too")
 		}

@@ -170,7 +170,8 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%d bytes were allocated for a message beyond the limit", cap(c.buf))
 		}
 	}
-	if _, _, err := receiver(head(9, 0, 0)).Recv(); !fail.Is(err, fail.Unsupported) || !strings.Contains(err.Error(), "protocol version 9") {
+	if _, _, err := receiver(head(9, 0, 0)).Recv(); !fail.Is(err, fail.Unsupported) ||
+		!strings.Contains(err.Error(), "protocol version 9") {
 		t.Errorf("version 9: %v", err)
 	}
 	var out bytes.Buffer
@@ -225,7 +226,8 @@ func FuzzRecv(f *testing.F) {
 			}
 			sent := encoded(t, typ, got)
 			// Reserved bytes may differ, under a good checksum.
-			if len(sent) > len(rest) || !bytes.Equal(sent[:16], rest[:16]) || !bytes.Equal(sent[HeadBytes:], rest[HeadBytes:len(sent)]) {
+			if len(sent) > len(rest) || !bytes.Equal(sent[:16], rest[:16]) ||
+				!bytes.Equal(sent[HeadBytes:], rest[HeadBytes:len(sent)]) {
 				t.Fatalf("received %d %q of %q", typ, got, rest)
 			}
 			rest = rest[len(sent):]

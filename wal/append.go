@@ -118,7 +118,8 @@ func (l *Log) budgetLocked(needBytes, reserveBytes int64) error {
 	if live := l.liveLocked(); live+needBytes > l.opt.BudgetBytes+reserveBytes {
 		e := fail.Error{
 			Kind: fail.Full, Op: "append to wal", Object: l.dir,
-			Err: fmt.Errorf("%w: %d bytes live, %d more asked, limit %d", ErrFull, live, needBytes, l.opt.BudgetBytes+reserveBytes),
+			Err: fmt.Errorf("%w: %d bytes live, %d more asked, limit %d", ErrFull, live, needBytes, l.opt.BudgetBytes+
+				reserveBytes),
 		}
 		return e.WithHint("entries leave the log as they are passed on; see what holds them up, or raise the budget")
 	}

@@ -16,7 +16,9 @@ import (
 func BenchmarkAppendSync(b *testing.B) {
 	for _, writers := range []int{1, 16} {
 		for _, size := range []int{4 << 10, 64 << 10, 256 << 10} {
-			b.Run(fmt.Sprintf("writers=%d/KiB=%d", writers, size>>10), func(b *testing.B) { benchAppendSync(b, writers, size) })
+			b.Run(fmt.Sprintf("writers=%d/KiB=%d", writers, size>>10), func(b *testing.B) {
+				benchAppendSync(b, writers, size)
+			})
 		}
 	}
 }

@@ -351,13 +351,27 @@ func TestCrashTestSeesMissingSyncs(t *testing.T) {
 		}
 	}
 	classes := map[string]func() func(fileOp) bool{
-		"segment data":                            plain(func(op fileOp) bool { return op.kind == "sync" && !isSpareOp(op) }),
-		"segment header":                          plain(func(op fileOp) bool { return op.kind == "sync" && isSpareOp(op) && !op.body }),
-		"recovery rewrite":                        plain(func(op fileOp) bool { return op.kind == "sync" && isSpareOp(op) && op.body }),
-		"directory":                               plain(func(op fileOp) bool { return op.kind == "syncdir" && op.path == testDir }),
-		"parent directory":                        plain(func(op fileOp) bool { return op.kind == "syncdir" && op.path != testDir }),
-		"directory, after a segment was created":  dirAfter(func(op fileOp) bool { return op.kind == "rename" && isSpareOp(op) }),
-		"directory, after a segment was recycled": dirAfter(func(op fileOp) bool { return op.kind == "rename" && !isSpareOp(op) }),
+		"segment data": plain(func(op fileOp) bool {
+			return op.kind == "sync" && !isSpareOp(op)
+		}),
+		"segment header": plain(func(op fileOp) bool {
+			return op.kind == "sync" && isSpareOp(op) && !op.body
+		}),
+		"recovery rewrite": plain(func(op fileOp) bool {
+			return op.kind == "sync" && isSpareOp(op) && op.body
+		}),
+		"directory": plain(func(op fileOp) bool {
+			return op.kind == "syncdir" && op.path == testDir
+		}),
+		"parent directory": plain(func(op fileOp) bool {
+			return op.kind == "syncdir" && op.path != testDir
+		}),
+		"directory, after a segment was created": dirAfter(func(op fileOp) bool {
+			return op.kind == "rename" && isSpareOp(op)
+		}),
+		"directory, after a segment was recycled": dirAfter(func(op fileOp) bool {
+			return op.kind == "rename" && !isSpareOp(op)
+		}),
 	}
 	for name, skip := range classes {
 		t.Run(name, func(t *testing.T) {

@@ -100,7 +100,8 @@ func checkDamage(t *testing.T, mem *vfs.MemFS, path string, b []byte, off int, w
 		if !fail.Is(err, fail.Damaged) && !fail.Is(err, fail.Unsupported) {
 			t.Fatalf("%s byte %d: error of kind %v: %v", path, off, fail.KindOf(err), err)
 		}
-		if !strings.Contains(err.Error(), path) || fail.Is(err, fail.Damaged) && !strings.Contains(err.Error(), "at byte ") {
+		if !strings.Contains(err.Error(), path) || fail.Is(err, fail.Damaged) &&
+			!strings.Contains(err.Error(), "at byte ") {
 			t.Fatalf("%s byte %d: error names no file and byte: %v", path, off, err)
 		}
 	}
@@ -144,7 +145,8 @@ func TestDump(t *testing.T) {
 	var out bytes.Buffer
 	must(t, Dump(mem, testDir, &out, func(i uint64, b []byte) string { return fmt.Sprintf("<%s>", b[:8]) }))
 	text := out.String()
-	for _, s := range []string{"sequence 1,", "sequence 4,", "newest", "closed in order", fmt.Sprintf("<%s>", want[5][:8]),
+	for _, s := range []string{"sequence 1,", "sequence 4,", "newest", "closed in order",
+		fmt.Sprintf("<%s>", want[5][:8]),
 		fmt.Sprintf("entry %d: ", len(want))} {
 		if !strings.Contains(text, s) {
 			t.Errorf("dump does not contain %q:\n%s", s, text)

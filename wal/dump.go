@@ -132,11 +132,15 @@ func (d *dumper) segment(f found, state string, until uint64) {
 		d.note(ioError("dump wal", f.path, err))
 		return
 	}
-	if err := sc.run(func(b *batch) error { d.batch(f.path, sc.off, b, until, state == "dead"); return nil }); err != nil {
+	if err := sc.run(func(b *batch) error {
+		d.batch(f.path, sc.off, b, until, state == "dead")
+		return nil
+	}); err != nil {
 		d.note(damaged("dump wal", f.path, sc.off, err))
 		return
 	}
-	d.printf("  ends at byte %d, entry %d would be next; what follows is not of this log: %v\n", sc.off, sc.next, sc.why)
+	d.printf("  ends at byte %d, entry %d would be next; what follows is not of this log: %v\n", sc.off,
+		sc.next, sc.why)
 	if until > sc.next {
 		d.note(damaged("dump wal", f.path, sc.off, fmt.Errorf("%w; entries up to %d were durable", sc.why, until-1)))
 		return

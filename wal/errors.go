@@ -32,7 +32,8 @@ func poisonedError(op, file string, cause error) error {
 // damaged names the file and the byte from which on it cannot be believed.
 func damaged(op, file string, offsetBytes int64, why error) error {
 	return (&fail.Error{Kind: fail.Damaged, Op: op, Object: fmt.Sprintf("%s at byte %d", file, offsetBytes), Err: why}).
-		WithHint("the log's data is damaged on disk: restore from the object store; `pollux dump wal` shows what is left")
+		WithHint("the log's data is damaged on disk: restore from the object store; `pollux dump wal` shows " +
+			"what is left")
 }
 
 // isNoSpace reports whether err says that a file system or quota is used up.
@@ -48,7 +49,8 @@ func ioError(op, object string, err error) error {
 	case err == nil:
 		return nil
 	case isNoSpace(err):
-		return (&fail.Error{Kind: fail.Full, Op: op, Object: object, Err: err}).WithHint("make room in the file system, or lower the log's budget")
+		return (&fail.Error{Kind: fail.Full, Op: op, Object: object, Err: err}).
+			WithHint("make room in the file system, or lower the log's budget")
 	case errors.Is(err, fs.ErrPermission):
 		return fail.Wrap(fail.Denied, op, object, err)
 	case isNotExist(err):

@@ -13,8 +13,10 @@ func FuzzSegment(f *testing.F) {
 	h := segmentHeader{sequence: 1, salt: 42, base: 1, front: 1}
 	block := make([]byte, segmentHeaderBytes)
 	chain := encodeSegmentHeader(block, h)
-	b1, crc := encodeBatch(nil, batchHeader{salt: 42, offsetBytes: 4096, chain: chain, first: 1, front: 1}, parts{bodies: [][]byte{[]byte("one"), payload(1, 5000)}})
-	b2, _ := encodeBatch(nil, batchHeader{salt: 42, offsetBytes: 4096 + uint32(len(b1)), chain: crc, first: 3, synced: 2, front: 2}, parts{bodies: [][]byte{[]byte("three")}})
+	b1, crc := encodeBatch(nil, batchHeader{salt: 42, offsetBytes: 4096, chain: chain, first: 1, front: 1},
+		parts{bodies: [][]byte{[]byte("one"), payload(1, 5000)}})
+	b2, _ := encodeBatch(nil, batchHeader{salt: 42, offsetBytes: 4096 + uint32(len(b1)), chain: crc, first: 3,
+		synced: 2, front: 2}, parts{bodies: [][]byte{[]byte("three")}})
 	f.Add([]byte{}, uint16(0), byte(0))
 	f.Add(append(bytes.Clone(b1), b2...), uint16(70), byte(1))
 	f.Add(b1, uint16(8), byte(0))

@@ -113,7 +113,9 @@ func runModel(t *testing.T, seed uint64, steps int, background bool) {
 				}
 			}
 		default:
-			checkRead(t, l, m, m.first-1+rng.Uint64N(m.last+3-m.first), func(args ...any) { fatal(step, "read", args...) })
+			checkRead(t, l, m, m.first-1+rng.Uint64N(m.last+3-m.first), func(args ...any) {
+				fatal(step, "read", args...)
+			})
 		}
 		if l.First() != m.first || l.Last() != m.last {
 			fatal(step, "bounds", l.First(), m.first, l.Last(), m.last)

@@ -20,7 +20,8 @@ func (l *Log) locateLocked(index uint64) (*segment, error) {
 		return nil, fail.Wrap(fail.Refused, op, l.dir, ErrClosed)
 	}
 	if index < l.front || index > l.last {
-		return nil, fail.New(fail.NotFound, op, l.dir, fmt.Sprintf("entry %d is outside [%d, %d]", index, l.front, l.last))
+		return nil, fail.New(fail.NotFound, op, l.dir,
+			fmt.Sprintf("entry %d is outside [%d, %d]", index, l.front, l.last))
 	}
 	s := l.findLocked(index)
 	s.acquire()

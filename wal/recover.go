@@ -32,7 +32,8 @@ func (l *Log) openForWriting() error {
 		if isNoSpace(err) {
 			return ioError(opOpen, l.dir, err)
 		}
-		return (&fail.Error{Kind: fail.Refused, Op: opOpen, Object: l.dir, Err: fmt.Errorf("cannot lock the log: %w", err)}).
+		return (&fail.Error{Kind: fail.Refused, Op: opOpen, Object: l.dir,
+			Err: fmt.Errorf("cannot lock the log: %w", err)}).
 			WithHint("another process has this log open; stop it first")
 	}
 	if l.dirFile, err = l.fs.OpenDir(l.dir); err != nil {
@@ -205,7 +206,8 @@ func linkSegments(dir string, all []found) (chain, dead []found, err error) {
 			break
 		}
 		if p.salt != f.prevSalt || p.base >= f.base {
-			return nil, nil, damaged(opOpen, p.path, 0, fmt.Errorf("it is not the segment that %s continues", segmentName(f.sequence)))
+			return nil, nil, damaged(opOpen, p.path, 0,
+				fmt.Errorf("it is not the segment that %s continues", segmentName(f.sequence)))
 		}
 		chain = append(chain, p)
 		f = p
@@ -257,7 +259,8 @@ func (l *Log) load(chain []found) (*scan, error) {
 			continue
 		}
 		if sc.why != nil {
-			return nil, damaged(opOpen, f.path, sc.off, fmt.Errorf("%w; entries up to %d were durable", sc.why, sc.until-1))
+			return nil, damaged(opOpen, f.path, sc.off,
+				fmt.Errorf("%w; entries up to %d were durable", sc.why, sc.until-1))
 		}
 		if keep := sc.until - f.base; uint64(len(s.offsets)) > keep {
 			s.endBytes = int64(s.offsets[keep])

@@ -156,7 +156,9 @@ func (f *testFile) WriteAt(b []byte, off int64) (n int, err error) {
 }
 
 func (f *testFile) Preallocate(off, n int64) error {
-	return f.fs.do(fileOp{kind: "allocate", path: f.path(), off: off, n: int(n)}, func() error { return f.File.Preallocate(off, n) })
+	return f.fs.do(fileOp{kind: "allocate", path: f.path(), off: off, n: int(n)}, func() error {
+		return f.File.Preallocate(off, n)
+	})
 }
 
 func (f *testFile) Sync() error { return f.sync(f.File.Sync) }

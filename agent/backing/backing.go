@@ -10,8 +10,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/block"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -370,7 +370,7 @@ func (b *vfsBacking) Whole() error { return nil }
 func (b *vfsBacking) markPath() string { return b.path + ".mark" }
 
 func (b *vfsBacking) SetIdentity(id, _ string) error {
-	return fail.Wrap(fail.Unsupported, "mark backing", b.path, durable.WriteFile(b.fs, b.markPath(), []byte(id)))
+	return fail.Wrap(fail.Unsupported, "mark backing", b.path, atomicfile.WriteFile(b.fs, b.markPath(), []byte(id)))
 }
 
 func (b *vfsBacking) HasIdentity(id string) bool {

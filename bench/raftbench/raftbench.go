@@ -1,12 +1,3 @@
-// Package raftbench measures what a Raft log store costs: three voters in one
-// process over loopback TCP, entries of one size with a fixed number in flight, and
-// whatever fsync the stores do. Raft, its settings and its transport are the same
-// for all, and the FSM does nothing, so that the difference is the store. As in a
-// journal that runs, a snapshot lets the front of the log go whenever it has grown
-// by keepBytes: a store has to take back room, not only to take it.
-//
-// `pollux bench journal` runs it on Pollux's own store, and the nested module
-// bench/peers on other stores, each in a process of its own.
 package raftbench
 
 import (
@@ -115,7 +106,8 @@ func start(dir string, open Store, entryBytes int) ([]*voter, error) {
 			return nil, err
 		}
 		layers = append(layers, &layer{ln})
-		servers = append(servers, raft.Server{ID: raft.ServerID(fmt.Sprint(i)), Address: raft.ServerAddress(ln.Addr().String())})
+		servers = append(servers, raft.Server{ID: raft.ServerID(fmt.Sprint(i)),
+			Address: raft.ServerAddress(ln.Addr().String())})
 	}
 	var all []*voter
 	for i := range voters {
@@ -128,14 +120,17 @@ func start(dir string, open Store, entryBytes int) ([]*voter, error) {
 			return all, err
 		}
 		quiet := hclog.New(&hclog.LoggerOptions{Level: hclog.Off})
-		trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: layers[i], MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: quiet})
+		trans := raft.NewNetworkTransportWithConfig(
+			&raft.NetworkTransportConfig{Stream: layers[i], MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second,
+				Logger: quiet})
 		conf := raft.DefaultConfig()
 		conf.LocalID, conf.Logger = servers[i].ID, quiet
 		conf.MaxAppendEntries = 16
 		conf.SnapshotThreshold, conf.SnapshotInterval = uint64(keepBytes/entryBytes), 100*time.Millisecond
 		conf.TrailingLogs = uint64(keepBytes / 2 / entryBytes)
 		stable, snaps := raft.NewInmemStore(), raft.NewDiscardSnapshotStore()
-		if err := raft.BootstrapCluster(conf, logs, stable, snaps, trans, raft.Configuration{Servers: servers}); err != nil {
+		if err := raft.BootstrapCluster(conf, logs, stable, snaps, trans,
+			raft.Configuration{Servers: servers}); err != nil {
 			return all, err
 		}
 		r, err := raft.NewRaft(conf, nothing{}, logs, stable, snaps, trans)

@@ -84,7 +84,7 @@ func printPoints(w io.Writer, p *twin.Points) {
 		fmt.Fprintln(w, "  no point: the initial sync is not complete in the store")
 		return
 	}
-	for _, k := range p.Kept {
+	for _, k := range p.Retained {
 		fmt.Fprintf(w, "  kept: %s\n", at(k))
 	}
 	fmt.Fprintf(w, "  from %s to %s, %s ago; retention: %s\n", at(p.Window), at(p.Newest), text.Duration(time.Since(p.Newest.Time)), p.Retention)

@@ -9,10 +9,11 @@ import (
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
-	"github.com/pollux-dr/pollux/replicator/objlog/cover"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+	"github.com/pollux-dr/pollux/replicator/objlog/rangeset"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 	"github.com/pollux-dr/pollux/replicator/twin/mount"
 )
 
@@ -193,13 +194,13 @@ func (v *comparison) judge(ctx context.Context, p twin.Point, found []Span) (aga
 		return nil, err
 	}
 	defer written.Close()
-	m := &extent.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Recent: written}
-	c := cover.New()
+	m := &extentmap.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Recent: written}
+	c := rangeset.New()
 	err = m.Each(ctx, true, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
 			from := extents[i].Off / 4096 * 4096 // a block that was written to in part may differ all over
 			to := min((extents[i].End()+4095)/4096*4096, p.Volume.SizeBytes)
-			c.Settle(from, to-from, func(int64, int64) {})
+			c.AddNew(from, to-from, func(int64, int64) {})
 		}
 		return nil
 	})
@@ -208,7 +209,7 @@ func (v *comparison) judge(ctx context.Context, p twin.Point, found []Span) (aga
 	}
 	for _, d := range found {
 		at := d.Offset
-		c.Settle(d.Offset, d.Bytes, func(off, n int64) { // not written to: it differs
+		c.AddNew(d.Offset, d.Bytes, func(off, n int64) { // not written to: it differs
 			if off > at {
 				again = append(again, Span{at, off - at})
 			}

@@ -172,7 +172,8 @@ func TestFileExtents(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := open(t, path).Extents(t.Context(), 0, 2<<20)
-	want := []block.Extent{{Bytes: 1 << 20, Hole: true, Zero: true}, {Bytes: 64 << 10}, {Bytes: 1<<20 - 64<<10, Hole: true, Zero: true}}
+	want := []block.Extent{{Bytes: 1 << 20, Hole: true, Zero: true}, {Bytes: 64 << 10},
+		{Bytes: 1<<20 - 64<<10, Hole: true, Zero: true}}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v, %v", got, err)
 	}

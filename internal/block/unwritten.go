@@ -49,7 +49,8 @@ func ForgetUnwritten(fd int, from, to int64) (looked int64, some bool) {
 		}
 	}
 	last := m.extents[m.mapped-1]
-	if end := int64(last.logical + last.length); m.mapped == m.count && last.flags&fiemapLast == 0 && end > from && end < to {
+	if end := int64(last.logical + last.length); m.mapped == m.count && last.flags&fiemapLast == 0 && end > from &&
+		end < to {
 		return end, some
 	}
 	return to, some

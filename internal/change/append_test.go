@@ -43,7 +43,8 @@ func TestFresh(t *testing.T) {
 	} {
 		a := Append{Stream: id, Items: c.items}
 		fresh, to, err := a.Fresh(c.from)
-		if len(fresh) != c.fresh || c.end != (Point{}) && (err != nil || to != c.end) || c.end == (Point{}) && (!fail.Is(err, c.kind) || to != c.from) {
+		if len(fresh) != c.fresh || c.end != (Point{}) && (err != nil || to != c.end) || c.end == (Point{}) &&
+			(!fail.Is(err, c.kind) || to != c.from) {
 			t.Errorf("%s: %d frames up to %v, %v", name, len(fresh), to, err)
 		}
 	}

@@ -80,7 +80,8 @@ func Zstd(effort Effort, dst, plain []byte) []byte {
 
 // zstdReader decodes blocks, zstdTables what is larger.
 var (
-	zstdReader, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(2*BlockBytes), zstd.WithDecodeAllCapLimit(true))
+	zstdReader, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(2*BlockBytes),
+		zstd.WithDecodeAllCapLimit(true))
 	zstdTables, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true))
 )
 

@@ -14,7 +14,8 @@ import (
 // pages are writes of so many bytes, one after another or apart.
 func pages(count, size int, apart int64) (out []Change) {
 	for i := range count {
-		out = append(out, Change{Kind: Write, Volume: 1, Off: int64(i) * (int64(size) + apart), Len: uint32(size), Data: [][]byte{testBytes(uint64(i), size)}})
+		out = append(out, Change{Kind: Write, Volume: 1, Off: int64(i) * (int64(size) + apart), Len: uint32(size),
+			Data: [][]byte{testBytes(uint64(i), size)}})
 	}
 	return out
 }
@@ -56,7 +57,8 @@ func TestBlocksRandom(t *testing.T) {
 				off += 1 + rand.Int64N(1<<20)
 			}
 			n := 1 + rand.IntN(1<<(1+rand.IntN(17)))
-			changes = append(changes, Change{Kind: Write, Volume: 1, Off: off, Len: uint32(n), Data: [][]byte{testBytes(rand.Uint64(), n)}})
+			changes = append(changes, Change{Kind: Write, Volume: 1, Off: off, Len: uint32(n),
+				Data: [][]byte{testBytes(rand.Uint64(), n)}})
 			off += int64(n)
 		}
 		b := encode(Codec(rand.IntN(2)), changes)
@@ -71,7 +73,8 @@ func TestBlocksRandom(t *testing.T) {
 		}
 		f, _ := Parse(b)
 		h := f.Header
-		records, blocks, err := ParseTables(int(h.Records), int(h.Blocks), h.BlockBytes, b[HeaderBytes:HeaderBytes+int(h.TableBytes)])
+		records, blocks, err := ParseTables(int(h.Records), int(h.Blocks), h.BlockBytes,
+			b[HeaderBytes:HeaderBytes+int(h.TableBytes)])
 		if err != nil || len(records) != len(changes) {
 			t.Fatal(err)
 		}

@@ -32,7 +32,8 @@ func testBytes(seed uint64, n int) []byte {
 }
 
 func testHeader() Header {
-	return Header{Stream: testStream, FirstLSN: 7, FirstTime: 1_000, LastTime: 2_000, Epoch: 3, Lease: 4, Prev: Hash{9, 8, 7}}
+	return Header{Stream: testStream, FirstLSN: 7, FirstTime: 1_000, LastTime: 2_000, Epoch: 3, Lease: 4,
+		Prev: Hash{9, 8, 7}}
 }
 
 // testChanges has every kind of record, and data that spans blocks.
@@ -79,7 +80,8 @@ func decode(b []byte) (c content, err error) {
 
 func TestFrameRoundTrip(t *testing.T) {
 	for _, codec := range []Codec{CodecNone, CodecS2} {
-		for _, size := range []int{1, 511, 4096, BlockBytes - 1, BlockBytes, BlockBytes + 1, 3*BlockBytes + 5, MaxRecordBytes} {
+		for _, size := range []int{1, 511, 4096, BlockBytes - 1, BlockBytes, BlockBytes + 1, 3*BlockBytes + 5,
+			MaxRecordBytes} {
 			changes := testChanges(size)
 			c, err := decode(encode(codec, changes))
 			if err != nil {
@@ -91,7 +93,8 @@ func TestFrameRoundTrip(t *testing.T) {
 			}
 			for i, ch := range changes {
 				r := c.Records[i]
-				if r.LSN != 7+uint64(i) || r.Kind != ch.Kind || r.Volume != ch.Volume || r.Off != ch.Off || r.Len != ch.Len {
+				if r.LSN != 7+uint64(i) || r.Kind != ch.Kind || r.Volume != ch.Volume || r.Off != ch.Off ||
+					r.Len != ch.Len {
 					t.Errorf("record %d: %+v of %+v", i, r, ch)
 				}
 				if !bytes.Equal(c.Data[i], bytes.Join(ch.Data, nil)) {
@@ -134,7 +137,8 @@ func TestFollows(t *testing.T) {
 	for _, tt := range []struct {
 		at Point
 		ok bool
-	}{{Point{4, Hash{1}}, true}, {Point{4, Hash{2}}, false}, {Point{5, Hash{1}}, false}, {Point{3, Hash{1}}, false}, {Point{}, false}} {
+	}{{Point{4, Hash{1}}, true}, {Point{4, Hash{2}}, false}, {Point{5, Hash{1}}, false}, {Point{3, Hash{1}}, false},
+		{Point{}, false}} {
 		if err := h.Follows(tt.at); (err == nil) != tt.ok || (err != nil && !fail.Is(err, fail.Damaged)) {
 			t.Errorf("after %v: %v", tt.at, err)
 		}
@@ -193,7 +197,10 @@ func TestFrameRefuses(t *testing.T) {
 		{"cipher", func(b []byte) { b[9], b[12] = 5, 6 }, fail.Unsupported, "cipher 5, key 6"},
 		{"no LSN", func(b []byte) { le.PutUint64(b[32:], 0); le.PutUint64(b[40:], 3) }, fail.Damaged, "at byte 32"},
 		{"LSN range", func(b []byte) { le.PutUint64(b[40:], 11) }, fail.Damaged, "at byte 32"},
-		{"LSN overflow", func(b []byte) { le.PutUint64(b[32:], 1<<64-2); le.PutUint64(b[40:], 1) }, fail.Damaged, "at byte 32"},
+		{"LSN overflow", func(b []byte) {
+			le.PutUint64(b[32:], 1<<64-2)
+			le.PutUint64(b[40:], 1)
+		}, fail.Damaged, "at byte 32"},
 		{"no records", func(b []byte) { le.PutUint32(b[96:], 0) }, fail.Damaged, "at byte 96"},
 		{"records", func(b []byte) { le.PutUint32(b[96:], MaxRecords+1) }, fail.Damaged, "at byte 96"},
 		{"blocks", func(b []byte) { le.PutUint32(b[100:], 9) }, fail.Damaged, "at byte 100"},
@@ -210,7 +217,10 @@ func TestFrameRefuses(t *testing.T) {
 		{"data beyond", func(b []byte) { le.PutUint32(b[HeaderBytes+72+12:], 20) }, fail.Damaged, "at byte 232"},
 		{"block bytes", func(b []byte) { le.PutUint32(b[116:], 8192-1) }, fail.Damaged, "at byte 116"},
 		{"tiny blocks", func(b []byte) { le.PutUint32(b[116:], 2048) }, fail.Damaged, "at byte 116"},
-		{"other blocks", func(b []byte) { le.PutUint32(b[116:], 8192); le.PutUint32(b[112:], 9000) }, fail.Damaged, "at byte 100"},
+		{"other blocks", func(b []byte) {
+			le.PutUint32(b[116:], 8192)
+			le.PutUint32(b[112:], 9000)
+		}, fail.Damaged, "at byte 100"},
 		{"block plain", func(b []byte) { le.PutUint32(b[HeaderBytes+96+4:], 7) }, fail.Damaged, "at byte 256"},
 		{"block stored", func(b []byte) { le.PutUint32(b[HeaderBytes+96:], 1<<30) }, fail.Damaged, "at byte 256"},
 		{"block checksum", func(b []byte) { b[HeaderBytes+96+8]++ }, fail.Damaged, "at byte 268"},
@@ -307,7 +317,8 @@ func FuzzParseFrame(f *testing.F) {
 		}
 		var changes []Change
 		for i, r := range c.Records {
-			changes = append(changes, Change{Kind: r.Kind, Volume: r.Volume, Off: r.Off, Len: r.Len, Data: [][]byte{c.Data[i]}})
+			changes = append(changes, Change{Kind: r.Kind, Volume: r.Volume, Off: r.Off, Len: r.Len,
+				Data: [][]byte{c.Data[i]}})
 		}
 		h := c.Header
 		e := Encoder{Codec: CodecS2}

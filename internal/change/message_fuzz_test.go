@@ -15,10 +15,12 @@ import (
 var messages = map[MessageType]reflect.Type{
 	MsgHello: reflect.TypeFor[Hello](), MsgWelcome: reflect.TypeFor[Welcome](), MsgAttach: reflect.TypeFor[Attach](),
 	MsgAttached: reflect.TypeFor[Attached](), MsgAck: reflect.TypeFor[Ack](), MsgResync: reflect.TypeFor[Resync](),
-	MsgFollow: reflect.TypeFor[Follow](), MsgState: reflect.TypeFor[StateUpdate](), MsgPropose: reflect.TypeFor[Propose](),
+	MsgFollow: reflect.TypeFor[Follow](), MsgState: reflect.TypeFor[StateUpdate](),
+	MsgPropose:  reflect.TypeFor[Propose](),
 	MsgProposed: reflect.TypeFor[Proposed](), MsgJoin: reflect.TypeFor[Join](), MsgJoined: reflect.TypeFor[Joined](),
-	MsgRaft: reflect.TypeFor[RaftHello](), MsgMember: reflect.TypeFor[struct{}](), MsgMemberStatus: reflect.TypeFor[MemberStatus](),
-	MsgSubmit: reflect.TypeFor[Propose](),
+	MsgRaft: reflect.TypeFor[RaftHello](), MsgMember: reflect.TypeFor[struct{}](),
+	MsgMemberStatus: reflect.TypeFor[MemberStatus](),
+	MsgSubmit:       reflect.TypeFor[Propose](),
 }
 
 // FuzzMessage: whatever a peer sends is decoded or refused as damaged, and what was decoded
@@ -27,10 +29,12 @@ func FuzzMessage(f *testing.F) {
 	for typ, of := range messages {
 		f.Add(uint16(typ), Encode(reflect.New(of).Interface()))
 	}
-	f.Add(uint16(MsgAttached), Encode(Attached{Stream: testStream, Lease: Lease{1, 2}, Committed: Point{LSN: 3, Hash: Hash{4}}, Voters: 3,
-		Gap: Point{LSN: 2}, Error: &Fault{Kind: "fenced", Text: "x", Hint: "y"}}))
-	f.Add(uint16(MsgState), Encode(StateUpdate{Reset: true, Keys: []StateKey{{Key: "group/g", Value: []byte(`{"a":[1]}`)}},
-		Info: &JournalInfo{Targets: []TargetInfo{{Name: "x"}}}}))
+	f.Add(uint16(MsgAttached), Encode(
+		Attached{Stream: testStream, Lease: Lease{1, 2}, Committed: Point{LSN: 3, Hash: Hash{4}}, Voters: 3,
+			Gap: Point{LSN: 2}, Error: &Fault{Kind: "fenced", Text: "x", Hint: "y"}}))
+	f.Add(uint16(MsgState), Encode(
+		StateUpdate{Reset: true, Keys: []StateKey{{Key: "group/g", Value: []byte(`{"a":[1]}`)}},
+			Info: &JournalInfo{Targets: []TargetInfo{{Name: "x"}}}}))
 	f.Add(uint16(MsgPropose), Encode(Propose{ID: 1, Command: []byte("command")}))
 	f.Add(uint16(MsgJoin), Encode(Join{Member: "m", Address: "a:1", Targets: []string{"x", "y"}}))
 	f.Add(uint16(MsgAck), []byte(`{"stream":"x","voters":1e99}`))

@@ -31,7 +31,8 @@ func testAppend(bodies ...bool) Append {
 func payload(a Append) []byte { return bytes.Join(a.Parts(), nil) }
 
 func TestAppendRoundTrip(t *testing.T) {
-	for _, bodies := range [][]bool{{true}, {false}, {true, true}, {false, false, false}, {true, false, true, false}, {false, true}} {
+	for _, bodies := range [][]bool{{true}, {false}, {true, true}, {false, false, false}, {true, false, true, false},
+		{false, true}} {
 		a := testAppend(bodies...)
 		got, err := ParseAppend(payload(a))
 		if err != nil {
@@ -56,7 +57,8 @@ func TestAppendRefuses(t *testing.T) {
 		"many items":    func(b []byte) []byte { b[33] = 0xff; return b },
 		"long body":     func(b []byte) []byte { b[appendHead+10] = 0xff; return b },
 	} {
-		if _, err := ParseAppend(do(bytes.Clone(good))); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "at byte") {
+		if _, err := ParseAppend(do(bytes.Clone(good))); !fail.Is(err, fail.Damaged) ||
+			!strings.Contains(err.Error(), "at byte") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -111,7 +113,8 @@ func TestFault(t *testing.T) {
 		t.Error("no error became one")
 	}
 	err := FaultOf(fail.New(fail.Fenced, "append to", "group g", "superseded").WithHint("stop")).Err("greet", "journal")
-	if !fail.Is(err, fail.Fenced) || fail.HintOf(err) != "stop" || !strings.Contains(err.Error(), "append to group g: superseded") {
+	if !fail.Is(err, fail.Fenced) || fail.HintOf(err) != "stop" ||
+		!strings.Contains(err.Error(), "append to group g: superseded") {
 		t.Errorf("%v, hint %q", err, fail.HintOf(err))
 	}
 	if err := FaultOf(errors.New("plain")).Err("", ""); !fail.Is(err, fail.Internal) {
@@ -123,7 +126,8 @@ func TestFault(t *testing.T) {
 }
 
 func TestMessagesJSON(t *testing.T) {
-	ack := Ack{Stream: testStream, Committed: Point{LSN: 3, Hash: Hash{1, 2}}, Released: 2, Durable: 1, Fault: &Fault{Kind: "fenced", Text: "x"}}
+	ack := Ack{Stream: testStream, Committed: Point{LSN: 3, Hash: Hash{1, 2}}, Released: 2, Durable: 1,
+		Fault: &Fault{Kind: "fenced", Text: "x"}}
 	var got Ack
 	if err := Decode(Encode(ack), &got); err != nil {
 		t.Fatal(err)
@@ -131,7 +135,8 @@ func TestMessagesJSON(t *testing.T) {
 	if diff := cmp.Diff(ack, got); diff != "" {
 		t.Error(diff)
 	}
-	for _, bad := range []string{"", "{", `{"stream":"no uuid"}`, `{"committed":{"hash":"00"}}`, `{"committed":{"hash":"zz112233445566778899aabbccddeeff"}}`, `{"released":-1}`} {
+	for _, bad := range []string{"", "{", `{"stream":"no uuid"}`, `{"committed":{"hash":"00"}}`,
+		`{"committed":{"hash":"zz112233445566778899aabbccddeeff"}}`, `{"released":-1}`} {
 		if err := Decode([]byte(bad), &got); !fail.Is(err, fail.Damaged) {
 			t.Errorf("%q: %v", bad, err)
 		}

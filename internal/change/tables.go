@@ -21,9 +21,11 @@ func ParseTables(records, blocks int, blockBytes uint32, b []byte) ([]Record, []
 	for i := range rs {
 		at := i * recordBytes
 		r := &rs[i]
-		*r = Record{Off: int64(le.Uint64(b[at:])), Len: le.Uint32(b[at+8:]), DataLen: le.Uint32(b[at+12:]), Volume: le.Uint32(b[at+16:]), Kind: Kind(b[at+20]), dataOff: uint32(plain)}
+		*r = Record{Off: int64(le.Uint64(b[at:])), Len: le.Uint32(b[at+8:]), DataLen: le.Uint32(b[at+12:]),
+			Volume: le.Uint32(b[at+16:]), Kind: Kind(b[at+20]), dataOff: uint32(plain)}
 		data := r.Kind == Write || r.Kind == Mark
-		if r.Kind < Write || r.Kind > Mark || r.Off < 0 || r.Off > MaxOffset-int64(r.Len) || (r.Kind == Write && r.DataLen != r.Len) || (!data && r.DataLen != 0) {
+		if r.Kind < Write || r.Kind > Mark || r.Off < 0 || r.Off > MaxOffset-int64(r.Len) ||
+			(r.Kind == Write && r.DataLen != r.Len) || (!data && r.DataLen != 0) {
 			return nil, nil, damaged(at, "%v of %d bytes at %d with %d bytes of data", r.Kind, r.Len, r.Off, r.DataLen)
 		}
 		plain += uint64(r.DataLen)
@@ -31,8 +33,10 @@ func ParseTables(records, blocks int, blockBytes uint32, b []byte) ([]Record, []
 	bs, stored, left := make([]Block, blocks), 0, plain
 	for i := range bs {
 		at := records*recordBytes + i*blockEntryBytes
-		bs[i] = Block{Offset: stored, StoredBytes: le.Uint32(b[at:]), PlainBytes: le.Uint32(b[at+4:]), CRC: le.Uint32(b[at+8:])}
-		if uint64(bs[i].PlainBytes) != min(left, uint64(blockBytes)) || bs[i].StoredBytes > bs[i].PlainBytes || bs[i].StoredBytes == 0 {
+		bs[i] = Block{Offset: stored, StoredBytes: le.Uint32(b[at:]), PlainBytes: le.Uint32(b[at+4:]),
+			CRC: le.Uint32(b[at+8:])}
+		if uint64(bs[i].PlainBytes) != min(left, uint64(blockBytes)) || bs[i].StoredBytes > bs[i].PlainBytes ||
+			bs[i].StoredBytes == 0 {
 			return nil, nil, damaged(at, "block of %d stored and %d plain bytes", bs[i].StoredBytes, bs[i].PlainBytes)
 		}
 		stored += int(bs[i].StoredBytes)

@@ -275,9 +275,11 @@ func (c *Agent) check() (setting string, err error) {
 		case q.Group == "" || groups[q.Group]:
 			return hook, fmt.Errorf("group %q: each hook names one group, and each group has one", q.Group)
 		case len(q.Pre) == 0 || len(q.Post) == 0:
-			return hook, fmt.Errorf("group %s: pre and post are both needed, each a list of a command and its arguments", q.Group)
+			return hook, fmt.Errorf("group %s: pre and post are both needed, each a list of a command and its "+
+				"arguments", q.Group)
 		case !filepath.IsAbs(q.Pre[0]) || !filepath.IsAbs(q.Post[0]):
-			return hook, fmt.Errorf("group %s: %s and %s: name commands by absolute paths", q.Group, q.Pre[0], q.Post[0])
+			return hook, fmt.Errorf("group %s: %s and %s: name commands by absolute paths", q.Group, q.Pre[0],
+				q.Post[0])
 		case q.Limit < quantity.Duration(100*time.Millisecond) || q.Limit > quantity.Duration(10*time.Minute):
 			return hook, fmt.Errorf("group %s: a limit of %v: 100ms to 10m", q.Group, q.Limit)
 		}
@@ -309,11 +311,14 @@ func (j *Journal) check(id Identity, wal quantity.Bytes) (setting string, err er
 		for _, s := range []struct {
 			name string
 			set  bool
-		}{{"listen", j.Listen != ""}, {"advertise", j.Advertise != ""}, {"peers", len(j.Peers) > 0}, {"targets", len(j.Targets) > 0},
-			{"log_budget", j.LogBudget != 0}, {"optional_backlog", j.OptionalBacklog != 0}, {"heartbeat", j.Heartbeat != 0},
+		}{{"listen", j.Listen != ""}, {"advertise", j.Advertise != ""}, {"peers", len(j.Peers) > 0},
+			{"targets", len(j.Targets) > 0},
+			{"log_budget", j.LogBudget != 0}, {"optional_backlog", j.OptionalBacklog != 0},
+			{"heartbeat", j.Heartbeat != 0},
 			{"catalog", j.Catalog.EveryObjects != nil}} {
 			if s.set {
-				return s.name, errors.New("is of an embedded journal, and journal.addresses names another, which has its own configuration: leave one of them out")
+				return s.name, errors.New("is of an embedded journal, and journal.addresses names another, which " +
+					"has its own configuration: leave one of them out")
 			}
 		}
 		return "addresses", checkAddresses(j.Addresses, id)
@@ -380,7 +385,8 @@ func checkTargets(all string, targets []Target) (string, error) {
 		case !(*t.Requests.Rate >= 0) || math.IsInf(*t.Requests.Rate, 0): // NaN too
 			return at + ".requests.rate", fmt.Errorf("%v is not a rate", *t.Requests.Rate)
 		case *t.Requests.Rate > 0 && *t.Requests.Rate < minRate:
-			return at + ".requests.rate", fmt.Errorf("%v requests per second is less than one in ten minutes; 0 is unlimited", *t.Requests.Rate)
+			return at + ".requests.rate", fmt.Errorf(
+				"%v requests per second is less than one in ten minutes; 0 is unlimited", *t.Requests.Rate)
 		case t.Requests.Burst < 1:
 			return at + ".requests.burst", fmt.Errorf("%d is less than 1", t.Requests.Burst)
 		}
@@ -423,7 +429,8 @@ func checkListen(addr string, tls bool, setting string) error {
 	}
 	ip := net.ParseIP(host)
 	if !tls && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("%q is not a loopback address, and nothing listens in clear elsewhere: set %s, or listen on 127.0.0.1", addr, setting)
+		return fmt.Errorf("%q is not a loopback address, and nothing listens in clear elsewhere: set %s, or listen "+
+			"on 127.0.0.1", addr, setting)
 	}
 	return nil
 }

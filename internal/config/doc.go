@@ -2,6 +2,6 @@
 // Volumes, groups and policies are control state and never stand here.
 //
 // It decodes strictly: an unknown or repeated key, or a value of the wrong form,
-// is an error that names file and line. Every setting has a safe default. cmd is
-// its caller; docs/configuration.md lists the settings.
+// is an error that names file and line. Every setting has a safe default. cmd and the
+// daemons in control are its callers; docs/configuration.md lists the settings.
 package config

@@ -15,12 +15,14 @@ import (
 type named struct{ setting, value string }
 
 func (c *Agent) listeners() []named {
-	return []named{{"nbd.tcp", c.NBD.TCP}, {"nbd.unix", c.NBD.Unix}, {"socket", c.Socket}, {"journal.listen", c.Journal.Listen},
+	return []named{{"nbd.tcp", c.NBD.TCP}, {"nbd.unix", c.NBD.Unix}, {"socket", c.Socket},
+		{"journal.listen", c.Journal.Listen},
 		{"control.listen", c.Control.Listen}, {"metrics.listen", c.Metrics.Listen}}
 }
 
 func (c *JournalHost) listeners() []named {
-	return []named{{"listen", c.Listen}, {"socket", c.Socket}, {"control.listen", c.Control.Listen}, {"metrics.listen", c.Metrics.Listen}}
+	return []named{{"listen", c.Listen}, {"socket", c.Socket}, {"control.listen", c.Control.Listen},
+		{"metrics.listen", c.Metrics.Listen}}
 }
 
 // Listening names the setting of an address that a daemon could not listen on. path is
@@ -47,9 +49,11 @@ func Listening(c interface{ listeners() []named }, path string, err error) error
 func listenHint(setting, path string, err error) string {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return fmt.Sprintf("another process has that port (ss -ltnp shows which): stop it, or set %s in %s to another one", setting, path)
+		return fmt.Sprintf("another process has that port (ss -ltnp shows which): stop it, or set %s in %s to "+
+			"another one", setting, path)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return fmt.Sprintf("no interface of this host has that address (ip addr shows them): correct %s in %s", setting, path)
+		return fmt.Sprintf("no interface of this host has that address (ip addr shows them): correct %s in %s",
+			setting, path)
 	}
 	return fmt.Sprintf("correct %s in %s", setting, path)
 }

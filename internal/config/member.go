@@ -62,8 +62,10 @@ func (m *Member) check(id Identity) (string, error) {
 	if err := checkListen(m.Listen, id.Set(), "tls"); err != nil {
 		return "listen", err
 	}
-	if host, _, _ := net.SplitHostPort(m.Advertise); m.Advertise == m.Listen && (host == "" || net.ParseIP(host).IsUnspecified()) {
-		return "listen", fmt.Errorf("%q is every address of this host: set advertise to the one that others dial", m.Listen)
+	if host, _, _ := net.SplitHostPort(m.Advertise); m.Advertise == m.Listen &&
+		(host == "" || net.ParseIP(host).IsUnspecified()) {
+		return "listen", fmt.Errorf("%q is every address of this host: set advertise to the one that others dial",
+			m.Listen)
 	}
 	if err := checkAddresses([]string{m.Advertise}, id); err != nil {
 		return "advertise", err

@@ -50,6 +50,7 @@ func Exposed(path string) error {
 	if err != nil || st.Mode().Perm()&0o006 == 0 {
 		return nil // whoever needs it says so
 	}
-	return fail.New(fail.Denied, "keep secret", path, fmt.Sprintf("any user of this host may read or change it: mode %04o", st.Mode().Perm())).
+	return fail.New(fail.Denied, "keep secret", path,
+		fmt.Sprintf("any user of this host may read or change it: mode %04o", st.Mode().Perm())).
 		WithHint("chmod o-rwx " + path)
 }

@@ -10,8 +10,10 @@ import (
 )
 
 func TestSecrets(t *testing.T) {
-	c, err := ParseAgent("agent.yaml", []byte("name: a\ntls: {cert: c, key: /k, ca: a}\nnbd: {tls: {cert: c, key: /n}}\n"+
-		"journal:\n  targets:\n    - {url: \"s3://bucket/p\", credentials_file: /s}\n    - {name: u, url: \"s3://bucket/q\", credentials_file: /s}\n"))
+	c, err := ParseAgent("agent.yaml",
+		[]byte("name: a\ntls: {cert: c, key: /k, ca: a}\nnbd: {tls: {cert: c, key: /n}}\n"+
+			"journal:\n  targets:\n    - {url: \"s3://bucket/p\", credentials_file: /s}\n    - {name: u, url: "+
+			"\"s3://bucket/q\", credentials_file: /s}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,7 +22,8 @@ func TestSecrets(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	path := filepath.Join(t.TempDir(), "key")
-	for mode, exposed := range map[os.FileMode]bool{0o600: false, 0o640: false, 0o400: false, 0o644: true, 0o604: true, 0o602: true} {
+	for mode, exposed := range map[os.FileMode]bool{0o600: false, 0o640: false, 0o400: false, 0o644: true, 0o604: true,
+		0o602: true} {
 		_ = os.Remove(path)
 		if err := os.WriteFile(path, nil, mode); err != nil {
 			t.Fatal(err)

@@ -74,10 +74,13 @@ func TestSettingsDocumented(t *testing.T) {
 		section string
 		typ     reflect.Type
 		as      []string // in agent.yaml, the row says
-	}{{agent, reflect.TypeFor[Agent](), nil}, {journal, reflect.TypeFor[JournalHost](), []string{"targets[]", "metrics.tls"}}} {
+	}{{agent, reflect.TypeFor[Agent](), nil},
+		{journal, reflect.TypeFor[JournalHost](), []string{"targets[]", "metrics.tls"}}} {
 		docs := documented(c.section)
 		for _, s := range settingsOf(c.typ, "") {
-			if !docs[s] && !slices.ContainsFunc(c.as, func(as string) bool { return strings.HasPrefix(s, as+".") && docs[as] }) {
+			if !docs[s] && !slices.ContainsFunc(c.as, func(as string) bool {
+				return strings.HasPrefix(s, as+".") && docs[as]
+			}) {
 				t.Errorf("%s has no row for %s", c.typ.Name(), s)
 			}
 			delete(docs, s)
@@ -107,7 +110,8 @@ func TestFilesOfSettings(t *testing.T) {
 			got = append(got, f.value)
 		}
 		all := append(slices.Clone(want[true]), want[false]...)
-		for what, pair := range map[string][2][]string{"files": {all, got}, "secrets": {want[true], c.Secrets()}, "certificates": {want[false], c.Certificates()}} {
+		for what, pair := range map[string][2][]string{"files": {all, got}, "secrets": {want[true], c.Secrets()},
+			"certificates": {want[false], c.Certificates()}} {
 			if !slices.Equal(slices.Sorted(slices.Values(pair[0])), slices.Sorted(slices.Values(pair[1]))) {
 				t.Errorf("%T: %s are %v, want %v", c, what, pair[1], pair[0])
 			}
@@ -135,9 +139,12 @@ func fillFiles(v reflect.Value, prefix string, secret map[bool][]string) {
 
 // TestOfAnotherJournal: beside journal.addresses nothing is taken that would never be read.
 func TestOfAnotherJournal(t *testing.T) {
-	for setting, value := range map[string]string{"listen": "127.0.0.1:1", "advertise": "127.0.0.1:1", "peers": "[127.0.0.1:1]",
-		"targets": "[{url: \"file:///x\"}]", "log_budget": "1GiB", "optional_backlog": "1GiB", "heartbeat": "5m", "catalog": "{every_objects: 100}"} {
-		_, err := ParseAgent("agent.yaml", fmt.Appendf(nil, "name: a\njournal:\n  addresses: [127.0.0.1:7601]\n  %s: %s\n", setting, value))
+	for setting, value := range map[string]string{"listen": "127.0.0.1:1", "advertise": "127.0.0.1:1",
+		"peers":   "[127.0.0.1:1]",
+		"targets": "[{url: \"file:///x\"}]", "log_budget": "1GiB", "optional_backlog": "1GiB", "heartbeat": "5m",
+		"catalog": "{every_objects: 100}"} {
+		_, err := ParseAgent("agent.yaml",
+			fmt.Appendf(nil, "name: a\njournal:\n  addresses: [127.0.0.1:7601]\n  %s: %s\n", setting, value))
 		if !fail.Is(err, fail.Invalid) || !strings.Contains(err.Error(), "agent.yaml:4: journal."+setting+": ") {
 			t.Errorf("%s: %v", setting, err)
 		}

@@ -107,9 +107,11 @@ func (h *Host) fsync(ctx context.Context) Result {
 	args := []any{dir, ms(p50), ms(p99)}
 	switch {
 	case p99 > slowFsync:
-		return warn(check, "every FLUSH waits for it: use a faster disk, or one that is less busy, for the state directory", text, args...).with(latencies(all))
+		return warn(check, "every FLUSH waits for it: use a faster disk, or one that is less busy, for the state "+
+			"directory", text, args...).with(latencies(all))
 	case p50 < fastFsync:
-		return warn(check, "that is faster than disks are: is it tmpfs, or are barriers off? A power cut must not lose what was synced", text, args...).with(latencies(all))
+		return warn(check, "that is faster than disks are: is it tmpfs, or are barriers off? A power cut must not "+
+			"lose what was synced", text, args...).with(latencies(all))
 	}
 	return ok(check, text, args...).with(latencies(all))
 }
@@ -156,9 +158,11 @@ func (h *Host) space(context.Context) Result {
 	v := map[string]any{"free_bytes": free, "needed_bytes": need, "used_bytes": used}
 	switch {
 	case free < min(need, 1<<30):
-		return failed(check, "make room, or lower wal.budget and journal.log_budget", "%s free in %s; the budgets may take another %s", size(free), dir, size(need)).with(v)
+		return failed(check, "make room, or lower wal.budget and journal.log_budget",
+			"%s free in %s; the budgets may take another %s", size(free), dir, size(need)).with(v)
 	case free < need:
-		return warn(check, "during an outage of the remote site the disk would be full before the budget is: writers would block earlier than configured",
+		return warn(check, "during an outage of the remote site the disk would be full before the budget is: "+
+			"writers would block earlier than configured",
 			"%s free in %s; the budgets may take another %s", size(free), dir, size(need)).with(v)
 	}
 	return ok(check, "%s free in %s; the budgets may take another %s", size(free), dir, size(need)).with(v)
@@ -208,7 +212,8 @@ func (h *Host) arena(context.Context) Result {
 	case foreign != nil:
 		return failed(check, fail.HintOf(foreign), "%v", foreign).with(v)
 	case free < need:
-		return failed(check, "lower memory:, or enlarge this tmpfs", "%s free in %s, %s needed", size(free), dir, size(need)).with(v)
+		return failed(check, "lower memory:, or enlarge this tmpfs", "%s free in %s, %s needed", size(free), dir,
+			size(need)).with(v)
 	}
 	return ok(check, "%s free in %s, %s needed", size(free), dir, size(need)).with(v)
 }

@@ -88,7 +88,8 @@ func TestQuantile(t *testing.T) {
 	for i := range 100 {
 		d = append(d, time.Duration(99-i)*time.Millisecond)
 	}
-	if a, b, c := quantile(d, 0.5), quantile(d, 0.99), quantile(nil, 0.5); a != 50*time.Millisecond || b != 99*time.Millisecond || c != 0 {
+	if a, b, c := quantile(d, 0.5), quantile(d, 0.99), quantile(nil, 0.5); a != 50*time.Millisecond ||
+		b != 99*time.Millisecond || c != 0 {
 		t.Errorf("%v %v %v", a, b, c)
 	}
 	for n, want := range map[int64]string{5: "5 B", 64 << 10: "64.0 KiB", 3 << 29: "1.5 GiB"} {

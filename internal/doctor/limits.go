@@ -26,7 +26,8 @@ func (h *Host) files(context.Context) Result {
 	}
 	need := uint64(filesBesideConnections + connectionsEach*h.MaxConnections)
 	if l.Max < need {
-		return failed(check, fmt.Sprintf("set LimitNOFILE=%d in the unit, or ulimit -Hn", need), "%d, %d may be needed", l.Max, need)
+		return failed(check, fmt.Sprintf("set LimitNOFILE=%d in the unit, or ulimit -Hn", need), "%d, %d may be needed",
+			l.Max, need)
 	}
 	return ok(check, "%s", limit(l.Max)).with(map[string]any{"limit": l.Max, "needed": need})
 }
@@ -41,7 +42,8 @@ func (h *Host) memlock(context.Context) Result {
 	const overhead = 512 << 20 // the process beside its arena
 	need := uint64(h.MemoryBytes) + overhead
 	if l.Max < need && !mayLock() {
-		return warn(check, "set LimitMEMLOCK=infinity in the unit: memory that is paged out while the system writes back through the agent can hang it",
+		return warn(check, "set LimitMEMLOCK=infinity in the unit: memory that is paged out while the system "+
+			"writes back through the agent can hang it",
 			"%s, %s may be needed", limit(l.Max), size(int64(need)))
 	}
 	if l.Max < need {

@@ -64,10 +64,13 @@ func CheckStore(ctx context.Context, s Store, tell func(Result)) []Result {
 	if Worst(all) == Fail {
 		return all // the others would say the same
 	}
-	all = append(all, run(limited, s.URL(), tell, []func(context.Context) Result{c.race, c.readBack, c.tail, c.absent, c.list, c.clock, c.putSmall, c.putLarge, c.objectLock})...)
+	all = append(all, run(limited, s.URL(), tell,
+		[]func(context.Context) Result{c.race, c.readBack, c.tail, c.absent, c.list, c.clock, c.putSmall, c.putLarge,
+			c.objectLock})...)
 	if err := limited.Err(); err != nil && ctx.Err() == nil {
 		all = append(all, run(ctx, s.URL(), tell, []func(context.Context) Result{func(context.Context) Result {
-			return failed("time", "check the network to the store", "the checks were not through after %v", storeTimeout)
+			return failed("time", "check the network to the store", "the checks were not through after %v",
+				storeTimeout)
 		}})...)
 	}
 	// Even when interrupted: nothing should stay.
@@ -112,7 +115,8 @@ func (c *storeCheck) access(ctx context.Context) Result {
 // object must be the winner's.
 func (c *storeCheck) race(ctx context.Context) Result {
 	const check = "conditional create under a race"
-	const hint = "the object log is not safe in this store: it needs If-None-Match: * (file://: link(2)) with exactly one winner"
+	const hint = "the object log is not safe in this store: it needs If-None-Match: * (file://: link(2)) with " +
+		"exactly one winner"
 	unclear, won := 0, ""
 	for round := range raceRounds {
 		name := fmt.Sprintf("race-%d", round)
@@ -123,7 +127,8 @@ func (c *storeCheck) race(ctx context.Context) Result {
 		unclear += retries
 		switch {
 		case len(winners) > 1:
-			return failed(check, hint, "%d of %d writers were told that they had created the same object", len(winners), raceWriters)
+			return failed(check, hint, "%d of %d writers were told that they had created the same object", len(winners),
+				raceWriters)
 		case len(winners) == 0 && retries == 0:
 			return failed(check, hint, "all %d writers were told that the object existed before", raceWriters)
 		case len(winners) == 0:
@@ -138,7 +143,8 @@ func (c *storeCheck) race(ctx context.Context) Result {
 		}
 	}
 	if won == "" {
-		return failed(check, "check the store and the network to it", "no writer got a clear answer in %d rounds", raceRounds)
+		return failed(check, "check the store and the network to it", "no writer got a clear answer in %d rounds",
+			raceRounds)
 	}
 	if err := c.s.Create(ctx, c.prefix+won, []byte("late")); !fail.Is(err, fail.Exists) {
 		return failed(check, hint, "creating an object that exists gave: %v", err)
@@ -147,11 +153,13 @@ func (c *storeCheck) race(ctx context.Context) Result {
 	if unclear > 0 {
 		text += fmt.Sprintf(" (%d replies were conflicts to be retried)", unclear)
 	}
-	return ok(check, text, raceRounds, raceWriters).with(map[string]any{"rounds": raceRounds, "writers": raceWriters, "retries": unclear})
+	return ok(check, text, raceRounds, raceWriters).
+		with(map[string]any{"rounds": raceRounds, "writers": raceWriters, "retries": unclear})
 }
 
 // raceOnce returns who won, and how many got no clear answer.
-func (c *storeCheck) raceOnce(ctx context.Context, name string) (winners []int, retries int, bodies [][]byte, err error) {
+func (c *storeCheck) raceOnce(ctx context.Context, name string) (
+	winners []int, retries int, bodies [][]byte, err error) {
 	errs := make([]error, raceWriters)
 	start := make(chan struct{})
 	var g sync.WaitGroup
@@ -188,7 +196,8 @@ func (c *storeCheck) readBack(ctx context.Context) Result {
 		return broken(check, err)
 	}
 	if !bytes.Equal(got, body) {
-		return failed(check, "the store, or something before it, changes objects", "%d bytes that were written came back as %d others", len(body), len(got))
+		return failed(check, "the store, or something before it, changes objects",
+			"%d bytes that were written came back as %d others", len(body), len(got))
 	}
 	return ok(check, "%s just written are there at once, and the same", size(int64(len(body))))
 }
@@ -212,7 +221,8 @@ func (c *storeCheck) tail(ctx context.Context) Result {
 	if err != nil {
 		return broken(check, err)
 	}
-	if !bytes.HasSuffix(whole, tail) || len(tail) != tailBytes || len(whole) < 6000 || !bytes.Equal(mid, whole[1000:6000]) || n != int64(len(whole)) {
+	if !bytes.HasSuffix(whole, tail) || len(tail) != tailBytes || len(whole) < 6000 ||
+		!bytes.Equal(mid, whole[1000:6000]) || n != int64(len(whole)) {
 		return failed(check, "the store must support range requests", "a range of an object is not that part of it")
 	}
 	return ok(check, "the last %s and 5000 bytes in the middle are right", size(tailBytes))
@@ -230,7 +240,8 @@ func (c *storeCheck) absent(ctx context.Context) Result {
 		case err == nil:
 			return failed(check, "", "an object that nobody wrote can be read")
 		case fail.Is(err, fail.Denied):
-			return failed(check, "allow these credentials ListBucket on the bucket: without it a missing key reads as 403, and a journal cannot find the end of its log",
+			return failed(check, "allow these credentials ListBucket on the bucket: without it a missing key reads "+
+				"as 403, and a journal cannot find the end of its log",
 				"it reads as forbidden, not as absent: %v", err)
 		default:
 			return broken(check, err)
@@ -251,7 +262,8 @@ func (c *storeCheck) list(ctx context.Context) Result {
 		return broken(check, err)
 	}
 	if seen[c.prefix+"object"] != 1<<20 || seen[c.prefix+"access"] == 0 || len(seen) != raceRounds+2 {
-		return failed(check, "the store must be strongly consistent", "%d objects just written are listed as %d", raceRounds+2, len(seen))
+		return failed(check, "the store must be strongly consistent", "%d objects just written are listed as %d",
+			raceRounds+2, len(seen))
 	}
 	return ok(check, "all %d objects just written are listed", len(seen))
 }
@@ -280,7 +292,8 @@ func (c *storeCheck) clock(ctx context.Context) Result {
 		skew = at.Sub(after)
 	}
 	v := map[string]any{"skew_seconds": skew.Seconds()}
-	const hint = "run chrony or another time service: --at means this host's time, and S3 refuses requests that are off by 15 minutes"
+	const hint = "run chrony or another time service: --at means this host's time, and S3 refuses requests that " +
+		"are off by 15 minutes"
 	switch {
 	case skew.Abs() > maxSkew:
 		return failed(check, hint, "the store's clock differs by %v", skew.Round(time.Second)).with(v)
@@ -301,12 +314,15 @@ func (c *storeCheck) objectLock(ctx context.Context) Result {
 	case err != nil:
 		return broken(check, err)
 	case mode == "unseen":
-		return warn(check, "allow s3:GetObjectRetention and s3:GetBucketObjectLockConfiguration to see it", "these credentials may not see whether objects are kept from deletion")
+		return warn(check, "allow s3:GetObjectRetention and s3:GetBucketObjectLockConfiguration to see it",
+			"these credentials may not see whether objects are kept from deletion")
 	case mode == "":
-		return ok(check, "none: nothing but the credentials protects the twin from deletion").with(map[string]any{"for_seconds": 0})
+		return ok(check, "none: nothing but the credentials protects the twin from deletion").
+			with(map[string]any{"for_seconds": 0})
 	}
 	c.kept = true
-	return ok(check, "the store keeps new objects from deletion for %v (%s)", span.Round(time.Minute), strings.ToLower(mode)).
+	return ok(check, "the store keeps new objects from deletion for %v (%s)", span.Round(time.Minute),
+		strings.ToLower(mode)).
 		with(map[string]any{"mode": mode, "for_seconds": int64(span.Round(time.Minute) / time.Second)})
 }
 
@@ -325,9 +341,11 @@ func (c *storeCheck) put(ctx context.Context, bytes, count int) Result {
 		all = append(all, time.Since(start))
 	}
 	p50, p99 := quantile(all, 0.5), quantile(all, 0.99)
-	text := fmt.Sprintf("p50 %.1f ms, p99 %.1f ms, one at a time over a warm connection; lag cannot be less", ms(p50), ms(p99))
+	text := fmt.Sprintf("p50 %.1f ms, p99 %.1f ms, one at a time over a warm connection; lag cannot be less",
+		ms(p50), ms(p99))
 	if p99 > slowPut {
-		return warn(check, "the network or the store is slow; look at both, and at congestion", "%s", text).with(latencies(all))
+		return warn(check, "the network or the store is slow; look at both, and at congestion", "%s", text).
+			with(latencies(all))
 	}
 	return ok(check, "%s", text).with(latencies(all))
 }
@@ -358,9 +376,11 @@ func (c *storeCheck) cleanUp(ctx context.Context) Result {
 	case first == nil:
 		return ok(check, "the %d objects that were written are deleted", len(seen))
 	case c.kept:
-		return ok(check, "%d of %d objects that were written stay below %s until their dates (Object Lock)", left, len(seen), c.prefix)
+		return ok(check, "%d of %d objects that were written stay below %s until their dates (Object Lock)", left,
+			len(seen), c.prefix)
 	case fail.Is(first, fail.Denied):
-		r := ok(check, "these credentials may not delete, which is right for a journal; the test objects stay below %s", c.prefix)
+		r := ok(check, "these credentials may not delete, which is right for a journal; the test objects stay below %s",
+			c.prefix)
 		r.Hint = "delete " + c.prefix + " with other credentials"
 		return r
 	}

@@ -146,7 +146,9 @@ func TestBadStores(t *testing.T) {
 		level Level
 		text  string
 	}{
-		{"overwrites", func(f *fake) { f.create = func(string, bool) error { return nil } }, "conditional create under a race", Fail, "writers were told"},
+		{"overwrites", func(f *fake) {
+			f.create = func(string, bool) error { return nil }
+		}, "conditional create under a race", Fail, "writers were told"},
 		{"refuses all", func(f *fake) {
 			f.create = func(name string, exists bool) error {
 				if strings.Contains(name, "race") {
@@ -173,13 +175,17 @@ func TestBadStores(t *testing.T) {
 		}, "read back", Fail, "others"},
 		{"no ranges", func(f *fake) { f.short = true }, "range read of the tail", Fail, "not that part"},
 		{"403 for absent", func(f *fake) { f.absent = denied }, "missing object", Fail, "forbidden"},
-		{"other error for absent", func(f *fake) { f.absent = fail.New(fail.Retry, "x", "y", "proxy") }, "missing object", Fail, "proxy"},
+		{"other error for absent", func(f *fake) {
+			f.absent = fail.New(fail.Retry, "x", "y", "proxy")
+		}, "missing object", Fail, "proxy"},
 		{"no list", func(f *fake) { f.list = denied }, "listing", Fail, "forbidden"},
 		{"stale list", func(f *fake) { f.stale = true }, "listing", Fail, "are listed as"},
 		{"clock", func(f *fake) { f.skew = time.Hour }, "clock against the store", Fail, "1h0m0s"},
 		{"clock a little", func(f *fake) { f.skew = -20 * time.Second }, "clock against the store", Warn, "differs"},
 		{"no delete", func(f *fake) { f.remove = denied }, "clean up", OK, "right for a journal"},
-		{"delete fails", func(f *fake) { f.remove = fail.New(fail.Retry, "x", "y", "busy") }, "clean up", Warn, "stay: x y: busy"},
+		{"delete fails", func(f *fake) {
+			f.remove = fail.New(fail.Retry, "x", "y", "busy")
+		}, "clean up", Warn, "stay: x y: busy"},
 	} {
 		f := newFake()
 		tt.do(f)

@@ -146,9 +146,11 @@ func (c *conn) refuse(req *http.Request, status int) error {
 		http.StatusServiceUnavailable: "SlowDown", http.StatusInternalServerError: "InternalError",
 		http.StatusForbidden: "AccessDenied", http.StatusTooManyRequests: "TooManyRequests",
 	}[status]
-	body := fmt.Sprintf("<?xml version=\"1.0\"?>\n<Error><Code>%s</Code><Message>injected %s</Message><RequestId>faultproxy</RequestId></Error>",
+	body := fmt.Sprintf("<?xml version=\"1.0\"?>\n<Error><Code>%s</Code><Message>injected "+
+		"%s</Message><RequestId>faultproxy</RequestId></Error>",
 		code, http.StatusText(status))
-	head := fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n", status, http.StatusText(status), len(body))
+	head := fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n", status,
+		http.StatusText(status), len(body))
 	if req.Method == http.MethodHead {
 		body = ""
 	}

@@ -55,7 +55,8 @@ func TestLeft(t *testing.T) {
 				first, cancel := context.WithCancel(t.Context())
 				go func() {
 					defer func() { _ = recover() }()
-					if _, err := g.Do(first, 1, func() (int, error) { return 0, leave(first) }); !errors.Is(err, context.Canceled) {
+					if _, err := g.Do(first, 1, func() (int, error) { return 0, leave(first) }); !errors.Is(err,
+						context.Canceled) {
 						t.Errorf("the first: %v", err)
 					}
 				}()

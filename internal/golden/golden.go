@@ -94,7 +94,8 @@ func Same(t testing.TB, name string, today []byte) []byte {
 		at++
 	}
 	t.Errorf("%s: this build writes other bytes, from byte %d of %d on (it writes %d): a change of format "+
-		"needs a version, a vector of its own, and readers of the old one\n kept %s\ntoday %s", name, at, len(kept), len(today),
+		"needs a version, a vector of its own, and readers of the old one\n kept %s\ntoday %s", name, at, len(kept),
+		len(today),
 		around(kept, at), around(today, at))
 	return kept
 }

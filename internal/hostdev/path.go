@@ -24,7 +24,8 @@ func CheckPath(op, object, path string) error {
 		return fail.New(fail.Invalid, op, object, "an NBD export, and a file or a block device is needed").
 			WithHint("attach it with nbd-client and name the device; or use a file, and copy with nbdcopy")
 	}
-	return fail.New(fail.Invalid, op, object, "a URL, and a file or a block device is needed").WithHint("name a path on this host")
+	return fail.New(fail.Invalid, op, object, "a URL, and a file or a block device is needed").
+		WithHint("name a path on this host")
 }
 
 // CheckImage refuses a path at which no image can ever be written, whatever the image:
@@ -45,14 +46,16 @@ func CheckImage(op, object, path string) error {
 	case err == nil && (st.Mode().IsRegular() || IsBlock(st.Mode())):
 		return nil
 	case err == nil:
-		return refuse(fail.Invalid, "neither a regular file nor a block device", "name a file, such as "+path+".img, or a block device")
+		return refuse(fail.Invalid, "neither a regular file nor a block device", "name a file, such as "+path+
+			".img, or a block device")
 	case !errors.Is(err, os.ErrNotExist):
 		return fail.Wrap(fail.Denied, op, object, err)
 	case BelowDev(path):
 		return refuse(fail.NotFound, "no such device", "lsblk shows the devices there are")
 	}
 	if to, err := os.Readlink(path); err == nil {
-		return refuse(fail.NotFound, "a link to "+to+", which does not exist", "name what is meant itself, or remove the link")
+		return refuse(fail.NotFound, "a link to "+to+", which does not exist",
+			"name what is meant itself, or remove the link")
 	}
 	dir := filepath.Dir(path)
 	if d, err := os.Stat(dir); err != nil || !d.IsDir() {

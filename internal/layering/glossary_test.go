@@ -48,7 +48,7 @@ func checkPlaces(t *testing.T, word, cell string) {
 		case err == nil:
 			folder = place
 			continue
-		case folder != "" && token(place):
+		case folder != "" && exported(place):
 			name = place
 		default:
 			folder, name, _ = strings.Cut(place, ".")
@@ -62,7 +62,7 @@ func checkPlaces(t *testing.T, word, cell string) {
 	}
 }
 
-func token(s string) bool { return regexp.MustCompile(`^[A-Z]\w*$`).MatchString(s) }
+func exported(s string) bool { return regexp.MustCompile(`^[A-Z]\w*$`).MatchString(s) }
 
 // declares reports whether a folder's source has a name at the beginning of a declaration:
 // of a type, function, method, constant or field.
@@ -71,7 +71,8 @@ func declares(t *testing.T, folder, name string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	declaration := regexp.MustCompile(`(?m)^(?:type |const |var |func (?:\([^)]*\) )?|\t(?:\w+, )*)` + regexp.QuoteMeta(name) + `\b`)
+	declaration := regexp.MustCompile(`(?m)^(?:type |const |var |func (?:\([^)]*\) )?|\t(?:\w+, )*)` +
+		regexp.QuoteMeta(name) + `\b`)
 	for _, file := range files {
 		source, err := os.ReadFile(file)
 		if err != nil {

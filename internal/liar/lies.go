@@ -60,7 +60,8 @@ func Lies() []*Lie {
 		&Lie{Name: "put done, and an error said", about: isPut, change: func(a *reply) {
 			a.document(http.StatusInternalServerError, "InternalError")
 		}},
-		&Lie{Name: "get no such key", Plausible: true, about: isGet, instead: document(http.StatusNotFound, "NoSuchKey")},
+		&Lie{Name: "get no such key", Plausible: true, about: isGet,
+			instead: document(http.StatusNotFound, "NoSuchKey")},
 		&Lie{Name: "get beyond its end", Plausible: true, about: isGet,
 			instead: document(http.StatusRequestedRangeNotSatisfiable, "InvalidRange")},
 		&Lie{Name: "get a bit flipped", Bytes: true, about: isGet, change: func(a *reply) {
@@ -87,7 +88,9 @@ func Lies() []*Lie {
 		}},
 		&Lie{Name: "get never ends", about: isGet, instead: stall},
 		&Lie{Name: "list half", about: isList, change: func(a *reply) { a.body = a.body[:len(a.body)/2] }},
-		&Lie{Name: "list lacks what it counts", about: isList, change: func(a *reply) { a.body = withoutNewest(a.body) }},
+		&Lie{Name: "list lacks what it counts", about: isList, change: func(a *reply) {
+			a.body = withoutNewest(a.body)
+		}},
 		&Lie{Name: "list is old", Stale: true, about: isList, change: func(a *reply) {
 			b := withoutNewest(a.body)
 			n := bytes.Count(b, []byte("<Contents>"))

@@ -33,7 +33,8 @@ func TestPatientWaitsErrorsOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := &failing{Listener: raw}
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, errors.New("of another kind")} {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED,
+		errors.New("of another kind")} {
 		f.errs = append(f.errs, &net.OpError{Op: "accept", Err: e})
 	}
 	l := Patient(f, slog.New(slog.DiscardHandler))

@@ -147,12 +147,12 @@ func (c *conn) drain() {
 	c.snd.drain()
 }
 
-func (c *conn) attach(name string, dev block.Device, info block.Info) {
+func (c *conn) setExport(name string, dev block.Device, info block.Info) {
 	c.export, c.dev, c.info = name, dev, info
 	c.shared.Store(&dev)
 }
 
-func (c *conn) attached() block.Device {
+func (c *conn) exported() block.Device {
 	if p := c.shared.Load(); p != nil {
 		return *p
 	}

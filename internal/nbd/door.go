@@ -22,8 +22,9 @@ type door struct {
 }
 
 func newDoor(o *Options) *door {
-	return &door{newcomers: listen.NewLobby(max(minNewcomers, o.MaxConnections)), sessions: listen.NewPlaces(o.MaxConnections, max(1, o.MaxConnections*3/4)),
-		receive: semaphore.NewWeighted(o.ReceiveBudgetBytes)}
+	return &door{newcomers: listen.NewLobby(max(minNewcomers, o.MaxConnections)),
+		sessions: listen.NewPlaces(o.MaxConnections, max(1, o.MaxConnections*3/4)),
+		receive:  semaphore.NewWeighted(o.ReceiveBudgetBytes)}
 }
 
 // enter takes a place among those that have an export, and says whether there was one.

@@ -21,11 +21,13 @@ func TestListenersHaveTheirOwnPlaces(t *testing.T) {
 	}{
 		{"half-open", nil},
 		{"idle", enter},
-		{"stalled in a payload", append(append(enter, requestMessage(0, cmdWrite, 1, 0, 1<<20)...), pattern(smallPayloadBytes*2, 1)...)},
+		{"stalled in a payload", append(append(enter, requestMessage(0, cmdWrite, 1, 0, 1<<20)...),
+			pattern(smallPayloadBytes*2, 1)...)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			const most = 8
-			s, socket := serve(t, Options{Exports: exports{"": blocktest.NewMem(testSize)}, MaxConnections: most, ReceiveBudgetBytes: 1})
+			s, socket := serve(t, Options{Exports: exports{"": blocktest.NewMem(testSize)}, MaxConnections: most,
+				ReceiveBudgetBytes: 1})
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)

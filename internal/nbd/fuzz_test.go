@@ -15,16 +15,22 @@ import (
 func FuzzServer(f *testing.F) {
 	hello := be32(handshakeFixedNewstyle | handshakeNoZeroes)
 	sr := optionMessage(optStructuredReply, nil)
-	meta := optionMessage(optSetMetaContext, appendString(append(appendString(nil, ""), be32(1)...), metaBaseAllocation))
+	meta := optionMessage(optSetMetaContext,
+		appendString(append(appendString(nil, ""), be32(1)...), metaBaseAllocation))
 	enter := slices.Concat(hello, sr, meta, optionMessage(optGo, goData("", infoBlockSize, infoName)))
 	f.Add(hello)
-	f.Add(slices.Concat(hello, optionMessage(optList, nil), optionMessage(optInfo, goData("")), optionMessage(optAbort, nil)))
+	f.Add(slices.Concat(hello, optionMessage(optList, nil), optionMessage(optInfo, goData("")),
+		optionMessage(optAbort, nil)))
 	f.Add(slices.Concat(hello, optionMessage(optExportName, nil), requestMessage(0, cmdRead, 1, 0, 512)))
-	f.Add(slices.Concat(enter, requestMessage(0, cmdWrite, 1, 0, 16), make([]byte, 16), requestMessage(0, cmdDisc, 0, 0, 0)))
-	f.Add(slices.Concat(enter, requestMessage(cmdFlagFUA, cmdWrite, 1, 8, 4), []byte("abcd"), requestMessage(0, cmdFlush, 2, 0, 0)))
-	f.Add(slices.Concat(enter, requestMessage(cmdFlagReqOne, cmdBlockStatus, 1, 0, 4096), requestMessage(0, cmdRead, 2, 0, 65536)))
+	f.Add(slices.Concat(enter, requestMessage(0, cmdWrite, 1, 0, 16), make([]byte, 16),
+		requestMessage(0, cmdDisc, 0, 0, 0)))
+	f.Add(slices.Concat(enter, requestMessage(cmdFlagFUA, cmdWrite, 1, 8, 4), []byte("abcd"),
+		requestMessage(0, cmdFlush, 2, 0, 0)))
+	f.Add(slices.Concat(enter, requestMessage(cmdFlagReqOne, cmdBlockStatus, 1, 0, 4096),
+		requestMessage(0, cmdRead, 2, 0, 65536)))
 	f.Add(slices.Concat(enter, requestMessage(cmdFlagDF, cmdRead, 1, 3, 5000), requestMessage(0, cmdTrim, 2, 0, 4096)))
-	f.Add(slices.Concat(enter, requestMessage(cmdFlagFastZero|cmdFlagNoHole, cmdWriteZeroes, 1, 0, 4096), requestMessage(0, cmdCache, 2, 0, 4096)))
+	f.Add(slices.Concat(enter, requestMessage(cmdFlagFastZero|cmdFlagNoHole, cmdWriteZeroes, 1, 0, 4096),
+		requestMessage(0, cmdCache, 2, 0, 4096)))
 	f.Add(slices.Concat(enter, requestMessage(0, cmdWrite, 1, 0, 70000), make([]byte, 70000)))
 	f.Add(slices.Concat(enter, requestMessage(0, cmdWrite, 1, 1<<40, 100), make([]byte, 100), make([]byte, 28)))
 	f.Fuzz(func(t *testing.T, stream []byte) {

@@ -231,7 +231,8 @@ func TestJudgeQEMUImg(t *testing.T) {
 func TestJudgeFio(t *testing.T) {
 	_, uri := judged(t)
 	judge(t, "fio", "fio", "--ioengine=nbd", "--uri="+uri, "--rw=randwrite", "--verify=crc32c", "--do_verify=1",
-		"--verify_fatal=1", "--fsync=32", "--bsrange=512-128k", "--bs_unaligned", "--iodepth=16", "--size=8M", "--offset_increment=8M",
+		"--verify_fatal=1", "--fsync=32", "--bsrange=512-128k", "--bs_unaligned", "--iodepth=16", "--size=8M",
+		"--offset_increment=8M",
 		"--numjobs=4", "--group_reporting", "--name=verify", "--output-format=terse")
 }
 

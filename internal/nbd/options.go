@@ -30,7 +30,7 @@ func (n *negotiation) open(ctx context.Context, name string) (block.Device, bloc
 func (n *negotiation) begin(name string, dev block.Device, info block.Info) {
 	n.c.structured = n.structured
 	n.c.allocation = n.meta && n.metaExport == name
-	n.c.attach(name, dev, info)
+	n.c.setExport(name, dev, info)
 }
 
 // exportName is NBD_OPT_EXPORT_NAME, which knows no error but hanging up.

@@ -175,7 +175,8 @@ func (c *conn) errno(r *request, err error) uint32 {
 		errno = nbdESHUTDOWN
 	}
 	if errno == nbdEIO {
-		c.log.Error("nbd: request failed", "command", commandRules[r.cmd].name, "off", r.off, "bytes", r.length, "err", err)
+		c.log.Error("nbd: request failed", "command", commandRules[r.cmd].name, "off", r.off, "bytes", r.length,
+			"err", err)
 	}
 	return errno
 }

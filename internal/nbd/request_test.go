@@ -44,12 +44,14 @@ func TestRequestErrors(t *testing.T) {
 	}{
 		{name: "unknown command", req: req{cmd: 9, n: 4096}, want: nbdEINVAL},
 		{name: "read beyond", req: req{cmd: cmdRead, off: testSize - 1, n: 2}, want: nbdEINVAL},
-		{name: "read beyond, structured", req: req{cmd: cmdRead, off: testSize, n: 1}, structured: true, want: nbdEINVAL},
+		{name: "read beyond, structured", req: req{cmd: cmdRead, off: testSize, n: 1}, structured: true,
+			want: nbdEINVAL},
 		{name: "read offset overflow", req: req{cmd: cmdRead, off: 1<<64 - 1, n: 2}, want: nbdEINVAL},
 		{name: "read nothing", req: req{cmd: cmdRead}, want: nbdEINVAL},
 		{name: "read too much", req: req{cmd: cmdRead, n: 4 << 20}, want: nbdEINVAL},
 		{name: "read DF unstructured", req: req{cmd: cmdRead, flags: cmdFlagDF, n: 1}, want: nbdEINVAL},
-		{name: "read DF too long", req: req{cmd: cmdRead, flags: cmdFlagDF, n: maxWholeReadBytes + 1}, structured: true, want: nbdEOVERFLOW},
+		{name: "read DF too long", req: req{cmd: cmdRead, flags: cmdFlagDF, n: maxWholeReadBytes + 1}, structured: true,
+			want: nbdEOVERFLOW},
 		{name: "read wrong flag", req: req{cmd: cmdRead, flags: cmdFlagNoHole, n: 1}, want: nbdEINVAL},
 		{name: "write beyond", req: req{cmd: cmdWrite, off: testSize - 1, n: 2}, want: nbdENOSPC},
 		{name: "write large beyond", req: req{cmd: cmdWrite, off: testSize, n: 300 << 10}, want: nbdENOSPC},
@@ -74,7 +76,8 @@ func TestRequestErrors(t *testing.T) {
 		{name: "cache", req: req{cmd: cmdCache, n: 1 << 20}, want: nbdOK},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			mem := blocktest.NewMemInfo(block.Info{SizeBytes: testSize, MinBlockBytes: max(tc.minBlock, 1), ReadOnly: tc.ro})
+			mem := blocktest.NewMemInfo(block.Info{SizeBytes: testSize, MinBlockBytes: max(tc.minBlock, 1),
+				ReadOnly: tc.ro})
 			_, socket := serve(t, Options{Exports: exports{"": mem}, MaxPayloadBytes: 2 << 20})
 			w := goWire(t, socket, "", tc.structured)
 			w.write(requestMessage(tc.req.flags, tc.req.cmd, 7, tc.req.off, tc.req.n))
@@ -247,7 +250,8 @@ func TestDescribe(t *testing.T) {
 		limit  int
 		want   []uint32
 	}{
-		{"merge", []block.Extent{ext(1, false, false), ext(2, false, false), ext(3, true, true)}, 6, 9, []uint32{3, 0, 3, 3}},
+		{"merge", []block.Extent{ext(1, false, false), ext(2, false, false), ext(3, true, true)}, 6, 9,
+			[]uint32{3, 0, 3, 3}},
 		{"clip", []block.Extent{ext(10, true, true), ext(10, false, true)}, 15, 9, []uint32{10, 3, 5, 2}},
 		{"one", []block.Extent{ext(10, true, true), ext(10, false, false)}, 15, 1, []uint32{10, 3}},
 		{"one merged", []block.Extent{ext(10, true, true), ext(10, true, true)}, 15, 1, []uint32{15, 3}},

@@ -216,7 +216,7 @@ func (s *Server) forget(c *conn) {
 // offer the device.
 func (s *Server) Detach(dev block.Device) {
 	for _, c := range s.snapshot() {
-		if d := c.attached(); d != nil && d == dev {
+		if d := c.exported(); d != nil && d == dev {
 			c.detach()
 		}
 	}

@@ -125,7 +125,8 @@ func TestSlowClientIsKept(t *testing.T) {
 // TestShutdownDoesNotWaitForStalled: a client that takes nothing does not hold up a
 // stop for as long as it may stall otherwise.
 func TestShutdownDoesNotWaitForStalled(t *testing.T) {
-	o := Options{Exports: exports{"": blocktest.NewMem(testSize)}, StallLimit: time.Hour, drainLimit: 50 * time.Millisecond}
+	o := Options{Exports: exports{"": blocktest.NewMem(testSize)}, StallLimit: time.Hour,
+		drainLimit: 50 * time.Millisecond}
 	s, socket := serve(t, o)
 	w := goWire(t, socket, "", false)
 	for i := range 8 {

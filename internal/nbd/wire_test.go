@@ -150,7 +150,8 @@ func (w *wire) chunk(cookie uint64) chunk {
 	if binary.BigEndian.Uint32(h) != magicStructuredReply || binary.BigEndian.Uint64(h[8:]) != cookie {
 		w.t.Fatalf("chunk header %x, want cookie %#x", h, cookie)
 	}
-	return chunk{binary.BigEndian.Uint16(h[4:]), binary.BigEndian.Uint16(h[6:]), w.read(int(binary.BigEndian.Uint32(h[16:])))}
+	return chunk{binary.BigEndian.Uint16(h[4:]), binary.BigEndian.Uint16(h[6:]),
+		w.read(int(binary.BigEndian.Uint32(h[16:])))}
 }
 
 // alive checks that a request gets an answer.

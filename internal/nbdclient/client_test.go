@@ -221,7 +221,8 @@ func TestBrokenServers(t *testing.T) {
 		"too short":      func(c []byte) []byte { return chunk(c, 1, chunkOffsetData, off(512, 1, 2, 3)) },
 		"huge error":     func(c []byte) []byte { return chunk(c, 1, 1<<15|1, make([]byte, maxReplyBytes+1)) },
 		"simple to read": func(c []byte) []byte {
-			return slices.Concat(binary.BigEndian.AppendUint32(nil, magicSimpleReply), make([]byte, 4), c, make([]byte, 512))
+			return slices.Concat(binary.BigEndian.AppendUint32(nil, magicSimpleReply), make([]byte, 4), c,
+				make([]byte, 512))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -246,7 +247,8 @@ func TestContextEndsCall(t *testing.T) {
 	defer cancel()
 	other := make(chan error)
 	go func() { other <- c.Flush(context.Background()) }()
-	if err := c.ReadAt(ctx, make([]byte, 512), 0); !errors.Is(err, context.DeadlineExceeded) || !fail.Is(err, fail.Retry) {
+	if err := c.ReadAt(ctx, make([]byte, 512), 0); !errors.Is(err, context.DeadlineExceeded) ||
+		!fail.Is(err, fail.Retry) {
 		t.Errorf("read: %v", err)
 	}
 	if err := <-other; !fail.Is(err, fail.Retry) {

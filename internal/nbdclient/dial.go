@@ -200,7 +200,8 @@ func (h *handshake) option(id uint32, data []byte, each func(kind uint32, p []by
 			return err
 		}
 		kind, length := binary.BigEndian.Uint32(r[12:]), binary.BigEndian.Uint32(r[16:])
-		if binary.BigEndian.Uint64(r[:]) != magicOptReply || binary.BigEndian.Uint32(r[8:]) != id || length > maxReplyBytes {
+		if binary.BigEndian.Uint64(r[:]) != magicOptReply || binary.BigEndian.Uint32(r[8:]) != id ||
+			length > maxReplyBytes {
 			return errors.New("malformed option reply")
 		}
 		p := make([]byte, length)

@@ -136,7 +136,8 @@ func (r *Request) part(off uint64, n uint32) ([]byte, error) {
 
 func (r *Request) setErrno(errno uint32) {
 	if errno != 0 && r.Err == nil {
-		r.Err = fail.Wrap(kindOf(errno), r.Op.String(), fmt.Sprintf("%d bytes at %d", r.length(), r.Off), syscall.Errno(errno))
+		r.Err = fail.Wrap(kindOf(errno), r.Op.String(), fmt.Sprintf("%d bytes at %d", r.length(), r.Off),
+			syscall.Errno(errno))
 	}
 }
 

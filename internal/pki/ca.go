@@ -39,7 +39,8 @@ var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
 // InitCA makes an authority in dir, which must have none.
 func InitCA(dir string, now time.Time) error {
 	if _, err := os.Stat(filepath.Join(dir, CAKeyFile)); err == nil {
-		return fail.New(fail.Exists, "create authority in", dir, "there is one").WithHint("pollux tls rotate replaces it")
+		return fail.New(fail.Exists, "create authority in", dir, "there is one").
+			WithHint("pollux tls rotate replaces it")
 	}
 	if _, err := os.Lstat(filepath.Join(dir, CAFile)); err == nil {
 		return fail.New(fail.Exists, "create authority in", dir, "there is a "+CAFile+" without its key").
@@ -89,9 +90,11 @@ func newCA(dir string, others []byte, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	tmpl := &x509.Certificate{SerialNumber: serial(), Subject: pkix.Name{CommonName: "Pollux authority " + now.UTC().Format("2006-01-02")},
-		NotBefore: now.Add(-clockSkew), NotAfter: now.AddDate(caYears, 0, 0), IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
+	tmpl := &x509.Certificate{SerialNumber: serial(),
+		Subject:   pkix.Name{CommonName: "Pollux authority " + now.UTC().Format("2006-01-02")},
+		NotBefore: now.Add(-clockSkew), NotAfter: now.AddDate(caYears, 0, 0), IsCA: true, BasicConstraintsValid: true,
+		MaxPathLenZero: true,
+		KeyUsage:       x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
 		return fail.Wrap(fail.Internal, "sign", "authority", err)
@@ -148,7 +151,9 @@ func loadCA(dir string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	}
 	ec, ok := key.(*ecdsa.PrivateKey)
 	if !ok || !ec.PublicKey.Equal(ca.PublicKey) {
-		return nil, nil, damaged(CAKeyFile, errors.New("it is not the key of the first certificate in "+CAFile+"; a rotation was cut short: run it again"))
+		return nil, nil, damaged(CAKeyFile,
+			errors.New("it is not the key of the first certificate in "+CAFile+
+				"; a rotation was cut short: run it again"))
 	}
 	return ca, ec, nil
 }
@@ -159,10 +164,12 @@ func loadCA(dir string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 // until when it holds.
 func Issue(dir, out string, p Peer, replace bool, now time.Time) (path string, until time.Time, err error) {
 	if !slices.Contains(Roles, p.Role) {
-		return "", until, fail.New(fail.Invalid, "issue certificate for", string(p.Role), "no such role").WithHint("journal, agent, operator or reader")
+		return "", until, fail.New(fail.Invalid, "issue certificate for", string(p.Role), "no such role").
+			WithHint("journal, agent, operator or reader")
 	}
 	if !nameRule.MatchString(p.Name) {
-		return "", until, fail.New(fail.Invalid, "issue certificate for", p.Name, "letters, digits and _.- only, 100 at most, a letter or digit first")
+		return "", until, fail.New(fail.Invalid, "issue certificate for", p.Name,
+			"letters, digits and _.- only, 100 at most, a letter or digit first")
 	}
 	ca, caKey, err := loadCA(dir)
 	if err != nil {

@@ -20,7 +20,8 @@ func TestDialNamesTLS(t *testing.T) {
 	if _, _, err := Issue(ca, out, Peer{Role: Agent, Name: "a"}, true, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	files := Files{Cert: filepath.Join(out, "agent-a.pem"), Key: filepath.Join(out, "agent-a.key"), CA: filepath.Join(out, CAFile)}
+	files := Files{Cert: filepath.Join(out, "agent-a.pem"), Key: filepath.Join(out, "agent-a.key"),
+		CA: filepath.Join(out, CAFile)}
 	for name, answer := range map[string]string{"closed": "", "nonsense": "PLXT and more that is no TLS"} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

@@ -53,7 +53,8 @@ func Expiry(until, now time.Time) (warning string, urgent bool) {
 	case left <= 0:
 		return "it has expired on " + until.UTC().Format(time.DateOnly), true
 	case left <= WarnBefore:
-		return fmt.Sprintf("it expires on %s, in %d days", until.UTC().Format(time.DateOnly), int(left.Hours()/24)), left <= UrgentBefore
+		return fmt.Sprintf("it expires on %s, in %d days", until.UTC().Format(time.DateOnly), int(left.Hours()/24)),
+			left <= UrgentBefore
 	}
 	return "", false
 }
@@ -65,10 +66,13 @@ func CauseHint(err error, authority string) string {
 	var host x509.HostnameError
 	var unknown x509.UnknownAuthorityError
 	switch {
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil && time.Now().Before(invalid.Cert.NotBefore):
-		return "its certificate does not hold yet, from " + invalid.Cert.NotBefore.UTC().Format(time.RFC3339) + " on: is this host's clock right?"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil &&
+		time.Now().Before(invalid.Cert.NotBefore):
+		return "its certificate does not hold yet, from " + invalid.Cert.NotBefore.UTC().Format(time.RFC3339) +
+			" on: is this host's clock right?"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil:
-		return "its certificate has expired on " + invalid.Cert.NotAfter.UTC().Format(time.DateOnly) + ": renew it there, or set this host's clock"
+		return "its certificate has expired on " + invalid.Cert.NotAfter.UTC().Format(time.DateOnly) +
+			": renew it there, or set this host's clock"
 	case errors.As(err, &invalid):
 		return "its certificate is not one for this use: " + invalid.Error()
 	case errors.As(err, &host):

@@ -26,7 +26,8 @@ func TestExpiry(t *testing.T) {
 	for before, want := range map[time.Duration]struct {
 		says   string
 		urgent bool
-	}{31 * 24 * time.Hour: {"", false}, 30 * 24 * time.Hour: {"in 30 days", false}, 8 * 24 * time.Hour: {"in 8 days", false},
+	}{31 * 24 * time.Hour: {"", false}, 30 * 24 * time.Hour: {"in 30 days", false},
+		8 * 24 * time.Hour: {"in 8 days", false},
 		7 * 24 * time.Hour: {"in 7 days", true}, time.Hour: {"in 0 days", true}, -time.Hour: {"has expired", true}} {
 		says, urgent := Expiry(until, until.Add(-before))
 		if urgent != want.urgent || !strings.Contains(says, want.says) || (says == "") != (want.says == "") {

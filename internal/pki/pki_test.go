@@ -126,7 +126,8 @@ func TestRotate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, pair := range [][2]Files{{newJournal, oldAgent}, {oldJournal, newAgent}, {newJournal, newAgent}, {oldJournal, oldAgent}} {
+	for _, pair := range [][2]Files{{newJournal, oldAgent}, {oldJournal, newAgent}, {newJournal, newAgent},
+		{oldJournal, oldAgent}} {
 		if _, err := meet(t, pair[0], pair[1]); err != nil {
 			t.Errorf("%s and %s: %v", pair[0].Cert, pair[1].Cert, err)
 		}

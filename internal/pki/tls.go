@@ -124,7 +124,8 @@ func (f Files) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, want []
 		return err
 	}
 	if !slices.Contains(want, p.Role) {
-		return fail.New(fail.Denied, "verify", p.String(), "its role is not one of those that are wanted here: "+fmt.Sprint(want))
+		return fail.New(fail.Denied, "verify", p.String(), "its role is not one of those that are wanted here: "+
+			fmt.Sprint(want))
 	}
 	return nil
 }
@@ -149,7 +150,8 @@ func peerOf(c *x509.Certificate) (Peer, error) {
 			return Peer{Role(role), name}, nil
 		}
 	}
-	return Peer{}, fail.New(fail.Denied, "read certificate of", c.Subject.CommonName, "it names no role: a URI such as pollux:agent/host1").
+	return Peer{}, fail.New(fail.Denied, "read certificate of", c.Subject.CommonName,
+		"it names no role: a URI such as pollux:agent/host1").
 		WithHint("pollux tls issue makes such certificates")
 }
 
@@ -198,7 +200,8 @@ func (f Files) Dial(ctx context.Context, address string) (net.Conn, error) {
 // TLS: it answers something else, or takes the handshake for nonsense and closes.
 func noTLS(err error) bool {
 	strange := tls.RecordHeaderError{}
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.As(err, &strange)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) ||
+		errors.As(err, &strange)
 }
 
 // Listen takes connections; in clear where there are no files.

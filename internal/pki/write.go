@@ -9,7 +9,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -34,14 +34,16 @@ func writeNew(path string, b []byte, mode os.FileMode) error {
 }
 
 func exists(path string) error {
-	return fail.New(fail.Exists, "write", path, "it is there already").WithHint("--replace puts a new key and certificate in place of the old ones")
+	return fail.New(fail.Exists, "write", path, "it is there already").
+		WithHint("--replace puts a new key and certificate in place of the old ones")
 }
 
 // put writes b to a file that nobody else can have made or opened before, and moves that
 // to path: whoever may write into the directory cannot have the key written to a file of
 // theirs.
 func put(path string, b []byte, mode os.FileMode, move func(from, to string) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*"+durable.TempSuffix) // exclusively, mode 0600
+	// exclusively, mode 0600
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*"+atomicfile.TempSuffix)
 	if err != nil {
 		return fail.Wrap(fail.Denied, "write", path, err)
 	}
@@ -51,7 +53,7 @@ func put(path string, b []byte, mode os.FileMode, move func(from, to string) err
 		err = move(f.Name(), path)
 	}
 	if err == nil {
-		err = durable.SyncDir(vfs.Default, filepath.Dir(path))
+		err = atomicfile.SyncDir(vfs.Default, filepath.Dir(path))
 	} else {
 		_ = os.Remove(f.Name())
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -46,7 +46,8 @@ func TestIssueReplacesNothingSilently(t *testing.T) {
 	if bytes.Equal(read("agent-a.key"), key) || bytes.Equal(read("agent-a.pem"), cert) {
 		t.Error("it was not replaced")
 	}
-	f := Files{Cert: filepath.Join(out, "agent-a.pem"), Key: filepath.Join(out, "agent-a.key"), CA: filepath.Join(out, CAFile)}
+	f := Files{Cert: filepath.Join(out, "agent-a.pem"), Key: filepath.Join(out, "agent-a.key"),
+		CA: filepath.Join(out, CAFile)}
 	if _, err := f.Check(); err != nil {
 		t.Error(err)
 	}
@@ -66,7 +67,7 @@ func TestPreparedTemporaryFile(t *testing.T) {
 	if err := os.WriteFile(theirs, nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(theirs, filepath.Join(out, "agent-a.key"+durable.TempSuffix)); err != nil {
+	if err := os.Symlink(theirs, filepath.Join(out, "agent-a.key"+atomicfile.TempSuffix)); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := Issue(dir, out, Peer{Agent, "a"}, false, now); err != nil {

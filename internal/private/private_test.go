@@ -54,7 +54,8 @@ func TestDir(t *testing.T) {
 	}
 	must(t, os.Symlink(in("a"), in("link")), os.Symlink(in("nowhere"), in("dangling")), os.Symlink(in("b"), in("ours")),
 		os.WriteFile(in("file"), nil, 0o600),
-		os.Mkdir(in("wide"), 0o700), os.Chmod(in("wide"), 0o777), os.Mkdir(in("group"), 0o700), os.Chmod(in("group"), 0o770),
+		os.Mkdir(in("wide"), 0o700), os.Chmod(in("wide"), 0o777), os.Mkdir(in("group"), 0o700),
+		os.Chmod(in("group"), 0o770),
 		foreignDir(in("theirs")), os.Mkdir(in("theirs", "mine"), 0o700))
 	if err := Dir(in("ours", "c")); err != nil {
 		t.Errorf("below a link of our own: %v", err)

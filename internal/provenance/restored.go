@@ -30,9 +30,11 @@ type Restored struct {
 // SetRestored writes r beside the file's bytes, where there is a place for it.
 func SetRestored(f *os.File, r Restored) error {
 	when := time.Now().Truncate(time.Microsecond) // that the file's own is what we wrote, whatever its clock's steps
-	err := unix.Futimes(int(f.Fd()), []unix.Timeval{unix.NsecToTimeval(when.UnixNano()), unix.NsecToTimeval(when.UnixNano())})
+	err := unix.Futimes(int(f.Fd()),
+		[]unix.Timeval{unix.NsecToTimeval(when.UnixNano()), unix.NsecToTimeval(when.UnixNano())})
 	if err == nil {
-		err = unix.Fsetxattr(int(f.Fd()), RestoredName, fmt.Appendf(nil, "%s %d %d %d", r.Stream, r.Volume, r.LSN, when.UnixNano()), 0)
+		err = unix.Fsetxattr(int(f.Fd()), RestoredName,
+			fmt.Appendf(nil, "%s %d %d %d", r.Stream, r.Volume, r.LSN, when.UnixNano()), 0)
 	}
 	return fail.Wrap(fail.Unsupported, "note the point at", f.Name(), err)
 }

@@ -15,7 +15,8 @@ type Bytes int64
 var units = []struct {
 	suffix string
 	bytes  int64
-}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"T", 1 << 40}, {"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}, {"B", 1}}
+}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"T", 1 << 40}, {"G", 1 << 30},
+	{"M", 1 << 20}, {"K", 1 << 10}, {"B", 1}}
 
 // minBare is the least number that is taken for bytes without a unit. A smaller one is
 // a unit forgotten.
@@ -35,11 +36,13 @@ func ParseBytes(s string) (Bytes, error) {
 	case err != nil:
 		return 0, fmt.Errorf("%q is not a size: %s", s, sizeForms)
 	case unit == "" && n > 0 && n < minBare:
-		return 0, fmt.Errorf("%q is a size without a unit: write %dMiB or %dGiB for that many, %dB for bytes", s, n, n, n)
+		return 0, fmt.Errorf("%q is a size without a unit: write %dMiB or %dGiB for that many, %dB for bytes",
+			s, n, n, n)
 	case unit == "":
 		return Bytes(n), nil
 	case unit == "KB" || unit == "MB" || unit == "GB" || unit == "TB":
-		return 0, fmt.Errorf("%q is not a size: %s is a power of 1000 for some and of 1024 for others, so write %ciB", s, unit, unit[0])
+		return 0, fmt.Errorf("%q is not a size: %s is a power of 1000 for some and of 1024 for others, so write %ciB",
+			s, unit, unit[0])
 	}
 	for _, u := range units {
 		if u.suffix != unit {
@@ -94,7 +97,8 @@ func CheckVolume(n int64) error {
 	case n < MinVolume:
 		return fmt.Errorf("%v is less than the minimum of a volume, %v", size, Bytes(MinVolume))
 	case n%SectorBytes != 0:
-		return fmt.Errorf("%v is not a multiple of %d bytes, as a block device's size is: %v or %v is", size, SectorBytes,
+		return fmt.Errorf("%v is not a multiple of %d bytes, as a block device's size is: %v or %v is", size,
+			SectorBytes,
 			size/SectorBytes*SectorBytes, (size/SectorBytes+1)*SectorBytes)
 	}
 	return nil

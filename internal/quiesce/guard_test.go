@@ -26,7 +26,8 @@ func TestMain(m *testing.M) {
 func TestGuardKilledDuringPre(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
-	h := Hooks{Pre: []string{"/bin/sh", "-c", "cd " + dir + "; echo $$ > pre; echo $PPID > guard; sleep 2; touch still"},
+	h := Hooks{Pre: []string{"/bin/sh", "-c", "cd " + dir +
+		"; echo $$ > pre; echo $PPID > guard; sleep 2; touch still"},
 		Post: []string{"/bin/sh", "-c", "cd " + dir + "; rm -f still; touch posted"}, Limit: 5 * time.Second}
 	pid := func(name string) int {
 		b, _ := os.ReadFile(path(name)) // not there yet is none
@@ -73,7 +74,8 @@ func running(pid int) bool {
 // A first hook that leaves a child with its output.
 func TestHookLeavesChild(t *testing.T) {
 	dir := t.TempDir()
-	h := Hooks{Pre: []string{"true"}, Post: []string{"/bin/sh", "-c", "echo x >> " + dir + "/posts; sleep 20 &"}, Limit: 5 * time.Second}
+	h := Hooks{Pre: []string{"true"}, Post: []string{"/bin/sh", "-c", "echo x >> " + dir + "/posts; sleep 20 &"},
+		Limit: 5 * time.Second}
 	s, err := Begin(t.Context(), os.Args[0], []string{"guard"}, h, "group g")
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +99,8 @@ func TestGuardKilledWhileStill(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = s.cmd.Process.Kill()
-	for end := time.Now().Add(4 * time.Second); ; time.Sleep(10 * time.Millisecond) { // the mark waits for a full WAL: up to 15 s
+	// the mark waits for a full WAL: up to 15 s
+	for end := time.Now().Add(4 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := os.Stat(still); err != nil {
 			break
 		}
@@ -113,7 +116,8 @@ func TestGuardKilledWhileStill(t *testing.T) {
 func TestCallerLeaves(t *testing.T) {
 	dir := t.TempDir()
 	began := filepath.Join(dir, "began")
-	h := Hooks{Pre: []string{"/bin/sh", "-c", "touch " + began + "; sleep 600"}, Post: []string{"touch", filepath.Join(dir, "posted")}, Limit: 10 * time.Minute}
+	h := Hooks{Pre: []string{"/bin/sh", "-c", "touch " + began + "; sleep 600"},
+		Post: []string{"touch", filepath.Join(dir, "posted")}, Limit: 10 * time.Minute}
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
 	go func() {
@@ -164,7 +168,8 @@ func TestHookThatCannotBeKilled(t *testing.T) {
 func TestGuardStandsStill(t *testing.T) {
 	dir := t.TempDir()
 	posted := filepath.Join(dir, "posted")
-	h := Hooks{Pre: []string{"/bin/sh", "-c", "kill -STOP $PPID; sleep 600"}, Post: []string{"touch", posted}, Limit: time.Second}
+	h := Hooks{Pre: []string{"/bin/sh", "-c", "kill -STOP $PPID; sleep 600"}, Post: []string{"touch", posted},
+		Limit: time.Second}
 	start := time.Now()
 	_, err := Begin(t.Context(), os.Args[0], []string{"guard"}, h, "group g")
 	if took := time.Since(start); err == nil || took > h.Limit+3*guardPatience {
@@ -178,7 +183,8 @@ func TestGuardStandsStill(t *testing.T) {
 // TestHooksGetNoSecrets: what the agent has in its environment is its own.
 func TestHooksGetNoSecrets(t *testing.T) {
 	seen := filepath.Join(t.TempDir(), "seen")
-	for _, name := range []string{"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "MY_PASSWORD"} {
+	for _, name := range []string{"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CREDENTIALS_DIRECTORY",
+		"NOTIFY_SOCKET", "MY_PASSWORD"} {
 		t.Setenv(name, "secret")
 	}
 	t.Setenv("LC_ALL", "C")

@@ -116,13 +116,15 @@ func (s *Still) end(line, what string) error {
 	why, failed := strings.CutPrefix(line, saysFailed)
 	switch {
 	case s.died && s.goOn != nil:
-		return fail.New(fail.Internal, "quiesce", what, "the guard died. THE APPLICATION MAY STILL STAND STILL: "+s.goOn.Error())
+		return fail.New(fail.Internal, "quiesce", what, "the guard died. THE APPLICATION MAY STILL STAND STILL: "+
+			s.goOn.Error())
 	case s.died:
 		return fail.New(fail.Internal, "quiesce", what, "the guard died; the application goes on")
 	case line == saysGoesOn:
 		return nil
 	case line == saysLate:
-		return fail.New(fail.Refused, "quiesce", what, "it stood still for the limit, and had to go on before the mark was made").
+		return fail.New(fail.Refused, "quiesce", what,
+			"it stood still for the limit, and had to go on before the mark was made").
 			WithHint("a longer limit in the agent's quiesce settings, or a quieter moment")
 	case failed:
 		return fail.New(fail.Refused, "quiesce", what, why).WithHint("see the hooks in the agent's quiesce settings")

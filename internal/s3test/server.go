@@ -108,7 +108,8 @@ func (s *Server) DeleteAll(ctx context.Context, bucket string) (gone, stayed int
 			if o.Err != nil {
 				return o.Err
 			}
-			if err := c.RemoveObject(ctx, bucket, o.Key, minio.RemoveObjectOptions{VersionID: o.VersionID}); err != nil {
+			if err := c.RemoveObject(ctx, bucket, o.Key,
+				minio.RemoveObjectOptions{VersionID: o.VersionID}); err != nil {
 				stayed++
 				continue
 			}
@@ -209,10 +210,12 @@ func (s *Server) run(ctx context.Context) error {
 func (s *Server) args() []string {
 	data := filepath.Join(s.dir, "data")
 	if s.Kind == MinIO {
-		return []string{"server", "--quiet", "--address", s.port.address(), "--certs-dir", filepath.Join(s.dir, "home"), data}
+		return []string{"server", "--quiet", "--address", s.port.address(), "--certs-dir",
+			filepath.Join(s.dir, "home"), data}
 	}
 	// Without --keep-alive it closes the connection after each request.
-	return []string{"--quiet", "--keep-alive", "--port", s.port.address(), "posix", "--versioning-dir", filepath.Join(s.dir, "versions"), data}
+	return []string{"--quiet", "--keep-alive", "--port", s.port.address(), "posix", "--versioning-dir",
+		filepath.Join(s.dir, "versions"), data}
 }
 
 // await polls until the server lists its buckets, as it will for a client, and knows who is

@@ -11,9 +11,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/raft"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/notify"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -91,7 +91,7 @@ func (j *Journal) open(ctx context.Context) (err error) {
 			return fail.Wrap(fail.Denied, "create", d, err)
 		}
 	}
-	if err := durable.SyncDir(o.FS, o.Dir); err != nil {
+	if err := atomicfile.SyncDir(o.FS, o.Dir); err != nil {
 		return fail.Wrap(fail.Internal, "sync", o.Dir, err)
 	}
 	if j.db, err = openKV(o.FS, filepath.Join(o.Dir, "state"), o.Logger); err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/change"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -97,7 +97,7 @@ func createKV(fs vfs.FS, dir string, opts *pebble.Options) error {
 	if err := fs.Rename(fresh, dir); err != nil {
 		return err
 	}
-	return durable.SyncDir(fs, fs.PathDir(dir))
+	return atomicfile.SyncDir(fs, fs.PathDir(dir))
 }
 
 func get(db pebble.Reader, key []byte) ([]byte, error) {

@@ -9,8 +9,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/crashfs"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -22,7 +22,7 @@ func small(o *Options) { o.LogSegmentBytes, o.TrailingLogs = 32<<10, 1 }
 // before the next sync. Nothing of what was promised is lost: the journal starts.
 func TestLogLeftAllLazy(t *testing.T) {
 	mem := vfs.NewCrashableMem()
-	if err := errors.Join(mem.MkdirAll("/j", 0o700), durable.SyncDir(mem, "/")); err != nil {
+	if err := errors.Join(mem.MkdirAll("/j", 0o700), atomicfile.SyncDir(mem, "/")); err != nil {
 		t.Fatal(err)
 	}
 	var hook atomic.Pointer[func()]

@@ -8,8 +8,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/crashfs"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -31,7 +31,7 @@ func cutWithStateAhead(t *testing.T, do func(j *Journal)) *vfs.MemFS {
 	if err := mem.MkdirAll("/j", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := durable.SyncDir(mem, "/"); err != nil {
+	if err := atomicfile.SyncDir(mem, "/"); err != nil {
 		t.Fatal(err)
 	}
 	j, err := openTest(fs)

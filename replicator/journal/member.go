@@ -13,7 +13,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -129,10 +129,10 @@ func (m *member) check() error {
 // although it may be written over the very files.
 func (m *member) renewMark() error {
 	path := filepath.Join(m.opts.Dir, "member")
-	f, err := m.opts.FS.Create(path+durable.TempSuffix, vfs.WriteCategoryUnspecified)
+	f, err := m.opts.FS.Create(path+atomicfile.TempSuffix, vfs.WriteCategoryUnspecified)
 	if err == nil { // the mark is of the inode that the rename puts in place
-		_, err = f.Write([]byte(m.id + " " + m.birth(path+durable.TempSuffix)))
-		err = durable.Finish(m.opts.FS, f, path, err)
+		_, err = f.Write([]byte(m.id + " " + m.birth(path+atomicfile.TempSuffix)))
+		err = atomicfile.Finish(m.opts.FS, f, path, err)
 	}
 	return fail.Wrap(fail.Full, "write", path, err)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 
-	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -43,7 +43,7 @@ func (s *snapStore) path(id string) string { return filepath.Join(s.dir, id+snap
 func (s *snapStore) Create(v raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64,
 	_ raft.Transport) (raft.SnapshotSink, error) {
 	id := fmt.Sprintf("%020d-%020d", term, index)
-	f, err := s.fs.Create(s.path(id)+durable.TempSuffix, vfs.WriteCategoryUnspecified)
+	f, err := s.fs.Create(s.path(id)+atomicfile.TempSuffix, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, fail.Wrap(fail.Full, "create snapshot", s.path(id), err)
 	}
@@ -77,7 +77,7 @@ func (k *snapSink) Cancel() error {
 	}
 	k.done = true
 	_ = k.f.Close()
-	return k.s.fs.Remove(k.s.path(k.meta.ID) + durable.TempSuffix)
+	return k.s.fs.Remove(k.s.path(k.meta.ID) + atomicfile.TempSuffix)
 }
 
 // Close makes the snapshot durable; only then may Raft drop log entries.
@@ -93,7 +93,7 @@ func (k *snapSink) Close() error {
 	tail := fmt.Sprintf("%s%012d%08x", meta, len(meta), crc32.Checksum(meta, castagnoli))
 	_, err = k.f.Write([]byte(tail))
 	path := k.s.path(k.meta.ID)
-	err = durable.Finish(k.s.fs, k.f, path, err)
+	err = atomicfile.Finish(k.s.fs, k.f, path, err)
 	if err != nil {
 		return fail.Wrap(fail.Full, "write snapshot", path, err)
 	}

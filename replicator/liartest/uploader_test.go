@@ -36,8 +36,9 @@ func (m *member) start() {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	s := objstore.WithRetry(m.lies.store, objstore.Policy{MinBackoff: time.Millisecond, MaxBackoff: 10 * time.Millisecond,
-		Retryable: uploader.Retryable})
+	s := objstore.WithRetry(m.lies.store,
+		objstore.Policy{MinBackoff: time.Millisecond, MaxBackoff: 10 * time.Millisecond,
+			Retryable: uploader.Retryable})
 	m.u = uploader.New(uploader.Options{Target: target, Journal: m.j, Term: m.j.Term(), Store: s})
 	ctx, cancel := context.WithCancel(m.t.Context())
 	done := make(chan error, 1)
@@ -67,7 +68,8 @@ func (m *member) await(what string, done func() bool) {
 	m.t.Helper()
 	for deadline := time.Now().Add(enough); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			m.t.Fatalf("%s: the target stays at %+v of %d: %+v", what, m.j.Target(target), m.j.LastIndex(), m.u.Status())
+			m.t.Fatalf("%s: the target stays at %+v of %d: %+v", what, m.j.Target(target), m.j.LastIndex(),
+				m.u.Status())
 		}
 	}
 }

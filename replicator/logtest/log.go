@@ -58,10 +58,14 @@ type Log struct {
 // New begins a log in s, with group g.
 func New(t testing.TB, s objstore.Store) *Log {
 	t.Helper()
-	l := &Log{T: t, Store: s, Stream: uuid.MustParse("20000000-0000-0000-0000-00000000000a"), Clock: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Step: time.Second,
-		Codec: change.CodecS2, Volumes: map[string]uint32{}, Sizes: map[string]int64{}, Images: map[string][]byte{}, History: map[uint64]map[string][]byte{},
-		Times: map[uint64]time.Time{}, Exact: map[uint64]bool{}, index: 1, token: segment.Token{Epoch: 1, Term: 1, Writer: uuid.UUID{1}}, number: 1}
-	l.put(segment.Document(segment.Head{Type: segment.Identity, Journal: Journal, Token: segment.Token{Epoch: 1}, FirstIndex: 1}, state.KindIdentity,
+	l := &Log{T: t, Store: s, Stream: uuid.MustParse("20000000-0000-0000-0000-00000000000a"),
+		Clock: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Step: time.Second,
+		Codec: change.CodecS2, Volumes: map[string]uint32{}, Sizes: map[string]int64{}, Images: map[string][]byte{},
+		History: map[uint64]map[string][]byte{},
+		Times:   map[uint64]time.Time{}, Exact: map[uint64]bool{}, index: 1,
+		token: segment.Token{Epoch: 1, Term: 1, Writer: uuid.UUID{1}}, number: 1}
+	l.put(segment.Document(segment.Head{Type: segment.Identity, Journal: Journal, Token: segment.Token{Epoch: 1},
+		FirstIndex: 1}, state.KindIdentity,
 		state.Identity{Journal: Journal, Format: state.FormatVersion, Site: "remote"}))
 	l.Fence()
 	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold})
@@ -85,7 +89,8 @@ func (l *Log) Fence() {
 	l.token.Writer[1]++
 	l.put(segment.Document(segment.Head{Type: segment.Fence, Journal: Journal, Token: l.token, ChecksTail: !l.Unchecked,
 		Position: l.Position, DurablePosition: l.Position, FirstIndex: l.index},
-		state.KindFence, state.Fence{NextIndex: l.index, Streams: map[change.StreamID]change.Point{l.Stream: l.Point}, Reason: "test"}))
+		state.KindFence, state.Fence{NextIndex: l.index, Streams: map[change.StreamID]change.Point{l.Stream: l.Point},
+			Reason: "test"}))
 }
 
 // Command adds a command.
@@ -97,7 +102,9 @@ func (l *Log) Command(kind state.Kind, v any) {
 
 // Volume protects a volume of zeros from here on.
 func (l *Log) Volume(name string, size int64) {
-	l.Command(state.KindVolumeCreate, state.Volume{Name: name, Group: "g", Stream: l.Stream, Agent: "a", SizeBytes: size, Backing: "/" + name, Created: l.Clock})
+	l.Command(state.KindVolumeCreate,
+		state.Volume{Name: name, Group: "g", Stream: l.Stream, Agent: "a", SizeBytes: size, Backing: "/" + name,
+			Created: l.Clock})
 	l.Command(state.KindVolumeReady, state.VolumeReady{Name: name, FirstLSN: l.Point.LSN + 1})
 	l.Volumes[name], l.Sizes[name], l.Images[name] = l.number, size, make([]byte, size)
 	l.number++
@@ -106,7 +113,8 @@ func (l *Log) Volume(name string, size int64) {
 // Write, Zero and Mark are changes for Frame.
 func (l *Log) Write(volume string, off int64, data []byte) change.Change {
 	copy(l.Images[volume][off:], data)
-	return change.Change{Kind: change.Write, Volume: l.Volumes[volume], Off: off, Len: uint32(len(data)), Data: [][]byte{data}}
+	return change.Change{Kind: change.Write, Volume: l.Volumes[volume], Off: off, Len: uint32(len(data)),
+		Data: [][]byte{data}}
 }
 
 // Zero makes a range zeros.
@@ -119,7 +127,8 @@ func (l *Log) Zero(volume string, off, n int64) change.Change {
 func (l *Log) Frame(changes ...change.Change) {
 	l.Clock = l.Clock.Add(l.Step)
 	now := l.Clock.Add(l.Skew).UnixNano()
-	h := change.Header{Stream: l.Stream, FirstLSN: l.Point.LSN + 1, FirstTime: now, LastTime: now, Epoch: 1, Lease: 1, Prev: l.Point.Hash}
+	h := change.Header{Stream: l.Stream, FirstLSN: l.Point.LSN + 1, FirstTime: now, LastTime: now, Epoch: 1, Lease: 1,
+		Prev: l.Point.Hash}
 	e := change.Encoder{Codec: l.Codec}
 	b, hash := e.Encode(&h, changes)
 	l.Point = change.Point{LSN: h.LastLSN, Hash: hash}
@@ -131,7 +140,8 @@ func (l *Log) Frame(changes ...change.Change) {
 // Bookmark adds a mark and its command, and keeps what the volumes hold.
 func (l *Log) Bookmark(name string) {
 	l.Frame(change.Change{Kind: change.Mark, Data: [][]byte{[]byte(name)}})
-	l.Command(state.KindBookmarkAdd, state.Bookmark{Name: name, Group: "g", Stream: l.Stream, LSN: l.Point.LSN, Epoch: 1, Time: l.Clock})
+	l.Command(state.KindBookmarkAdd, state.Bookmark{Name: name, Group: "g", Stream: l.Stream, LSN: l.Point.LSN,
+		Epoch: 1, Time: l.Clock})
 	l.Keep()
 }
 
@@ -175,7 +185,10 @@ func (l *Log) fold() {
 		if len(run) == 0 {
 			return
 		}
-		b, h, err := fold.Frames(context.Background(), nil, len(run), change.Quick, func(i int, buf []byte) ([]byte, error) { return append(buf, l.bodies[run[i]]...), nil })
+		b, h, err := fold.Frames(context.Background(), nil, len(run), change.Quick,
+			func(i int, buf []byte) ([]byte, error) {
+				return append(buf, l.bodies[run[i]]...), nil
+			})
 		if err != nil {
 			l.T.Fatal(err)
 		}

@@ -22,7 +22,8 @@ func ReadIndex(ctx context.Context, s objstore.Store, position uint64) (*segment
 // ReadTail is ReadIndex of an object whose size may be known, from a list; below 0 it is
 // not. It returns what was read of the object's end, too: the whole footer, and of what lies
 // before it as much as came with it.
-func ReadTail(ctx context.Context, s objstore.Store, position uint64, size int64) (x *segment.Index, tail []byte, err error) {
+func ReadTail(ctx context.Context, s objstore.Store, position uint64, size int64) (
+	x *segment.Index, tail []byte, err error) {
 	err = objstore.Reread(func() error {
 		x, tail, err = readTail(ctx, s, position, size)
 		return err
@@ -63,7 +64,8 @@ func ParseTail(s objstore.Store, position uint64, tail []byte, size int64) (*seg
 		return nil, fail.At("read", object, err)
 	}
 	if x.Position != position {
-		return nil, fail.New(fail.Damaged, "read", object, "the object says that it is position "+ObjectName(x.Position))
+		return nil, fail.New(fail.Damaged, "read", object, "the object says that it is position "+
+			ObjectName(x.Position))
 	}
 	return x, nil
 }

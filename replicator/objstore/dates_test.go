@@ -42,7 +42,8 @@ func TestDatesOfAnswers(t *testing.T) {
 	defer srv.Close()
 	t.Setenv("AWS_ACCESS_KEY_ID", "k")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "s")
-	for url, o := range map[string]Options{"s3://bucket/p": {Endpoint: srv.URL, Region: "r"}, "file://" + t.TempDir(): {}} {
+	for url, o := range map[string]Options{"s3://bucket/p": {Endpoint: srv.URL, Region: "r"}, "file://" +
+		t.TempDir(): {}} {
 		o.Dates = &Dates{}
 		s, err := Open(t.Context(), url, o)
 		if err != nil {

@@ -1,6 +1,6 @@
 // Package objstore is the small store of immutable objects under the object
 // log: create-if-absent, ranged reads, ordered lists. The uploader writes
-// segments through it; restore, mount, standby and garbage collection read.
+// segments through it; restore, mount and garbage collection read.
 //
 // What it guarantees: Create never overwrites, has one winner however many
 // race, and is durable when it returns nil. An object's bytes never change, so

@@ -15,8 +15,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/clock"
-	"github.com/pollux-dr/pollux/internal/durable"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -54,7 +54,8 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 	}
 	s.bufs.New = func() any { b := make([]byte, writeChunk); return &b }
 	if u.Host != "" && u.Host != "localhost" || !strings.HasPrefix(u.Path, "/") {
-		return nil, fail.New(fail.Invalid, op, u.String(), "not an absolute directory").WithHint("write file:///directory")
+		return nil, fail.New(fail.Invalid, op, u.String(), "not an absolute directory").
+			WithHint("write file:///directory")
 	}
 	if s.root = strings.TrimRight(s.root, "/"); s.root == "" {
 		return nil, fail.New(fail.Invalid, op, u.String(), "the root directory cannot be a store")
@@ -65,7 +66,8 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 			err = syscall.ENOTDIR
 		}
 		if err != nil {
-			return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err, Hint: "check the URL, and that its filesystem is mounted"}
+			return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err,
+				Hint: "check the URL, and that its filesystem is mounted"}
 		}
 		return s, nil
 	}
@@ -73,12 +75,13 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 	// Only the last level is made: a missing parent is likelier a file system
 	// that is not mounted than a wish to fill the disk below it.
 	if _, err := s.fs.Stat(parent); err != nil {
-		return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err, Hint: "mount the file system, or create " + parent}
+		return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err,
+			Hint: "mount the file system, or create " + parent}
 	}
 	if err := s.fs.MkdirAll(s.root, 0o750); err != nil {
 		return nil, fileError(op, u.String(), err)
 	}
-	if err := durable.SyncDir(s.fs, parent); err != nil && !errors.Is(err, fs.ErrPermission) {
+	if err := atomicfile.SyncDir(s.fs, parent); err != nil && !errors.Is(err, fs.ErrPermission) {
 		return nil, fileError(op, u.String(), err)
 	}
 	s.removeLeftovers()
@@ -119,7 +122,8 @@ func (s *fileStore) Create(ctx context.Context, name string, body []byte) error 
 	path := s.path(name)
 	dir := s.fs.PathDir(path)
 	if _, err := s.fs.Stat(s.root); err != nil { // never make it anew: an unmounted disk would fill what is below
-		return &fail.Error{Kind: fail.Retry, Op: op, Object: s.object(name), Err: err, Hint: "is the store's filesystem mounted?"}
+		return &fail.Error{Kind: fail.Retry, Op: op, Object: s.object(name), Err: err,
+			Hint: "is the store's filesystem mounted?"}
 	}
 	if err := s.present(op, name); err != nil {
 		return err
@@ -140,7 +144,7 @@ func (s *fileStore) Create(ctx context.Context, name string, body []byte) error 
 	}
 	err := s.fs.Link(temp, path)
 	if err == nil {
-		err = durable.SyncDir(s.fs, dir)
+		err = atomicfile.SyncDir(s.fs, dir)
 	}
 	// Only now: while the temporary name is there, readers know from the link
 	// count that the final one may not be durable.
@@ -177,7 +181,7 @@ func (s *fileStore) present(op, name string) error {
 // exists reports a taken name once it is durable: the caller may build on an
 // object that another writer has linked and not yet synced.
 func (s *fileStore) exists(op, name, dir string) error {
-	if err := durable.SyncDir(s.fs, dir); err != nil {
+	if err := atomicfile.SyncDir(s.fs, dir); err != nil {
 		return s.createError(op, name, err)
 	}
 	return fail.New(fail.Exists, op, s.object(name), "exists")
@@ -220,7 +224,7 @@ func (s *fileStore) ensureDir(dir string) error {
 		return err
 	}
 	// Even if it was there: who made it may have died before the sync.
-	if err := durable.SyncDir(s.fs, parent); err != nil {
+	if err := atomicfile.SyncDir(s.fs, parent); err != nil {
 		return err
 	}
 	s.dirs.Store(dir, struct{}{})
@@ -283,7 +287,7 @@ func (s *fileStore) open(op, name string) (vfs.File, int64, error) {
 	case err == nil && st.IsDir():
 		err = os.ErrNotExist
 	case err == nil && linked(st):
-		err = durable.SyncDir(s.fs, s.fs.PathDir(path))
+		err = atomicfile.SyncDir(s.fs, s.fs.PathDir(path))
 	}
 	if err != nil {
 		return nil, 0, fileError(op, s.object(name), errors.Join(err, f.Close()))
@@ -316,7 +320,7 @@ func (s *fileStore) Delete(ctx context.Context, name string) error {
 		err = s.fs.Remove(path)
 	}
 	if err == nil {
-		err = durable.SyncDir(s.fs, s.fs.PathDir(path))
+		err = atomicfile.SyncDir(s.fs, s.fs.PathDir(path))
 	}
 	if err = fileError(op, s.object(name), err); fail.Is(err, fail.NotFound) {
 		return nil

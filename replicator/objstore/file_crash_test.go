@@ -125,7 +125,8 @@ func TestFileExistsIsDurable(t *testing.T) {
 	if err := s.Create(t.Context(), "log/1", body); !fail.Is(err, fail.Exists) {
 		t.Fatalf("create again: %v", err)
 	}
-	if err := checkCrashed(t.Context(), mem.CrashClone(vfs.CrashCloneCfg{}), map[string][]byte{"log/1": body}, []string{"log/1"}); err != nil {
+	if err := checkCrashed(t.Context(), mem.CrashClone(vfs.CrashCloneCfg{}), map[string][]byte{"log/1": body},
+		[]string{"log/1"}); err != nil {
 		t.Error(err)
 	}
 }
@@ -180,7 +181,8 @@ func TestFileErrors(t *testing.T) {
 				t.Errorf("%v at %s: %v, kind %v, want %v", errno, at, err, fail.KindOf(err), kind)
 			}
 			armed = false
-			if left, err := os.ReadDir(filepath.Join(dir, "store", ".tmp")); (err != nil && !os.IsNotExist(err)) || len(left) != 0 {
+			if left, err := os.ReadDir(filepath.Join(dir, "store", ".tmp")); (err != nil && !os.IsNotExist(err)) ||
+				len(left) != 0 {
 				t.Errorf("%v at %s: %d temporary files are left, %v", errno, at, len(left), err)
 			}
 		}
@@ -244,8 +246,10 @@ func TestFileTempTaken(t *testing.T) {
 func TestOpenInvalid(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "id")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
-	for _, url := range []string{"", "dir", "/dir", "file://", "file:///", "file://host/dir", "file:relative", "http://x/y", "s3://", "s3:///x",
-		"s3://bucket:80/x", "s3://id:geheim@bucket/x", "s3://bucket/a//b", "s3://bucket/x?y=geheim", "s3://geheim:%zz@b/x"} {
+	for _, url := range []string{"", "dir", "/dir", "file://", "file:///", "file://host/dir", "file:relative",
+		"http://x/y", "s3://", "s3:///x",
+		"s3://bucket:80/x", "s3://id:geheim@bucket/x", "s3://bucket/a//b", "s3://bucket/x?y=geheim",
+		"s3://geheim:%zz@b/x"} {
 		_, err := objstore.Open(t.Context(), url, objstore.Options{})
 		if !fail.Is(err, fail.Invalid) {
 			t.Errorf("open %q: %v", url, err)
@@ -253,7 +257,8 @@ func TestOpenInvalid(t *testing.T) {
 			t.Errorf("open %q shows the secret: %v", url, err)
 		}
 	}
-	for _, endpoint := range []string{"host", "host:80", "ftp://host", "http://", "http://host/path", "http://geheim@host", "http://host?x"} {
+	for _, endpoint := range []string{"host", "host:80", "ftp://host", "http://", "http://host/path",
+		"http://geheim@host", "http://host?x"} {
 		_, err := objstore.Open(t.Context(), "s3://bucket", objstore.Options{Endpoint: endpoint})
 		if !fail.Is(err, fail.Invalid) || bytes.Contains([]byte(err.Error()), []byte("geheim")) {
 			t.Errorf("endpoint %q: %v", endpoint, err)
@@ -263,7 +268,8 @@ func TestOpenInvalid(t *testing.T) {
 
 // TestOpenUnmounted: a directory whose parent is missing may come with a mount.
 func TestOpenUnmounted(t *testing.T) {
-	if _, err := objstore.Open(t.Context(), "file:///no/such/parent/dir", objstore.Options{}); !fail.Is(err, fail.NotFound) || fail.HintOf(err) == "" {
+	if _, err := objstore.Open(t.Context(), "file:///no/such/parent/dir", objstore.Options{}); !fail.Is(err,
+		fail.NotFound) || fail.HintOf(err) == "" {
 		t.Errorf("%v, hint %q", err, fail.HintOf(err))
 	}
 }

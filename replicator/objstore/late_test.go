@@ -16,7 +16,8 @@ func TestLate(t *testing.T) {
 		there := false
 		s := objstore.Late(url, func(ctx context.Context) (objstore.Store, error) {
 			if !there {
-				return nil, (&fail.Error{Kind: fail.NotFound, Op: "open", Err: errors.New("not mounted")}).WithHint("mount it")
+				return nil, (&fail.Error{Kind: fail.NotFound, Op: "open", Err: errors.New("not mounted")}).
+					WithHint("mount it")
 			}
 			return objstore.Open(ctx, url, objstore.Options{})
 		})

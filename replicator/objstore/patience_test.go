@@ -79,7 +79,8 @@ func TestPatienceOfList(t *testing.T) {
 		}
 	}
 	clk := &clock{}
-	s := objstore.WithRetry(&halting{inner, clk}, objstore.Policy{Clock: clk, Patience: func(bool) time.Duration { return 3 * time.Minute }})
+	s := objstore.WithRetry(&halting{inner, clk},
+		objstore.Policy{Clock: clk, Patience: func(bool) time.Duration { return 3 * time.Minute }})
 	n := 0
 	if err := s.List(t.Context(), "log/", "", func(objstore.Info) error { n++; return nil }); err != nil || n != 40 {
 		t.Errorf("%d names, %v", n, err)

@@ -84,7 +84,9 @@ func (r *retrying) Read(ctx context.Context, name string, off, n int64, buf []by
 	for !rd.done {
 		var w patience
 		r.progress(&w)
-		if err := r.doFor(ctx, &w, "read object", name, func() error { return r.readPiece(ctx, name, &rd) }); err != nil {
+		if err := r.doFor(ctx, &w, "read object", name, func() error {
+			return r.readPiece(ctx, name, &rd)
+		}); err != nil {
 			return nil, err
 		}
 	}

@@ -54,7 +54,8 @@ func TestRetryBacksOff(t *testing.T) {
 	if !fail.Is(err, fail.Retry) || !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
-	want := []time.Duration{750 * time.Millisecond, 1500 * time.Millisecond, 3 * time.Second, 6 * time.Second, 7500 * time.Millisecond, 7500 * time.Millisecond}
+	want := []time.Duration{750 * time.Millisecond, 1500 * time.Millisecond, 3 * time.Second, 6 * time.Second,
+		7500 * time.Millisecond, 7500 * time.Millisecond}
 	if !slices.Equal(clk.slept, want) {
 		t.Errorf("slept %v, want %v", clk.slept, want)
 	}
@@ -115,7 +116,9 @@ func TestRetryAfterLostReply(t *testing.T) {
 	}
 	never := func(func() error) error { return fail.New(fail.Retry, "", "", "never arrived") }
 	// A balancer sent the request twice, and passes on what became of the second.
-	repeated := func(create func() error) error { return errors.Join(create(), fail.New(fail.Exists, "", "", "exists")) }
+	repeated := func(create func() error) error {
+		return errors.Join(create(), fail.New(fail.Exists, "", "", "exists"))
+	}
 	for _, tt := range []struct {
 		name  string
 		there string // by another writer; "-" is nothing
@@ -296,13 +299,15 @@ func TestFaultsAreSeeded(t *testing.T) {
 		}
 	}
 	if !slices.Equal(a, b) || slices.Equal(a, c) || math.Abs(float64(good)-140) > 25 {
-		t.Errorf("same seed equal %v, other seed equal %v, %d of 200 good", slices.Equal(a, b), slices.Equal(a, c), good)
+		t.Errorf("same seed equal %v, other seed equal %v, %d of 200 good", slices.Equal(a, b),
+			slices.Equal(a, c), good)
 	}
 }
 
 func TestObserver(t *testing.T) {
 	var seen []objstore.Request
-	s := open(t, "file:///store", objstore.Options{FS: vfs.NewMem(), Observe: func(r objstore.Request) { seen = append(seen, r) }})
+	s := open(t, "file:///store", objstore.Options{FS: vfs.NewMem(),
+		Observe: func(r objstore.Request) { seen = append(seen, r) }})
 	_ = s.Create(t.Context(), "x", []byte("body"))
 	_ = s.Create(t.Context(), "x", []byte("body"))
 	_, _ = s.Read(t.Context(), "x", 1, 2, nil)

@@ -52,11 +52,13 @@ func openS3(u *url.URL, opts Options) (Store, error) {
 	const op = "open object store"
 	prefix := strings.Trim(u.Path, "/")
 	if u.Host == "" || u.Port() != "" {
-		return nil, fail.New(fail.Invalid, op, u.String(), "no bucket").WithHint("write s3://bucket/prefix; the server's address is the endpoint")
+		return nil, fail.New(fail.Invalid, op, u.String(), "no bucket").
+			WithHint("write s3://bucket/prefix; the server's address is the endpoint")
 	}
 	// The client would refuse the name at each request, as if the store had.
 	if err := s3utils.CheckValidBucketName(u.Host); err != nil {
-		return nil, fail.New(fail.Invalid, op, u.String(), err.Error()).WithHint("correct the bucket in the URL (--store, or the url of a target)")
+		return nil, fail.New(fail.Invalid, op, u.String(), err.Error()).
+			WithHint("correct the bucket in the URL (--store, or the url of a target)")
 	}
 	if prefix != "" {
 		if err := checkName(op, prefix); err != nil {
@@ -143,7 +145,8 @@ func (s *s3Store) Read(ctx context.Context, name string, off, n int64, buf []byt
 		}
 	} else if r.first != start || r.bytes != end-start {
 		return nil, fail.New(fail.Retry, op, s.object(name),
-			fmt.Sprintf("the store sent %d bytes from %d where %d from %d were asked for", r.bytes, r.first, end-start, start)).WithHint(hintAnswer)
+			fmt.Sprintf("the store sent %d bytes from %d where %d from %d were asked for", r.bytes, r.first, end-start,
+				start)).WithHint(hintAnswer)
 	}
 	buf, err = a.readBody(r.body, end-start, buf)
 	return buf, s.error(a, op, name, err)
@@ -260,7 +263,8 @@ func (s *s3Store) listPage(ctx context.Context, op, prefix, after string) ([]Inf
 		if strings.HasSuffix(name, "/") || name <= after && after != "" {
 			continue
 		}
-		page = append(page, Info{Name: name, Bytes: obj.Size, Modified: obj.LastModified, Tag: strings.Trim(obj.ETag, `"`)})
+		page = append(page, Info{Name: name, Bytes: obj.Size, Modified: obj.LastModified,
+			Tag: strings.Trim(obj.ETag, `"`)})
 		if len(page) == pageSize {
 			return page, false, nil
 		}

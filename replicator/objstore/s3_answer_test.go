@@ -23,7 +23,8 @@ const (
 	errorXML  = `<?xml version="1.0"?><Error><Code>InternalError</Code><Message>Please try again.</Message></Error>`
 	emptyMD5  = `"d41d8cd98f00b204e9800998ecf8427e"`
 	listStart = `<?xml version="1.0"?><ListBucketResult><Name>bucket</Name>`
-	listItem  = `<Contents><Key>prefix/a</Key><LastModified>2026-01-01T00:00:00Z</LastModified><Size>1</Size></Contents>`
+	listItem  = `<Contents><Key>prefix/a</Key><LastModified>2026-01-01T00:00:00Z</LastModified>` +
+		`<Size>1</Size></Contents>`
 )
 
 // answer writes a reply that looks like an object's.
@@ -55,7 +56,9 @@ func TestS3StrangeAnswers(t *testing.T) {
 		{"a page of bytes", []string{"create", "list", "extend", "rule"}, func(w http.ResponseWriter) {
 			answer(w, 200, "application/octet-stream", emptyMD5, pageHTML)
 		}},
-		{"an error document", all, func(w http.ResponseWriter) { answer(w, 200, "application/xml", emptyMD5, errorXML) }},
+		{"an error document", all, func(w http.ResponseWriter) {
+			answer(w, 200, "application/xml", emptyMD5, errorXML)
+		}},
 		{"nothing", answered, func(w http.ResponseWriter) { w.WriteHeader(200) }},
 		{"no content", answered, func(w http.ResponseWriter) { w.WriteHeader(204) }},
 		{"another document", []string{"list", "rule"}, func(w http.ResponseWriter) {
@@ -68,7 +71,8 @@ func TestS3StrangeAnswers(t *testing.T) {
 			answer(w, 200, "application/xml", "", listStart+"<KeyCount>2</KeyCount>"+listItem+"</ListBucketResult>")
 		}},
 		{"more to come, and not how", []string{"list"}, func(w http.ResponseWriter) {
-			answer(w, 200, "application/xml", "", listStart+"<IsTruncated>true</IsTruncated>"+listItem+"</ListBucketResult>")
+			answer(w, 200, "application/xml", "", listStart+"<IsTruncated>true</IsTruncated>"+listItem+
+				"</ListBucketResult>")
 		}},
 		{"absent, says a page", []string{"create", "read", "size", "list", "delete"}, func(w http.ResponseWriter) {
 			answer(w, 404, "text/html", "", pageHTML)
@@ -82,9 +86,10 @@ func TestS3StrangeAnswers(t *testing.T) {
 		{"exists, of what is read", []string{"read", "size", "list", "delete"}, func(w http.ResponseWriter) {
 			answer(w, 412, "application/xml", "", strings.ReplaceAll(errorXML, "InternalError", "PreconditionFailed"))
 		}},
-		{"a bad request, says a page", []string{"create", "read", "size", "list", "delete"}, func(w http.ResponseWriter) {
-			answer(w, 400, "text/html", "", pageHTML)
-		}},
+		{"a bad request, says a page", []string{"create", "read", "size", "list", "delete"},
+			func(w http.ResponseWriter) {
+				answer(w, 400, "text/html", "", pageHTML)
+			}},
 		{"go to another page", []string{"create", "read", "size", "list", "delete"}, func(w http.ResponseWriter) {
 			w.Header().Set("Location", "http://portal.example/login")
 			answer(w, 307, "text/html", "", pageHTML)

@@ -83,8 +83,8 @@ func (s *sending) Read(p []byte) (int, error) {
 
 func (s *sending) Seek(off int64, whence int) (int64, error) { return s.body.Seek(off, whence) }
 
-// readBody reads n bytes of the reply, and returns what came of them where it ends early. An answer may claim any length: beyond the first few
-// there is memory only for as many bytes again as have come.
+// readBody reads n bytes of the reply, and returns what came of them where it ends early. An answer may claim
+// any length: beyond the first few there is memory only for as many bytes again as have come.
 func (a *attempt) readBody(r io.Reader, n int64, buf []byte) ([]byte, error) {
 	const first = 32 << 20
 	buf = slices.Grow(buf[:0], int(min(n, first)))

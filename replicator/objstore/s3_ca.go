@@ -44,7 +44,8 @@ func (c *caTransport) refresh() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	unreadable := func(err error) error {
-		return &fail.Error{Kind: fail.Denied, Op: c.op, Object: c.file, Err: err, Hint: "name a readable file of certificates with ca_file"}
+		return &fail.Error{Kind: fail.Denied, Op: c.op, Object: c.file, Err: err,
+			Hint: "name a readable file of certificates with ca_file"}
 	}
 	st, err := os.Stat(c.file) // before the content: a change in between is then seen later
 	if err != nil {

@@ -61,7 +61,8 @@ func newClient(op string, opts Options) (*minio.Client, *caTransport, error) {
 		lookup = minio.BucketLookupPath
 	}
 	client, err := minio.New(u.Host, &minio.Options{
-		Creds: creds, Secure: u.Scheme == "https", Transport: answers{transport, opts.Dates}, Region: opts.Region, BucketLookup: lookup,
+		Creds: creds, Secure: u.Scheme == "https", Transport: answers{transport, opts.Dates}, Region: opts.Region,
+		BucketLookup:    lookup,
 		TrailingHeaders: true, // which the client wants for any checksum, trailing or not
 		MaxRetries:      1,    // WithRetry does it, and knows what a lost reply means
 	})

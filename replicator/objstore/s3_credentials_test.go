@@ -37,7 +37,8 @@ func TestCredentialsAreNotQuoted(t *testing.T) {
 			t.Errorf("%q: %v", content, err)
 		}
 	}
-	if _, err := newCredentials("open", "/nowhere/credentials"); err == nil || !strings.Contains(err.Error(), "no such file") {
+	if _, err := newCredentials("open", "/nowhere/credentials"); err == nil ||
+		!strings.Contains(err.Error(), "no such file") {
 		t.Errorf("no file: %v", err)
 	}
 }

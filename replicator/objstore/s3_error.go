@@ -126,7 +126,8 @@ func kindOfBadRequest(r minio.ErrorResponse) (fail.Kind, string) {
 		return fail.Denied, hintCredentials
 	case "InvalidRequest", "InvalidBucketObjectLockConfiguration":
 		if strings.Contains(r.Message, "ObjectLock") || strings.Contains(r.Message, "Object Lock") {
-			return fail.Invalid, "Object Lock is asked for (object_lock) and the bucket was not created with it: create one that has it, or leave object_lock out"
+			return fail.Invalid, "Object Lock is asked for (object_lock) and the bucket was not created with it: " +
+				"create one that has it, or leave object_lock out"
 		}
 	case "AuthorizationHeaderMalformed", "InvalidRegion", "IllegalLocationConstraintException":
 		return fail.Invalid, "set the region of the bucket"
@@ -147,7 +148,8 @@ func hintOfDenial(op, code string) string {
 	case opDelete:
 		return "allow these credentials s3:DeleteObject, and s3:DeleteObjectVersion in a bucket with versions"
 	}
-	return "allow these credentials PutObject and GetObject on the objects and ListBucket on the bucket (and PutObjectRetention where object_lock is set)"
+	return "allow these credentials PutObject and GetObject on the objects and ListBucket on the bucket (and " +
+		"PutObjectRetention where object_lock is set)"
 }
 
 // outOfRange says that the object exists and the range begins beyond its end.

@@ -102,7 +102,8 @@ func (s *s3Store) extend(ctx context.Context, op, name string, l Lock) error {
 	a := s.attempt(ctx)
 	defer a.end()
 	mode, until := minio.RetentionMode(l.Mode), l.Until.UTC().Truncate(time.Second)
-	err = s.core.Client.PutObjectRetention(a.ctx, s.bucket, s.prefix+name, minio.PutObjectRetentionOptions{Mode: &mode, RetainUntilDate: &until, VersionID: version})
+	err = s.core.Client.PutObjectRetention(a.ctx, s.bucket, s.prefix+name,
+		minio.PutObjectRetentionOptions{Mode: &mode, RetainUntilDate: &until, VersionID: version})
 	return s.error(a, op, name, err)
 }
 
@@ -153,7 +154,8 @@ func (s *s3Store) versions(ctx context.Context, op, name string) (out []version,
 	const most = 1000 // Pollux makes one
 	a := s.attempt(ctx)
 	defer a.end()
-	for o := range s.core.Client.ListObjectsIter(a.ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix + name, Recursive: true, WithVersions: true, MaxKeys: most}) {
+	for o := range s.core.Client.ListObjectsIter(a.ctx, s.bucket,
+		minio.ListObjectsOptions{Prefix: s.prefix + name, Recursive: true, WithVersions: true, MaxKeys: most}) {
 		if o.Err != nil {
 			err := s.error(a, op, name, o.Err)
 			if fail.Is(err, fail.Denied) {
@@ -169,7 +171,8 @@ func (s *s3Store) versions(ctx context.Context, op, name string) (out []version,
 			v.id = "null" // made while the bucket had no versions
 		}
 		if out = append(out, v); len(out) > most {
-			return nil, fail.New(fail.Invalid, op, s.object(name), "it has more than a thousand versions").WithHint("who else writes to this bucket?")
+			return nil, fail.New(fail.Invalid, op, s.object(name), "it has more than a thousand versions").
+				WithHint("who else writes to this bucket?")
 		}
 	}
 	return out, s.error(a, op, name, a.ctx.Err())

@@ -24,7 +24,8 @@ func TestS3Lock(t *testing.T) {
 				}
 			}
 			open := func(bucket string, rule objstore.LockRule) objstore.Store {
-				s, err := objstore.Open(t.Context(), "s3://"+bucket+"/p", objstore.Options{Endpoint: srv.Endpoint, CredentialsFile: srv.CredentialsFile, Lock: rule})
+				s, err := objstore.Open(t.Context(), "s3://"+bucket+"/p",
+					objstore.Options{Endpoint: srv.Endpoint, CredentialsFile: srv.CredentialsFile, Lock: rule})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -35,7 +36,8 @@ func TestS3Lock(t *testing.T) {
 			t.Run("Asked", func(t *testing.T) { testLocked(t, open("asked", asked), "log/1", asked.For) })
 			t.Run("Ruled", func(t *testing.T) {
 				s := open("ruled", objstore.LockRule{})
-				if r, err := s.LockRule(t.Context()); err != nil || r != (objstore.LockRule{Mode: objstore.Compliance, For: 72 * time.Hour}) {
+				if r, err := s.LockRule(t.Context()); err != nil ||
+					r != (objstore.LockRule{Mode: objstore.Compliance, For: 72 * time.Hour}) {
 					t.Errorf("%+v, %v", r, err)
 				}
 				testLocked(t, s, "log/2", 72*time.Hour)
@@ -145,7 +147,8 @@ func testVersionsWhen(t *testing.T, kind, when string) {
 	b := "b" + when
 	must(srv.CreateBucket(ctx, b))
 	open := func() objstore.Store {
-		s, err := objstore.Open(ctx, "s3://"+b+"/p", objstore.Options{Endpoint: srv.Endpoint, CredentialsFile: srv.CredentialsFile})
+		s, err := objstore.Open(ctx, "s3://"+b+"/p",
+			objstore.Options{Endpoint: srv.Endpoint, CredentialsFile: srv.CredentialsFile})
 		must(err)
 		t.Cleanup(func() { _ = s.Close() })
 		return s
@@ -186,8 +189,9 @@ func TestS3ExtendFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := objstore.Open(ctx, "s3://asked/p", objstore.Options{Endpoint: srv.Endpoint, CredentialsFile: srv.CredentialsFile,
-		Lock: objstore.LockRule{Mode: objstore.Compliance, For: time.Hour}})
+	s, err := objstore.Open(ctx, "s3://asked/p",
+		objstore.Options{Endpoint: srv.Endpoint, CredentialsFile: srv.CredentialsFile,
+			Lock: objstore.LockRule{Mode: objstore.Compliance, For: time.Hour}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +201,8 @@ func TestS3ExtendFirst(t *testing.T) {
 	}
 	was, err := c.StatObject(ctx, "asked", "p/log/1", minio.StatObjectOptions{})
 	if err == nil {
-		_, err = c.PutObject(ctx, "asked", "p/log/1", strings.NewReader("xyz"), 3, minio.PutObjectOptions{DisableMultipart: true})
+		_, err = c.PutObject(ctx, "asked", "p/log/1", strings.NewReader("xyz"), 3,
+			minio.PutObjectOptions{DisableMultipart: true})
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -56,7 +56,8 @@ func TestS3Faults(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				var retries atomic.Int64
-				s := objstore.WithRetry(openS3(t, srv, "http://"+p.Addr(), objstore.Options{Timeout: 300 * time.Millisecond}), objstore.Policy{
+				s := objstore.WithRetry(openS3(t, srv, "http://"+p.Addr(),
+					objstore.Options{Timeout: 300 * time.Millisecond}), objstore.Policy{
 					MinBackoff: time.Millisecond, MaxBackoff: 10 * time.Millisecond,
 					Notify: func(error) {
 						// What lets nothing through has to end some time.
@@ -132,7 +133,8 @@ func TestS3WrongServer(t *testing.T) {
 					"list":   s.List(t.Context(), "", "", func(objstore.Info) error { return nil }),
 				} {
 					if !fail.Is(err, tt.kind) || fail.HintOf(err) == "" {
-						t.Errorf("%s of %s: %v, kind %v, hint %q", what, tt.url, err, fail.KindOf(err), fail.HintOf(err))
+						t.Errorf("%s of %s: %v, kind %v, hint %q", what, tt.url, err, fail.KindOf(err),
+							fail.HintOf(err))
 					}
 				}
 				_ = s.Close()

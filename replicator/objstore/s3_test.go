@@ -95,7 +95,8 @@ func TestS3Errors(t *testing.T) {
 			s := openFake(t, func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(tt.status)
 				if tt.code != "" {
-					_, _ = fmt.Fprintf(w, "<?xml version=\"1.0\"?>\n<Error><Code>%s</Code><Message>m</Message><RequestId>r17</RequestId></Error>", tt.code)
+					_, _ = fmt.Fprintf(w, "<?xml version=\"1.0\"?>\n"+
+						"<Error><Code>%s</Code><Message>m</Message><RequestId>r17</RequestId></Error>", tt.code)
 				}
 			}, objstore.Options{})
 			check := func(what string, err error, kind fail.Kind) {
@@ -121,7 +122,8 @@ func TestS3Errors(t *testing.T) {
 func TestS3NameOfBucket(t *testing.T) {
 	for _, bucket := range []string{"Ab", "-ab", "a..b", "10.0.0.1", strings.Repeat("a", 64)} {
 		_, err := objstore.Open(t.Context(), "s3://"+bucket+"/prefix", objstore.Options{Endpoint: "http://127.0.0.1:1"})
-		if !fail.Is(err, fail.Invalid) || !strings.Contains(strings.ToLower(err.Error()), "bucket") || !strings.Contains(fail.HintOf(err), "url") {
+		if !fail.Is(err, fail.Invalid) || !strings.Contains(strings.ToLower(err.Error()), "bucket") ||
+			!strings.Contains(fail.HintOf(err), "url") {
 			t.Errorf("%s: %v (hint %q)", bucket, err, fail.HintOf(err))
 		}
 	}
@@ -131,7 +133,8 @@ func TestS3NameOfBucket(t *testing.T) {
 func TestS3OpenNamesWhat(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "")
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "")
-	for endpoint, says := range map[string]string{"127.0.0.1:9": `"127.0.0.1:9"`, "http://127.0.0.1:9": "no credentials"} {
+	for endpoint, says := range map[string]string{"127.0.0.1:9": `"127.0.0.1:9"`,
+		"http://127.0.0.1:9": "no credentials"} {
 		_, err := objstore.Open(t.Context(), "s3://bucket/prefix", objstore.Options{Endpoint: endpoint})
 		if err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "s3://bucket/prefix") {
 			t.Errorf("%s: %v", endpoint, err)
@@ -248,8 +251,10 @@ func TestS3Replies(t *testing.T) {
 		{"other range", http.Header{"Content-Range": {"bytes 3-5/10"}}, 206, "def", "", fail.Retry},
 		{"less than there is", http.Header{"Content-Range": {"bytes 2-3/10"}}, 206, "cd", "", fail.Retry},
 		{"range and length differ", http.Header{"Content-Range": {"bytes 2-4/10"}}, 206, "cdef", "", fail.Retry},
-		{"in chunks", http.Header{"Content-Range": {"bytes 2-4/10"}, "Transfer-Encoding": {"chunked"}}, 206, "cde", "cde", 0},
-		{"cut in chunks", http.Header{"Content-Range": {"bytes 2-4/10"}, "Transfer-Encoding": {"chunked"}}, 206, "cd", "", fail.Retry},
+		{"in chunks", http.Header{"Content-Range": {"bytes 2-4/10"}, "Transfer-Encoding": {"chunked"}}, 206, "cde",
+			"cde", 0},
+		{"cut in chunks", http.Header{"Content-Range": {"bytes 2-4/10"}, "Transfer-Encoding": {"chunked"}}, 206, "cd",
+			"", fail.Retry},
 		{"cut", http.Header{"Content-Range": {"bytes 2-4/10"}, "Content-Length": {"3"}}, 206, "c", "", fail.Retry},
 		{"no range", http.Header{"Content-Range": {"lines 2-4/10"}}, 206, "cde", "", fail.Retry},
 	} {
@@ -283,7 +288,8 @@ func TestS3Unreachable(t *testing.T) {
 }
 
 func TestS3Credentials(t *testing.T) {
-	for _, v := range []string{"AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY", "AWS_SHARED_CREDENTIALS_FILE", "AWS_PROFILE"} {
+	for _, v := range []string{"AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY",
+		"AWS_SHARED_CREDENTIALS_FILE", "AWS_PROFILE"} {
 		t.Setenv(v, "")
 	}
 	var key atomic.Value
@@ -300,8 +306,10 @@ func TestS3Credentials(t *testing.T) {
 		}
 		return key.Load()
 	}
-	for _, file := range []string{"", "/no/such/file", credentialsFile(t, "", "", ""), credentialsFile(t, "", "half", "")} {
-		if _, err := objstore.Open(t.Context(), "s3://bucket", objstore.Options{CredentialsFile: file}); !fail.Is(err, fail.Denied) || fail.HintOf(err) == "" {
+	for _, file := range []string{"", "/no/such/file", credentialsFile(t, "", "", ""),
+		credentialsFile(t, "", "half", "")} {
+		if _, err := objstore.Open(t.Context(), "s3://bucket", objstore.Options{CredentialsFile: file}); !fail.Is(err,
+			fail.Denied) || fail.HintOf(err) == "" {
 			t.Errorf("open with credentials file %q: %v", file, err)
 		}
 	}
@@ -370,7 +378,9 @@ func TestS3TLS(t *testing.T) {
 			if kind != s3test.VersityGW {
 				return
 			}
-			if err := openS3(t, srv, front.URL, objstore.Options{}).Create(t.Context(), "x", nil); !fail.Is(err, fail.Invalid) || !strings.Contains(fail.HintOf(err), "CA") {
+			if err := openS3(t, srv, front.URL, objstore.Options{}).
+				Create(t.Context(), "x", nil); !fail.Is(err, fail.Invalid) ||
+				!strings.Contains(fail.HintOf(err), "CA") {
 				t.Errorf("unknown authority: %v, hint %q", err, fail.HintOf(err))
 			}
 			s := openS3(t, srv, "https"+strings.TrimPrefix(srv.Endpoint, "http"), objstore.Options{})

@@ -130,7 +130,8 @@ func Open(ctx context.Context, rawURL string, opts Options) (Store, error) {
 		return nil, fail.New(fail.Invalid, op, "", "not a URL").WithHint("use file:///directory or s3://bucket/prefix")
 	}
 	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fail.New(fail.Invalid, op, u.Scheme+"://"+u.Host+u.Path, "a store's URL has no user, query or fragment").
+		return nil, fail.New(fail.Invalid, op, u.Scheme+"://"+u.Host+u.Path,
+			"a store's URL has no user, query or fragment").
 			WithHint("give credentials by AWS_* variables or a credentials file")
 	}
 	var s Store
@@ -140,7 +141,8 @@ func Open(ctx context.Context, rawURL string, opts Options) (Store, error) {
 	case "s3":
 		s, err = openS3(u, opts)
 	default:
-		return nil, fail.New(fail.Invalid, op, rawURL, "unknown scheme").WithHint("use file:///directory or s3://bucket/prefix")
+		return nil, fail.New(fail.Invalid, op, rawURL, "unknown scheme").
+			WithHint("use file:///directory or s3://bucket/prefix")
 	}
 	if err != nil {
 		return nil, err
@@ -161,7 +163,8 @@ func checkName(op, name string) error {
 	}
 	for level := range strings.SplitSeq(name, "/") {
 		if level == "" || level[0] == '.' || len(level) > 200 {
-			return fail.New(fail.Invalid, op, name, "a level of an object's name is empty, begins with a dot or is too long")
+			return fail.New(fail.Invalid, op, name,
+				"a level of an object's name is empty, begins with a dot or is too long")
 		}
 	}
 	return checkChars(op, name)

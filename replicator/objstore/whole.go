@@ -12,7 +12,8 @@ import (
 func ReadWhole(ctx context.Context, s Store, name string, limit int64) ([]byte, error) {
 	b, err := s.Read(ctx, name, 0, limit+1, nil)
 	if err == nil && int64(len(b)) > limit {
-		return nil, fail.New(fail.Damaged, "read object", s.URL()+"/"+name, fmt.Sprintf("it has more than %d bytes", limit))
+		return nil, fail.New(fail.Damaged, "read object", s.URL()+"/"+name,
+			fmt.Sprintf("it has more than %d bytes", limit))
 	}
 	return b, err
 }

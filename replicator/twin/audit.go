@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -58,7 +59,7 @@ func (l *Log) auditsOf(ctx context.Context, x *segment.Index) (out []state.Audit
 	if hi == 0 {
 		return nil, nil
 	}
-	b, err := l.store.Read(ctx, ObjectName(x.Position), lo, hi-lo, nil)
+	b, err := l.store.Read(ctx, objlog.ObjectName(x.Position), lo, hi-lo, nil)
 	if err == nil && int64(len(b)) < hi-lo {
 		err = l.damaged(x.Position, "object cut short at byte %d", lo+int64(len(b)))
 	}

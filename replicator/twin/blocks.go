@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
@@ -15,11 +16,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // span is a range of an object that is read at once: blocks in order.
 type span struct {
-	position uint64
-	lo, hi   int64
-	plain    int64 // bytes of its blocks, decompressed
-	blocks   []extent.Block
-	reread   bool
+	object objlog.ObjectID
+	lo, hi int64
+	plain  int64 // bytes of its blocks, decompressed
+	blocks []extent.Block
+	reread bool
 }
 
 // maxSpanPlain bounds what a span decompresses to: data can shrink a hundredfold.
@@ -30,10 +31,11 @@ func (s *span) add(b extent.Block, maxBytes, maxGap int64) bool {
 	off, end := int64(b.Offset), int64(b.Offset)+int64(b.StoredBytes)
 	switch {
 	case len(s.blocks) == 0:
-		s.position, s.lo, s.hi = b.Position, off, end
+		s.object, s.lo, s.hi = b.Object, off, end
 	case s.blocks[len(s.blocks)-1] == b:
 		return true
-	case b.Position != s.position || off < s.hi || off-s.hi > maxGap || end-s.lo > maxBytes || s.plain+int64(b.PlainBytes) > maxSpanPlain:
+	case b.Object != s.object || off < s.hi || off-s.hi > maxGap || end-s.lo > maxBytes ||
+		s.plain+int64(b.PlainBytes) > maxSpanPlain:
 		return false
 	}
 	s.hi = end
@@ -45,9 +47,9 @@ func (s *span) add(b extent.Block, maxBytes, maxGap int64) bool {
 // fetch reads a span's bytes.
 func (l *Log) fetch(ctx context.Context, s *span, buf []byte) (b []byte, err error) {
 	err = objstore.Reread(func() error {
-		b, err = l.store.Read(ctx, ObjectName(s.position), s.lo, s.hi-s.lo, buf)
+		b, err = l.store.Read(ctx, s.object.Name(), s.lo, s.hi-s.lo, buf)
 		if err == nil && int64(len(b)) < s.hi-s.lo {
-			err = l.damaged(s.position, "object cut short at byte %d", s.lo+int64(len(b)))
+			err = l.damagedObject(s.object, "object cut short at byte %d", s.lo+int64(len(b)))
 		}
 		return err
 	})
@@ -72,10 +74,10 @@ func (l *Log) open(ctx context.Context, s *span, raw []byte, b *extent.Block, ds
 
 func (l *Log) openNow(s *span, raw []byte, b *extent.Block, dst []byte) error {
 	if err := change.Decompress(b.Codec, dst, raw[int64(b.Offset)-s.lo:][:b.StoredBytes]); err != nil {
-		return l.damaged(s.position, "block at byte %d does not decompress: %v", b.Offset, err)
+		return l.damagedObject(s.object, "block at byte %d does not decompress: %v", b.Offset, err)
 	}
 	if crc32.Checksum(dst, castagnoli) != b.CRC {
-		return l.damaged(s.position, "block at byte %d: its checksum does not match", b.Offset)
+		return l.damagedObject(s.object, "block at byte %d: its checksum does not match", b.Offset)
 	}
 	return nil
 }

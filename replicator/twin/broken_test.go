@@ -34,7 +34,8 @@ func TestBrokenStream(t *testing.T) {
 		t.Errorf("the other stream: %+v, %v", p, err)
 	}
 	for _, late := range []string{"", "6", h.clock.Format("2006-01-02T15:04:05Z07:00")} {
-		if _, err = l.Resolve(context.Background(), a, late, epochStart); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "goes from LSN 1 to 6") {
+		if _, err = l.Resolve(context.Background(), a, late, epochStart); !fail.Is(err, fail.Damaged) ||
+			!strings.Contains(err.Error(), "goes from LSN 1 to 6") {
 			t.Errorf("the stream at %q: %v", late, err)
 		}
 	}
@@ -90,7 +91,8 @@ func TestForgottenGaps(t *testing.T) {
 	h.frame(streamA, fill(2, 0, 512, 1))
 	h.leap(streamA, 10)
 	h.frame(streamA, fill(2, 512, 512, 2))
-	h.command(state.KindResyncEnd, state.ResyncEnd{Stream: streamA, To: change.Point{LSN: 11, Hash: change.Hash{10, 0xee}}, LSN: 12})
+	h.command(state.KindResyncEnd,
+		state.ResyncEnd{Stream: streamA, To: change.Point{LSN: 11, Hash: change.Hash{10, 0xee}}, LSN: 12})
 	h.frame(streamA, fill(2, 1024, 512, 3))
 	h.segment()
 	l := h.mustOpen()

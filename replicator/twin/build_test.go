@@ -58,7 +58,8 @@ func newHistory(t testing.TB) *history {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &history{t: t, store: s, dir: dir, token: token(1, 1, 1), next: 1, points: map[change.StreamID]change.Point{}, clock: epochStart}
+	return &history{t: t, store: s, dir: dir, token: token(1, 1, 1), next: 1,
+		points: map[change.StreamID]change.Point{}, clock: epochStart}
 }
 
 // begun has an identity and a first fence.
@@ -87,7 +88,9 @@ func (h *history) put(pos uint64, obj []byte) {
 
 func (h *history) identity(id state.Identity) {
 	h.t.Helper()
-	h.put(h.pos, segment.Document(segment.Head{Type: segment.Identity, Journal: testJournal, Token: segment.Token{Epoch: 1}, FirstIndex: 1}, state.KindIdentity, id))
+	h.put(h.pos, segment.Document(
+		segment.Head{Type: segment.Identity, Journal: testJournal, Token: segment.Token{Epoch: 1}, FirstIndex: 1},
+		state.KindIdentity, id))
 	h.pos++
 }
 
@@ -95,7 +98,8 @@ func (h *history) identity(id state.Identity) {
 func (h *history) fence(index uint64) {
 	h.t.Helper()
 	h.next = index
-	h.put(h.pos, segment.Document(segment.Head{Type: segment.Fence, Journal: testJournal, Token: h.token, Position: h.pos, DurablePosition: h.pos, FirstIndex: index},
+	h.put(h.pos, segment.Document(segment.Head{Type: segment.Fence, Journal: testJournal, Token: h.token,
+		Position: h.pos, DurablePosition: h.pos, FirstIndex: index},
 		state.KindFence, state.Fence{NextIndex: index, Streams: h.points, Reason: "test"}))
 	h.pos++
 }
@@ -110,8 +114,9 @@ func (h *history) command(kind state.Kind, v any) {
 func (h *history) frame(id change.StreamID, changes ...change.Change) {
 	at := h.points[id]
 	h.clock = h.clock.Add(time.Second)
-	head := change.Header{Stream: id, FirstLSN: at.LSN + 1, FirstTime: h.clock.Add(-time.Second / 2).UnixNano(), LastTime: h.clock.UnixNano(),
-		Epoch: h.token.Epoch, Lease: 1, Prev: at.Hash}
+	head := change.Header{Stream: id, FirstLSN: at.LSN + 1, FirstTime: h.clock.Add(-time.Second / 2).UnixNano(),
+		LastTime: h.clock.UnixNano(),
+		Epoch:    h.token.Epoch, Lease: 1, Prev: at.Hash}
 	e := change.Encoder{Codec: change.CodecS2}
 	b, hash := e.Encode(&head, changes)
 	h.points[id] = change.Point{LSN: head.LastLSN, Hash: hash}
@@ -140,7 +145,10 @@ func (h *history) fold() {
 	runs := map[change.StreamID][]int{}
 	end := func(id change.StreamID) {
 		if run := runs[id]; len(run) > 0 {
-			b, fh, err := fold.Frames(h.t.Context(), nil, len(run), change.Quick, func(i int, buf []byte) ([]byte, error) { return append(buf, h.bodies[run[i]]...), nil })
+			b, fh, err := fold.Frames(h.t.Context(), nil, len(run), change.Quick,
+				func(i int, buf []byte) ([]byte, error) {
+					return append(buf, h.bodies[run[i]]...), nil
+				})
 			if err != nil {
 				h.t.Fatal(err)
 			}
@@ -176,9 +184,13 @@ func (h *history) fold() {
 
 func (h *history) build(last uint64) []byte {
 	h.t.Helper()
-	head := segment.Head{Type: segment.Segment, Journal: testJournal, Token: h.token, Position: h.pos, DurablePosition: h.pos,
-		FirstIndex: h.next, LastIndex: last}
-	obj, err := segment.Build(head, h.entries, nil, func(i int, dst []byte) error { copy(dst, h.bodies[i]); return nil })
+	head := segment.Head{Type: segment.Segment, Journal: testJournal, Token: h.token, Position: h.pos,
+		DurablePosition: h.pos,
+		FirstIndex:      h.next, LastIndex: last}
+	obj, err := segment.Build(head, h.entries, nil, func(i int, dst []byte) error {
+		copy(dst, h.bodies[i])
+		return nil
+	})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -237,13 +249,15 @@ func (h *history) control(ids ...change.StreamID) {
 }
 
 func (h *history) volume(name string, id change.StreamID, agent string) {
-	h.command(state.KindVolumeCreate, state.Volume{Name: name, Group: "g", Stream: id, Agent: agent, SizeBytes: 1 << 20, Backing: "/" + name, Created: epochStart})
+	h.command(state.KindVolumeCreate, state.Volume{Name: name, Group: "g", Stream: id, Agent: agent, SizeBytes: 1 << 20,
+		Backing: "/" + name, Created: epochStart})
 	h.command(state.KindVolumeReady, state.VolumeReady{Name: name, FirstLSN: 1})
 }
 
 // fill is a change that fills n bytes with value.
 func fill(volume uint32, off int64, n int, value byte) change.Change {
-	return change.Change{Kind: change.Write, Volume: volume, Off: off, Len: uint32(n), Data: [][]byte{bytes.Repeat([]byte{value}, n)}}
+	return change.Change{Kind: change.Write, Volume: volume, Off: off, Len: uint32(n),
+		Data: [][]byte{bytes.Repeat([]byte{value}, n)}}
 }
 
 // image restores a volume into memory.

@@ -56,7 +56,8 @@ func (c *Cache) path(journal uuid.UUID, of located, part string) string {
 		return ""
 	}
 	content := sha256.Sum256(fmt.Appendf(nil, "%d %s", of.bytes, of.tag))
-	return filepath.Join(c.dir, journal.String(), fmt.Sprintf("%s-%x-%s", filepath.Base(objlog.ObjectName(of.position)), content[:12], part))
+	return filepath.Join(c.dir, journal.String(), fmt.Sprintf("%s-%x-%s", filepath.Base(objlog.ObjectName(of.position)),
+		content[:12], part))
 }
 
 func (c *Cache) get(journal uuid.UUID, of located, part string) ([]byte, bool) {
@@ -110,7 +111,8 @@ func (c *Cache) trim() {
 		entries, _ := os.ReadDir(filepath.Join(c.dir, j.Name()))
 		for _, e := range entries {
 			if i, err := e.Info(); err == nil && i.Mode().IsRegular() && ours.MatchString(e.Name()) {
-				files, total = append(files, file{filepath.Join(c.dir, j.Name(), e.Name()), i.Size(), i.ModTime()}), total+i.Size()
+				files, total = append(files, file{filepath.Join(c.dir, j.Name(), e.Name()), i.Size(), i.ModTime()}),
+					total+i.Size()
 			}
 		}
 	}

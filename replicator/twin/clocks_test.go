@@ -55,7 +55,8 @@ func TestAmbiguousTimes(t *testing.T) {
 	if p, err := at(start.Add(5 * time.Minute)); err != nil || p.Note != "" {
 		t.Errorf("long before the jump: %+v, %v", p, err)
 	}
-	if _, err := at(jumped.Add(-time.Second)); !fail.Is(err, fail.Refused) || !strings.Contains(fail.HintOf(err), "LSN ") || !strings.Contains(err.Error(), "ambiguous") {
+	if _, err := at(jumped.Add(-time.Second)); !fail.Is(err, fail.Refused) ||
+		!strings.Contains(fail.HintOf(err), "LSN ") || !strings.Contains(err.Error(), "ambiguous") {
 		t.Errorf("after the jump: %v, %s", err, fail.HintOf(err))
 	}
 	if p, err := at(jumped.Add(h.Skew)); err != nil || p.LSN != later {
@@ -78,7 +79,8 @@ func TestJournalClockDips(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p, err := l.Resolve(t.Context(), l.State.Volumes["v"], good.Format(time.RFC3339Nano), h.Clock); err != nil || p.LSN != lsn {
+	if p, err := l.Resolve(t.Context(), l.State.Volumes["v"], good.Format(time.RFC3339Nano), h.Clock); err != nil ||
+		p.LSN != lsn {
 		t.Errorf("%+v, %v, want LSN %d", p, err, lsn)
 	}
 }

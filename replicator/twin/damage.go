@@ -50,7 +50,8 @@ func (l *Log) lost(ctx context.Context, what string, v *state.Volume) error {
 	if v == nil {
 		left = "only volumes and bookmarks before the damage are known"
 	} else if r, ok := l.RangeOf(v.Stream); ok && v.Ready && v.FirstLSN <= r.LastLSN {
-		left = fmt.Sprintf("older points can be restored, LSN %d to %d (%s): name one with --at", l.FirstPoint(ctx, v), r.LastLSN, r.LastTime.UTC().Format(time.RFC3339Nano))
+		left = fmt.Sprintf("older points can be restored, LSN %d to %d (%s): name one with --at", l.FirstPoint(ctx, v),
+			r.LastLSN, r.LastTime.UTC().Format(time.RFC3339Nano))
 	}
 	if hint := fail.HintOf(cause); hint != "" {
 		left = hint + "; " + left

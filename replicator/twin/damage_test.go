@@ -24,7 +24,8 @@ func older(t *testing.T) *history {
 	for lsn := 1; lsn <= 7; lsn++ {
 		h.frame(streamA, fill(2, 0, 4096, byte(lsn)))
 		if lsn == 2 || lsn == 5 {
-			h.command(state.KindBookmarkAdd, state.Bookmark{Name: fmt.Sprintf("b%d", lsn), Group: "g", Stream: streamA, LSN: uint64(lsn)})
+			h.command(state.KindBookmarkAdd, state.Bookmark{Name: fmt.Sprintf("b%d", lsn), Group: "g", Stream: streamA,
+				LSN: uint64(lsn)})
 		}
 		h.segment()
 	}
@@ -73,7 +74,8 @@ func TestDamageKeepsOlderPoints(t *testing.T) {
 			t.Fatalf("%s: bookmark b2: %d, %v", what, got, err)
 		}
 		got, err := at(h, "") // right in spite of the damage, or the reason and the way out
-		if err == nil && got != 7 || err != nil && (!strings.Contains(err.Error(), objlog.ObjectName(pos)) || fail.KindOf(err) != fail.Damaged) {
+		if err == nil && got != 7 || err != nil &&
+			(!strings.Contains(err.Error(), objlog.ObjectName(pos)) || fail.KindOf(err) != fail.Damaged) {
 			t.Fatalf("%s: the newest point: %d, %v", what, got, err)
 		}
 	}
@@ -101,7 +103,8 @@ func TestDamageHint(t *testing.T) {
 	h.remove(5) // LSN 4
 	for _, point := range []string{"", "4", "7", "b5", "-0s", "2030-01-01T00:00:00Z"} {
 		_, err := at(h, point)
-		if !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), objlog.ObjectName(5)) || !strings.Contains(fail.HintOf(err), "LSN 1 to 3") {
+		if !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), objlog.ObjectName(5)) ||
+			!strings.Contains(fail.HintOf(err), "LSN 1 to 3") {
 			t.Errorf("--at %q: %v, hint %q", point, err, fail.HintOf(err))
 		}
 	}

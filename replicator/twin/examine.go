@@ -136,7 +136,9 @@ func Examine(ctx context.Context, s objstore.Store, fn func(*Object) error) (*To
 	x.standings(objects)
 	const together = 4 // objects in memory
 	for group := range slices.Chunk(objects, together) {
-		if err := parallel(ctx, len(group), func(ctx context.Context, i int) error { return x.read(ctx, group[i]) }); err != nil {
+		if err := parallel(ctx, len(group), func(ctx context.Context, i int) error {
+			return x.read(ctx, group[i])
+		}); err != nil {
 			return nil, err
 		}
 		for _, o := range group {
@@ -155,7 +157,9 @@ func Examine(ctx context.Context, s objstore.Store, fn func(*Object) error) (*To
 		}
 	}
 	x.totals.LastIndex, x.totals.Epoch = x.rules.next-1, x.rules.cur.Epoch
-	for _, id := range slices.SortedFunc(maps.Keys(x.parts), func(a, b change.StreamID) int { return cmp.Compare(a.String(), b.String()) }) {
+	for _, id := range slices.SortedFunc(maps.Keys(x.parts), func(a, b change.StreamID) int {
+		return cmp.Compare(a.String(), b.String())
+	}) {
 		x.totals.Streams = append(x.totals.Streams, *x.parts[id])
 	}
 	return &x.totals, ctx.Err()

@@ -47,18 +47,21 @@ func TestExamine(t *testing.T) {
 	h.command(state.KindHeartbeat, state.Heartbeat{})
 	h.segment()
 	found, totals := examine(t, h)
-	if totals.Err() != nil || totals.Objects != 4 || totals.LastIndex != 11 || totals.Commands != 8 || totals.Epoch != 1 {
+	if totals.Err() != nil || totals.Objects != 4 || totals.LastIndex != 11 || totals.Commands != 8 ||
+		totals.Epoch != 1 {
 		t.Errorf("%+v, %v", totals, totals.Err())
 	}
 	if diff := cmp.Diff(map[string]int{"identity": 1, "fence": 1, "segment": 2}, totals.Types); diff != "" {
 		t.Error(diff)
 	}
 	a := totals.Streams[0]
-	if a.Stream != streamA || a.FirstLSN != 1 || a.LastLSN != 3 || a.Frames != 2 || a.Records != 3 || a.PlainBytes != 1024 ||
+	if a.Stream != streamA || a.FirstLSN != 1 || a.LastLSN != 3 || a.Frames != 2 || a.Records != 3 ||
+		a.PlainBytes != 1024 ||
 		a.Kinds["write"] != 2 || a.Kinds["trim"] != 1 || len(totals.Streams) != 2 {
 		t.Errorf("%+v", a)
 	}
-	if o := found[2]; len(o.Commands) != 7 || o.Commands[0].Kind != "group-put" || o.Commands[0].Index != 1 || len(o.Streams) != 2 {
+	if o := found[2]; len(o.Commands) != 7 || o.Commands[0].Kind != "group-put" || o.Commands[0].Index != 1 ||
+		len(o.Streams) != 2 {
 		t.Errorf("%d commands, %d streams", len(o.Commands), len(o.Streams))
 	}
 }
@@ -84,7 +87,8 @@ func TestExamineDamage(t *testing.T) {
 			h.flip(pos, off)
 			found, totals := examine(t, h)
 			o := found[pos]
-			if len(found) != 4 || totals.Damaged == 0 || o.Err == nil || !strings.Contains(o.Err.Error(), objlog.ObjectName(pos)) ||
+			if len(found) != 4 || totals.Damaged == 0 || o.Err == nil ||
+				!strings.Contains(o.Err.Error(), objlog.ObjectName(pos)) ||
 				(!strings.Contains(o.Err.Error(), "at byte") && !fail.Is(o.Err, fail.Unsupported)) {
 				t.Fatalf("position %d byte %d: %v", pos, off, o.Err)
 			}
@@ -144,7 +148,8 @@ func TestExamineChain(t *testing.T) {
 	h.frame(streamA, fill(2, 0, 512, 2))
 	h.segment()
 	found, totals := examine(t, h)
-	if !fail.Is(totals.Err(), fail.Damaged) || found[3].Standing != Damaged || !strings.Contains(totals.Err().Error(), "follows hash") {
+	if !fail.Is(totals.Err(), fail.Damaged) || found[3].Standing != Damaged ||
+		!strings.Contains(totals.Err().Error(), "follows hash") {
 		t.Errorf("%v", totals.Err())
 	}
 	if _, err := tryImage(h); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "follows hash") {

@@ -76,7 +76,8 @@ func (x *examiner) positions(ctx context.Context) ([]located, error) {
 func (x *examiner) footers(ctx context.Context, all []located) ([]*Object, error) {
 	objects := make([]*Object, len(all))
 	err := parallel(ctx, len(all), func(ctx context.Context, i int) error {
-		o := &Object{Position: all[i].position, Name: objlog.ObjectName(all[i].position), Bytes: all[i].bytes, Standing: Valid}
+		o := &Object{Position: all[i].position, Name: objlog.ObjectName(all[i].position), Bytes: all[i].bytes,
+			Standing: Valid}
 		objects[i] = o
 		var err error
 		if o.Index, _, err = objlog.ReadTail(ctx, x.store, o.Position, o.Bytes); ofObject(err) {
@@ -165,7 +166,8 @@ func (x *examiner) standings(objects []*Object) {
 		}
 		if o.Index.Type == segment.Fence {
 			for _, before := range valid {
-				if before.Index.LastIndex >= o.Index.FirstIndex && (before.DeadFrom == 0 || before.DeadFrom > o.Index.FirstIndex) {
+				if before.Index.LastIndex >= o.Index.FirstIndex &&
+					(before.DeadFrom == 0 || before.DeadFrom > o.Index.FirstIndex) {
 					before.DeadFrom = max(o.Index.FirstIndex, before.Index.FirstIndex)
 				}
 			}
@@ -178,7 +180,8 @@ func (x *examiner) standings(objects []*Object) {
 
 func (x *examiner) identity(o *Object) {
 	if o.Index.Type != segment.Identity {
-		o.note(fail.New(fail.Damaged, "read", x.at(o), fmt.Sprintf("position 0 is a %v, not the log's identity", o.Index.Type)))
+		o.note(fail.New(fail.Damaged, "read", x.at(o),
+			fmt.Sprintf("position 0 is a %v, not the log's identity", o.Index.Type)))
 	}
 	x.rules.journal = o.Index.Journal
 }
@@ -208,7 +211,8 @@ func (x *examiner) read(ctx context.Context, o *Object) error {
 		var one StreamPart
 		switch {
 		case c.Frame == nil && c.Fold == nil:
-			o.Commands = append(o.Commands, Command{Index: index, Kind: c.Command.String(), Body: slices.Clone(c.JSON), kind: c.Command})
+			o.Commands = append(o.Commands, Command{Index: index, Kind: c.Command.String(), Body: slices.Clone(c.JSON),
+				kind: c.Command})
 			return
 		case !o.live(index):
 			return
@@ -227,15 +231,19 @@ func (x *examiner) read(ctx context.Context, o *Object) error {
 		p.add(&one)
 	})
 	o.note(fail.At("read", x.at(o), err))
-	for _, id := range slices.SortedFunc(maps.Keys(parts), func(a, b change.StreamID) int { return cmp.Compare(a.String(), b.String()) }) {
+	for _, id := range slices.SortedFunc(maps.Keys(parts), func(a, b change.StreamID) int {
+		return cmp.Compare(a.String(), b.String())
+	}) {
 		o.Streams = append(o.Streams, *parts[id])
 	}
 	return nil
 }
 
 func partOf(f *change.Frame) StreamPart {
-	p := StreamPart{Stream: f.Stream, Frames: 1, Records: int64(len(f.Records)), Kinds: map[string]int64{}, FirstLSN: f.FirstLSN, LastLSN: f.LastLSN,
-		FirstTime: time.Unix(0, f.FirstTime).UTC(), LastTime: time.Unix(0, f.LastTime).UTC(), StoredBytes: int64(f.FrameBytes()), PlainBytes: int64(f.PlainBytes)}
+	p := StreamPart{Stream: f.Stream, Frames: 1, Records: int64(len(f.Records)), Kinds: map[string]int64{},
+		FirstLSN: f.FirstLSN, LastLSN: f.LastLSN,
+		FirstTime: time.Unix(0, f.FirstTime).UTC(), LastTime: time.Unix(0, f.LastTime).UTC(),
+		StoredBytes: int64(f.FrameBytes()), PlainBytes: int64(f.PlainBytes)}
 	for i := range f.Records {
 		p.Kinds[f.Records[i].Kind.String()]++
 	}
@@ -244,8 +252,10 @@ func partOf(f *change.Frame) StreamPart {
 
 // partOfFold counts the records that are left, and the frames that were.
 func partOfFold(f *segment.Fold) StreamPart {
-	p := StreamPart{Stream: f.Stream, Frames: int(f.Frames), Folds: 1, Records: int64(len(f.Records)), Kinds: map[string]int64{},
-		FirstLSN: f.FirstLSN, LastLSN: f.LastLSN, FirstTime: time.Unix(0, f.FirstTime).UTC(), LastTime: time.Unix(0, f.LastTime).UTC(),
+	p := StreamPart{Stream: f.Stream, Frames: int(f.Frames), Folds: 1, Records: int64(len(f.Records)),
+		Kinds:    map[string]int64{},
+		FirstLSN: f.FirstLSN, LastLSN: f.LastLSN, FirstTime: time.Unix(0, f.FirstTime).UTC(),
+		LastTime:    time.Unix(0, f.LastTime).UTC(),
 		StoredBytes: f.Bytes(), PlainBytes: f.PlainBytes, FoldBytes: f.Bytes(), FoldedBytes: f.FrameBytes}
 	for i := range f.Records {
 		p.Kinds[f.Records[i].Kind.String()]++
@@ -326,11 +336,13 @@ func document(o *Object, kind state.Kind, v any) error {
 // fence holds what a fence says against what the log holds there.
 func (x *examiner) fence(o *Object, f *state.Fence) error {
 	if f.NextIndex != o.Index.FirstIndex {
-		return fail.New(fail.Damaged, "check", "fence", fmt.Sprintf("it names journal index %d, its head %d", f.NextIndex, o.Index.FirstIndex))
+		return fail.New(fail.Damaged, "check", "fence",
+			fmt.Sprintf("it names journal index %d, its head %d", f.NextIndex, o.Index.FirstIndex))
 	}
 	for id, p := range f.Streams {
 		if at := x.points[id]; at != p && !x.lost {
-			return fail.New(fail.Damaged, "check", "fence", fmt.Sprintf("it goes on with stream %s at %v, the log holds %v", id, p, at))
+			return fail.New(fail.Damaged, "check", "fence",
+				fmt.Sprintf("it goes on with stream %s at %v, the log holds %v", id, p, at))
 		}
 	}
 	return nil

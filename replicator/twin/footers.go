@@ -108,7 +108,7 @@ func (l *Log) footer(ctx context.Context, of located, want func(*segment.Entry) 
 	f := footer{of: of}
 	if b, ok := l.reading.Cache.get(l.Identity.Journal, of, endPart); ok {
 		if f.x, f.err = objlog.ParseTail(l.store, of.position, b, of.bytes); f.err == nil {
-			f.keep(b, want)
+			f.takeBody(b, want)
 			return f
 		}
 	}
@@ -124,15 +124,15 @@ func (l *Log) footer(ctx context.Context, of located, want func(*segment.Entry) 
 		return f
 	}
 	n, _ := segment.TailBytes(tail, f.x.Bytes) // it was parsed
-	if f.keep(tail, want) {
+	if f.takeBody(tail, want) {
 		n = max(n, f.x.Bytes-f.lo)
 	}
 	l.reading.Cache.put(l.Identity.Journal, of, endPart, tail[int64(len(tail))-n:])
 	return f
 }
 
-// keep takes the body from an object's end, where all of it is there.
-func (f *footer) keep(tail []byte, want func(*segment.Entry) bool) bool {
+// takeBody takes the body from an object's end, where all of it is there.
+func (f *footer) takeBody(tail []byte, want func(*segment.Entry) bool) bool {
 	if want == nil {
 		return false
 	}

@@ -13,18 +13,19 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // Image is what a volume holds at a point: its map, and the way to its blocks.
 // Several goroutines may use it.
 type Image struct {
-	Map   *extent.Map
+	Map   *extentmap.Map
 	Point Point
 	dir   string
 
 	mu    sync.Mutex
 	log   *Log
-	close []*extent.Sorter // of this and earlier maps
+	close []*extentmap.Sorter // of this and earlier maps
 }
 
 func (m *Image) from() *Log {
@@ -62,7 +63,8 @@ func (m *Image) Refresh(ctx context.Context, seen uint64, cause error) error {
 		return gone(cause)
 	}
 	if _, _, exact, err := l.exact(ctx, m.Point.Volume.Stream, m.Point.LSN); err != nil || !exact {
-		return errors.Join(err, fail.New(fail.NotFound, "read", fmt.Sprintf("volume %s at LSN %d", m.Point.Volume.Name, m.Point.LSN), "the point is not kept any more").
+		return errors.Join(err, fail.New(fail.NotFound, "read",
+			fmt.Sprintf("volume %s at LSN %d", m.Point.Volume.Name, m.Point.LSN), "the point is not kept any more").
 			WithHint("the group's retention let go of it; choose another point, or keep one by a bookmark"))
 	}
 	fresh, err := l.Image(ctx, m.Point, m.dir)
@@ -79,7 +81,8 @@ func (m *Image) Refresh(ctx context.Context, seen uint64, cause error) error {
 func gone(cause error) error {
 	hint := fail.HintOf(cause)
 	if hint == "" {
-		hint = "an object is missing: bring it back from a version or replica of the bucket (in a bucket with versions, delete the marker that hides it); pollux verify names all that is damaged"
+		hint = "an object is missing: bring it back from a version or replica of the bucket (in a bucket with " +
+			"versions, delete the marker that hides it); pollux verify names all that is damaged"
 	}
 	return &fail.Error{Kind: fail.Damaged, Op: "read", Object: "the twin", Err: cause, Hint: hint}
 }
@@ -102,13 +105,13 @@ func (m *Image) Current(ctx context.Context, f func() error) error {
 // Image makes the map of p, which Resolve returned. dir is for what memory should not
 // hold; "" is the system's place for temporary files.
 func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
-	m := &extent.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Moved: l.moves.follow}
+	m := &extentmap.Map{Volume: p.Volume.Number, SizeBytes: p.Volume.SizeBytes, Moved: l.moves.follow}
 	after := uint64(0)
 	if l.Catalog != nil {
-		if k, ok := l.Catalog.KeptAt(p.Volume.Stream, p.LSN); ok {
+		if k, ok := l.Catalog.RetainedAt(p.Volume.Stream, p.LSN); ok {
 			after = k.LSN
 			for _, y := range l.Catalog.LayersAt(p.Volume.Stream, p.Volume.Number, k.LSN) {
-				m.Layers = append(m.Layers, extent.OpenLayer(l.store, y.Whole, y.Parts))
+				m.Layers = append(m.Layers, extent.OpenLayer(l.store, y.Whole, y.Objects))
 			}
 		}
 	}
@@ -117,12 +120,13 @@ func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
 		return nil, err
 	}
 	m.Recent = s
-	return &Image{Point: p, log: l, dir: dir, Map: m, close: []*extent.Sorter{s}}, nil
+	return &Image{Point: p, log: l, dir: dir, Map: m, close: []*extentmap.Sorter{s}}, nil
 }
 
 // Changed sorts what a stream's frames behind `after`, up to an LSN, wrote. Errors:
 // fail.NotFound where that is not kept any more.
-func (l *Log) Changed(ctx context.Context, id change.StreamID, after, through uint64, dir string) (*extent.Sorter, error) {
+func (l *Log) Changed(ctx context.Context, id change.StreamID, after, through uint64, dir string) (
+	*extentmap.Sorter, error) {
 	return l.changed(ctx, id, after, through, dir, l.sizes())
 }
 
@@ -138,8 +142,9 @@ func (l *Log) Written(ctx context.Context, v *state.Volume, after uint64) (bool,
 }
 
 // changed is Changed for the volumes of these sizes, by number.
-func (l *Log) changed(ctx context.Context, id change.StreamID, after, through uint64, dir string, sizes map[uint32]int64) (*extent.Sorter, error) {
-	s := extent.NewSorter(dir)
+func (l *Log) changed(ctx context.Context, id change.StreamID, after, through uint64, dir string,
+	sizes map[uint32]int64) (*extentmap.Sorter, error) {
+	s := extentmap.NewSorter(dir)
 	s.Sizes = sizes
 	if after >= through {
 		return s, nil

@@ -12,7 +12,6 @@ import (
 	"github.com/pollux-dr/pollux/internal/flight"
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
-	"github.com/pollux-dr/pollux/replicator/objlog/pack"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -72,18 +71,14 @@ type FrameRef struct {
 
 func (r FrameRef) entry() *segment.Entry { return &r.Object.Entries[r.Entry] }
 
-func (l *Log) at(position uint64) string { return l.store.URL() + "/" + ObjectName(position) }
-
-// ObjectName is where a block's position says that it lies.
-func ObjectName(position uint64) string {
-	if position&pack.Bit != 0 {
-		return pack.Name(position &^ pack.Bit)
-	}
-	return objlog.ObjectName(position)
-}
+func (l *Log) at(position uint64) string { return l.store.URL() + "/" + objlog.ObjectName(position) }
 
 func (l *Log) damaged(position uint64, format string, args ...any) error {
-	return fail.New(fail.Damaged, "read", l.at(position), fmt.Sprintf(format, args...))
+	return l.damagedObject(objlog.InLog(position), format, args...)
+}
+
+func (l *Log) damagedObject(o objlog.ObjectID, format string, args ...any) error {
+	return fail.New(fail.Damaged, "read", l.store.URL()+"/"+o.Name(), fmt.Sprintf(format, args...))
 }
 
 // order applies the rules of fences and checks that the journal index goes on
@@ -345,7 +340,7 @@ func (l *Log) RangeOf(id change.StreamID) (r Range, ok bool) {
 // not.
 func (l *Log) oldest(id change.StreamID) (at catalog.At, ok bool) {
 	if _, cut := l.first(id); cut {
-		return l.Catalog.Streams[id].Kept[0].At, true
+		return l.Catalog.Streams[id].Retained[0].At, true
 	}
 	return at, false
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objlog/pack"
@@ -14,8 +15,8 @@ import (
 )
 
 const (
-	// keptPacks is how many packs' tables are in memory.
-	keptPacks     = 32
+	// cachedPacks is how many packs' tables are in memory.
+	cachedPacks   = 32
 	packTailBytes = 256 << 10
 )
 
@@ -23,7 +24,7 @@ const (
 type moves struct {
 	store objstore.Store
 	mu    sync.Mutex
-	to    map[uint64]catalog.Pack // by the old position
+	to    map[objlog.ObjectID]catalog.Pack // by the object that the blocks were in
 	cache map[uint64]*list.Element
 	order list.List // of *pack.Index, the one used last in front
 }
@@ -35,7 +36,7 @@ func newMoves(s objstore.Store, c *catalog.Catalog) *moves {
 }
 
 func (m *moves) take(c *catalog.Catalog) {
-	m.to = map[uint64]catalog.Pack{}
+	m.to = map[objlog.ObjectID]catalog.Pack{}
 	if c == nil {
 		return
 	}
@@ -52,7 +53,7 @@ func (m *moves) follow(ctx context.Context, extents []extent.Extent) error {
 		e := &extents[i]
 		for steps := 0; !e.Zeros(); steps++ {
 			m.mu.Lock()
-			p, moved := m.to[e.Block.Position]
+			p, moved := m.to[e.Block.Object]
 			m.mu.Unlock()
 			if !moved {
 				break
@@ -63,7 +64,8 @@ func (m *moves) follow(ctx context.Context, extents []extent.Extent) error {
 			}
 			next, ok := x.Find(e)
 			if !ok || steps > 64 {
-				return fail.New(fail.Damaged, "find", fmt.Sprintf("%s/%s at byte %d", m.store.URL(), ObjectName(e.Block.Position), e.Block.Offset),
+				return fail.New(fail.Damaged, "find",
+					fmt.Sprintf("%s/%s at byte %d", m.store.URL(), e.Block.Object.Name(), e.Block.Offset),
 					fmt.Sprintf("the block was moved, and %s does not have it", pack.Name(p.Number)))
 			}
 			*e = next
@@ -94,7 +96,7 @@ func (m *moves) index(ctx context.Context, p *catalog.Pack) (*pack.Index, error)
 	if m.cache[p.Number] == nil {
 		m.cache[p.Number] = m.order.PushFront(x)
 	}
-	for m.order.Len() > keptPacks {
+	for m.order.Len() > cachedPacks {
 		delete(m.cache, m.order.Remove(m.order.Back()).(*pack.Index).Number)
 	}
 	return x, nil

@@ -87,13 +87,15 @@ var errBranch = fail.New(fail.NotFound, "open", "catalog", "a fence went back be
 
 // openFrom opens the log behind a catalog; nil is from the beginning.
 func openFrom(ctx context.Context, s objstore.Store, c *catalog.Catalog, r *Reading) (*Log, error) {
-	l := &Log{store: s, State: state.New(), Catalog: c, Frames: map[change.StreamID][]FrameRef{}, readPoint: -1, next: 1, views: map[int]*Log{},
+	l := &Log{store: s, State: state.New(), Catalog: c, Frames: map[change.StreamID][]FrameRef{}, readPoint: -1,
+		next: 1, views: map[int]*Log{},
 		moves: newMoves(s, c), reading: newReader(r)}
 	first := uint64(0)
 	if c != nil {
 		m := c.End()
 		l.durable, l.checks = m.Durable, m.ChecksTail
-		l.readPoint, l.next, l.token, l.Epoch, first = len(c.ReadPoints)-1, m.Index+1, m.Token, m.Token.Epoch, m.Position
+		l.readPoint, l.next, l.token, l.Epoch, first = len(c.ReadPoints)-1, m.Index+1, m.Token, m.Token.Epoch,
+			m.Position
 		var err error
 		if l.State, err = c.LoadState(); err != nil {
 			return nil, err
@@ -138,7 +140,8 @@ func (l *Log) begin(ctx context.Context, first uint64) (there, rest []located, e
 	case unknown != nil:
 		return nil, nil, unknown
 	case c != nil && c.Journal != l.Identity.Journal:
-		return nil, nil, fail.New(fail.Damaged, "open", l.store.URL()+"/"+catalog.Name(c.Number), fmt.Sprintf("it is of journal %s, the log of %s", c.Journal, l.Identity.Journal))
+		return nil, nil, fail.New(fail.Damaged, "open", l.store.URL()+"/"+catalog.Name(c.Number),
+			fmt.Sprintf("it is of journal %s, the log of %s", c.Journal, l.Identity.Journal))
 	}
 	return there, rest, nil
 }
@@ -225,11 +228,13 @@ func (l *Log) identify(ctx context.Context) error {
 // checkIdentity refuses a log that this build does not know.
 func checkIdentity(x *segment.Index, id *state.Identity) error {
 	if id.Format != state.FormatVersion {
-		return fail.New(fail.Unsupported, "open", "object log", fmt.Sprintf("format %d; this build reads %d", id.Format, state.FormatVersion)).
+		return fail.New(fail.Unsupported, "open", "object log",
+			fmt.Sprintf("format %d; this build reads %d", id.Format, state.FormatVersion)).
 			WithHint("use a pollux version that knows this format")
 	}
 	if id.Journal != x.Journal {
-		return fail.New(fail.Damaged, "open", "object log", fmt.Sprintf("the identity names journal %s, its head %s", id.Journal, x.Journal))
+		return fail.New(fail.Damaged, "open", "object log",
+			fmt.Sprintf("the identity names journal %s, its head %s", id.Journal, x.Journal))
 	}
 	return nil
 }

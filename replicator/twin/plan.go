@@ -8,8 +8,10 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/pollux-dr/pollux/replicator/objlog/cover"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+	"github.com/pollux-dr/pollux/replicator/objlog/rangeset"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // Base is what a target holds already: but for what was written behind LSN Low up to
@@ -21,10 +23,10 @@ import (
 // were when it was reached, and no others but later ones. Through another catalog, or
 // none, blocks are back where they were.
 type Base struct {
-	Low   uint64       `json:"low"`
-	High  uint64       `json:"high"`
-	Done  extent.Place `json:"done"`
-	Moves Moves        `json:"moves"` // of Done
+	Low   uint64           `json:"low"`
+	High  uint64           `json:"high"`
+	Done  extent.BlockAddr `json:"done"`
+	Moves Moves            `json:"moves"` // of Done
 }
 
 // Moves names a set of packs.
@@ -61,7 +63,7 @@ func (b *Base) under(l *Log) *Base {
 		return b
 	}
 	out := *b
-	out.Done = extent.Place{}
+	out.Done = extent.BlockAddr{}
 	return &out
 }
 
@@ -78,7 +80,7 @@ func (b *Base) toward(lsn uint64) Base {
 }
 
 // Whole is the Done of a base that is complete.
-var Whole = extent.Place{Position: ^uint64(0), Offset: ^uint32(0)}
+var Whole = extent.BlockAddr{Object: ^objlog.ObjectID(0), Offset: ^uint32(0)}
 
 // Plan is the work of a restore. Close it.
 type Plan struct {
@@ -90,7 +92,7 @@ type Plan struct {
 	ZeroBytes int64 // to be made zeros
 	image     *Image
 	ours      bool // the image goes with the plan
-	needs     *extent.ByBlock
+	needs     *extentmap.ByBlock
 	base      *Base
 	dir       string
 	seen      uint64 // the catalog by which needs was made
@@ -105,7 +107,7 @@ func (pl *Plan) Left() Base {
 }
 
 // reached is what the target has when all before a place is written.
-func (pl *Plan) reached(p extent.Place) Base {
+func (pl *Plan) reached(p extent.BlockAddr) Base {
 	if p == Whole {
 		return *Complete(pl.Point.LSN)
 	}
@@ -122,7 +124,7 @@ func (pl *Plan) again(ctx context.Context, left *Base, cause error) error {
 		return err
 	}
 	needs := pl.needs
-	pl.needs, pl.base = extent.NewByBlock(pl.dir), left
+	pl.needs, pl.base = extentmap.NewByBlock(pl.dir), left
 	pl.Objects, pl.Bytes, pl.LiveBytes, pl.NeedBytes, pl.ZeroBytes = 0, 0, 0, 0, 0
 	return errors.Join(needs.Close(), pl.fill(ctx))
 }
@@ -169,7 +171,7 @@ func (m *Image) Plan(ctx context.Context, dir string) (*Plan, error) {
 }
 
 func newPlan(ctx context.Context, m *Image, ours bool, base *Base, dir string) (*Plan, error) {
-	pl := &Plan{Point: m.Point, image: m, ours: ours, needs: extent.NewByBlock(dir), base: base, dir: dir}
+	pl := &Plan{Point: m.Point, image: m, ours: ours, needs: extentmap.NewByBlock(dir), base: base, dir: dir}
 	if err := pl.fill(ctx); err != nil {
 		return pl, errors.Join(err, pl.Close())
 	}
@@ -215,7 +217,7 @@ func (pl *Plan) difference(ctx context.Context, base *Base) error {
 		return err
 	}
 	defer between.Close()
-	touched := &extent.Map{Volume: m.Volume, SizeBytes: m.SizeBytes, Recent: between}
+	touched := &extentmap.Map{Volume: m.Volume, SizeBytes: m.SizeBytes, Recent: between}
 	for leaf := int64(0); ; leaf++ {
 		a, aok, err := m.Next(ctx, leaf)
 		if err != nil {
@@ -246,28 +248,28 @@ func (pl *Plan) difference(ctx context.Context, base *Base) error {
 // written between, zeros where there was and is nothing now, and what the base is
 // behind with.
 func (pl *Plan) leaf(have, wrote []extent.Extent, base *Base) error {
-	settled := cover.New() // what was written between, less what is taken
+	between := rangeset.New() // what was written between, less what is taken
 	for i := range wrote {
-		settled.Settle(wrote[i].Off, wrote[i].Len, func(int64, int64) {})
+		between.AddNew(wrote[i].Off, wrote[i].Len, func(int64, int64) {})
 	}
-	untouched := func(e *extent.Extent, fn func(off, n int64)) { settled.Settle(e.Off, e.Len, fn) }
+	untouched := func(e *extent.Extent, fn func(off, n int64)) { between.AddNew(e.Off, e.Len, fn) }
 	var err error
 	add := func(e extent.Extent) {
 		if err == nil {
 			err = pl.needs.Add(&e)
 		}
 	}
-	data := cover.New() // what has data now
+	data := rangeset.New() // what has data now
 	for i := range have {
 		e := &have[i]
 		pl.LiveBytes += e.Len
-		data.Settle(e.Off, e.Len, func(int64, int64) {})
+		data.AddNew(e.Off, e.Len, func(int64, int64) {})
 		at := e.Off
 		untouched(e, func(off, n int64) { // the runs between these were written
 			if off > at {
 				add(e.Cut(at, off-at))
 			}
-			if !extent.PlaceOf(e).Before(base.Done) {
+			if !e.Addr().Before(base.Done) {
 				add(e.Cut(off, n))
 			}
 			at = off + n
@@ -277,14 +279,14 @@ func (pl *Plan) leaf(have, wrote []extent.Extent, base *Base) error {
 		}
 	}
 	for i := range wrote {
-		data.Settle(wrote[i].Off, wrote[i].Len, func(off, n int64) { add(extent.Extent{Off: off, Len: n}) })
+		data.AddNew(wrote[i].Off, wrote[i].Len, func(off, n int64) { add(extent.Extent{Off: off, Len: n}) })
 	}
 	return err
 }
 
 // measure adds up what will be read.
 func (pl *Plan) measure() error {
-	last := ^uint64(0)
+	last := ^objlog.ObjectID(0)
 	var s span
 	err := pl.needs.Each(func(e *extent.Extent) error {
 		if e.Zeros() {
@@ -292,8 +294,8 @@ func (pl *Plan) measure() error {
 			return nil
 		}
 		pl.NeedBytes += e.Len
-		if e.Block.Position != last {
-			last = e.Block.Position
+		if e.Block.Object != last {
+			last = e.Block.Object
 			pl.Objects++
 		}
 		if !s.add(e.Block, spanBytes, gapBytes) {

@@ -100,7 +100,8 @@ func (q *query) refuse(kind fail.Kind, why string) error {
 		return q.l.lost(q.ctx, "--at "+q.at, q.v)
 	}
 	first := q.l.FirstPoint(q.ctx, q.v)
-	hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", first, q.when(first), q.r.LastLSN, q.r.LastTime.UTC().Format(time.RFC3339Nano))
+	hint := fmt.Sprintf("the log holds LSN %d (%s) to %d (%s)", first, q.when(first), q.r.LastLSN, q.r.LastTime.UTC().
+		Format(time.RFC3339Nano))
 	if !q.known {
 		hint = "the log holds nothing of the volume's group yet"
 	}
@@ -150,12 +151,13 @@ func (q *query) findTime(t time.Time) error {
 		return err
 	}
 	if w == nil {
-		k, next, ok := l.keptBefore(v.Stream, t)
+		k, next, ok := l.retainedBefore(v.Stream, t)
 		if !ok || k.LSN < v.FirstLSN {
 			return q.refuse(fail.NotFound, "before all points that are kept")
 		}
 		q.p.LSN = k.LSN
-		q.p.Note = fmt.Sprintf("of that time only some points are kept: this is the last one at or before it, the next is LSN %d (%s)", next, q.when(next))
+		q.p.Note = fmt.Sprintf("of that time only some points are kept: this is the last one at or before it, the "+
+			"next is LSN %d (%s)", next, q.when(next))
 		return nil
 	}
 	q.p.LSN = w.lsnAt(v, t)
@@ -171,12 +173,15 @@ func (q *query) findTime(t time.Time) error {
 	if r := l.resyncAfter(v.Stream, q.p.LSN); r != nil && t.After(l.timeOf(q.ctx, v, q.p.LSN)) {
 		q.p.Note = "the primary's WAL overflowed then: this is the last point before, and the resync has not ended yet"
 		if r.Until > 0 {
-			q.p.Note = fmt.Sprintf("the primary's WAL overflowed then: this is the last point before, the next is LSN %d (%s)", r.Until, q.when(r.Until))
+			q.p.Note = fmt.Sprintf("the primary's WAL overflowed then: this is the last point before, the next is "+
+				"LSN %d (%s)", r.Until, q.when(r.Until))
 		}
 	}
 	if e := w.foldAt(v, t); e != nil {
-		q.p.Note = fmt.Sprintf("writes from %s to %s were folded while replication was behind: this is the last point before them, the next is LSN %d",
-			time.Unix(0, e.FirstTime).UTC().Format(time.RFC3339Nano), time.Unix(0, e.LastTime).UTC().Format(time.RFC3339Nano), e.LastLSN)
+		q.p.Note = fmt.Sprintf("writes from %s to %s were folded while replication was behind: this is the last "+
+			"point before them, the next is LSN %d",
+			time.Unix(0, e.FirstTime).UTC().Format(time.RFC3339Nano), time.Unix(0, e.LastTime).UTC().
+				Format(time.RFC3339Nano), e.LastLSN)
 		if q.p.LSN < v.FirstLSN && e.LastLSN >= v.FirstLSN {
 			return q.refuse(fail.NotFound, "the volume's first points were folded while replication was behind")
 		}
@@ -187,9 +192,12 @@ func (q *query) findTime(t time.Time) error {
 // outsideResync sees to it that the point is none while the primary had overflowed.
 func (q *query) outsideResync() error {
 	if st := q.l.State.Streams[q.v.Stream]; st != nil && q.p.LSN > 0 && q.p.LSN <= st.Forgotten {
-		if _, kept := q.l.keptAt(q.v.Stream, q.p.LSN); !kept {
-			return fail.New(fail.NotFound, "resolve", "--at "+q.at, fmt.Sprintf("LSN %d lies before the resyncs that are still listed, and no catalog keeps it as a point", q.p.LSN)).
-				WithHint(fmt.Sprintf("points are those behind LSN %d, and what pollux points lists as kept", st.Forgotten))
+		if _, retained := q.l.retainedAt(q.v.Stream, q.p.LSN); !retained {
+			return fail.New(fail.NotFound, "resolve", "--at "+q.at,
+				fmt.Sprintf("LSN %d lies before the resyncs that are still listed, and no catalog keeps it as a point",
+					q.p.LSN)).
+				WithHint(fmt.Sprintf("points are those behind LSN %d, and what pollux points lists as kept",
+					st.Forgotten))
 		}
 	}
 	r := q.l.resyncing(q.v.Stream, q.p.LSN)
@@ -201,14 +209,18 @@ func (q *query) outsideResync() error {
 		if r.Until > 0 {
 			until = fmt.Sprintf("points go on with LSN %d", r.Until)
 		}
-		return fail.New(fail.NotFound, "resolve", "--at "+q.at, fmt.Sprintf("the log has no point between LSN %d and the end of the resync: the primary's WAL had overflowed", r.After)).
+		return fail.New(fail.NotFound, "resolve", "--at "+q.at,
+			fmt.Sprintf("the log has no point between LSN %d and the end of the resync: the primary's WAL had "+
+				"overflowed", r.After)).
 			WithHint(fmt.Sprintf("the point before is LSN %d (%s); %s", r.After, q.when(r.After), until))
 	}
 	if b := q.l.State.Bookmarks[q.v.Group+"/"+q.at]; b != nil {
-		return q.refuse(fail.NotFound, fmt.Sprintf("its mark, LSN %d, was lost when the primary's WAL overflowed: it is no point", q.p.LSN))
+		return q.refuse(fail.NotFound,
+			fmt.Sprintf("its mark, LSN %d, was lost when the primary's WAL overflowed: it is no point", q.p.LSN))
 	}
 	q.p.LSN, q.p.Before = r.After, q.p.LSN
-	q.p.Note = fmt.Sprintf("the primary's WAL overflowed, and LSN %d is no point: this is the last one before", q.p.Before)
+	q.p.Note = fmt.Sprintf("the primary's WAL overflowed, and LSN %d is no point: this is the last one before",
+		q.p.Before)
 	return nil
 }
 
@@ -218,15 +230,18 @@ func (q *query) exact() error {
 	if err != nil || exact {
 		return err
 	}
-	why := fmt.Sprintf("writes around LSN %d were folded while replication was behind: it is no point any more", q.p.LSN)
+	why := fmt.Sprintf("writes around LSN %d were folded while replication was behind: it is no point any more",
+		q.p.LSN)
 	if w, _ := q.l.viewAt(q.ctx, q.v.Stream, q.p.LSN); w == nil {
 		why = fmt.Sprintf("LSN %d is not kept any more", q.p.LSN)
 	}
 	near := fmt.Sprintf("the next point is LSN %d (%s)", after, q.when(after))
 	if before > 0 && before >= q.v.FirstLSN {
-		near = fmt.Sprintf("the nearest points are LSN %d (%s) and %d (%s)", before, q.when(before), after, q.when(after))
+		near = fmt.Sprintf("the nearest points are LSN %d (%s) and %d (%s)", before, q.when(before), after,
+			q.when(after))
 	}
-	return fail.New(fail.NotFound, "resolve", "--at "+q.at, why).WithHint(near + "; a time is taken to the last point at or before it")
+	return fail.New(fail.NotFound, "resolve", "--at "+q.at, why).
+		WithHint(near + "; a time is taken to the last point at or before it")
 }
 
 // resyncing returns the resync because of which an LSN is no recovery point, nil
@@ -273,9 +288,9 @@ func (l *Log) FirstPoint(ctx context.Context, v *state.Volume) uint64 {
 	if l.Catalog != nil {
 		if at, ok := l.oldest(v.Stream); ok && at.LSN > first {
 			s := l.Catalog.Streams[v.Stream]
-			n := len(s.Kept)
-			if i := sort.Search(n, func(i int) bool { return s.Kept[i].LSN >= first }); i < n {
-				return s.Kept[i].LSN
+			n := len(s.Retained)
+			if i := sort.Search(n, func(i int) bool { return s.Retained[i].LSN >= first }); i < n {
+				return s.Retained[i].LSN
 			}
 			return at.LSN
 		}
@@ -289,7 +304,7 @@ func (l *Log) FirstPoint(ctx context.Context, v *state.Volume) uint64 {
 // exact reports whether an LSN is a recovery point, and where it is not, because it
 // lies in a fold or is not kept, which points are next to it; 0 is none.
 func (l *Log) exact(ctx context.Context, id change.StreamID, lsn uint64) (before, after uint64, ok bool, err error) {
-	if _, kept := l.keptAt(id, lsn); kept {
+	if _, retained := l.retainedAt(id, lsn); retained {
 		return 0, 0, true, nil
 	}
 	w, err := l.viewAt(ctx, id, lsn)
@@ -297,18 +312,18 @@ func (l *Log) exact(ctx context.Context, id change.StreamID, lsn uint64) (before
 		return 0, 0, false, err
 	}
 	if w == nil {
-		var kept []catalog.Kept
+		var retained []catalog.RetainedPoint
 		if s := l.Catalog.Streams[id]; s != nil {
-			kept = s.Kept
+			retained = s.Retained
 		}
-		n := sort.Search(len(kept), func(i int) bool { return kept[i].LSN >= lsn })
+		n := sort.Search(len(retained), func(i int) bool { return retained[i].LSN >= lsn })
 		if n > 0 {
-			before = kept[n-1].LSN
+			before = retained[n-1].LSN
 		}
-		if n == len(kept) {
+		if n == len(retained) {
 			return before, 0, false, nil
 		}
-		return before, kept[n].LSN, kept[n].LSN == lsn, nil
+		return before, retained[n].LSN, retained[n].LSN == lsn, nil
 	}
 	f := w.Frames[id]
 	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn })

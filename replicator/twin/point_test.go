@@ -20,9 +20,13 @@ func resolvable(t *testing.T) *Log {
 	h.command(state.KindStreamCreate, state.Stream{ID: streamA, Group: "g", Agent: "a"})
 	h.command(state.KindStreamCreate, state.Stream{ID: streamB, Group: "g", Agent: "b"})
 	for _, name := range []string{"v", "syncing"} {
-		h.command(state.KindVolumeCreate, state.Volume{Name: name, Group: "g", Stream: streamA, Agent: "a", SizeBytes: 1 << 20, Backing: name, Created: epochStart})
+		h.command(state.KindVolumeCreate,
+			state.Volume{Name: name, Group: "g", Stream: streamA, Agent: "a", SizeBytes: 1 << 20, Backing: name,
+				Created: epochStart})
 	}
-	h.command(state.KindVolumeCreate, state.Volume{Name: "empty", Group: "g", Stream: streamB, Agent: "b", SizeBytes: 1 << 20, Backing: "e", Created: epochStart})
+	h.command(state.KindVolumeCreate,
+		state.Volume{Name: "empty", Group: "g", Stream: streamB, Agent: "b", SizeBytes: 1 << 20, Backing: "e",
+			Created: epochStart})
 	h.command(state.KindVolumeReady, state.VolumeReady{Name: "empty"})
 	h.command(state.KindVolumeReady, state.VolumeReady{Name: "v", FirstLSN: 3})
 	for _, records := range []int{2, 2, 1, 2} {
@@ -96,7 +100,8 @@ func TestResolve(t *testing.T) {
 		switch {
 		case tt.kind == 0 && (err != nil || p.LSN != tt.lsn || p.Volume != v || p.Epoch != 1):
 			t.Errorf("%s at %q: LSN %d, %v; want %d", tt.volume, tt.at, p.LSN, err, tt.lsn)
-		case tt.kind != 0 && (!fail.Is(err, tt.kind) || !strings.Contains(err.Error(), tt.text) || fail.HintOf(err) == ""):
+		case tt.kind != 0 && (!fail.Is(err, tt.kind) || !strings.Contains(err.Error(), tt.text) ||
+			fail.HintOf(err) == ""):
 			t.Errorf("%s at %q: %v, want %v %q", tt.volume, tt.at, err, tt.kind, tt.text)
 		}
 	}
@@ -109,7 +114,8 @@ func TestResolve(t *testing.T) {
 func TestResolveTime(t *testing.T) {
 	l := resolvable(t)
 	v, _ := l.Volume("v")
-	for at, want := range map[string]time.Duration{"": 4 * time.Second, "7": 4 * time.Second, "6": 4 * time.Second, "5": 3 * time.Second, "3": 2 * time.Second} {
+	for at, want := range map[string]time.Duration{"": 4 * time.Second, "7": 4 * time.Second, "6": 4 * time.Second,
+		"5": 3 * time.Second, "3": 2 * time.Second} {
 		p, err := l.Resolve(context.Background(), v, at, epochStart)
 		if err != nil || !p.Time.Equal(epochStart.Add(want)) {
 			t.Errorf("%q: %v, %v", at, p.Time, err)
@@ -119,7 +125,8 @@ func TestResolveTime(t *testing.T) {
 	if p, err := l.Resolve(context.Background(), e, "", epochStart); err != nil || !p.Time.Equal(epochStart) {
 		t.Errorf("empty volume: %v, %v", p.Time, err)
 	}
-	if r, ok := l.RangeOf(streamA); !ok || r.FirstLSN != 1 || r.LastLSN != 7 || !r.FirstTime.Equal(epochStart.Add(time.Second/2)) {
+	if r, ok := l.RangeOf(streamA); !ok || r.FirstLSN != 1 || r.LastLSN != 7 ||
+		!r.FirstTime.Equal(epochStart.Add(time.Second/2)) {
 		t.Errorf("range %+v", r)
 	}
 	if _, ok := l.RangeOf(streamB); ok {
@@ -141,7 +148,8 @@ func TestControlReplay(t *testing.T) {
 	h.command(state.KindVolumeRemove, state.VolumeRemove{Name: "vola"})
 	h.segment()
 	s := h.mustOpen().State
-	if g, v, st := s.Groups["g"], s.Volumes["vola"], s.Streams[streamA]; g.Ack != "remote" || !v.Removed || !v.Ready || v.Number != 2 ||
+	if g, v, st := s.Groups["g"], s.Volumes["vola"], s.Streams[streamA]; g.Ack != "remote" || !v.Removed || !v.Ready ||
+		v.Number != 2 ||
 		st.Lease.Number != 1 || st.Number != 1 {
 		t.Errorf("%+v %+v %+v", g, v, st)
 	}
@@ -167,7 +175,8 @@ func TestPointsOf(t *testing.T) {
 	h.folding = false
 	h.frame(streamA, fill(2, 0, 1, 6), change.Change{Kind: change.Mark, Data: [][]byte{[]byte("b")}})
 	h.command(state.KindBookmarkAdd, state.Bookmark{Name: "b", Group: "g", Stream: streamA, LSN: 7, Time: epochStart})
-	h.command(state.KindBookmarkAdd, state.Bookmark{Name: "later", Group: "g", Stream: streamA, LSN: 999, Time: epochStart.Add(time.Hour)})
+	h.command(state.KindBookmarkAdd,
+		state.Bookmark{Name: "later", Group: "g", Stream: streamA, LSN: 999, Time: epochStart.Add(time.Hour)})
 	h.segment()
 	h.leap(streamA, 10)
 	gapEnd := h.points[streamA]
@@ -176,7 +185,8 @@ func TestPointsOf(t *testing.T) {
 	l := h.mustOpen()
 	v := l.State.Volumes["vola"]
 	p := l.PointsOf(context.Background(), v)
-	if p.First.LSN != 1 || p.Newest.LSN != 7 || !p.Ready || len(p.Breaks) != 1 || p.Breaks[0].Until != nil || p.Breaks[0].After.LSN != 7 {
+	if p.First.LSN != 1 || p.Newest.LSN != 7 || !p.Ready || len(p.Breaks) != 1 || p.Breaks[0].Until != nil ||
+		p.Breaks[0].After.LSN != 7 {
 		t.Errorf("%+v", p)
 	}
 	if len(p.Coarse) != 1 || p.Coarse[0].First.LSN != 2 || p.Coarse[0].Last.LSN != 5 || p.Coarse[0].Points != 2 {
@@ -188,10 +198,12 @@ func TestPointsOf(t *testing.T) {
 	h.command(state.KindResyncEnd, state.ResyncEnd{Stream: streamA, To: gapEnd, LSN: 18})
 	h.segment()
 	l = h.mustOpen()
-	if p = l.PointsOf(context.Background(), v); p.Newest.LSN != 18 || p.Breaks[0].Until == nil || p.Breaks[0].Until.LSN != 18 {
+	if p = l.PointsOf(context.Background(), v); p.Newest.LSN != 18 || p.Breaks[0].Until == nil ||
+		p.Breaks[0].Until.LSN != 18 {
 		t.Errorf("after the resync: %+v", p)
 	}
-	for _, at := range []uint64{p.First.LSN, p.Newest.LSN, p.Coarse[0].Last.LSN, p.Breaks[0].After.LSN, p.Breaks[0].Until.LSN} {
+	for _, at := range []uint64{p.First.LSN, p.Newest.LSN, p.Coarse[0].Last.LSN, p.Breaks[0].After.LSN,
+		p.Breaks[0].Until.LSN} {
 		if _, err := l.Resolve(context.Background(), v, fmt.Sprint(at), epochStart); err != nil {
 			t.Errorf("LSN %d is listed as a point: %v", at, err)
 		}

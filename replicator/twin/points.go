@@ -38,7 +38,7 @@ type NamedPoint struct {
 	InLog bool `json:"in_log"` // it can be restored
 }
 
-// Points are the recovery points of a volume: single ones (Kept), and every LSN from
+// Points are the recovery points of a volume: single ones (Retained), and every LSN from
 // Window to Newest, but for Coarse and Breaks.
 type Points struct {
 	Volume    string       `json:"volume"`
@@ -46,7 +46,7 @@ type Points struct {
 	Ready     bool         `json:"ready"` // else there is none: the initial sync is not complete
 	Removed   bool         `json:"removed"`
 	First     At           `json:"first"`
-	Kept      []At         `json:"kept"`   // before Window
+	Retained  []At         `json:"kept"`   // before Window
 	Window    At           `json:"window"` // from here on every write is one
 	Newest    At           `json:"newest"`
 	Retention string       `json:"retention"`
@@ -60,18 +60,19 @@ func (l *Log) PointsOf(ctx context.Context, v *state.Volume) Points {
 	r, _ := l.RangeOf(v.Stream)
 	l.aheadOf(ctx, v, r.LastLSN)
 	at := func(lsn uint64) At { return At{lsn, l.timeOf(ctx, v, lsn).UTC()} }
-	p := Points{Volume: v.Name, Group: v.Group, Ready: v.Ready && v.FirstLSN <= r.LastLSN, Removed: v.Removed, First: at(l.FirstPoint(ctx, v)), Newest: at(r.LastLSN),
+	p := Points{Volume: v.Name, Group: v.Group, Ready: v.Ready && v.FirstLSN <= r.LastLSN, Removed: v.Removed,
+		First: at(l.FirstPoint(ctx, v)), Newest: at(r.LastLSN),
 		Bookmarks: []NamedPoint{}, Coarse: l.coarse(v.Stream, v.FirstLSN), Breaks: []Break{}}
-	p.Kept, p.Window, p.Retention = []At{}, p.First, (*state.Retention)(nil).String()
+	p.Retained, p.Window, p.Retention = []At{}, p.First, (*state.Retention)(nil).String()
 	if g := l.State.Groups[v.Group]; g != nil {
 		p.Retention = g.Retention.String()
 	}
 	if l.Catalog != nil {
 		if first, cut := l.first(v.Stream); cut && first.LSN > v.FirstLSN {
 			p.Window = At{first.LSN, time.Unix(0, first.Time).UTC()}
-			for _, k := range l.Catalog.Streams[v.Stream].Kept {
+			for _, k := range l.Catalog.Streams[v.Stream].Retained {
 				if k.LSN < first.LSN && k.LSN >= v.FirstLSN {
-					p.Kept = append(p.Kept, At{k.LSN, time.Unix(0, k.Time).UTC()})
+					p.Retained = append(p.Retained, At{k.LSN, time.Unix(0, k.Time).UTC()})
 				}
 			}
 		}
@@ -118,7 +119,7 @@ func (l *Log) aheadOf(ctx context.Context, v *state.Volume, last uint64) {
 	}
 	var marks []int
 	for _, lsn := range lsns {
-		if _, kept := l.keptAt(v.Stream, lsn); !kept && lsn <= last {
+		if _, retained := l.retainedAt(v.Stream, lsn); !retained && lsn <= last {
 			marks = append(marks, l.markAt(v.Stream, lsn))
 		}
 	}
@@ -134,7 +135,8 @@ func (l *Log) coarse(id change.StreamID, from uint64) []Coarse {
 	out := []Coarse{}
 	for _, c := range append(all, l.Coarse(id)...) {
 		if c.LastLSN >= from {
-			out = append(out, Coarse{At{c.FirstLSN, time.Unix(0, c.FirstTime).UTC()}, At{c.LastLSN, time.Unix(0, c.LastTime).UTC()}, c.Points})
+			out = append(out, Coarse{At{c.FirstLSN, time.Unix(0, c.FirstTime).UTC()},
+				At{c.LastLSN, time.Unix(0, c.LastTime).UTC()}, c.Points})
 		}
 	}
 	return out
@@ -153,7 +155,8 @@ func (l *Log) Coarse(id change.StreamID) (out []catalog.Coarse) {
 			out[k].LastLSN, out[k].LastTime, out[k].Points = e.LastLSN, e.LastTime, out[k].Points+1
 			continue
 		}
-		out, open = append(out, catalog.Coarse{FirstLSN: e.FirstLSN, LastLSN: e.LastLSN, FirstTime: e.FirstTime, LastTime: e.LastTime, Points: 1}), true
+		out, open = append(out, catalog.Coarse{FirstLSN: e.FirstLSN, LastLSN: e.LastLSN, FirstTime: e.FirstTime,
+			LastTime: e.LastTime, Points: 1}), true
 	}
 	return out
 }

@@ -105,6 +105,7 @@ func missing(first, position uint64, x *segment.Index) bool {
 }
 
 func (l *Log) missing(first, position uint64) error {
-	return fail.New(fail.Damaged, "open", l.at(first), fmt.Sprintf("the object is missing, but position %d exists", position)).
+	return fail.New(fail.Damaged, "open", l.at(first),
+		fmt.Sprintf("the object is missing, but position %d exists", position)).
 		WithHint("an object of the log was deleted; restore it from a version or replica of the bucket")
 }

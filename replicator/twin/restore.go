@@ -176,9 +176,9 @@ type worker struct {
 
 	mu    sync.Mutex
 	res   Result
-	next  int                  // the first job that is not done
-	ahead map[int]extent.Place // where those end that are done before it
-	done  extent.Place
+	next  int                      // the first job that is not done
+	ahead map[int]extent.BlockAddr // where those end that are done before it
+	done  extent.BlockAddr
 }
 
 func (w *worker) do(ctx context.Context, j *job) error {
@@ -261,15 +261,15 @@ func (w *worker) finished(j *job) error {
 		w.run.Progress(w.res.ReadBytes, w.pl.Bytes)
 	}
 	if w.ahead == nil {
-		w.ahead = map[int]extent.Place{}
+		w.ahead = map[int]extent.BlockAddr{}
 	}
 	last := j.blocks[len(j.blocks)-1]
-	w.ahead[j.seq] = extent.Place{Position: last.Position, Offset: last.Offset + 1}
+	w.ahead[j.seq] = extent.BlockAddr{Object: last.Object, Offset: last.Offset + 1}
 	for p, ok := w.ahead[w.next]; ok; p, ok = w.ahead[w.next] {
 		delete(w.ahead, w.next)
 		w.next, w.done = w.next+1, p
 	}
-	if w.run.Done == nil || w.done == (extent.Place{}) {
+	if w.run.Done == nil || w.done == (extent.BlockAddr{}) {
 		return nil
 	}
 	return w.run.Done(w.pl.reached(w.done))

@@ -15,11 +15,11 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/seed"
 	"github.com/pollux-dr/pollux/replicator/objlog"
-	"github.com/pollux-dr/pollux/replicator/objlog/cover"
+	"github.com/pollux-dr/pollux/replicator/objlog/rangeset"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
-const modelVolumeBytes = 5*cover.Granule + 1000
+const modelVolumeBytes = 5*rangeset.Granule + 1000
 
 // model replays a stream's records in the plainest way there is.
 type model struct {
@@ -64,7 +64,7 @@ func randomChange(r *rand.Rand, m *model) change.Change {
 	}
 	v += uint32(r.IntN(len(volumes)))
 	off := r.Int64N(modelVolumeBytes)
-	n := 1 + r.Int64N(min(modelVolumeBytes-off, 3*cover.Granule))
+	n := 1 + r.Int64N(min(modelVolumeBytes-off, 3*rangeset.Granule))
 	if r.IntN(2) == 0 {
 		off = off / 512 * 512
 		n = min((n+511)/512*512, modelVolumeBytes-off)
@@ -149,7 +149,8 @@ func TestRestoreModel(t *testing.T) {
 						}
 						got := image(t, l, Point{Volume: &v, LSN: uint64(lsn)})[:modelVolumeBytes]
 						if !bytes.Equal(got, want) {
-							t.Fatalf("seed %d: %s at LSN %d of %d differs from byte %d on", seed, name, lsn, len(m.at)-1, firstDifference(got, want))
+							t.Fatalf("seed %d: %s at LSN %d of %d differs from byte %d on", seed, name, lsn,
+								len(m.at)-1, firstDifference(got, want))
 						}
 					}
 				}
@@ -158,7 +159,8 @@ func TestRestoreModel(t *testing.T) {
 			if totals.Err() != nil {
 				t.Error(totals.Err())
 			}
-			if n := totals.Streams[0].Folds + totals.Streams[1].Folds; (i%2 == 1) != (folds > 0 && n > 0) || points < n {
+			if n := totals.Streams[0].Folds + totals.Streams[1].Folds; (i%2 == 1) != (folds > 0 && n > 0) ||
+				points < n {
 				t.Errorf("%d points and %d LSNs in %d folds", points, folds, n)
 			}
 		})
@@ -180,16 +182,19 @@ func folded(t *testing.T, l *Log, v *state.Volume, lsn uint64) bool {
 		}
 		return false
 	}
-	if !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), "folded") || !strings.Contains(fail.HintOf(err), fmt.Sprint(after)) {
+	if !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), "folded") ||
+		!strings.Contains(fail.HintOf(err), fmt.Sprint(after)) {
 		t.Fatalf("LSN %d in a fold: %v, %s", lsn, err, fail.HintOf(err))
 	}
 	for _, near := range []uint64{before, after} {
-		if _, err := l.Resolve(context.Background(), v, fmt.Sprint(near), epochStart); err != nil && near >= v.FirstLSN {
+		if _, err := l.Resolve(context.Background(), v, fmt.Sprint(near), epochStart); err != nil &&
+			near >= v.FirstLSN {
 			t.Fatalf("LSN %d, said to be next to %d: %v", near, lsn, err)
 		}
 	}
 	at := l.timeOf(context.Background(), v, after).Add(-time.Nanosecond).Format(time.RFC3339Nano)
-	if p, err := l.Resolve(context.Background(), v, at, epochStart); err == nil && (p.LSN != before || !strings.Contains(p.Note, "folded")) {
+	if p, err := l.Resolve(context.Background(), v, at, epochStart); err == nil &&
+		(p.LSN != before || !strings.Contains(p.Note, "folded")) {
 		t.Fatalf("%s resolves to LSN %d (%q), the fold begins after %d", at, p.LSN, p.Note, before)
 	}
 	return true
@@ -209,10 +214,10 @@ func TestRestoreWritesOnce(t *testing.T) {
 	h := begun(t)
 	h.control(streamA)
 	for i := range 20 {
-		h.frame(streamA, fill(2, 0, 3*cover.Granule, byte(i)), fill(2, 100, 10, byte(i)))
+		h.frame(streamA, fill(2, 0, 3*rangeset.Granule, byte(i)), fill(2, 100, 10, byte(i)))
 		h.segment()
 	}
-	h.frame(streamA, change.Change{Kind: change.Zero, Volume: 2, Off: cover.Granule, Len: cover.Granule})
+	h.frame(streamA, change.Change{Kind: change.Zero, Volume: 2, Off: rangeset.Granule, Len: rangeset.Granule})
 	h.segment()
 	l := h.mustOpen()
 	v, _ := l.Volume("vola")
@@ -232,10 +237,10 @@ func TestRestoreWritesOnce(t *testing.T) {
 		}
 		last.Store(done)
 	}})
-	if err != nil || res.WrittenBytes != 2*cover.Granule || res.ReadBytes != pl.Bytes || last.Load() != pl.Bytes {
+	if err != nil || res.WrittenBytes != 2*rangeset.Granule || res.ReadBytes != pl.Bytes || last.Load() != pl.Bytes {
 		t.Errorf("%+v of %d bytes, %v", res, pl.Bytes, err)
 	}
-	if pl.Objects != 1 || pl.LiveBytes != 2*cover.Granule || pl.NeedBytes != pl.LiveBytes || pl.ZeroBytes != 0 {
+	if pl.Objects != 1 || pl.LiveBytes != 2*rangeset.Granule || pl.NeedBytes != pl.LiveBytes || pl.ZeroBytes != 0 {
 		t.Errorf("%+v: only the newest frame has live bytes", pl)
 	}
 }
@@ -289,7 +294,8 @@ func TestRestoreOver(t *testing.T) {
 		}
 		want := m.at[lsns[len(lsns)-1]][v.Name]
 		if !bytes.Equal(img[:modelVolumeBytes], want) {
-			t.Fatalf("seed %d: LSNs %v, %d interrupted: differs from byte %d on", seed, lsns, interrupted, firstDifference(img, want))
+			t.Fatalf("seed %d: LSNs %v, %d interrupted: differs from byte %d on", seed, lsns, interrupted,
+				firstDifference(img, want))
 		}
 	}
 }
@@ -306,7 +312,8 @@ func TestRestoreOutside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "outside") {
+	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) ||
+		!strings.Contains(err.Error(), "outside") {
 		t.Errorf("%v", err)
 	}
 }
@@ -325,7 +332,8 @@ func TestRestoreFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Restore(t.Context(), p, failing{}); !fail.Is(err, fail.Full) || !strings.Contains(err.Error(), "disk full") {
+	if _, err := l.Restore(t.Context(), p, failing{}); !fail.Is(err, fail.Full) ||
+		!strings.Contains(err.Error(), "disk full") {
 		t.Errorf("failing target: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -336,7 +344,8 @@ func TestRestoreFails(t *testing.T) {
 	for _, x := range l.Objects {
 		h.remove(x.Position)
 	}
-	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), objlog.ObjectName(0)[:20]) {
+	if _, err := l.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) ||
+		!strings.Contains(err.Error(), objlog.ObjectName(0)[:20]) {
 		t.Errorf("object gone meanwhile: %v", err)
 	}
 }

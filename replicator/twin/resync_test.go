@@ -25,7 +25,9 @@ func (h *history) leap(id change.StreamID, n uint64) {
 func TestResync(t *testing.T) {
 	for _, folding := range []bool{false, true} {
 		for _, fenced := range []bool{false, true} {
-			t.Run(fmt.Sprintf("folding %v, fenced %v", folding, fenced), func(t *testing.T) { testResync(t, folding, fenced) })
+			t.Run(fmt.Sprintf("folding %v, fenced %v", folding, fenced), func(t *testing.T) {
+				testResync(t, folding, fenced)
+			})
 		}
 	}
 }
@@ -67,7 +69,8 @@ func testResync(t *testing.T, folding, fenced bool) {
 	h.segment()
 	newest(22, 0)
 	for _, at := range []string{"4", "13", "14", "16", "19"} {
-		if _, err := resolve(at); !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), "resync") || !strings.Contains(fail.HintOf(err), "LSN 3 ") {
+		if _, err := resolve(at); !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), "resync") ||
+			!strings.Contains(fail.HintOf(err), "LSN 3 ") {
 			t.Errorf("--at %s: %v, %s", at, err, fail.HintOf(err))
 		}
 	}

@@ -36,7 +36,8 @@ func TestOpenRounds(t *testing.T) {
 	})
 	// The catalogs' list; the log's list, and beside it the identity; then a request for each
 	// other object.
-	if wantRequests, wantRounds := int64(2+1+1+objects), int64(2+(1+objects+readers-1)/readers); requests > wantRequests || rounds > wantRounds {
+	if wantRequests, wantRounds := int64(2+1+1+objects),
+		int64(2+(1+objects+readers-1)/readers); requests > wantRequests || rounds > wantRounds {
 		t.Errorf("%d requests in %d rounds, %d in %d would do", requests, rounds, wantRequests, wantRounds)
 	}
 }
@@ -50,7 +51,8 @@ func TestVerifyRounds(t *testing.T) {
 			t.Errorf("%v, %d objects", err, len(found))
 		}
 	})
-	if wantRequests, wantRounds := int64(2+2+objects), int64(2+(2+objects+readers-1)/readers); requests > wantRequests || rounds > wantRounds {
+	if wantRequests, wantRounds := int64(2+2+objects),
+		int64(2+(2+objects+readers-1)/readers); requests > wantRequests || rounds > wantRounds {
 		t.Errorf("%d requests in %d rounds, %d in %d would do", requests, rounds, wantRequests, wantRounds)
 	}
 }

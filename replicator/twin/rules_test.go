@@ -95,8 +95,10 @@ func TestFenceCuts(t *testing.T) {
 	branch.pos = h.pos
 	branch.fence(branch.next)
 	l := branch.mustOpen()
-	if r, _ := l.RangeOf(streamA); r.LastLSN != 2 || firstByte(t, l) != 2 || l.Epoch != 2 || len(l.State.Bookmarks) != 0 {
-		t.Errorf("LSN %d, first byte %d, epoch %d, %d bookmarks", r.LastLSN, firstByte(t, l), l.Epoch, len(l.State.Bookmarks))
+	if r, _ := l.RangeOf(streamA); r.LastLSN != 2 || firstByte(t, l) != 2 || l.Epoch != 2 ||
+		len(l.State.Bookmarks) != 0 {
+		t.Errorf("LSN %d, first byte %d, epoch %d, %d bookmarks", r.LastLSN, firstByte(t, l), l.Epoch,
+			len(l.State.Bookmarks))
 	}
 	branch.frame(streamA, fill(2, 0, 512, 3))
 	branch.segment()
@@ -145,12 +147,14 @@ func TestBrokenLogs(t *testing.T) {
 			return h
 		}, 3, fail.Damaged, "goes on at journal index 7, the log reached 6"},
 		{"identity again", func(h *history) *history {
-			h.put(3, segment.Document(segment.Head{Type: segment.Identity, Journal: testJournal, Token: h.token, Position: 3, FirstIndex: 1},
+			h.put(3, segment.Document(segment.Head{Type: segment.Identity, Journal: testJournal, Token: h.token,
+				Position: 3, FirstIndex: 1},
 				state.KindIdentity, state.Identity{}))
 			return h
 		}, 3, fail.Damaged, "identity in the middle"},
 		{"another journal", func(h *history) *history {
-			h.put(3, segment.Document(segment.Head{Type: segment.Fence, Token: token(9, 9, 9), Position: 3, FirstIndex: 6}, state.KindFence, state.Fence{NextIndex: 6}))
+			h.put(3, segment.Document(segment.Head{Type: segment.Fence, Token: token(9, 9, 9), Position: 3,
+				FirstIndex: 6}, state.KindFence, state.Fence{NextIndex: 6}))
 			return h
 		}, 3, fail.Damaged, "of journal 00000000"},
 		{"wrong position", func(h *history) *history {
@@ -171,12 +175,14 @@ func TestBrokenLogs(t *testing.T) {
 	} {
 		h := tt.do(started(t))
 		_, err := h.open()
-		if !fail.Is(err, tt.kind) || !strings.Contains(err.Error(), objlog.ObjectName(tt.pos)) || !strings.Contains(err.Error(), tt.text) {
+		if !fail.Is(err, tt.kind) || !strings.Contains(err.Error(), objlog.ObjectName(tt.pos)) ||
+			!strings.Contains(err.Error(), tt.text) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 		// Examine names the same object.
 		found, totals := examine(t, h)
-		if totals.Err() == nil || fail.KindOf(totals.Err()) != tt.kind || found[tt.pos] == nil || found[tt.pos].Err == nil {
+		if totals.Err() == nil || fail.KindOf(totals.Err()) != tt.kind || found[tt.pos] == nil ||
+			found[tt.pos].Err == nil {
 			t.Errorf("%s: examine: %v", tt.name, totals.Err())
 		}
 	}
@@ -224,7 +230,8 @@ func TestMissing(t *testing.T) {
 		h := long()
 		h.remove(pos)
 		_, err := h.open()
-		if !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), objlog.ObjectName(pos)) || fail.HintOf(err) == "" {
+		if !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), objlog.ObjectName(pos)) ||
+			fail.HintOf(err) == "" {
 			t.Errorf("without %d: %v", pos, err)
 		}
 		found, totals := examine(t, h)
@@ -260,9 +267,13 @@ func TestMissing(t *testing.T) {
 // rehead builds h's coming segment by a writer that knew `durable` positions.
 func rehead(t *testing.T, h *history, durable uint64) []byte {
 	t.Helper()
-	head := segment.Head{Type: segment.Segment, Journal: testJournal, Token: h.token, Position: h.pos, DurablePosition: durable,
-		FirstIndex: h.next, LastIndex: h.next + uint64(len(h.entries)) - 1}
-	obj, err := segment.Build(head, h.entries, nil, func(i int, dst []byte) error { copy(dst, h.bodies[i]); return nil })
+	head := segment.Head{Type: segment.Segment, Journal: testJournal, Token: h.token, Position: h.pos,
+		DurablePosition: durable,
+		FirstIndex:      h.next, LastIndex: h.next + uint64(len(h.entries)) - 1}
+	obj, err := segment.Build(head, h.entries, nil, func(i int, dst []byte) error {
+		copy(dst, h.bodies[i])
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +288,8 @@ func TestCancelled(t *testing.T) {
 		t.Errorf("open: %v", err)
 	}
 	ctx, cancel = context.WithCancel(t.Context())
-	if _, err := Examine(ctx, cancelling{h.store, cancel}, func(*Object) error { return nil }); !errors.Is(err, context.Canceled) {
+	if _, err := Examine(ctx, cancelling{h.store, cancel}, func(*Object) error { return nil }); !errors.Is(err,
+		context.Canceled) {
 		t.Errorf("examine: %v", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // Verify reads an image back and compares it with the store: the data of the plan,
@@ -20,7 +21,8 @@ func (pl *Plan) Verify(ctx context.Context, r io.ReaderAt, run Run) error {
 			return fail.Wrap(fail.Damaged, "read back", fmt.Sprintf("the image at byte %d", e.Off), err)
 		}
 		if !bytes.Equal(got, data) {
-			return fail.New(fail.Damaged, "compare", fmt.Sprintf("the image at byte %d", e.Off+int64(firstDiffers(got, data))), "it differs from the store")
+			return fail.New(fail.Damaged, "compare",
+				fmt.Sprintf("the image at byte %d", e.Off+int64(firstDiffers(got, data))), "it differs from the store")
 		}
 		return nil
 	})
@@ -36,7 +38,7 @@ func (pl *Plan) Verify(ctx context.Context, r io.ReaderAt, run Run) error {
 }
 
 // betweenZeros checks what lies between the extents of a map, from at on.
-func betweenZeros(ctx context.Context, r io.ReaderAt, m *extent.Map, at *int64) error {
+func betweenZeros(ctx context.Context, r io.ReaderAt, m *extentmap.Map, at *int64) error {
 	return m.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
 			if err := zeros(ctx, r, *at, extents[i].Off); err != nil {
@@ -72,7 +74,9 @@ func zeros(ctx context.Context, r io.ReaderAt, from, to int64) error {
 			return fail.Wrap(fail.Damaged, "read back", fmt.Sprintf("the image at byte %d", from), err)
 		}
 		if !bytes.Equal(b, none[:len(b)]) {
-			return fail.New(fail.Damaged, "compare", fmt.Sprintf("the image at byte %d", from+int64(firstDiffers(b, none[:]))), "it is not zero, and the store has nothing there")
+			return fail.New(fail.Damaged, "compare",
+				fmt.Sprintf("the image at byte %d", from+int64(firstDiffers(b, none[:]))),
+				"it is not zero, and the store has nothing there")
 		}
 		from += int64(len(b))
 	}

@@ -69,8 +69,10 @@ func (l *Log) unread(marks []int) []int {
 
 func (l *Log) readView(ctx context.Context, mark int) (*Log, error) {
 	from, to := &l.Catalog.ReadPoints[mark], &l.Catalog.ReadPoints[mark+1]
-	w := &Log{store: l.store, Identity: l.Identity, State: l.State, Catalog: l.Catalog, Frames: map[change.StreamID][]FrameRef{},
-		moves: l.moves, reading: l.reading, readPoint: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch, End: to.Position}
+	w := &Log{store: l.store, Identity: l.Identity, State: l.State, Catalog: l.Catalog,
+		Frames: map[change.StreamID][]FrameRef{},
+		moves:  l.moves, reading: l.reading, readPoint: mark, next: from.Index + 1, token: from.Token, Epoch: l.Epoch,
+		End: to.Position}
 	there, err := positions(ctx, l.store, from.Position, to.Position)
 	if err == nil {
 		there, err = whole(ctx, l.store, there, from.Position, to.Position)
@@ -80,7 +82,8 @@ func (l *Log) readView(ctx context.Context, mark int) (*Log, error) {
 	}
 	if n := uint64(contiguous(there, from.Position)); from.Position+n < to.Position {
 		return nil, fail.New(fail.Damaged, "open", l.at(from.Position+n), "the object is missing").
-			WithHint("an object of the log was deleted; restore it from a version or replica of the bucket. Points that do not need it can be restored")
+			WithHint("an object of the log was deleted; restore it from a version or replica of the bucket. Points " +
+				"that do not need it can be restored")
 	}
 	footers, err := w.footers(ctx, there, nil)
 	if err == nil {
@@ -91,7 +94,8 @@ func (l *Log) readView(ctx context.Context, mark int) (*Log, error) {
 	}
 	w.index()
 	if w.Damage == nil && w.next != to.Index+1 {
-		w.Damage = l.damaged(to.Position, "the log reaches journal index %d here, its catalog says %d", w.next-1, to.Index)
+		w.Damage = l.damaged(to.Position, "the log reaches journal index %d here, its catalog says %d",
+			w.next-1, to.Index)
 	}
 	if w.Damage != nil {
 		return nil, w.Damage
@@ -101,17 +105,17 @@ func (l *Log) readView(ctx context.Context, mark int) (*Log, error) {
 }
 
 // viewAt returns the part of the log in which a stream's LSN lies. It is nil where that
-// is gone; then the LSN is a point only if it is kept.
+// is gone; then the LSN is a point only if it is retained.
 func (l *Log) viewAt(ctx context.Context, id change.StreamID, lsn uint64) (*Log, error) {
 	mark := l.markAt(id, lsn)
-	if mark == notKept {
+	if mark == notRetained {
 		return nil, nil
 	}
 	return l.view(ctx, mark)
 }
 
-// notKept is the mark of what is no longer in the log.
-const notKept = -2
+// notRetained is the mark of what is no longer in the log.
+const notRetained = -2
 
 // markAt returns the mark of the part of the log in which a stream's LSN lies.
 func (l *Log) markAt(id change.StreamID, lsn uint64) int {
@@ -120,19 +124,21 @@ func (l *Log) markAt(id change.StreamID, lsn uint64) int {
 	}
 	mark := l.Catalog.ReadPointBefore(id, lsn)
 	if first, cut := l.first(id); mark < 0 || (cut && lsn < first.LSN) {
-		return notKept
+		return notRetained
 	}
 	return mark
 }
 
-// first returns the kept point from which on a stream's frames are all there; cut is
+// first returns the retained point from which on a stream's frames are all there; cut is
 // false where they are from the beginning. Frames between the floor and it are of no
 // use: what they build on is gone.
-func (l *Log) first(id change.StreamID) (k catalog.Kept, cut bool) {
+func (l *Log) first(id change.StreamID) (k catalog.RetainedPoint, cut bool) {
 	floor := l.Catalog.PointAt(0, id).LSN
 	if s := l.Catalog.Streams[id]; floor > 0 && s != nil {
-		if n := sort.Search(len(s.Kept), func(i int) bool { return s.Kept[i].LSN >= floor }); n < len(s.Kept) {
-			return s.Kept[n], true
+		if n := sort.Search(len(s.Retained), func(i int) bool {
+			return s.Retained[i].LSN >= floor
+		}); n < len(s.Retained) {
+			return s.Retained[n], true
 		}
 	}
 	return k, false
@@ -151,25 +157,25 @@ func (l *Log) viewAtTime(ctx context.Context, id change.StreamID, t time.Time) (
 	return l.view(ctx, mark)
 }
 
-// keptAt returns the kept point at an LSN: for it nothing older is read.
-func (l *Log) keptAt(id change.StreamID, lsn uint64) (catalog.Kept, bool) {
+// retainedAt returns the retained point at an LSN: for it nothing older is read.
+func (l *Log) retainedAt(id change.StreamID, lsn uint64) (catalog.RetainedPoint, bool) {
 	if l.Catalog == nil {
-		return catalog.Kept{}, false
+		return catalog.RetainedPoint{}, false
 	}
-	k, ok := l.Catalog.KeptAt(id, lsn)
+	k, ok := l.Catalog.RetainedAt(id, lsn)
 	return k, ok && k.LSN == lsn
 }
 
-// keptBefore returns the newest point of a stream that is kept at or before t, and the next
+// retainedBefore returns the newest retained point of a stream at or before t, and the next
 // one.
-func (l *Log) keptBefore(id change.StreamID, t time.Time) (at catalog.Kept, next uint64, ok bool) {
+func (l *Log) retainedBefore(id change.StreamID, t time.Time) (at catalog.RetainedPoint, next uint64, ok bool) {
 	if s := l.Catalog.Streams[id]; s != nil {
-		n := sort.Search(len(s.Kept), func(i int) bool { return s.Kept[i].Time > t.UnixNano() })
-		if n < len(s.Kept) {
-			next = s.Kept[n].LSN
+		n := sort.Search(len(s.Retained), func(i int) bool { return s.Retained[i].Time > t.UnixNano() })
+		if n < len(s.Retained) {
+			next = s.Retained[n].LSN
 		}
 		if n > 0 {
-			return s.Kept[n-1], next, true
+			return s.Retained[n-1], next, true
 		}
 	}
 	return at, next, false
@@ -177,11 +183,13 @@ func (l *Log) keptBefore(id change.StreamID, t time.Time) (at catalog.Kept, next
 
 // frames returns a stream's frames that hold LSNs behind `after` up to `through`, and
 // the hash of what the first one follows.
-func (l *Log) frames(ctx context.Context, id change.StreamID, after, through uint64) (out []FrameRef, prev change.Hash, err error) {
+func (l *Log) frames(ctx context.Context, id change.StreamID, after, through uint64) (
+	out []FrameRef, prev change.Hash, err error) {
 	mark := l.readPoint
 	if l.Catalog != nil && after < l.start(id).LSN {
 		if mark = l.Catalog.ReadPointBefore(id, after+1); mark < 0 {
-			return nil, prev, fail.New(fail.NotFound, "read", "stream "+id.String(), fmt.Sprintf("what was written behind LSN %d is not kept any more", after))
+			return nil, prev, fail.New(fail.NotFound, "read", "stream "+id.String(),
+				fmt.Sprintf("what was written behind LSN %d is not kept any more", after))
 		}
 	}
 	marks := l.moving(id, mark, through)
@@ -236,7 +244,7 @@ func (l *Log) When(ctx context.Context, id change.StreamID, lsn uint64) catalog.
 	if lsn == 0 {
 		return at
 	}
-	if k, ok := l.keptAt(id, lsn); ok {
+	if k, ok := l.retainedAt(id, lsn); ok {
 		return k.At
 	}
 	w, err := l.viewAt(ctx, id, lsn)
@@ -248,7 +256,7 @@ func (l *Log) When(ctx context.Context, id change.StreamID, lsn uint64) catalog.
 		}
 	}
 	if l.Catalog != nil {
-		if k, ok := l.Catalog.KeptAt(id, lsn); ok {
+		if k, ok := l.Catalog.RetainedAt(id, lsn); ok {
 			at.Time, at.Written = k.Time, k.Written
 		}
 	}
@@ -262,7 +270,8 @@ func (l *Log) ReadPoint(now time.Time) catalog.ReadPoint {
 	for id, f := range l.Frames {
 		if n := len(f); n > 0 {
 			e := f[n-1].entry()
-			m.Streams[id] = catalog.At{Point: change.Point{LSN: e.LastLSN, Hash: e.Hash}, Time: e.LastTime, Written: f[n-1].Object.Time}
+			m.Streams[id] = catalog.At{Point: change.Point{LSN: e.LastLSN, Hash: e.Hash}, Time: e.LastTime,
+				Written: f[n-1].Object.Time}
 		}
 	}
 	return m
@@ -280,11 +289,11 @@ func (l *Log) LastTime(ctx context.Context) (time.Time, error) {
 	return time.Unix(0, x.Time), nil
 }
 
-// Sound reports whether an LSN behind the catalog is a recovery point.
-func (l *Log) Sound(ctx context.Context, id change.StreamID, lsn uint64) bool {
+// Consistent reports whether an LSN behind the catalog is a recovery point.
+func (l *Log) Consistent(ctx context.Context, id change.StreamID, lsn uint64) bool {
 	if st := l.State.Streams[id]; st != nil && lsn <= st.Forgotten {
-		_, kept := l.keptAt(id, lsn)
-		return kept
+		_, ok := l.retainedAt(id, lsn)
+		return ok
 	}
 	_, _, exact, err := l.exact(ctx, id, lsn)
 	return err == nil && exact && l.resyncing(id, lsn) == nil

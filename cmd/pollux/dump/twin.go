@@ -78,14 +78,14 @@ func newDumpCatalog() *cobra.Command {
 		fmt.Fprintf(w, "catalog %d of journal %s, made %s: the log up to position %d, journal index %d, %v\n", x.Number, x.Journal, x.Created.Format(time.RFC3339), end.Position, end.Index, end.Token)
 		fmt.Fprintf(w, "readable from %d marks, the first at position %d; %d fences, %d packs, %d dead objects\n", len(x.ReadPoints), x.ReadPoints[0].Position, len(x.Fences), len(x.Packs), len(x.Dead))
 		for id, s := range x.Streams {
-			fmt.Fprintf(w, "stream %s: %d points kept\n", id, len(s.Kept))
-			for _, k := range s.Kept {
+			fmt.Fprintf(w, "stream %s: %d points kept\n", id, len(s.Retained))
+			for _, k := range s.Retained {
 				fmt.Fprintf(w, "  LSN %d, %s %s\n", k.LSN, time.Unix(0, k.Time).UTC().Format(time.RFC3339Nano), k.Bookmark)
 			}
 			for number, v := range s.Volumes {
 				for i := range v.Layers {
 					y := &v.Layers[i]
-					fmt.Fprintf(w, "  volume %d, LSN %d to %d, whole %v: %d extents in %d objects\n", number, y.From, y.To, y.Whole, y.Extents(), len(y.Parts))
+					fmt.Fprintf(w, "  volume %d, LSN %d to %d, whole %v: %d extents in %d objects\n", number, y.From, y.To, y.Whole, y.Extents(), len(y.Objects))
 				}
 			}
 		}
@@ -95,8 +95,8 @@ func newDumpCatalog() *cobra.Command {
 
 // mapDump is what `pollux dump map --json` prints.
 type mapDump struct {
-	Head    extent.LayerHead `json:"head"`
-	Extents []mapExtent      `json:"extents"`
+	Head    extent.MapHead `json:"head"`
+	Extents []mapExtent    `json:"extents"`
 }
 
 type mapExtent struct {
@@ -112,10 +112,10 @@ func newDumpMap() *cobra.Command {
 	return newDumpTwin("map", "Show a map: where the bytes of a volume lie", func(w io.Writer, b []byte) (any, error) {
 		d := mapDump{Extents: []mapExtent{}}
 		var err error
-		d.Head, err = extent.WalkLayer(b, func(leaf int64, extents []extent.Extent) error {
+		d.Head, err = extent.WalkMap(b, func(leaf int64, extents []extent.Extent) error {
 			for i := range extents {
 				e := &extents[i]
-				x := mapExtent{Offset: e.Off, Bytes: e.Len, Zeros: e.Zeros(), Position: e.Block.Position, Block: e.Block.Offset, At: e.At}
+				x := mapExtent{Offset: e.Off, Bytes: e.Len, Zeros: e.Zeros(), Position: uint64(e.Block.Object), Block: e.Block.Offset, At: e.At}
 				d.Extents = append(d.Extents, x)
 				if x.Zeros {
 					fmt.Fprintf(w, "%d bytes at %d: zeros\n", x.Bytes, x.Offset)
@@ -142,7 +142,7 @@ func newDumpPack() *cobra.Command {
 			return nil, err
 		}
 		for _, p := range x.Pieces {
-			fmt.Fprintf(w, "%d bytes of position %d, block at %d, byte %d: block %d, byte %d\n", p.Len, p.Position, p.Offset, p.At, p.Block, p.NewAt)
+			fmt.Fprintf(w, "%d bytes of position %d, block at %d, byte %d: block %d, byte %d\n", p.Len, p.Object, p.Offset, p.At, p.Block, p.NewAt)
 		}
 		fmt.Fprintf(w, "pack %d of journal %s: %d blocks, %d pieces, %s\n", x.Number, x.Journal, len(x.Blocks), len(x.Pieces), text.Bytes(int64(len(b))))
 		return x, nil

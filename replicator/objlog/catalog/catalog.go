@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -48,9 +49,8 @@ type Locked struct {
 type Pack struct {
 	Number uint64 `json:"number"`
 	Bytes  int64  `json:"bytes"`
-	// Moved are the positions, of the log or with pack.Bit of packs, whose live bytes it
-	// has.
-	Moved []uint64 `json:"moved"`
+	// Moved are the objects, of the log or packs, whose live bytes it has.
+	Moved []objlog.ObjectID `json:"moved"`
 }
 
 // Fence is one of the log. The writer that it fenced might still try the positions from
@@ -95,18 +95,18 @@ func (a *At) Taken() time.Time {
 	return time.Unix(0, a.Time)
 }
 
-// Stream is what is kept of a stream.
+// Stream is what a catalog has of a stream.
 type Stream struct {
-	// Kept are LSNs at which a layer of each of its volumes ends, oldest first: points
+	// Retained are LSNs at which a layer of each of its volumes ends, oldest first: points
 	// that need no frames.
-	Kept    []Kept             `json:"kept"`
-	Coarse  []Coarse           `json:"coarse,omitempty"`
-	Volumes map[uint32]*Volume `json:"volumes"` // by number
+	Retained []RetainedPoint    `json:"kept"`
+	Coarse   []Coarse           `json:"coarse,omitempty"`
+	Volumes  map[uint32]*Volume `json:"volumes"` // by number
 }
 
 // Clone is a copy that can be added to.
 func (s *Stream) Clone() *Stream {
-	out := &Stream{Kept: slices.Clone(s.Kept), Coarse: slices.Clone(s.Coarse), Volumes: map[uint32]*Volume{}}
+	out := &Stream{Retained: slices.Clone(s.Retained), Coarse: slices.Clone(s.Coarse), Volumes: map[uint32]*Volume{}}
 	for n, v := range s.Volumes {
 		out.Volumes[n] = &Volume{Layers: slices.Clone(v.Layers)}
 	}
@@ -122,8 +122,8 @@ type Coarse struct {
 	Points    int    `json:"points"`
 }
 
-// Kept is a point at which layers end.
-type Kept struct {
+// RetainedPoint is a point at which layers end.
+type RetainedPoint struct {
 	At
 	Bookmark string `json:"bookmark,omitempty"`
 }
@@ -136,16 +136,16 @@ type Volume struct {
 // Layer is what changed of a volume between two LSNs, or with Whole all that it had
 // at the second.
 type Layer struct {
-	Whole bool          `json:"whole,omitempty"`
-	From  uint64        `json:"from"`
-	To    uint64        `json:"to"`
-	Parts []extent.Part `json:"parts"` // none: nothing changed
+	Whole   bool               `json:"whole,omitempty"`
+	From    uint64             `json:"from"`
+	To      uint64             `json:"to"`
+	Objects []extent.MapObject `json:"parts"` // none: nothing changed
 }
 
 // Extents is how many a layer has.
 func (l *Layer) Extents() (n int64) {
-	for i := range l.Parts {
-		n += l.Parts[i].Extents
+	for i := range l.Objects {
+		n += l.Objects[i].Extents
 	}
 	return n
 }
@@ -182,20 +182,20 @@ func (c *Catalog) ReadPointBeforeTime(id change.StreamID, t time.Time) int {
 	return sort.Search(len(c.ReadPoints), func(i int) bool { return c.PointAt(i, id).Time > t.UnixNano() }) - 1
 }
 
-// KeptAt returns the newest kept point of a stream at or before an LSN.
-func (c *Catalog) KeptAt(id change.StreamID, lsn uint64) (Kept, bool) {
+// RetainedAt returns the newest retained point of a stream at or before an LSN.
+func (c *Catalog) RetainedAt(id change.StreamID, lsn uint64) (RetainedPoint, bool) {
 	s := c.Streams[id]
 	if s == nil {
-		return Kept{}, false
+		return RetainedPoint{}, false
 	}
-	n := sort.Search(len(s.Kept), func(i int) bool { return s.Kept[i].LSN > lsn })
+	n := sort.Search(len(s.Retained), func(i int) bool { return s.Retained[i].LSN > lsn })
 	if n == 0 {
-		return Kept{}, false
+		return RetainedPoint{}, false
 	}
-	return s.Kept[n-1], true
+	return s.Retained[n-1], true
 }
 
-// LayersAt returns the layers of a volume that make up its map at a kept point, newest
+// LayersAt returns the layers of a volume that make up its map at a retained point, newest
 // first.
 func (c *Catalog) LayersAt(id change.StreamID, volume uint32, lsn uint64) []*Layer {
 	s := c.Streams[id]
@@ -205,7 +205,7 @@ func (c *Catalog) LayersAt(id change.StreamID, volume uint32, lsn uint64) []*Lay
 	return s.Volumes[volume].Chain(lsn)
 }
 
-// Chain returns the layers that make up the volume's map at a kept point, newest first.
+// Chain returns the layers that make up the volume's map at a retained point, newest first.
 //
 // A layer has all that changed behind From up to To, and may begin before the ones that
 // precede it, which it then stands for: behind it comes the first that ends at or after its
@@ -225,7 +225,7 @@ func (v *Volume) Chain(lsn uint64) (out []*Layer) {
 	return out
 }
 
-// SetState keeps a control state.
+// SetState takes a control state into the catalog.
 func (c *Catalog) SetState(s *state.State) {
 	c.State = map[string]json.RawMessage{}
 	for _, key := range s.Keys() {

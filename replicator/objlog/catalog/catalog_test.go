@@ -27,10 +27,14 @@ func at(lsn uint64, second int64) At { return At{Point: change.Point{LSN: lsn}, 
 func sample() *Catalog {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	c := &Catalog{Number: 7, Journal: uuid.UUID{1}, Created: now,
-		ReadPoints: []ReadPoint{{Position: 1, Time: now}, {Position: 10, Index: 30, Time: now, Streams: map[change.StreamID]At{streamA: at(5, 50)}},
+		ReadPoints: []ReadPoint{{Position: 1, Time: now},
+			{Position: 10, Index: 30, Time: now, Streams: map[change.StreamID]At{streamA: at(5, 50)}},
 			{Position: 20, Index: 60, Time: now, Streams: map[change.StreamID]At{streamA: at(9, 90)}}},
-		Streams: map[change.StreamID]*Stream{streamA: {Kept: []Kept{{At: at(5, 50)}, {At: at(7, 70), Bookmark: "b"}, {At: at(9, 90)}},
-			Volumes: map[uint32]*Volume{2: {Layers: []Layer{{Whole: true, To: 5, Parts: []extent.Part{{Name: "map/x", Extents: 3}}}, {From: 5, To: 7}, {Whole: true, From: 7, To: 9}}}}}},
+		Streams: map[change.StreamID]*Stream{
+			streamA: {Retained: []RetainedPoint{{At: at(5, 50)}, {At: at(7, 70), Bookmark: "b"}, {At: at(9, 90)}},
+				Volumes: map[uint32]*Volume{2: {
+					Layers: []Layer{{Whole: true, To: 5, Objects: []extent.MapObject{{Name: "map/x", Extents: 3}}},
+						{From: 5, To: 7}, {Whole: true, From: 7, To: 9}}}}}},
 		Dead: map[string]time.Time{"log/1": now}}
 	c.SetState(state.New())
 	return c
@@ -79,10 +83,10 @@ func TestLookups(t *testing.T) {
 			t.Errorf("LSN %d: %d layers, want %d", lsn, len(got), want)
 		}
 	}
-	if k, ok := c.KeptAt(streamA, 8); !ok || k.Bookmark != "b" {
+	if k, ok := c.RetainedAt(streamA, 8); !ok || k.Bookmark != "b" {
 		t.Errorf("%+v", k)
 	}
-	if _, ok := c.KeptAt(streamA, 4); ok {
+	if _, ok := c.RetainedAt(streamA, 4); ok {
 		t.Error("a point before all")
 	}
 }
@@ -92,17 +96,17 @@ func TestCheck(t *testing.T) {
 	for name, spoil := range map[string]func(c *Catalog){
 		"no marks":      func(c *Catalog) { c.ReadPoints = nil },
 		"marks go back": func(c *Catalog) { c.ReadPoints[2].Position = 10 },
-		"kept go back":  func(c *Catalog) { c.Streams[streamA].Kept[1].LSN = 5 },
+		"kept go back":  func(c *Catalog) { c.Streams[streamA].Retained[1].LSN = 5 },
 		"layers":        func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[1].To = 4 },
 		"empty stream":  func(c *Catalog) { c.Streams[streamA] = nil },
 		"no streams":    func(c *Catalog) { c.Streams = nil },
 		"stream back":   func(c *Catalog) { c.ReadPoints[2].Streams[streamA] = at(4, 90) },
 		"mark at 0":     func(c *Catalog) { c.ReadPoints[0].Position = 0 },
-		"a map's path":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Parts[0].Name = "map/../log/1" },
-		"a map's size":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Parts[0].Bytes = 1 << 40 },
+		"a map's path":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Objects[0].Name = "map/../log/1" },
+		"a map's size":  func(c *Catalog) { c.Streams[streamA].Volumes[2].Layers[0].Objects[0].Bytes = 1 << 40 },
 		"a pack's size": func(c *Catalog) { c.Packs = []Pack{{Number: 1, Bytes: 1 << 40}} },
 		"a fence":       func(c *Catalog) { c.Fences = []Fence{{Position: 3, From: 4}} },
-		"a bookmark":    func(c *Catalog) { c.Streams[streamA].Kept[1].Bookmark = "b\x1b[2J" },
+		"a bookmark":    func(c *Catalog) { c.Streams[streamA].Retained[1].Bookmark = "b\x1b[2J" },
 		"a volume's name": func(c *Catalog) {
 			c.State["volume/../../x"] = []byte(`{"name":"../../x","group":"g","size_bytes":1}`)
 		},
@@ -131,7 +135,8 @@ func TestBombs(t *testing.T) {
 	}
 	marks := []byte(`{"number":1,"marks":[` + strings.Repeat("{},", 20<<20) + `{}]}`)
 	nulls := []byte(`{"number":1,"streams":{` +
-		strings.Repeat(`"20000000-0000-0000-0000-00000000000a":null,`, 1000) + `"x":[` + strings.Repeat("null,", 10<<20) + `null]}}`)
+		strings.Repeat(`"20000000-0000-0000-0000-00000000000a":null,`, 1000) + `"x":[` +
+		strings.Repeat("null,", 10<<20) + `null]}}`)
 	for name, b := range map[string][]byte{
 		"3 GiB are claimed":  seal(nil, 3<<30),
 		"250 MiB of nothing": seal(nil, 250<<20),

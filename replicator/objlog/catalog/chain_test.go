@@ -64,7 +64,8 @@ func TestChain(t *testing.T) {
 			}
 			for _, p := range changed {
 				if got[p] != (p <= v.Layers[i].To) {
-					t.Fatalf("seed %d: the layers of point %d have what changed at %d: %v; %+v", seed, v.Layers[i].To, p, got[p], v.Layers)
+					t.Fatalf("seed %d: the layers of point %d have what changed at %d: %v; %+v", seed, v.Layers[i].To,
+						p, got[p], v.Layers)
 				}
 			}
 		}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objlog/pack"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -39,7 +40,7 @@ func (c *Catalog) checkMarks() error {
 	last := map[change.StreamID]uint64{}
 	for i := range c.ReadPoints {
 		b := &c.ReadPoints[i]
-		if b.Position == 0 || b.Position >= pack.Bit {
+		if b.Position == 0 || b.Position > objlog.MaxNumber {
 			return fmt.Errorf("mark %d at position %d", i, b.Position)
 		}
 		if i > 0 && (b.Position <= c.ReadPoints[i-1].Position || b.Index < c.ReadPoints[i-1].Index) {
@@ -57,7 +58,7 @@ func (c *Catalog) checkMarks() error {
 		}
 	}
 	for i := range c.Fences {
-		if f := &c.Fences[i]; f.From > f.Position || f.Position >= pack.Bit {
+		if f := &c.Fences[i]; f.From > f.Position || f.Position > objlog.MaxNumber {
 			return fmt.Errorf("a fence at position %d from %d on", f.Position, f.From)
 		}
 	}
@@ -65,10 +66,10 @@ func (c *Catalog) checkMarks() error {
 }
 
 func (s *Stream) check() error {
-	for i := range s.Kept {
-		k := &s.Kept[i]
-		if i > 0 && k.LSN <= s.Kept[i-1].LSN {
-			return fmt.Errorf("kept LSN %d follows %d", k.LSN, s.Kept[i-1].LSN)
+	for i := range s.Retained {
+		k := &s.Retained[i]
+		if i > 0 && k.LSN <= s.Retained[i-1].LSN {
+			return fmt.Errorf("retained LSN %d follows %d", k.LSN, s.Retained[i-1].LSN)
 		}
 		if k.Bookmark == "" {
 			continue
@@ -88,7 +89,7 @@ func (s *Stream) check() error {
 				return fmt.Errorf("volume %d: a layer from LSN %d to %d follows %d", number, l.From, l.To, last)
 			}
 			last = l.To
-			if err := checkParts(l.Parts); err != nil {
+			if err := checkObjects(l.Objects); err != nil {
 				return fmt.Errorf("volume %d, layer up to LSN %d: %w", number, l.To, err)
 			}
 		}
@@ -99,19 +100,19 @@ func (s *Stream) check() error {
 // mapChars are those of a map's name.
 const mapChars = "0123456789abcdefghijklmnopqrstuvwxyz-/"
 
-// checkParts refuses objects that no map could be, and an order in which no leaf
+// checkObjects refuses objects that no map could be, and an order in which no leaf
 // would be found.
-func checkParts(parts []extent.Part) error {
-	for i := range parts {
-		p := &parts[i]
+func checkObjects(objects []extent.MapObject) error {
+	for i := range objects {
+		p := &objects[i]
 		rest, ok := strings.CutPrefix(p.Name, "map/")
 		if !ok || rest == "" || strings.Trim(rest, mapChars) != "" || strings.Contains(rest, "//") {
 			return fmt.Errorf("%q is no map's name", p.Name)
 		}
-		if p.Bytes < 0 || p.Bytes > extent.MaxPartBytes || p.Extents < 0 || p.LiveBytes < 0 {
+		if p.Bytes < 0 || p.Bytes > extent.MaxMapBytes || p.Extents < 0 || p.LiveBytes < 0 {
 			return fmt.Errorf("map %s of %d bytes, %d extents", p.Name, p.Bytes, p.Extents)
 		}
-		if p.FirstLeaf < 0 || p.LastLeaf < p.FirstLeaf || (i > 0 && p.FirstLeaf <= parts[i-1].LastLeaf) {
+		if p.FirstLeaf < 0 || p.LastLeaf < p.FirstLeaf || (i > 0 && p.FirstLeaf <= objects[i-1].LastLeaf) {
 			return fmt.Errorf("map %s has leaves %d to %d", p.Name, p.FirstLeaf, p.LastLeaf)
 		}
 	}
@@ -120,7 +121,7 @@ func checkParts(parts []extent.Part) error {
 
 func (c *Catalog) checkPacks() error {
 	for i := range c.Packs {
-		if p := &c.Packs[i]; p.Number >= pack.Bit || p.Bytes < 0 || p.Bytes > pack.MaxBytes {
+		if p := &c.Packs[i]; p.Number > objlog.MaxNumber || p.Bytes < 0 || p.Bytes > pack.MaxBytes {
 			return fmt.Errorf("pack %d of %d bytes", p.Number, p.Bytes)
 		}
 	}

@@ -4,5 +4,5 @@
 // it, and the one with the highest number counts.
 //
 // It guarantees that what it decodes is whole. Package twin reads catalogs, package gc
-// makes them.
+// makes them, and an uploader looks whether the newest one has passed it.
 package catalog

@@ -10,8 +10,8 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/golden"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
-	"github.com/pollux-dr/pollux/replicator/objlog/pack"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
@@ -25,7 +25,7 @@ func goldenCatalog() *Catalog {
 	token := func(term uint64) segment.Token {
 		return segment.Token{Epoch: 1, Term: term, Writer: uuid.UUID{byte(term)}}
 	}
-	part := extent.Part{Name: "map/0000000002/00000000000000000005-ab-0", Bytes: 500, FirstLeaf: 1, LastLeaf: 7,
+	part := extent.MapObject{Name: "map/0000000002/00000000000000000005-ab-0", Bytes: 500, FirstLeaf: 1, LastLeaf: 7,
 		Extents: 3, LiveBytes: 12288}
 	return &Catalog{
 		Number: 7, Journal: uuid.UUID{1}, Created: now,
@@ -41,14 +41,14 @@ func goldenCatalog() *Catalog {
 				Streams: map[change.StreamID]At{streamA: at(9)}},
 		},
 		Streams: map[change.StreamID]*Stream{streamA: {
-			Kept:   []Kept{{At: at(5)}, {At: at(7), Bookmark: "before-upgrade"}, {At: at(9)}},
-			Coarse: []Coarse{{FirstLSN: 2, LastLSN: 5, FirstTime: 2e9, LastTime: 5e9, Points: 2}},
+			Retained: []RetainedPoint{{At: at(5)}, {At: at(7), Bookmark: "before-upgrade"}, {At: at(9)}},
+			Coarse:   []Coarse{{FirstLSN: 2, LastLSN: 5, FirstTime: 2e9, LastTime: 5e9, Points: 2}},
 			Volumes: map[uint32]*Volume{2: {Layers: []Layer{
-				{Whole: true, To: 5, Parts: []extent.Part{part}}, {From: 5, To: 7}, {From: 0, To: 9,
-					Parts: []extent.Part{part}},
+				{Whole: true, To: 5, Objects: []extent.MapObject{part}}, {From: 5, To: 7}, {From: 0, To: 9,
+					Objects: []extent.MapObject{part}},
 			}}},
 		}},
-		Packs:  []Pack{{Number: 5<<31 + 7, Bytes: 5000, Moved: []uint64{3, 9, pack.Bit | 2<<31}}},
+		Packs:  []Pack{{Number: 5<<31 + 7, Bytes: 5000, Moved: []objlog.ObjectID{3, 9, objlog.InPack(2 << 31)}}},
 		Fences: []Fence{{Position: 12, From: 11}},
 		Dead:   map[string]time.Time{"log/00000000000000000001": now, "catalog/00000000000000000002": now},
 		Locked: []Locked{{At: now, Until: now.Add(time.Hour), For: time.Hour, Mode: "governance"}},

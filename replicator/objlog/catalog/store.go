@@ -46,7 +46,8 @@ func Encode(c *Catalog) ([]byte, error) {
 		return nil, fail.Wrap(fail.Internal, "encode", "catalog", err)
 	}
 	if len(js) > MaxBytes {
-		return nil, fail.New(fail.Full, "encode", "catalog", fmt.Sprintf("%d bytes exceed %d", len(js), MaxBytes)).WithHint("keep fewer points, or use several journals")
+		return nil, fail.New(fail.Full, "encode", "catalog", fmt.Sprintf("%d bytes exceed %d", len(js), MaxBytes)).
+			WithHint("keep fewer points, or use several journals")
 	}
 	le, b := binary.LittleEndian, make([]byte, headBytes, headBytes+len(js)/4)
 	copy(b, magic)
@@ -60,7 +61,8 @@ func Encode(c *Catalog) ([]byte, error) {
 // fail.Unsupported.
 func Decode(b []byte) (*Catalog, error) {
 	bad := func(at int, format string, args ...any) (*Catalog, error) {
-		return nil, fail.New(fail.Damaged, "decode catalog", fmt.Sprintf("at byte %d", at), fmt.Sprintf(format, args...))
+		return nil, fail.New(fail.Damaged, "decode catalog", fmt.Sprintf("at byte %d", at),
+			fmt.Sprintf(format, args...))
 	}
 	if len(b) < headBytes || string(b[:4]) != magic {
 		return bad(0, "not a catalog")
@@ -78,9 +80,12 @@ func Decode(b []byte) (*Catalog, error) {
 		return bad(12, "checksum does not match")
 	}
 	if v := le.Uint16(b[4:]); v != Version {
-		return nil, fail.New(fail.Unsupported, "decode catalog", "", fmt.Sprintf("version %d; this build reads %d", v, Version)).WithHint("use a pollux version that knows this format")
+		return nil, fail.New(fail.Unsupported, "decode catalog", "",
+			fmt.Sprintf("version %d; this build reads %d", v, Version)).
+			WithHint("use a pollux version that knows this format")
 	}
-	if most := max(len(js), smallBytes)/minValueBytes + 64; bytes.Count(js, []byte("{")) > most || bytes.Count(js, []byte("null")) > most {
+	if most := max(len(js), smallBytes)/minValueBytes + 64; bytes.Count(js, []byte("{")) > most ||
+		bytes.Count(js, []byte("null")) > most {
 		return bad(headBytes, "%d bytes for more than %d values", n, most)
 	}
 	c := &Catalog{}
@@ -131,7 +136,8 @@ func Newest(ctx context.Context, s objstore.Store, journal uuid.UUID) (*Catalog,
 	}
 	unknown := func(why error) error {
 		return (&fail.Error{Kind: fail.Retry, Op: "find the newest catalog in", Object: s.URL(), Err: why}).
-			WithHint("bring the object back from a version or replica of the bucket, or use a pollux version that knows its format")
+			WithHint("bring the object back from a version or replica of the bucket, or use a pollux version that " +
+				"knows its format")
 	}
 	var unread error
 	for i := len(numbers) - 1; i >= 0; i-- {

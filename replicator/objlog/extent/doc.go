@@ -1,9 +1,10 @@
 // Package extent tells where the bytes of a volume lie in an object log: extents of
-// the volume and the compressed blocks that hold them. It sorts what the footers of
-// segments say (Sorter, on disk, so that memory does not grow with the volume),
-// keeps the outcome in objects (Layer), and puts both together to what a volume holds
-// at a point (Map), a leaf of 32 MiB at a time.
+// the volume and the compressed blocks that hold them, as segments' footers name them
+// (Of), and as the objects below map/ keep them (MapBuilder writes, Layer reads), by
+// leaf of 32 MiB.
 //
-// It guarantees that a Map's leaf holds each byte at most once, and the newest one.
-// It reads no data blocks. Package catalog, twin and gc are its callers.
+// It guarantees that what it reads back is what was written, or an error, and that a
+// leaf's extents are in order and do not overlap. It reads no data blocks, and keeps
+// nothing on disk. Packages catalog and pack refer to it; package extentmap of the twin
+// puts footers and layers together; twin and gc are its other callers.
 package extent

@@ -2,6 +2,7 @@ package extent
 
 import (
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
@@ -10,13 +11,27 @@ const LeafBytes = 32 << 20
 
 // Block is a compressed block of an object of the log.
 type Block struct {
-	Position    uint64 // of the object
-	Offset      uint32 // in the object
+	Object      objlog.ObjectID `json:"Position"`
+	Offset      uint32          // in the object
 	StoredBytes uint32
 	PlainBytes  uint32 // 0: no block, what it stands for is zeros
 	CRC         uint32 // CRC-32C of the plain bytes, made beside the write
 	Codec       change.Codec
 }
+
+// BlockAddr is where a block lies in the bucket.
+type BlockAddr struct {
+	Object objlog.ObjectID `json:"position"`
+	Offset uint32          `json:"offset"`
+}
+
+// Before reports whether p lies before q.
+func (p BlockAddr) Before(q BlockAddr) bool {
+	return p.Object < q.Object || (p.Object == q.Object && p.Offset < q.Offset)
+}
+
+// Addr is where the block lies.
+func (b *Block) Addr() BlockAddr { return BlockAddr{b.Object, b.Offset} }
 
 // Extent is a run of a volume's bytes, which lies in one block from At on. Extents
 // without a block (zeros) hide older ones.
@@ -29,6 +44,14 @@ type Extent struct {
 
 // Zeros reports whether the extent has no data.
 func (e *Extent) Zeros() bool { return e.Block.PlainBytes == 0 }
+
+// Addr is where the extent's block lies; zeros lie behind all else.
+func (e *Extent) Addr() BlockAddr {
+	if e.Zeros() {
+		return BlockAddr{^objlog.ObjectID(0), 0}
+	}
+	return e.Block.Addr()
+}
 
 // End is the first byte behind the extent.
 func (e *Extent) End() int64 { return e.Off + e.Len }
@@ -61,16 +84,17 @@ func Of(x *segment.Index, i int, t *segment.Table, through uint64, fn func(volum
 				b := &t.Blocks[at/int64(t.BlockBytes)]
 				in := at % int64(t.BlockBytes)
 				n := min(left, int64(b.PlainBytes)-in)
-				fn(r.Volume, Extent{Off: off, Len: n, At: uint32(in), Block: Block{Position: x.Position, Offset: uint32(b.Offset),
-					StoredBytes: b.StoredBytes, PlainBytes: b.PlainBytes, CRC: b.CRC, Codec: t.Codec}})
+				fn(r.Volume, Extent{Off: off, Len: n, At: uint32(in),
+					Block: Block{Object: objlog.InLog(x.Position), Offset: uint32(b.Offset),
+						StoredBytes: b.StoredBytes, PlainBytes: b.PlainBytes, CRC: b.CRC, Codec: t.Codec}})
 				off, at, left = off+n, at+n, left-n
 			}
 		}
 	}
 }
 
-// byLeaf calls fn with the parts of e in each leaf that it touches.
-func (e *Extent) byLeaf(fn func(leaf int64, part Extent)) {
+// ByLeaf calls fn with the parts of e in each leaf that it touches.
+func (e *Extent) ByLeaf(fn func(leaf int64, part Extent)) {
 	for off := e.Off; off < e.End(); {
 		leaf := off / LeafBytes
 		end := min(e.End(), (leaf+1)*LeafBytes)

@@ -11,18 +11,19 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/golden"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
-var goldenHead = LayerHead{
+var goldenHead = MapHead{
 	Whole: true, Volume: 3, Part: 0, Journal: uuid.UUID{1}, Stream: uuid.UUID{2}, From: 11, To: 99,
 	LastWrite: 1_795_000_000_000_000_001,
 }
 
 // goldenLeaves are extents in a segment's and in a pack's block, and zeros.
 func goldenLeaves() map[int64][]Extent {
-	in := Block{Position: 7, Offset: 400, StoredBytes: 1000, PlainBytes: 65536, CRC: 0xdeadbeef, Codec: change.CodecS2}
-	moved := Block{Position: 1<<63 | 5<<31, Offset: 48, StoredBytes: 4096, PlainBytes: 4096, CRC: 0xfeedf00d,
+	in := Block{Object: 7, Offset: 400, StoredBytes: 1000, PlainBytes: 65536, CRC: 0xdeadbeef, Codec: change.CodecS2}
+	moved := Block{Object: objlog.InPack(5 << 31), Offset: 48, StoredBytes: 4096, PlainBytes: 4096, CRC: 0xfeedf00d,
 		Codec: change.CodecZstd}
 	far := int64(1000 * LeafBytes)
 	return map[int64][]Extent{
@@ -32,8 +33,8 @@ func goldenLeaves() map[int64][]Extent {
 }
 
 // goldenMap writes a map's object.
-func goldenMap(t *testing.T) (body []byte, part Part) {
-	b := PartBuilder{Head: goldenHead, Put: func(_ context.Context, p *Part, obj []byte) error {
+func goldenMap(t *testing.T) (body []byte, part MapObject) {
+	b := MapBuilder{Head: goldenHead, Put: func(_ context.Context, p *MapObject, obj []byte) error {
 		body, p.Name = bytes.Clone(obj), "map/golden"
 		return nil
 	}}
@@ -45,7 +46,7 @@ func goldenMap(t *testing.T) (body []byte, part Part) {
 	if err := b.Finish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return body, b.Parts[0]
+	return body, b.Objects[0]
 }
 
 // TestGoldenMap: the map of an earlier build says what it said, whole and leaf by leaf.
@@ -53,7 +54,7 @@ func TestGoldenMap(t *testing.T) {
 	today, part := goldenMap(t)
 	obj := golden.Kept(t, "map", func() []byte { return today })
 	got := map[int64][]Extent{}
-	head, err := WalkLayer(obj, func(leaf int64, extents []Extent) error {
+	head, err := WalkMap(obj, func(leaf int64, extents []Extent) error {
 		got[leaf] = slices.Clone(extents)
 		return nil
 	})
@@ -76,9 +77,9 @@ func TestGoldenMap(t *testing.T) {
 		t.Fatal(err)
 	}
 	part.Bytes = int64(len(obj))
-	y := OpenLayer(s, true, []Part{part})
+	y := OpenLayer(s, true, []MapObject{part})
 	for _, leaf := range []int64{0, 1, 1000} {
-		extents, err := y.leaf(t.Context(), leaf)
+		extents, err := y.Leaf(t.Context(), leaf)
 		if diff := cmp.Diff(goldenLeaves()[leaf], extents); err != nil || diff != "" {
 			t.Errorf("leaf %d: %v %s", leaf, err, diff)
 		}

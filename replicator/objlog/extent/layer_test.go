@@ -12,6 +12,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
@@ -19,7 +20,8 @@ import (
 func randomLeaf(r *rand.Rand, leaf int64, n int) (out []Extent) {
 	blocks := make([]Block, 1+n/3)
 	for i := range blocks {
-		blocks[i] = Block{Position: r.Uint64N(1 << 40), Offset: r.Uint32(), StoredBytes: 1 + r.Uint32N(4000), PlainBytes: change.BlockBytes, CRC: r.Uint32(), Codec: change.CodecS2}
+		blocks[i] = Block{Object: objlog.InLog(r.Uint64N(1 << 40)), Offset: r.Uint32(),
+			StoredBytes: 1 + r.Uint32N(4000), PlainBytes: change.BlockBytes, CRC: r.Uint32(), Codec: change.CodecS2}
 	}
 	at := leaf * LeafBytes
 	for range n {
@@ -44,7 +46,8 @@ func testLayer(t testing.TB, r *rand.Rand, leaves map[int64][]Extent, order []in
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	b := &PartBuilder{Head: LayerHead{Whole: true, Volume: 3, Journal: uuid.UUID{1}, Stream: uuid.UUID{2}, From: 1, To: 9, LastWrite: 77}, Put: func(ctx context.Context, p *Part, body []byte) error {
+	b := &MapBuilder{Head: MapHead{Whole: true, Volume: 3, Journal: uuid.UUID{1}, Stream: uuid.UUID{2}, From: 1, To: 9,
+		LastWrite: 77}, Put: func(ctx context.Context, p *MapObject, body []byte) error {
 		p.Name = fmt.Sprintf("map/%d", len(objects))
 		objects[p.Name] = bytes.Clone(body)
 		return s.Create(ctx, p.Name, body)
@@ -62,7 +65,7 @@ func testLayer(t testing.TB, r *rand.Rand, leaves map[int64][]Extent, order []in
 	if err := b.Finish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return OpenLayer(s, true, b.Parts), objects
+	return OpenLayer(s, true, b.Objects), objects
 }
 
 func TestLayer(t *testing.T) {
@@ -73,7 +76,7 @@ func TestLayer(t *testing.T) {
 	}
 	y, objects := testLayer(t, r, leaves, order)
 	for _, leaf := range []int64{0, 1, 2, 5, 6, 7, 100, 101, 4000, 9999} {
-		got, err := y.leaf(t.Context(), leaf)
+		got, err := y.Leaf(t.Context(), leaf)
 		if diff := cmp.Diff(leaves[leaf], got); err != nil || diff != "" {
 			t.Fatalf("leaf %d: %v %s", leaf, err, diff)
 		}
@@ -83,7 +86,7 @@ func TestLayer(t *testing.T) {
 				want, ok = l, true
 			}
 		}
-		if next, found, err := y.next(t.Context(), leaf); err != nil || found != ok || next != want {
+		if next, found, err := y.Next(t.Context(), leaf); err != nil || found != ok || next != want {
 			t.Errorf("next at %d: %d %v %v, want %d", leaf, next, found, err, want)
 		}
 	}
@@ -92,25 +95,24 @@ func TestLayer(t *testing.T) {
 			b := bytes.Clone(obj)
 			off := r.IntN(len(b))
 			b[off] ^= 1 << r.IntN(8)
-			if _, err := WalkLayer(b, func(int64, []Extent) error { return nil }); !fail.Is(err, fail.Damaged) {
+			if _, err := WalkMap(b, func(int64, []Extent) error { return nil }); !fail.Is(err, fail.Damaged) {
 				t.Fatalf("%s: byte %d flipped: %v", name, off, err)
 			}
 			cut := obj[:r.IntN(len(obj))]
-			if _, err := WalkLayer(cut, func(int64, []Extent) error { return nil }); !fail.Is(err, fail.Damaged) {
+			if _, err := WalkMap(cut, func(int64, []Extent) error { return nil }); !fail.Is(err, fail.Damaged) {
 				t.Fatalf("%s cut to %d bytes: %v", name, len(cut), err)
 			}
 		}
 	}
 }
 
-// FuzzLayer: no object makes a reader panic, or believe what no writer writes.
 // TestLeafTooMany: what could not be read back is not written.
 func TestLeafTooMany(t *testing.T) {
 	extents := make([]Extent, maxLeafExtents+1)
 	for i := range extents {
 		extents[i] = Extent{Off: int64(2 * i), Len: 1}
 	}
-	b := &PartBuilder{Put: func(context.Context, *Part, []byte) error { return nil }}
+	b := &MapBuilder{Put: func(context.Context, *MapObject, []byte) error { return nil }}
 	if err := b.Add(t.Context(), 0, extents); !fail.Is(err, fail.Unsupported) || fail.HintOf(err) == "" {
 		t.Errorf("%v", err)
 	}
@@ -119,6 +121,7 @@ func TestLeafTooMany(t *testing.T) {
 	}
 }
 
+// FuzzLayer: no object makes a reader panic, or believe what no writer writes.
 func FuzzLayer(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 3))
 	_, objects := testLayer(f, r, map[int64][]Extent{0: randomLeaf(r, 0, 20), 3: randomLeaf(r, 3, 5)}, []int64{0, 3})
@@ -126,7 +129,7 @@ func FuzzLayer(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, _ = WalkLayer(b, func(leaf int64, extents []Extent) error {
+		_, _ = WalkMap(b, func(leaf int64, extents []Extent) error {
 			end := leaf * LeafBytes
 			for i := range extents {
 				if extents[i].Off < end || extents[i].End() > (leaf+1)*LeafBytes {

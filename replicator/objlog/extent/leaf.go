@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 )
 
 // A leaf's extents are encoded as
@@ -24,7 +25,7 @@ const maxLeafExtents = LeafBytes / 16
 
 // CompareBlocks orders blocks by where they lie.
 func CompareBlocks(a, b Block) int {
-	return cmp.Or(cmp.Compare(a.Position, b.Position), cmp.Compare(a.Offset, b.Offset))
+	return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Offset, b.Offset))
 }
 
 // encodeLeaf appends a leaf's extents, which are in order and do not overlap.
@@ -38,16 +39,16 @@ func encodeLeaf(dst []byte, leaf int64, extents []Extent) []byte {
 	slices.SortFunc(blocks, CompareBlocks)
 	blocks = slices.CompactFunc(blocks, func(a, b Block) bool { return CompareBlocks(a, b) == 0 })
 	dst = binary.AppendUvarint(dst, uint64(len(blocks)))
-	at := uint64(0)
+	at := objlog.ObjectID(0)
 	for i := range blocks {
 		b := &blocks[i]
-		dst = binary.AppendUvarint(dst, b.Position-at)
+		dst = binary.AppendUvarint(dst, uint64(b.Object-at))
 		dst = binary.AppendUvarint(dst, uint64(b.Offset))
 		dst = binary.AppendUvarint(dst, uint64(b.StoredBytes))
 		dst = binary.AppendUvarint(dst, uint64(b.PlainBytes))
 		dst = append(dst, byte(b.Codec))
 		dst = binary.LittleEndian.AppendUint32(dst, b.CRC)
-		at = b.Position
+		at = b.Object
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(extents)))
 	end := leaf * LeafBytes
@@ -111,16 +112,17 @@ func decodeLeaf(b []byte, leaf int64) ([]Extent, error) {
 	n := numbers{b: b}
 	count := n.below(min(maxLeafExtents, uint64(len(b)/9))) // a block takes so many bytes
 	blocks := make([]Block, 0, count)
-	at := uint64(0)
+	at := objlog.ObjectID(0)
 	for range count {
-		x := Block{Position: at + n.next(), Offset: uint32(n.below(1<<32 - 1)), StoredBytes: uint32(n.below(change.BlockBytes)), PlainBytes: uint32(n.below(change.BlockBytes)),
+		x := Block{Object: at + objlog.ObjectID(n.next()), Offset: uint32(n.below(1<<32 - 1)),
+			StoredBytes: uint32(n.below(change.BlockBytes)), PlainBytes: uint32(n.below(change.BlockBytes)),
 			Codec: change.Codec(n.bytes(1)[0])}
 		x.CRC = binary.LittleEndian.Uint32(n.bytes(4))
-		if n.bad || x.StoredBytes == 0 || x.StoredBytes > x.PlainBytes || x.Codec > change.CodecZstd || x.Position < at ||
+		if n.bad || x.StoredBytes == 0 || x.StoredBytes > x.PlainBytes || x.Codec > change.CodecZstd || x.Object < at ||
 			(len(blocks) > 0 && CompareBlocks(blocks[len(blocks)-1], x) >= 0) {
 			return bad("block %d of %d", len(blocks), count)
 		}
-		at, blocks = x.Position, append(blocks, x)
+		at, blocks = x.Object, append(blocks, x)
 	}
 	count = n.below(min(maxLeafExtents, uint64(len(n.b)/4)))
 	out := make([]Extent, 0, count)
@@ -132,7 +134,8 @@ func decodeLeaf(b []byte, leaf int64) ([]Extent, error) {
 		if place > 0 {
 			e.Block = blocks[place-1]
 		}
-		if n.bad || e.Len == 0 || e.End() > (leaf+1)*LeafBytes || (place == 0 && e.At != 0) || (place > 0 && int64(e.At)+e.Len > int64(e.Block.PlainBytes)) {
+		if n.bad || e.Len == 0 || e.End() > (leaf+1)*LeafBytes || (place == 0 && e.At != 0) ||
+			(place > 0 && int64(e.At)+e.Len > int64(e.Block.PlainBytes)) {
 			return bad("extent %d of %d", len(out), count)
 		}
 		end, out = e.End(), append(out, e)

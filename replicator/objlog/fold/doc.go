@@ -7,5 +7,5 @@
 // pieces only together with the proof that their checksums make up the block's.
 // Points between are lost, so the caller cuts runs at those that must stay.
 //
-// uploader is its caller, when it is behind.
+// uploader is its caller, when it is behind; gc checks what it moves with CombineCRC.
 package fold

@@ -8,7 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/objlog/cover"
+	"github.com/pollux-dr/pollux/replicator/objlog/rangeset"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
@@ -19,7 +19,8 @@ type Fetch func(i int, buf []byte) ([]byte, error)
 // to dst. Each is fetched twice at most, so that memory is bounded by what is left of
 // them. Errors are Fetch's, fail.Damaged for frames that are not what they were or do
 // not follow, and fail.Invalid for a run that must not or cannot be folded.
-func Frames(ctx context.Context, dst []byte, n int, effort change.Effort, fetch Fetch) ([]byte, *segment.FoldHeader, error) {
+func Frames(ctx context.Context, dst []byte, n int, effort change.Effort, fetch Fetch) (
+	[]byte, *segment.FoldHeader, error) {
 	f := folder{ctx: ctx, fetch: fetch, out: packer{effort: effort}}
 	if n == 0 || n > segment.MaxFoldFrames {
 		return dst, nil, fail.New(fail.Invalid, "fold", "frames", "too many or none")
@@ -28,7 +29,7 @@ func Frames(ctx context.Context, dst []byte, n int, effort change.Effort, fetch 
 	if err := f.survey(n); err != nil {
 		return dst, nil, err
 	}
-	if err := f.settle(n); err != nil {
+	if err := f.findLive(n); err != nil {
 		return dst, nil, err
 	}
 	for i := range n {
@@ -40,7 +41,7 @@ func Frames(ctx context.Context, dst []byte, n int, effort change.Effort, fetch 
 	if f.out.total > segment.MaxFoldPlainBytes {
 		return dst, nil, errTooMuch
 	}
-	return segment.EncodeFold(dst, &f.h, f.headers, f.kept, blocks), &f.h, nil
+	return segment.EncodeFold(dst, &f.h, f.headers, f.liveRecords, blocks), &f.h, nil
 }
 
 // maxRecords bounds memory: of the run, and of what is left of it.
@@ -50,15 +51,15 @@ var errTooMuch = fail.New(fail.Invalid, "fold", "frames", "too much is left of t
 
 // folder makes one fold.
 type folder struct {
-	ctx     context.Context
-	fetch   Fetch
-	h       segment.FoldHeader
-	headers []byte
-	records []source
-	live    []piece // of all records, in the order of their data
-	first   []int   // per frame, its first in live; one more at the end
-	kept    []change.Record
-	out     packer
+	ctx         context.Context
+	fetch       Fetch
+	h           segment.FoldHeader
+	headers     []byte
+	records     []source
+	live        []piece // of all records, in the order of their data
+	first       []int   // per frame, its first in live; one more at the end
+	liveRecords []change.Record
+	out         packer
 
 	frame change.Frame
 	buf   []byte
@@ -132,9 +133,9 @@ func (f *folder) load(i int) error {
 	return f.frame.Reset(b)
 }
 
-// settle finds, newest first, what is live of each record.
-func (f *folder) settle(n int) error {
-	covers := map[uint32]*cover.Cover{}
+// findLive finds, newest first, what is live of each record.
+func (f *folder) findLive(n int) error {
+	newer := map[uint32]*rangeset.Set{}
 	for i := len(f.records) - 1; i >= 0; i-- {
 		if len(f.live) > maxRecords {
 			return errTooMuch
@@ -143,14 +144,16 @@ func (f *folder) settle(n int) error {
 			return err
 		}
 		r := &f.records[i]
-		c := covers[r.volume]
+		c := newer[r.volume]
 		if c == nil {
-			c = cover.New()
-			covers[r.volume] = c
+			c = rangeset.New()
+			newer[r.volume] = c
 		}
-		c.Settle(r.off, int64(r.length), func(off, n int64) { f.live = append(f.live, piece{i, off, n}) })
+		c.AddNew(r.off, int64(r.length), func(off, n int64) { f.live = append(f.live, piece{i, off, n}) })
 	}
-	slices.SortFunc(f.live, func(a, b piece) int { return cmp.Or(cmp.Compare(a.record, b.record), cmp.Compare(a.off, b.off)) })
+	slices.SortFunc(f.live, func(a, b piece) int {
+		return cmp.Or(cmp.Compare(a.record, b.record), cmp.Compare(a.off, b.off))
+	})
 	k := 0
 	for frame := range n + 1 {
 		for k < len(f.live) && f.records[f.live[k].record].frame < frame {
@@ -176,7 +179,7 @@ func (f *folder) take(i int) error {
 			at := r.data + int(p.off-r.off)
 			runs = append(runs, span{at, at + int(p.length)})
 		}
-		f.kept = append(f.kept, k)
+		f.liveRecords = append(f.liveRecords, k)
 	}
 	if len(runs) == 0 {
 		return nil

@@ -28,12 +28,14 @@ type run struct {
 }
 
 func newRun(codec change.Codec) *run {
-	return &run{stream: uuid.MustParse("aaaaaaaa-0000-0000-0000-000000000001"), at: change.Point{LSN: 41, Hash: change.Hash{4, 2}},
+	return &run{stream: uuid.MustParse("aaaaaaaa-0000-0000-0000-000000000001"),
+		at:     change.Point{LSN: 41, Hash: change.Hash{4, 2}},
 		images: map[uint32][]byte{1: make([]byte, volumeBytes), 7: make([]byte, volumeBytes)}, codec: codec}
 }
 
 func (r *run) frame(changes ...change.Change) {
-	h := change.Header{Stream: r.stream, FirstLSN: r.at.LSN + 1, Prev: r.at.Hash, FirstTime: int64(r.at.LSN), LastTime: int64(r.at.LSN) + 1}
+	h := change.Header{Stream: r.stream, FirstLSN: r.at.LSN + 1, Prev: r.at.Hash, FirstTime: int64(r.at.LSN),
+		LastTime: int64(r.at.LSN) + 1}
 	e := change.Encoder{Codec: r.codec}
 	b, hash := e.Encode(&h, changes)
 	r.frames, r.at = append(r.frames, bytes.Clone(b)), change.Point{LSN: h.LastLSN, Hash: hash}
@@ -90,7 +92,8 @@ func (r *run) check(t *testing.T, b []byte, before map[uint32][]byte) segment.Fo
 	if err := f.Reset(b); err != nil {
 		t.Fatal(err)
 	}
-	if f.FirstLSN != 42 || f.LastLSN != r.at.LSN || f.Last != r.at.Hash || f.Prev != (change.Hash{4, 2}) || int(f.Frames) != len(r.frames) {
+	if f.FirstLSN != 42 || f.LastLSN != r.at.LSN || f.Last != r.at.Hash || f.Prev != (change.Hash{4, 2}) ||
+		int(f.Frames) != len(r.frames) {
 		t.Fatalf("header %+v", f.FoldHeader)
 	}
 	seen := map[uint32][]bool{1: make([]bool, volumeBytes), 7: make([]bool, volumeBytes)}
@@ -175,7 +178,8 @@ func TestShrinks(t *testing.T) {
 	}
 	var last segment.Fold
 	r.frame(change.Change{Kind: change.Trim, Volume: 1, Len: 1 << 15})
-	if b, _, err = Frames(t.Context(), nil, len(r.frames), change.Quick, r.fetch); err != nil || last.Reset(b) != nil || last.PlainBytes != 0 || last.Parts() != 1 {
+	if b, _, err = Frames(t.Context(), nil, len(r.frames), change.Quick, r.fetch); err != nil || last.Reset(b) != nil ||
+		last.PlainBytes != 0 || last.Parts() != 1 {
 		t.Errorf("all trimmed: %v, %+v", err, last.FoldHeader)
 	}
 }
@@ -183,14 +187,17 @@ func TestShrinks(t *testing.T) {
 // TestRefuses: what does not follow, is damaged, or must keep its points.
 func TestRefuses(t *testing.T) {
 	write := func(v uint32) change.Change {
-		return change.Change{Kind: change.Write, Volume: v, Len: 70000, Data: [][]byte{bytes.Repeat([]byte{9, byte(v), 1}, 25000)[:70000]}}
+		return change.Change{Kind: change.Write, Volume: v, Len: 70000,
+			Data: [][]byte{bytes.Repeat([]byte{9, byte(v), 1}, 25000)[:70000]}}
 	}
 	for name, tt := range map[string]struct {
 		kind fail.Kind
 		do   func(r *run)
 	}{
-		"none":       {fail.Invalid, func(r *run) { r.frames = nil }},
-		"a mark":     {fail.Invalid, func(r *run) { r.frame(change.Change{Kind: change.Mark, Data: [][]byte{[]byte("b")}}) }},
+		"none": {fail.Invalid, func(r *run) { r.frames = nil }},
+		"a mark": {fail.Invalid, func(r *run) {
+			r.frame(change.Change{Kind: change.Mark, Data: [][]byte{[]byte("b")}})
+		}},
 		"a gap":      {fail.Damaged, func(r *run) { r.frames = slices.Delete(r.frames, 1, 2) }},
 		"order":      {fail.Damaged, func(r *run) { slices.Reverse(r.frames) }},
 		"a flip":     {fail.Damaged, func(r *run) { r.frames[1][250] ^= 1 }},
@@ -266,7 +273,8 @@ func BenchmarkFrames(b *testing.B) {
 			for range 300 {
 				text[rnd.IntN(len(text))] = byte(rnd.Uint32())
 			}
-			changes = append(changes, change.Change{Kind: change.Write, Volume: 1, Off: rnd.Int64N(2048) * 4096, Len: 2048, Data: [][]byte{text}})
+			changes = append(changes, change.Change{Kind: change.Write, Volume: 1, Off: rnd.Int64N(2048) * 4096,
+				Len: 2048, Data: [][]byte{text}})
 		}
 		r.frame(changes...)
 		total += len(r.frames[len(r.frames)-1])

@@ -19,12 +19,15 @@ func TestHostileBlock(t *testing.T) {
 		h := change.Header{FirstLSN: 1, FirstTime: 1, LastTime: 1, Epoch: 1, Lease: 1}
 		var e change.Encoder
 		data := bytes.Repeat([]byte{1}, 4096)
-		b, _ := e.Encode(&h, []change.Change{{Kind: change.Write, Volume: 1, Len: 4096, Data: [][]byte{data}}, {Kind: change.Write, Volume: 1, Off: 81920, Len: 4096, Data: [][]byte{data}}})
+		b, _ := e.Encode(&h, []change.Change{{Kind: change.Write, Volume: 1, Len: 4096, Data: [][]byte{data}},
+			{Kind: change.Write, Volume: 1, Off: 81920, Len: 4096, Data: [][]byte{data}}})
 		binary.LittleEndian.PutUint32(b[change.HeaderBytes+2*change.RecordTableBytes+4:], claim)
 		digest := xxh3.Hash128(b[change.HeaderBytes:]).Bytes()
 		copy(b[120:], digest[:])
 		binary.LittleEndian.PutUint32(b[156:], crc32.Checksum(b[:156], castagnoli))
-		_, _, err := Frames(context.Background(), nil, 1, change.Quick, func(_ int, buf []byte) ([]byte, error) { return append(buf, b...), nil })
+		_, _, err := Frames(context.Background(), nil, 1, change.Quick, func(_ int, buf []byte) ([]byte, error) {
+			return append(buf, b...), nil
+		})
 		if !fail.Is(err, fail.Damaged) {
 			t.Errorf("a block that claims %d bytes: %v", claim, err)
 		}

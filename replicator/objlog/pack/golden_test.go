@@ -10,6 +10,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/golden"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 )
 
@@ -23,9 +24,9 @@ func goldenPlain() [][]byte {
 }
 
 var goldenPieces = []Piece{
-	{Position: 3, Offset: 500, At: 0, Len: 512, Block: 0, NewAt: 4096},
-	{Position: 9, Offset: 128, At: 4096, Len: 4096, Block: 0, NewAt: 0},
-	{Position: Bit | 2<<31, Offset: 48, At: 9000, Len: 100, Block: 1, NewAt: 0},
+	{Object: 3, Offset: 500, At: 0, Len: 512, Block: 0, NewAt: 4096},
+	{Object: 9, Offset: 128, At: 4096, Len: 4096, Block: 0, NewAt: 0},
+	{Object: objlog.InPack(2 << 31), Offset: 48, At: 9000, Len: 100, Block: 1, NewAt: 0},
 }
 
 // TestGoldenPack: the pack of an earlier build says what it said.
@@ -55,12 +56,12 @@ func TestGoldenPack(t *testing.T) {
 		b := x.Blocks[i]
 		got := make([]byte, b.PlainBytes)
 		err := change.Decompress(b.Codec, got, obj[b.Offset:][:b.StoredBytes])
-		if err != nil || !bytes.Equal(got, plain) || b.Position != Bit|number || b.CRC != crc32.Checksum(plain,
+		if err != nil || !bytes.Equal(got, plain) || b.Object != objlog.InPack(number) || b.CRC != crc32.Checksum(plain,
 			castagnoli) {
 			t.Errorf("block %d is another one: %+v, %v", i, b, err)
 		}
 	}
-	old := extent.Extent{Off: 77, Len: 50, At: 9050, Block: extent.Block{Position: Bit | 2<<31, Offset: 48,
+	old := extent.Extent{Off: 77, Len: 50, At: 9050, Block: extent.Block{Object: objlog.InPack(2 << 31), Offset: 48,
 		PlainBytes: 65536}}
 	if e, ok := x.Find(&old); !ok || e.At != 50 || e.Block != x.Blocks[1] {
 		t.Errorf("an extent that was moved is found at %+v, %v", e, ok)

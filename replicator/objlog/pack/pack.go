@@ -12,6 +12,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 )
 
@@ -31,45 +32,42 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Bit in an extent.Block's position says that the rest is a pack's number.
-const Bit = uint64(1) << 63
-
 // Name is the object of a pack's number.
-func Name(number uint64) string { return fmt.Sprintf("pack/%020d", number) }
+func Name(number uint64) string { return objlog.InPack(number).Name() }
 
 // Piece says where bytes of an old block are now. Key is the place of the old block
 // and, in its plain bytes, of the first of them.
 type Piece struct {
-	Position uint64 // of the object that had them
-	Offset   uint32 // of the old block in it
-	At       uint32 // in the old block's plain bytes
-	Len      uint32
-	Block    uint32 // place of the block in the pack
-	NewAt    uint32 // in that block's plain bytes
+	Object objlog.ObjectID `json:"Position"` // that had them
+	Offset uint32          // of the old block in it
+	At     uint32          // in the old block's plain bytes
+	Len    uint32
+	Block  uint32 // place of the block in the pack
+	NewAt  uint32 // in that block's plain bytes
 }
 
 func comparePieces(a, b Piece) int {
-	return cmp.Or(cmp.Compare(a.Position, b.Position), cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.At, b.At))
+	return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.At, b.At))
 }
 
 // Index is what a pack's tail tells.
 type Index struct {
 	Number  uint64
 	Journal uuid.UUID
-	Blocks  []extent.Block // their position is Bit and the number
+	Blocks  []extent.Block // in the pack itself
 	Pieces  []Piece
 }
 
 // Find returns where an extent of an old block is now.
 func (x *Index) Find(e *extent.Extent) (extent.Extent, bool) {
 	i := sort.Search(len(x.Pieces), func(i int) bool {
-		return comparePieces(x.Pieces[i], Piece{Position: e.Block.Position, Offset: e.Block.Offset, At: e.At}) > 0
+		return comparePieces(x.Pieces[i], Piece{Object: e.Block.Object, Offset: e.Block.Offset, At: e.At}) > 0
 	}) - 1
 	if i < 0 {
 		return *e, false
 	}
 	p := &x.Pieces[i]
-	if p.Position != e.Block.Position || p.Offset != e.Block.Offset || int64(e.At)+e.Len > int64(p.At)+int64(p.Len) {
+	if p.Object != e.Block.Object || p.Offset != e.Block.Offset || int64(e.At)+e.Len > int64(p.At)+int64(p.Len) {
 		return *e, false
 	}
 	out := *e
@@ -144,7 +142,7 @@ func (b *Builder) Finish() []byte {
 	at := len(b.body)
 	out := append(b.body, b.blocks...)
 	for _, p := range b.pieces {
-		out = le.AppendUint64(out, p.Position)
+		out = le.AppendUint64(out, uint64(p.Object))
 		for _, v := range []uint32{p.Offset, p.At, p.Len, p.Block, p.NewAt, 0} {
 			out = le.AppendUint32(out, v)
 		}
@@ -179,7 +177,8 @@ func Tail(tail []byte, size int64) (int64, error) {
 	}
 	at, blocks, pieces := int64(le.Uint64(t)), int64(le.Uint32(t[8:])), int64(le.Uint32(t[12:]))
 	if at < HeadBytes || at+blocks*blockBytes+pieces*pieceBytes != size-TrailerBytes {
-		return 0, bad(size-TrailerBytes, "tables of %d blocks and %d pieces do not fit the object's %d bytes", blocks, pieces, size)
+		return 0, bad(size-TrailerBytes, "tables of %d blocks and %d pieces do not fit the object's %d bytes", blocks,
+			pieces, size)
 	}
 	return size - at, nil
 }
@@ -200,12 +199,16 @@ func Parse(tail []byte, size int64, number uint64) (*Index, error) {
 	if crc32.Checksum(tables, castagnoli) != le.Uint32(t[16:]) {
 		return nil, bad(off, "the tables' checksum does not match")
 	}
-	x := &Index{Number: number, Blocks: make([]extent.Block, le.Uint32(t[8:])), Pieces: make([]Piece, le.Uint32(t[12:]))}
+	x := &Index{Number: number, Blocks: make([]extent.Block, le.Uint32(t[8:])),
+		Pieces: make([]Piece, le.Uint32(t[12:]))}
 	next := int64(HeadBytes)
 	for i := range x.Blocks {
-		b := extent.Block{Position: Bit | number, Offset: le.Uint32(tables), StoredBytes: le.Uint32(tables[4:]), PlainBytes: le.Uint32(tables[8:]), CRC: le.Uint32(tables[12:]), Codec: change.CodecZstd}
-		if int64(b.Offset) != next || b.StoredBytes == 0 || b.StoredBytes > b.PlainBytes || b.PlainBytes > change.BlockBytes {
-			return nil, bad(off, "block %d of %d stored and %d plain bytes at %d", i, b.StoredBytes, b.PlainBytes, b.Offset)
+		b := extent.Block{Object: objlog.InPack(number), Offset: le.Uint32(tables), StoredBytes: le.Uint32(tables[4:]),
+			PlainBytes: le.Uint32(tables[8:]), CRC: le.Uint32(tables[12:]), Codec: change.CodecZstd}
+		if int64(b.Offset) != next || b.StoredBytes == 0 || b.StoredBytes > b.PlainBytes ||
+			b.PlainBytes > change.BlockBytes {
+			return nil, bad(off, "block %d of %d stored and %d plain bytes at %d", i, b.StoredBytes,
+				b.PlainBytes, b.Offset)
 		}
 		next += int64(b.StoredBytes)
 		x.Blocks[i], tables = b, tables[blockBytes:]
@@ -214,8 +217,11 @@ func Parse(tail []byte, size int64, number uint64) (*Index, error) {
 		return nil, bad(off, "blocks end at byte %d", next)
 	}
 	for i := range x.Pieces {
-		p := Piece{le.Uint64(tables), le.Uint32(tables[8:]), le.Uint32(tables[12:]), le.Uint32(tables[16:]), le.Uint32(tables[20:]), le.Uint32(tables[24:])}
-		if int(p.Block) >= len(x.Blocks) || p.Len == 0 || uint64(p.NewAt)+uint64(p.Len) > uint64(x.Blocks[p.Block].PlainBytes) || (i > 0 && comparePieces(x.Pieces[i-1], p) >= 0) {
+		p := Piece{objlog.ObjectID(le.Uint64(tables)), le.Uint32(tables[8:]), le.Uint32(tables[12:]),
+			le.Uint32(tables[16:]), le.Uint32(tables[20:]), le.Uint32(tables[24:])}
+		if int(p.Block) >= len(x.Blocks) || p.Len == 0 ||
+			uint64(p.NewAt)+uint64(p.Len) > uint64(x.Blocks[p.Block].PlainBytes) ||
+			(i > 0 && comparePieces(x.Pieces[i-1], p) >= 0) {
 			return nil, bad(off, "piece %d of %d bytes in block %d", i, p.Len, p.Block)
 		}
 		x.Pieces[i], tables = p, tables[pieceBytes:]
@@ -232,7 +238,8 @@ func Check(obj []byte, number uint64) (*Index, error) {
 	case crc32.Checksum(obj[:44], castagnoli) != le.Uint32(obj[44:]):
 		return nil, bad(44, "head checksum does not match")
 	case le.Uint16(obj[4:]) != Version:
-		return nil, fail.New(fail.Unsupported, "decode pack", "", fmt.Sprintf("version %d; this build reads %d", le.Uint16(obj[4:]), Version)).
+		return nil, fail.New(fail.Unsupported, "decode pack", "",
+			fmt.Sprintf("version %d; this build reads %d", le.Uint16(obj[4:]), Version)).
 			WithHint("use a pollux version that knows this format")
 	case le.Uint64(obj[8:]) != number:
 		return nil, bad(8, "it says that it is number %d", le.Uint64(obj[8:]))

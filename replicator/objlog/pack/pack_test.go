@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 )
 
@@ -16,14 +17,14 @@ func sample() []byte {
 	b := &Builder{Number: 5, Journal: uuid.UUID{1}}
 	plain := bytes.Repeat([]byte("pollux"), 2000)
 	k := b.Block(plain, crc32.Checksum(plain, castagnoli))
-	b.Piece(Piece{Position: 9, Offset: 128, At: 4096, Len: 4096, Block: k, NewAt: 0})
-	b.Piece(Piece{Position: 3, Offset: 500, At: 0, Len: 512, Block: k, NewAt: 4096})
+	b.Piece(Piece{Object: 9, Offset: 128, At: 4096, Len: 4096, Block: k, NewAt: 0})
+	b.Piece(Piece{Object: 3, Offset: 500, At: 0, Len: 512, Block: k, NewAt: 4096})
 	random := make([]byte, 3000)
 	for i := range random {
 		random[i] = byte(rand.Uint32())
 	}
 	k = b.Block(random, crc32.Checksum(random, castagnoli))
-	b.Piece(Piece{Position: 9, Offset: 128, At: 9000, Len: 3000, Block: k, NewAt: 0})
+	b.Piece(Piece{Object: 9, Offset: 128, At: 9000, Len: 3000, Block: k, NewAt: 0})
 	return b.Finish()
 }
 
@@ -33,8 +34,9 @@ func TestPack(t *testing.T) {
 	if err != nil || len(x.Blocks) != 2 || len(x.Pieces) != 3 || x.Journal != (uuid.UUID{1}) {
 		t.Fatalf("%+v, %v", x, err)
 	}
-	find := func(position uint64, offset, at uint32, n int64) (extent.Extent, bool) {
-		return x.Find(&extent.Extent{Off: 77, Len: n, At: at, Block: extent.Block{Position: position, Offset: offset, PlainBytes: 65536}})
+	find := func(object objlog.ObjectID, offset, at uint32, n int64) (extent.Extent, bool) {
+		return x.Find(&extent.Extent{Off: 77, Len: n, At: at,
+			Block: extent.Block{Object: object, Offset: offset, PlainBytes: 65536}})
 	}
 	if e, ok := find(9, 128, 5000, 100); !ok || e.Block != x.Blocks[0] || e.At != 904 || e.Off != 77 || e.Len != 100 {
 		t.Errorf("%+v, %v", e, ok)
@@ -43,7 +45,7 @@ func TestPack(t *testing.T) {
 		t.Errorf("%+v, %v", e, ok)
 	}
 	for _, miss := range [][3]uint32{{9, 128, 0}, {9, 128, 8191}, {9, 129, 4096}, {8, 128, 4096}, {3, 500, 500}} {
-		if e, ok := find(uint64(miss[0]), miss[1], miss[2], 100); ok {
+		if e, ok := find(objlog.InLog(uint64(miss[0])), miss[1], miss[2], 100); ok {
 			t.Errorf("%v is found: %+v", miss, e)
 		}
 	}
@@ -70,7 +72,8 @@ func FuzzCheck(f *testing.F) {
 		if x, err := Check(b, 5); err == nil {
 			for i := range x.Pieces {
 				p := &x.Pieces[i]
-				if e, ok := x.Find(&extent.Extent{Len: 1, At: p.At, Block: extent.Block{Position: p.Position, Offset: p.Offset}}); !ok || e.At != p.NewAt {
+				if e, ok := x.Find(&extent.Extent{Len: 1, At: p.At,
+					Block: extent.Block{Object: p.Object, Offset: p.Offset}}); !ok || e.At != p.NewAt {
 					t.Fatalf("piece %d is not found: %+v", i, e)
 				}
 			}

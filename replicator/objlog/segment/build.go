@@ -88,12 +88,13 @@ func Size(entries []Entry) int {
 
 // Build encodes an object in buf (which grows as needed). entries are in journal
 // order with Bytes set; Build sets their offsets, and where there are no folds
-// their journal indexes. fetch fills dst, which is exactly as long as the entry. What readers would refuse as beyond the limits is
-// not built.
+// their journal indexes. fetch fills dst, which is exactly as long as the entry. What readers would refuse as
+// beyond the limits is not built.
 func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) error) ([]byte, error) {
 	size := Size(entries)
 	if size > MaxBodyBytes || len(entries) > MaxEntries {
-		return nil, fail.New(fail.Internal, "build", "object", fmt.Sprintf("%d bytes and %d entries exceed its limits", size, len(entries)))
+		return nil, fail.New(fail.Internal, "build", "object",
+			fmt.Sprintf("%d bytes and %d entries exceed its limits", size, len(entries)))
 	}
 	if cap(buf) < size {
 		buf = make([]byte, size)
@@ -144,7 +145,9 @@ func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) er
 				entries[i].Index = h.FirstIndex + uint64(i)
 			}
 		}
-		ord, _ := slices.BinarySearchFunc(streams, entries[i].Stream, func(a, b change.StreamID) int { return slices.Compare(a[:], b[:]) })
+		ord, _ := slices.BinarySearchFunc(streams, entries[i].Stream, func(a, b change.StreamID) int {
+			return slices.Compare(a[:], b[:])
+		})
 		entries[i].put(buf[at:], h.Version, uint32(ord))
 		at += EntryBytes
 	}
@@ -155,8 +158,9 @@ func Build(h Head, entries []Entry, buf []byte, fetch func(i int, dst []byte) er
 	tables := len(buf) - at
 	at = len(buf)
 	buf = slices.Grow(buf, TrailerBytes)[:at+TrailerBytes]
-	putTrailer(buf[at:], trailer{footerOff: int64(footer), entries: uint32(len(entries)), streams: uint32(len(streams)), tables: uint32(tables),
-		sum: crc32.Checksum(buf[footer+HeadBytes:at], castagnoli)})
+	putTrailer(buf[at:], trailer{footerOff: int64(footer), entries: uint32(len(entries)), streams: uint32(len(streams)),
+		tables: uint32(tables),
+		sum:    crc32.Checksum(buf[footer+HeadBytes:at], castagnoli)})
 	return buf, nil
 }
 

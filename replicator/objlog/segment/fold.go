@@ -66,7 +66,8 @@ type FoldHeader struct {
 
 // Bytes is the size of the whole encoded fold.
 func (h *FoldHeader) Bytes() int64 {
-	return FoldHeaderBytes + int64(h.ChainBytes) + int64(h.Records)*foldRecordBytes + int64(h.Blocks)*foldBlockBytes + h.StoredBytes
+	return FoldHeaderBytes + int64(h.ChainBytes) + int64(h.Records)*foldRecordBytes + int64(h.Blocks)*foldBlockBytes +
+		h.StoredBytes
 }
 
 // FoldBlock is a compressed block of at most change.BlockBytes.
@@ -174,7 +175,8 @@ func ParseFoldHeader(b []byte) (FoldHeader, error) {
 	h.FirstTime, h.LastTime = int64(le.Uint64(b[48:])), int64(le.Uint64(b[56:]))
 	copy(h.Prev[:], b[64:80])
 	copy(h.Last[:], b[80:96])
-	h.Frames, h.Records, h.Blocks, h.ChainBytes = le.Uint32(b[96:]), le.Uint32(b[100:]), le.Uint32(b[104:]), le.Uint32(b[108:])
+	h.Frames, h.Records, h.Blocks, h.ChainBytes = le.Uint32(b[96:]), le.Uint32(b[100:]), le.Uint32(b[104:]),
+		le.Uint32(b[108:])
 	h.PlainBytes, h.StoredBytes = int64(le.Uint64(b[112:])), int64(le.Uint64(b[120:]))
 	copy(h.digest[:], b[128:144])
 	h.FrameBytes, h.FramePlainBytes = int64(le.Uint64(b[144:])), int64(le.Uint64(b[152:]))

@@ -75,7 +75,8 @@ func (f *Fold) follow() error {
 			return badFold(FoldHeaderBytes, "frame %d of the chain: %v", i/change.HeaderBytes, err)
 		}
 		if err := h.Follows(at); err != nil || h.Stream != f.Stream {
-			return badFold(FoldHeaderBytes, "frame %d of the chain does not follow: stream %s, LSN %d after %d", i/change.HeaderBytes, h.Stream, h.FirstLSN, at.LSN)
+			return badFold(FoldHeaderBytes, "frame %d of the chain does not follow: stream %s, LSN %d after %d",
+				i/change.HeaderBytes, h.Stream, h.FirstLSN, at.LSN)
 		}
 		if h.Flags&change.FlagMarks != 0 {
 			return badFold(FoldHeaderBytes, "frame %d of the chain holds a mark", i/change.HeaderBytes)
@@ -87,7 +88,8 @@ func (f *Fold) follow() error {
 		at = change.Point{LSN: h.LastLSN, Hash: hash}
 		bytes, plain = bytes+int64(h.FrameBytes()), plain+int64(h.PlainBytes)
 	}
-	if at != (change.Point{LSN: f.LastLSN, Hash: f.Last}) || bytes != f.FrameBytes || plain != f.FramePlainBytes || begin != f.FirstTime || end != f.LastTime {
+	if at != (change.Point{LSN: f.LastLSN, Hash: f.Last}) || bytes != f.FrameBytes || plain != f.FramePlainBytes ||
+		begin != f.FirstTime || end != f.LastTime {
 		return badFold(FoldHeaderBytes, "the chain leads to %v in place of LSN %d hash %s", at, f.LastLSN, f.Last)
 	}
 	return nil
@@ -112,7 +114,8 @@ func (f *Fold) parseRecords() error {
 			Volume: le.Uint32(b[16:]), Kind: change.Kind(b[20])}
 		data := r.Kind == change.Write
 		switch {
-		case r.Off < 0 || r.Off > change.MaxOffset-int64(r.Len) || r.Len == 0 || (data && r.DataLen != r.Len) || (!data && r.DataLen != 0):
+		case r.Off < 0 || r.Off > change.MaxOffset-int64(r.Len) || r.Len == 0 || (data && r.DataLen != r.Len) ||
+			(!data && r.DataLen != 0):
 			return badFold(int64(at), "%v of %d bytes at %d with %d bytes of data", r.Kind, r.Len, r.Off, r.DataLen)
 		case r.Kind < change.Write || r.Kind > change.Trim:
 			return foldUnsupported("record %v", r.Kind)
@@ -206,7 +209,8 @@ func (f *Fold) Part(i int, buf []byte) ([]Extent, []byte, error) {
 		}
 		from, to := max(at, lo), min(at+int64(r.DataLen), hi)
 		if from < to {
-			out = append(out, Extent{Kind: r.Kind, Volume: r.Volume, Off: r.Off + from - at, Len: to - from, Data: buf[from-lo : to-lo]})
+			out = append(out, Extent{Kind: r.Kind, Volume: r.Volume, Off: r.Off + from - at, Len: to - from,
+				Data: buf[from-lo : to-lo]})
 		}
 	}
 	return out, buf, nil

@@ -32,7 +32,8 @@ func (m *maker) foldOf(t testing.TB, id change.StreamID) []byte {
 				h.FirstLSN, h.FirstTime, h.Prev = fh.FirstLSN, fh.FirstTime, fh.Prev
 			}
 			h.LastLSN, h.LastTime, h.Last = fh.LastLSN, fh.LastTime, hash
-			h.FrameBytes, h.FramePlainBytes = h.FrameBytes+int64(fh.FrameBytes()), h.FramePlainBytes+int64(fh.PlainBytes)
+			h.FrameBytes, h.FramePlainBytes = h.FrameBytes+int64(fh.FrameBytes()),
+				h.FramePlainBytes+int64(fh.PlainBytes)
 			headers = append(headers, m.bodies[i][:change.HeaderBytes]...)
 			last = i
 		}
@@ -41,7 +42,8 @@ func (m *maker) foldOf(t testing.TB, id change.StreamID) []byte {
 	var blocks []FoldBlock
 	for at := 0; at < len(plain); at += change.BlockBytes {
 		b := plain[at:min(at+change.BlockBytes, len(plain))]
-		blocks = append(blocks, FoldBlock{change.Zstd(change.Quick, nil, b), uint32(len(b)), crc32.Checksum(b, castagnoli)})
+		blocks = append(blocks, FoldBlock{change.Zstd(change.Quick, nil, b), uint32(len(b)),
+			crc32.Checksum(b, castagnoli)})
 	}
 	fold := EncodeFold(nil, &h, headers, []change.Record{
 		{Kind: change.Write, Volume: 1, Off: 0, Len: 100, DataLen: 100},
@@ -62,7 +64,8 @@ func (m *maker) foldOf(t testing.TB, id change.StreamID) []byte {
 	}
 	n := uint64(len(m.entries))
 	m.entries, m.bodies = entries, bodies
-	obj, err := Build(Head{Type: Segment, Journal: journal, Token: Token{1, 2, writer}, Position: 5, FirstIndex: 100, LastIndex: 99 + n}, entries, nil,
+	obj, err := Build(Head{Type: Segment, Journal: journal, Token: Token{1, 2, writer}, Position: 5, FirstIndex: 100,
+		LastIndex: 99 + n}, entries, nil,
 		func(i int, dst []byte) error { copy(dst, bodies[i]); return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +98,8 @@ func TestFoldRoundTrip(t *testing.T) {
 		t.Errorf("version %d, %d entries up to index %d", s.Index.Version, len(s.Content), s.Index.LastIndex)
 	}
 	e := s.Index.Entries[2] // command 101, frame 102, fold 103, frame 104
-	if e.Kind != FoldEntry || e.Index != 103 || e.Covers != 2 || e.FirstLSN != 1 || e.LastLSN != 4 || e.Hash != m.at[streamB].Hash {
+	if e.Kind != FoldEntry || e.Index != 103 || e.Covers != 2 || e.FirstLSN != 1 || e.LastLSN != 4 ||
+		e.Hash != m.at[streamB].Hash {
 		t.Errorf("%+v", e)
 	}
 	if err := Move(obj, 9); err != nil {

@@ -32,7 +32,8 @@ func goldenDocument(typ Type) []byte {
 
 // goldenChecked is a fence of a writer that checks its tail.
 func goldenChecked() []byte {
-	h := Head{Type: Fence, Journal: journal, Token: Token{Epoch: 1, Term: 3, Writer: writer}, ChecksTail: true, Position: 12,
+	h := Head{Type: Fence, Journal: journal, Token: Token{Epoch: 1, Term: 3, Writer: writer}, ChecksTail: true,
+		Position:        12,
 		DurablePosition: 12, FirstIndex: 140, Time: 1234}
 	return Document(h, state.KindFence, state.Fence{NextIndex: 140, Reason: "writer started"})
 }
@@ -120,7 +121,8 @@ func describe(obj []byte) (string, *Index, error) {
 	for i := range x.Entries {
 		e := &x.Entries[i]
 		fmt.Fprintf(&out,
-			"entry kind %d index %d covers %d command %d stream %s at %d+%d lsn %d to %d time %d to %d hash %s flags %d\n%s", e.Kind, e.Index,
+			"entry kind %d index %d covers %d command %d stream %s at %d+%d lsn %d to %d time %d to %d hash %s "+
+				"flags %d\n%s", e.Kind, e.Index,
 			e.Covers, e.Command, e.Stream, e.Offset, e.Bytes, e.FirstLSN, e.LastLSN, e.FirstTime, e.LastTime,
 			e.Hash, e.Flags, bodies[i])
 	}

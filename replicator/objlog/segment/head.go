@@ -132,11 +132,13 @@ func ParseHead(b []byte, at int64) (Head, error) {
 		return h, damaged(at+124, "head checksum does not match")
 	}
 	if h.Version = le.Uint16(b[4:]); h.Version < Version || h.Version > TablesVersion {
-		return h, fail.New(fail.Unsupported, "decode object", "", fmt.Sprintf("container version %d; this build reads %d to %d", h.Version, Version, TablesVersion)).
+		return h, fail.New(fail.Unsupported, "decode object", "",
+			fmt.Sprintf("container version %d; this build reads %d to %d", h.Version, Version, TablesVersion)).
 			WithHint("use a pollux version that knows this format")
 	}
 	if b[7] != 0 {
-		return h, fail.New(fail.Unsupported, "decode object", "", fmt.Sprintf("cipher %d, key %d", b[7], le.Uint32(b[88:])))
+		return h, fail.New(fail.Unsupported, "decode object", "",
+			fmt.Sprintf("cipher %d, key %d", b[7], le.Uint32(b[88:])))
 	}
 	h.Type = Type(b[6])
 	copy(h.Journal[:], b[8:])

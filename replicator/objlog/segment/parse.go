@@ -59,8 +59,10 @@ func parseTrailer(b []byte, size int64) (trailer, error) {
 	}
 	t = trailer{int64(le.Uint64(b)), le.Uint32(b[8:]), le.Uint32(b[12:]), le.Uint32(b[16:]), le.Uint32(b[20:])}
 	if t.entries > MaxEntries || t.streams > t.entries ||
-		t.footerOff < HeadBytes || t.footerOff+HeadBytes+int64(t.streams)*StreamBytes+int64(t.entries)*EntryBytes+int64(t.tables) != at {
-		return t, damaged(at, "trailer of %d entries and %d streams does not fit the object's %d bytes", t.entries, t.streams, size)
+		t.footerOff < HeadBytes || t.footerOff+HeadBytes+int64(t.streams)*StreamBytes+int64(t.entries)*EntryBytes+
+		int64(t.tables) != at {
+		return t, damaged(at, "trailer of %d entries and %d streams does not fit the object's %d bytes", t.entries,
+			t.streams, size)
 	}
 	return t, nil
 }
@@ -147,13 +149,16 @@ func (x *Index) number(table []byte, footerOff int64) error {
 		}
 		e.Covers, e.Index = le.Uint32(table[i*EntryBytes+20:]), le.Uint64(table[i*EntryBytes+72:])
 		covered += uint64(e.Covers)
-		if e.Index <= last || e.Index > x.LastIndex || e.Covers == 0 || (e.Covers > 1 && e.Kind != FoldEntry) || e.Index-x.FirstIndex+1 < covered {
-			return damaged(footerOff, "entry %d stands for %d journal indexes up to %d, after %d", i, e.Covers, e.Index, last)
+		if e.Index <= last || e.Index > x.LastIndex || e.Covers == 0 || (e.Covers > 1 && e.Kind != FoldEntry) ||
+			e.Index-x.FirstIndex+1 < covered {
+			return damaged(footerOff, "entry %d stands for %d journal indexes up to %d, after %d", i, e.Covers,
+				e.Index, last)
 		}
 		last = e.Index
 	}
 	if x.Type == Segment && x.Version != Version && covered != x.LastIndex-x.FirstIndex+1 {
-		return damaged(footerOff, "entries stand for %d journal indexes of %d to %d", covered, x.FirstIndex, x.LastIndex)
+		return damaged(footerOff, "entries stand for %d journal indexes of %d to %d", covered, x.FirstIndex,
+			x.LastIndex)
 	}
 	return nil
 }
@@ -199,7 +204,8 @@ func (x *Index) checkLayout(streams []change.StreamID, footerOff int64) error {
 
 func (e *Entry) parse(b []byte, streams []change.StreamID, footerOff int64) error {
 	le := binary.LittleEndian
-	*e = Entry{Kind: EntryKind(b[0]), Flags: le.Uint16(b[2:]), Offset: int64(le.Uint64(b[8:])), Bytes: le.Uint32(b[16:]),
+	*e = Entry{Kind: EntryKind(b[0]), Flags: le.Uint16(b[2:]), Offset: int64(le.Uint64(b[8:])),
+		Bytes:    le.Uint32(b[16:]),
 		FirstLSN: le.Uint64(b[24:]), LastLSN: le.Uint64(b[32:]),
 		FirstTime: int64(le.Uint64(b[40:])), LastTime: int64(le.Uint64(b[48:]))}
 	copy(e.Hash[:], b[56:72])
@@ -257,7 +263,8 @@ func (x *Index) Fold(f *Fold, body []byte, i int) error {
 	if err := f.Reset(body); err != nil {
 		return inEntry(e, err)
 	}
-	if f.Last != e.Hash || f.Stream != e.Stream || f.FirstLSN != e.FirstLSN || f.LastLSN != e.LastLSN || f.Frames != e.Covers {
+	if f.Last != e.Hash || f.Stream != e.Stream || f.FirstLSN != e.FirstLSN || f.LastLSN != e.LastLSN ||
+		f.Frames != e.Covers {
 		return damaged(e.Offset, "fold is not the one that the footer names")
 	}
 	return nil

@@ -52,8 +52,9 @@ func (m *maker) command(name string) {
 
 func (m *maker) build(t testing.TB) []byte {
 	t.Helper()
-	h := Head{Type: Segment, Journal: journal, Token: Token{Epoch: 1, Term: 2, Writer: writer}, Position: 5, DurablePosition: 3,
-		FirstIndex: 100, LastIndex: 99 + uint64(len(m.entries)), Time: 1234}
+	h := Head{Type: Segment, Journal: journal, Token: Token{Epoch: 1, Term: 2, Writer: writer}, Position: 5,
+		DurablePosition: 3,
+		FirstIndex:      100, LastIndex: 99 + uint64(len(m.entries)), Time: 1234}
 	b, err := Build(h, m.entries, nil, func(i int, dst []byte) error { copy(dst, m.bodies[i]); return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +83,8 @@ func read(obj []byte) (s said, err error) {
 		case c.Err != nil:
 		case c.Frame != nil:
 			plain, err := c.Frame.Plain(nil)
-			s.Content = append(s.Content, fmt.Sprintf("%d %+v %v %x %v", i, c.Frame.Header, c.Frame.Records, plain, err))
+			s.Content = append(s.Content, fmt.Sprintf("%d %+v %v %x %v", i, c.Frame.Header, c.Frame.Records,
+				plain, err))
 		case c.Fold != nil:
 			s.fold(i, c.Fold)
 		default:
@@ -104,7 +106,8 @@ func TestRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(m.entries, s.Index.Entries); diff != "" {
 		t.Errorf("entries: %s", diff)
 	}
-	want := Head{Version: TablesVersion, Type: Segment, Journal: journal, Token: Token{1, 2, writer}, Position: 5, DurablePosition: 3, FirstIndex: 100, LastIndex: 103, Time: 1234}
+	want := Head{Version: TablesVersion, Type: Segment, Journal: journal, Token: Token{1, 2, writer}, Position: 5,
+		DurablePosition: 3, FirstIndex: 100, LastIndex: 103, Time: 1234}
 	if diff := cmp.Diff(want, s.Index.Head); diff != "" {
 		t.Errorf("head: %s", diff)
 	}
@@ -151,7 +154,8 @@ func TestTail(t *testing.T) {
 // other content.
 func TestFlips(t *testing.T) {
 	obj, m := small(t)
-	fence := Document(Head{Type: Fence, Journal: journal, Token: Token{1, 2, writer}, Position: 9, FirstIndex: 104}, state.KindFence,
+	fence := Document(Head{Type: Fence, Journal: journal, Token: Token{1, 2, writer}, Position: 9, FirstIndex: 104},
+		state.KindFence,
 		state.Fence{NextIndex: 104, Streams: m.at})
 	for name, orig := range map[string][]byte{"segment": obj, "fence": fence} {
 		if _, err := Parse(orig); err != nil {
@@ -270,7 +274,8 @@ func TestTables(t *testing.T) {
 			var plain []byte
 			for _, b := range tab.Blocks {
 				p := make([]byte, b.PlainBytes)
-				if err := change.Decompress(tab.Codec, p, obj[b.Offset:][:b.StoredBytes]); err != nil || crc32.Checksum(p, castagnoli) != b.CRC {
+				if err := change.Decompress(tab.Codec, p, obj[b.Offset:][:b.StoredBytes]); err != nil ||
+					crc32.Checksum(p, castagnoli) != b.CRC {
 					t.Errorf("%s: block at %d: %v", name, b.Offset, err)
 				}
 				plain = append(plain, p...)
@@ -328,7 +333,8 @@ func TestRefuses(t *testing.T) {
 		{"cipher", both(func(b []byte) { b[7], b[88] = 2, 3 }), fail.Unsupported, "cipher 2, key 3"},
 		{"heads differ", func(b []byte) { b[48] = 77 }, fail.Damaged, "at byte 0"},
 		{"index range", both(func(b []byte) { le.PutUint64(b[72:], 1<<40) }), fail.Damaged, "journal index"},
-		{"entries and index", both(func(b []byte) { le.PutUint64(b[72:], 104) }), fail.Damaged, "4 entries for journal index 100 to 104"},
+		{"entries and index", both(func(b []byte) { le.PutUint64(b[72:], 104) }), fail.Damaged,
+			"4 entries for journal index 100 to 104"},
 		{"entry kind", func(b []byte) { b[entry(0)] = 9 }, fail.Damaged, "kind 9"},
 		{"fold of version 1", func(b []byte) { b[entry(0)] = 3 }, fail.Damaged, "a fold in an object of version 1"},
 		{"version 3 without indexes", both(func(b []byte) { b[4] = 3 }), fail.Damaged, "stands for 0 journal indexes"},
@@ -338,8 +344,12 @@ func TestRefuses(t *testing.T) {
 		{"entry negative", func(b []byte) { b[entry(0)+15] = 0x80 }, fail.Damaged, "outside"},
 		{"entry beyond", func(b []byte) { le.PutUint32(b[entry(3)+16:], 1<<31) }, fail.Damaged, "outside"},
 		{"entry too short", func(b []byte) { b[entry(3)+16]-- }, fail.Damaged, "entries end"},
-		{"entries swapped", func(b []byte) { swap(b[entry(0)+8:][:8], b[entry(3)+8:][:8]) }, fail.Damaged, "lies at byte"},
-		{"streams swapped", func(b []byte) { swap(b[streams:][:16], b[streams+16:][:16]) }, fail.Damaged, "not in order"},
+		{"entries swapped", func(b []byte) {
+			swap(b[entry(0)+8:][:8], b[entry(3)+8:][:8])
+		}, fail.Damaged, "lies at byte"},
+		{"streams swapped", func(b []byte) {
+			swap(b[streams:][:16], b[streams+16:][:16])
+		}, fail.Damaged, "not in order"},
 		{"stream twice", func(b []byte) { copy(b[streams:][:16], b[streams+16:][:16]) }, fail.Damaged, "not in order"},
 		{"hash", func(b []byte) { b[entry(2)+60]++ }, fail.Damaged, "not the one that the footer names"},
 		{"LSN", func(b []byte) { b[entry(2)+24]++ }, fail.Damaged, "not the one that the footer names"},
@@ -366,7 +376,8 @@ func swap(a, b []byte) {
 }
 
 func TestLimits(t *testing.T) {
-	if _, err := Build(Head{Type: Segment}, []Entry{{Kind: CommandEntry, Bytes: MaxBodyBytes}}, nil, nil); !fail.Is(err, fail.Internal) {
+	if _, err := Build(Head{Type: Segment}, []Entry{{Kind: CommandEntry, Bytes: MaxBodyBytes}}, nil, nil); !fail.Is(err,
+		fail.Internal) {
 		t.Errorf("build beyond the limit: %v", err)
 	}
 	obj, _ := small(t)
@@ -399,8 +410,10 @@ func TestMove(t *testing.T) {
 }
 
 func TestDocument(t *testing.T) {
-	want := state.Fence{NextIndex: 3, Streams: map[change.StreamID]change.Point{streamA: {LSN: 4, Hash: change.Hash{5}}}, Reason: "test"}
-	obj := Document(Head{Type: Fence, Journal: journal, Token: Token{2, 1, writer}, Position: 4, FirstIndex: 3}, state.KindFence, want)
+	want := state.Fence{NextIndex: 3,
+		Streams: map[change.StreamID]change.Point{streamA: {LSN: 4, Hash: change.Hash{5}}}, Reason: "test"}
+	obj := Document(Head{Type: Fence, Journal: journal, Token: Token{2, 1, writer}, Position: 4, FirstIndex: 3},
+		state.KindFence, want)
 	x, err := Parse(obj)
 	if err != nil || len(x.Entries) != 1 || x.FirstIndex != 3 || x.LastIndex != 2 || x.Type != Fence {
 		t.Fatalf("%+v, %v", x, err)

@@ -56,10 +56,12 @@ func tableHeadOf(e *Entry, b []byte) (tableHead, error) {
 	if e.Kind == FoldEntry {
 		h, err := ParseFoldHeader(b)
 		at := FoldHeaderBytes + int(h.ChainBytes)
-		return tableHead{FoldHeaderBytes, at, at + int(h.Records)*foldRecordBytes + int(h.Blocks)*foldBlockBytes, int(h.Records), int(h.Blocks), change.BlockBytes, h.Codec, h.Prev, h.Last}, err
+		return tableHead{FoldHeaderBytes, at, at + int(h.Records)*foldRecordBytes + int(h.Blocks)*foldBlockBytes,
+			int(h.Records), int(h.Blocks), change.BlockBytes, h.Codec, h.Prev, h.Last}, err
 	}
 	h, hash, err := change.ParseHeader(b)
-	return tableHead{change.HeaderBytes, change.HeaderBytes, change.HeaderBytes + int(h.TableBytes), int(h.Records), int(h.Blocks), h.BlockBytes, h.Codec, h.Prev, hash}, err
+	return tableHead{change.HeaderBytes, change.HeaderBytes, change.HeaderBytes + int(h.TableBytes), int(h.Records),
+		int(h.Blocks), h.BlockBytes, h.Codec, h.Prev, hash}, err
 }
 
 // encodeTables appends the tables of an object to dst, as
@@ -118,7 +120,8 @@ func (x *Index) checkTables(obj []byte) error {
 	}
 	got, err := x.plainTables()
 	if err == nil && !bytes.Equal(got, want) {
-		err = damaged(x.Bytes-TrailerBytes-int64(len(x.TableData)), "the tables in the footer are not those of the frames")
+		err = damaged(x.Bytes-TrailerBytes-int64(len(x.TableData)),
+			"the tables in the footer are not those of the frames")
 	}
 	return err
 }
@@ -144,7 +147,8 @@ func (x *Index) EachTable(fn func(i int, t *Table) error) error {
 			return damaged(e.Offset, "the tables of entry %d are not its own", i)
 		}
 		t := Table{Codec: h.codec, BlockBytes: h.blockBytes, Prev: h.prev}
-		if t.Records, t.Blocks, err = change.ParseTables(h.records, h.blocks, h.blockBytes, b[h.bytes:][:n]); err != nil {
+		if t.Records, t.Blocks, err = change.ParseTables(h.records, h.blocks, h.blockBytes,
+			b[h.bytes:][:n]); err != nil {
 			return inEntry(e, err)
 		}
 		end := h.data

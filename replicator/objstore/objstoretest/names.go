@@ -29,13 +29,15 @@ func names(t *testing.T, s objstore.Store, prefix, after string) []string {
 
 func testNames(t *testing.T, s objstore.Store) {
 	long := strings.Repeat("l", 200)
-	for _, name := range []string{"x", "0", "log/00000000000000000042", "a/b/c/d/e/f", "A/a", "a.b-c_d=e", "a/b..c", long + "/" + long} {
+	for _, name := range []string{"x", "0", "log/00000000000000000042", "a/b/c/d/e/f", "A/a", "a.b-c_d=e", "a/b..c",
+		long + "/" + long} {
 		create(t, s, name, []byte(name))
 		if b := read(t, s, name, 0, -1); string(b) != name {
 			t.Errorf("%s has the content %q", name, b)
 		}
 	}
-	for _, name := range []string{"", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", ".tmp/x", "a b", "a\x00b", "a\\b", "a%2fb", "é",
+	for _, name := range []string{"", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", ".tmp/x", "a b",
+		"a\x00b", "a\\b", "a%2fb", "é",
 		strings.Repeat("a", 201), strings.Repeat("a/", 400) + "a"} {
 		_, readErr := s.Read(t.Context(), name, 0, -1, nil)
 		_, sizeErr := s.Size(t.Context(), name)
@@ -54,7 +56,8 @@ func testList(t *testing.T, s objstore.Store) {
 		t.Fatalf("a new store lists %q", got)
 	}
 	// Directories and files whose order differs from that of their names.
-	all := []string{"a-b", "a.b", "a/b", "a0", "a/c/d", "a/c-d", "b", "log/1", "log/10", "log/2", "log-x", "log0", "A", "z/z/z"}
+	all := []string{"a-b", "a.b", "a/b", "a0", "a/c/d", "a/c-d", "b", "log/1", "log/10", "log/2", "log-x", "log0",
+		"A", "z/z/z"}
 	slices.Sort(all)
 	begin := time.Now()
 	for i, name := range all {
@@ -73,8 +76,10 @@ func testList(t *testing.T, s objstore.Store) {
 	}); err != nil || i != len(all) {
 		t.Fatalf("list: %v, %d entries, want %d", err, i, len(all))
 	}
-	prefixes := []string{"", "a", "a/", "a/c", "a/c/", "a/c/d", "a/c/d/", "log", "log/", "log/1", "b", "b/", "zz", "z/z", "/", "a//", ".", "A"}
-	afters := append([]string{"", "a", "a/", "a/c", "a/c/", "a/b/x", "a0/x", "log/", "log/00", "zzz", "A/", "0"}, all...)
+	prefixes := []string{"", "a", "a/", "a/c", "a/c/", "a/c/d", "a/c/d/", "log", "log/", "log/1", "b", "b/", "zz",
+		"z/z", "/", "a//", ".", "A"}
+	afters := append([]string{"", "a", "a/", "a/c", "a/c/", "a/b/x", "a0/x", "log/", "log/00", "zzz", "A/", "0"},
+		all...)
 	for _, prefix := range prefixes {
 		for _, after := range afters {
 			var want []string

@@ -46,7 +46,8 @@ var bucket = sync.OnceValue(func() (b struct {
 	l.Codec, l.Step = change.CodecS2, 7*time.Minute
 	l.Volume("v", 300<<10)
 	l.Volume("w", 100<<10)
-	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: keepTest})
+	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
+		Retention: keepTest})
 	o := l.options()
 	o.Grace = 0
 	for i := range 12 {
@@ -218,7 +219,8 @@ func editJSON(js, edits []byte) []byte {
 			break
 		}
 		at := found[int(binary.LittleEndian.Uint32(edits))%len(found)]
-		n := []string{"0", "-1", "1", "null", "4294967295", "9223372036854775807", "18446744073709551615", "{}"}[edits[5]%8]
+		n := []string{"0", "-1", "1", "null", "4294967295", "9223372036854775807", "18446744073709551615",
+			"{}"}[edits[5]%8]
 		js = slices.Concat(js[:at[0]], []byte(n), js[at[1]:])
 	}
 	return js
@@ -268,11 +270,13 @@ func tryBucket(t *testing.T, which uint16, edits []byte) {
 		if ctx.Err() != nil || fail.Is(err, fail.Internal) {
 			t.Errorf("%s, %s changed: %v", verb, name, err)
 		}
-		if fail.Is(err, fail.Damaged) && !regexp.MustCompile(`(log|catalog|map|pack)/\d|volume`).MatchString(err.Error()) {
+		if fail.Is(err, fail.Damaged) && !regexp.MustCompile(`(log|catalog|map|pack)/\d|volume`).
+			MatchString(err.Error()) {
 			t.Errorf("%s, %s changed: the error names nothing: %v", verb, name, err)
 		}
 	}
-	for _, open := range []func(context.Context, objstore.Store, *twin.Reading) (*twin.Log, error){twin.Open, twin.OpenWhole} {
+	for _, open := range []func(context.Context, objstore.Store, *twin.Reading) (*twin.Log, error){twin.Open,
+		twin.OpenWhole} {
 		l, err := open(ctx, s, nil)
 		if note("open", err); err != nil {
 			continue

@@ -20,6 +20,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // Options are what a run needs. Zero values take defaults.
@@ -101,7 +102,8 @@ func fit(s objstore.Store, l *twin.Log) error {
 		return nil
 	}
 	return (&fail.Error{Kind: fail.KindOf(err), Op: "make a catalog of", Object: s.URL(), Err: err}).
-		WithHint("bring the object back from a version or replica of the bucket (pollux verify names all that is damaged); until then nothing is cataloged and nothing deleted")
+		WithHint("bring the object back from a version or replica of the bucket (pollux verify names all that is " +
+			"damaged); until then nothing is cataloged and nothing deleted")
 }
 
 // writer makes one catalog.
@@ -135,7 +137,8 @@ func (w *writer) next(mark catalog.ReadPoint) *catalog.Catalog {
 // copyOf is a catalog that can be changed.
 func copyOf(old *catalog.Catalog) *catalog.Catalog {
 	c := *old
-	c.ReadPoints, c.Packs, c.Fences, c.Dead, c.Locked = slices.Clone(old.ReadPoints), slices.Clone(old.Packs), slices.Clone(old.Fences), maps.Clone(old.Dead), slices.Clone(old.Locked)
+	c.ReadPoints, c.Packs, c.Fences, c.Dead, c.Locked = slices.Clone(old.ReadPoints), slices.Clone(old.Packs),
+		slices.Clone(old.Fences), maps.Clone(old.Dead), slices.Clone(old.Locked)
 	c.Streams = map[change.StreamID]*catalog.Stream{}
 	for id, s := range old.Streams {
 		c.Streams[id] = s.Clone()
@@ -157,8 +160,8 @@ func (w *writer) layers(ctx context.Context, c *catalog.Catalog, mark *catalog.R
 		}
 		s.Coarse = append(s.Coarse, w.log.Coarse(id)...)
 		from := uint64(0)
-		if n := len(s.Kept); n > 0 {
-			from = s.Kept[n-1].LSN
+		if n := len(s.Retained); n > 0 {
+			from = s.Retained[n-1].LSN
 		}
 		for _, k := range w.stops(ctx, id, from, end) {
 			if err := w.stop(ctx, c, id, s, from, k); err != nil {
@@ -176,15 +179,15 @@ func (w *writer) late(ctx context.Context, c *catalog.Catalog) error {
 	for id, s := range c.Streams {
 		for _, b := range w.log.State.Bookmarks {
 			lsn, on := b.On(id)
-			n := sort.Search(len(s.Kept), func(i int) bool { return s.Kept[i].LSN >= lsn })
-			if !on || n == len(s.Kept) || s.Kept[n].LSN == lsn || !w.log.Sound(ctx, id, lsn) {
+			n := sort.Search(len(s.Retained), func(i int) bool { return s.Retained[i].LSN >= lsn })
+			if !on || n == len(s.Retained) || s.Retained[n].LSN == lsn || !w.log.Consistent(ctx, id, lsn) {
 				continue
 			}
 			from := uint64(0)
 			if n > 0 {
-				from = s.Kept[n-1].LSN
+				from = s.Retained[n-1].LSN
 			}
-			k := catalog.Kept{At: w.log.When(ctx, id, lsn), Bookmark: b.Name}
+			k := catalog.RetainedPoint{At: w.log.When(ctx, id, lsn), Bookmark: b.Name}
 			if err := w.insert(ctx, c, id, s, from, k, n); err != nil {
 				return err
 			}
@@ -193,9 +196,10 @@ func (w *writer) late(ctx context.Context, c *catalog.Catalog) error {
 	return nil
 }
 
-// insert makes a kept point of one between two: the layers behind it stay as they are,
+// insert makes a retained point of one between two: the layers behind it stay as they are,
 // for they have all that changed since the point before it.
-func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64, to catalog.Kept, place int) error {
+func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64,
+	to catalog.RetainedPoint, place int) error {
 	sorter, err := w.log.Changed(ctx, id, from, to.LSN, w.o.Dir)
 	if err != nil {
 		return err
@@ -212,36 +216,41 @@ func (w *writer) insert(ctx context.Context, c *catalog.Catalog, id change.Strea
 		}
 		at := sort.Search(len(vol.Layers), func(i int) bool { return vol.Layers[i].To > to.LSN })
 		y := catalog.Layer{Whole: at == 0, From: from, To: to.LSN}
-		m := &extent.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
-		y.Parts, err = w.parts(ctx, extent.LayerHead{Whole: y.Whole, Volume: v.Number, Journal: c.Journal, Stream: id, From: from, To: to.LSN, LastWrite: to.Time}, m)
+		m := &extentmap.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
+		y.Objects, err = w.mapObjects(ctx,
+			extent.MapHead{Whole: y.Whole, Volume: v.Number, Journal: c.Journal, Stream: id, From: from, To: to.LSN,
+				LastWrite: to.Time}, m)
 		if err != nil {
 			return err
 		}
-		if len(y.Parts) > 0 {
+		if len(y.Objects) > 0 {
 			vol.Layers = slices.Insert(vol.Layers, at, y)
 		}
 	}
-	s.Kept = slices.Insert(s.Kept, place, to)
+	s.Retained = slices.Insert(s.Retained, place, to)
 	return nil
 }
 
 // stops are the points at which layers end: bookmarks that are recovery points, and
 // the end.
-func (w *writer) stops(ctx context.Context, id change.StreamID, from uint64, end catalog.At) (stops []catalog.Kept) {
+func (w *writer) stops(ctx context.Context, id change.StreamID, from uint64, end catalog.At) (
+	stops []catalog.RetainedPoint) {
 	for _, b := range w.log.State.Bookmarks {
-		if lsn, on := b.On(id); on && lsn > from && lsn <= end.LSN && w.log.Sound(ctx, id, lsn) {
-			stops = append(stops, catalog.Kept{At: w.log.When(ctx, id, lsn), Bookmark: b.Name})
+		if lsn, on := b.On(id); on && lsn > from && lsn <= end.LSN && w.log.Consistent(ctx, id, lsn) {
+			stops = append(stops, catalog.RetainedPoint{At: w.log.When(ctx, id, lsn), Bookmark: b.Name})
 		}
 	}
-	if end.LSN > from && w.log.Sound(ctx, id, end.LSN) {
-		stops = append(stops, catalog.Kept{At: end})
+	if end.LSN > from && w.log.Consistent(ctx, id, end.LSN) {
+		stops = append(stops, catalog.RetainedPoint{At: end})
 	}
-	slices.SortStableFunc(stops, func(a, b catalog.Kept) int { return cmp.Compare(a.LSN, b.LSN) })
-	return slices.CompactFunc(stops, func(a, b catalog.Kept) bool { return a.LSN == b.LSN }) // the bookmark's comes first
+	slices.SortStableFunc(stops, func(a, b catalog.RetainedPoint) int { return cmp.Compare(a.LSN, b.LSN) })
+	// the bookmark's comes first
+	return slices.CompactFunc(stops, func(a, b catalog.RetainedPoint) bool { return a.LSN == b.LSN })
 }
 
 // stop makes the layers of all of a stream's volumes between two LSNs.
-func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64, to catalog.Kept) error {
+func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamID, s *catalog.Stream, from uint64,
+	to catalog.RetainedPoint) error {
 	sorter, err := w.log.Changed(ctx, id, from, to.LSN, w.o.Dir)
 	if err != nil {
 		return err
@@ -251,7 +260,7 @@ func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamI
 		if v.Stream != id {
 			continue
 		}
-		m := &extent.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
+		m := &extentmap.Map{Volume: v.Number, SizeBytes: v.SizeBytes, Recent: sorter, Moved: w.log.Moved}
 		if _, any, err := m.Next(ctx, 0); err != nil || !any {
 			if err != nil {
 				return err
@@ -269,7 +278,7 @@ func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamI
 		}
 		vol.Layers = append(vol.Layers, layer)
 	}
-	s.Kept = append(s.Kept, to)
+	s.Retained = append(s.Retained, to)
 	return nil
 }
 
@@ -278,8 +287,8 @@ func (w *writer) stop(ctx context.Context, c *catalog.Catalog, id change.StreamI
 // is found through a number of layers that grows with the logarithm of the extents, however
 // many catalogs were made, and each extent is written again as seldom. The points of the
 // layers that it stands for keep those.
-func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.StreamID, v *state.Volume, vol *catalog.Volume,
-	m *extent.Map, from uint64, to catalog.Kept) (catalog.Layer, error) {
+func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.StreamID, v *state.Volume,
+	vol *catalog.Volume, m *extentmap.Map, from uint64, to catalog.RetainedPoint) (catalog.Layer, error) {
 	out := catalog.Layer{Whole: len(vol.Layers) == 0, From: from, To: to.LSN}
 	chain, above, take := vol.Chain(to.LSN), m.Recent.Count, 0
 	for i, y := range chain {
@@ -289,18 +298,19 @@ func (w *writer) layer(ctx context.Context, c *catalog.Catalog, id change.Stream
 		above += y.Extents()
 	}
 	for _, y := range chain[:take] {
-		m.Layers = append(m.Layers, extent.OpenLayer(w.store, y.Whole, y.Parts))
+		m.Layers = append(m.Layers, extent.OpenLayer(w.store, y.Whole, y.Objects))
 		out.From, out.Whole = min(out.From, y.From), y.Whole
 	}
 	var err error
-	out.Parts, err = w.parts(ctx, extent.LayerHead{Whole: out.Whole, Volume: v.Number, Journal: c.Journal, Stream: id,
-		From: out.From, To: to.LSN, LastWrite: to.Time}, m)
+	out.Objects, err = w.mapObjects(ctx, extent.MapHead{Whole: out.Whole, Volume: v.Number, Journal: c.Journal,
+		Stream: id,
+		From:   out.From, To: to.LSN, LastWrite: to.Time}, m)
 	return out, err
 }
 
-// parts stores a map, leaf by leaf.
-func (w *writer) parts(ctx context.Context, h extent.LayerHead, m *extent.Map) ([]extent.Part, error) {
-	b := &extent.PartBuilder{Head: h, Put: func(ctx context.Context, p *extent.Part, body []byte) error {
+// mapObjects stores a map, leaf by leaf.
+func (w *writer) mapObjects(ctx context.Context, h extent.MapHead, m *extentmap.Map) ([]extent.MapObject, error) {
+	b := &extent.MapBuilder{Head: h, Put: func(ctx context.Context, p *extent.MapObject, body []byte) error {
 		p.Name = fmt.Sprintf("map/%010d/%020d-%s-%d", h.Volume, h.To, w.run, w.made)
 		w.made++
 		w.bytes += int64(len(body))
@@ -310,5 +320,5 @@ func (w *writer) parts(ctx context.Context, h extent.LayerHead, m *extent.Map) (
 	if err == nil {
 		err = b.Finish(ctx)
 	}
-	return b.Parts, err
+	return b.Objects, err
 }

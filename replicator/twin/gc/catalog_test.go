@@ -213,7 +213,7 @@ func TestCatalogDamaged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := extent.LayerHeadBytes; i < len(b); i += 5 {
+		for i := extent.MapHeadBytes; i < len(b); i += 5 {
 			b[i] ^= 1
 		}
 		if err := os.WriteFile(path, b, 0o600); err != nil {
@@ -226,7 +226,8 @@ func TestCatalogDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := in.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "map/") {
+	if _, err := in.Restore(t.Context(), p, make(memory, v.SizeBytes)); !fail.Is(err, fail.Damaged) ||
+		!strings.Contains(err.Error(), "map/") {
 		t.Errorf("damaged layers: %v", err)
 	}
 	if p, err = in.Resolve(t.Context(), v, "3", l.Clock); err != nil {

@@ -60,7 +60,8 @@ func (k *checker) note(ctx context.Context, name string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case ctx.Err() != nil, !fail.Is(err, fail.Damaged) && !fail.Is(err, fail.NotFound) && !fail.Is(err, fail.Unsupported):
+	case ctx.Err() != nil, !fail.Is(err, fail.Damaged) && !fail.Is(err, fail.NotFound) &&
+		!fail.Is(err, fail.Unsupported):
 		return err
 	}
 	k.out.Damaged = append(k.out.Damaged, Damaged{name, fail.KindOf(err).String(), err.Error()})
@@ -123,12 +124,14 @@ func (k *checker) twin(ctx context.Context, c *catalog.Catalog) (again bool, err
 		for number, v := range st.Volumes {
 			for i := range v.Layers {
 				y := &v.Layers[i]
-				same := func(h *extent.LayerHead) bool {
-					return h.Volume == number && h.Stream == id && h.To == y.To && h.Whole == y.Whole && h.Journal == c.Journal
+				same := func(h *extent.MapHead) bool {
+					return h.Volume == number && h.Stream == id && h.To == y.To && h.Whole == y.Whole &&
+						h.Journal == c.Journal
 				}
-				for j := range y.Parts {
-					part := &y.Parts[j]
-					if !one(part.Name, extent.MaxPartBytes, &k.out.Layers, func(b []byte) error { return checkPart(b, part, same) }) {
+				for j := range y.Objects {
+					o := &y.Objects[j]
+					if !one(o.Name, extent.MaxMapBytes, &k.out.Layers,
+						func(b []byte) error { return checkMap(b, o, same) }) {
 						return again, err
 					}
 				}
@@ -154,13 +157,13 @@ func (k *checker) replaced(ctx context.Context, c *catalog.Catalog) (bool, error
 	return len(numbers) > 0 && numbers[len(numbers)-1] > c.Number, err
 }
 
-func checkPart(b []byte, part *extent.Part, same func(*extent.LayerHead) bool) error {
+func checkMap(b []byte, o *extent.MapObject, same func(*extent.MapHead) bool) error {
 	extents := int64(0)
-	h, err := extent.WalkLayer(b, func(_ int64, e []extent.Extent) error {
+	h, err := extent.WalkMap(b, func(_ int64, e []extent.Extent) error {
 		extents += int64(len(e))
 		return nil
 	})
-	if err == nil && (!same(&h) || extents != part.Extents || int64(len(b)) != part.Bytes) {
+	if err == nil && (!same(&h) || extents != o.Extents || int64(len(b)) != o.Bytes) {
 		err = fail.New(fail.Damaged, "decode map", "at byte 0", "it is not the one that the catalog names")
 	}
 	return err
@@ -207,7 +210,7 @@ func needs(ctx context.Context, l *twin.Log, p twin.Point, damaged map[string]bo
 	defer func() { err = errors.Join(err, image.Close()) }()
 	err = image.Map.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
-			if damaged[twin.ObjectName(extents[i].Block.Position)] {
+			if damaged[extents[i].Block.Object.Name()] {
 				n += extents[i].Len
 			}
 		}

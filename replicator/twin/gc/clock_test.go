@@ -27,7 +27,8 @@ func TestClockBehindGrace(t *testing.T) {
 		v, _ := in.Volume("v")
 		oldest := uint64(0)
 		for lsn := range l.Exact {
-			if in.Sound(t.Context(), l.Stream, lsn) && lsn > 0 && (oldest == 0 || lsn < oldest) && l.History[lsn] != nil {
+			if in.Consistent(t.Context(), l.Stream, lsn) && lsn > 0 && (oldest == 0 || lsn < oldest) &&
+				l.History[lsn] != nil {
 				oldest = lsn
 			}
 		}
@@ -43,7 +44,8 @@ func TestClockBehindGrace(t *testing.T) {
 		l.Clock = l.Clock.Add(time.Minute)
 		l.horizon()
 		if rep := l.collect(); rep.Deleted.Objects > 0 {
-			t.Errorf("a minute after a run %v behind, %d objects are deleted; the grace is %v", behind, rep.Deleted.Objects, grace)
+			t.Errorf("a minute after a run %v behind, %d objects are deleted; the grace is %v", behind,
+				rep.Deleted.Objects, grace)
 		}
 		img := make(memory, v.SizeBytes)
 		if _, err := in.Restore(t.Context(), p, img); err != nil || !bytes.Equal(img, l.History[p.LSN]["v"]) {

@@ -92,12 +92,14 @@ func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, 
 	}
 	if l.Catalog == nil {
 		if o.DryRun {
-			return nil, fail.New(fail.NotFound, "collect garbage", s.URL(), "there is no catalog yet").WithHint("pollux gc without --dry-run makes one first")
+			return nil, fail.New(fail.NotFound, "collect garbage", s.URL(), "there is no catalog yet").
+				WithHint("pollux gc without --dry-run makes one first")
 		}
 		return nil, fail.New(fail.Retry, "collect garbage", s.URL(), "the catalog that was made is not there").
 			WithHint("the store has listed what it held earlier: try again")
 	}
-	g := &collection{o: &o, store: s, log: l, rep: rep, w: &writer{o: o.Options, store: s, log: l, run: uuid.NewString()[:8]}}
+	g := &collection{o: &o, store: s, log: l, rep: rep,
+		w: &writer{o: o.Options, store: s, log: l, run: uuid.NewString()[:8]}}
 	if o.DryRun {
 		g.w.store = &pretend{Store: s, made: map[string][]byte{}} // layers that would be made
 	}
@@ -128,7 +130,8 @@ func (g *collection) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g.rep.Dropped, g.rep.Floor, g.rep.Position = append(g.rep.Dropped, p.dropped...), c.ReadPoints[0].Position, c.End().Position
+	g.rep.Dropped, g.rep.Floor, g.rep.Position = append(g.rep.Dropped, p.dropped...), c.ReadPoints[0].Position,
+		c.End().Position
 	r, err := g.w.findRefs(ctx, c)
 	if err != nil {
 		return err
@@ -160,7 +163,8 @@ func (g *collection) run(ctx context.Context) error {
 	if changed && !g.o.DryRun {
 		err := catalog.Create(ctx, g.store, c)
 		if fail.Is(err, fail.Exists) {
-			return fail.New(fail.Retry, "collect garbage", g.store.URL(), "another run has made catalog "+catalog.Name(c.Number)).WithHint("run it again later")
+			return fail.New(fail.Retry, "collect garbage", g.store.URL(), "another run has made catalog "+
+				catalog.Name(c.Number)).WithHint("run it again later")
 		}
 		if err != nil {
 			return err
@@ -220,15 +224,17 @@ func (g *collection) list(ctx context.Context) (*listed, error) {
 
 // repack moves what is needed of objects of which little is.
 func (g *collection) repack(ctx context.Context, c *catalog.Catalog, r *refs, all *listed) (bool, error) {
-	sparse := map[uint64]bool{}
-	for pos, u := range r.live {
-		object, there := all.objects[twin.ObjectName(pos)]
-		free := !protected(c, pos)
-		if isPack(pos) { // what layers find through its tables cannot be moved again
-			free = !r.through(c, pos)
+	sparse := map[objlog.ObjectID]bool{}
+	for o, u := range r.live {
+		object, there := all.objects[o.Name()]
+		var free bool
+		if pos, ok := o.Position(); ok {
+			free = !protected(c, pos)
+		} else { // what layers find through a pack's tables cannot be moved again
+			free = !r.through(c, o)
 		}
 		if there && free && u.runs <= maxRuns && u.stored < g.o.SparseBelow*float64(object.Bytes) {
-			sparse[pos] = true
+			sparse[o] = true
 			g.rep.Moved.add(object.Bytes)
 		}
 	}
@@ -264,20 +270,20 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 	for _, s := range c.Streams {
 		for _, v := range s.Volumes {
 			for i := range v.Layers {
-				for _, part := range v.Layers[i].Parts {
-					needed[part.Name] = true
+				for _, o := range v.Layers[i].Objects {
+					needed[o.Name] = true
 				}
 			}
 		}
 	}
-	gone := map[uint64]bool{} // moved in this run: the layers refer to where it went
+	gone := map[objlog.ObjectID]bool{} // moved in this run: the layers refer to where it went
 	for i := range c.Packs {
-		for _, pos := range c.Packs[i].Moved {
-			gone[pos] = true
+		for _, o := range c.Packs[i].Moved {
+			gone[o] = true
 		}
 	}
 	for i := range c.Packs {
-		if pos := c.Packs[i].Number | pack.Bit; (r.live[pos] != nil && !gone[pos]) || r.through(c, pos) {
+		if o := objlog.InPack(c.Packs[i].Number); (r.live[o] != nil && !gone[o]) || r.through(c, o) {
 			needed[pack.Name(c.Packs[i].Number)] = true
 		}
 	}
@@ -286,14 +292,17 @@ func (g *collection) garbage(c *catalog.Catalog, r *refs, all *listed) map[strin
 		needed[pack.Name(c.Packs[fresh+i].Number)] = true
 	}
 	old := len(g.log.Catalog.Packs)
-	c.Packs = append(slices.DeleteFunc(slices.Clone(c.Packs[:old]), func(p catalog.Pack) bool { // deleted, and nobody can ask for it
+	// deleted, and nobody can ask for it
+	c.Packs = append(slices.DeleteFunc(slices.Clone(c.Packs[:old]), func(p catalog.Pack) bool {
 		_, there := all.objects[pack.Name(p.Number)]
 		return !there
 	}), c.Packs[old:]...)
-	dead, now := map[string]time.Time{}, later(g.o.Now(), g.last).UTC() // a clock that is behind takes nothing of the grace
+	// a clock that is behind takes nothing of the grace
+	dead, now := map[string]time.Time{}, later(g.o.Now(), g.last).UTC()
 	for name := range all.objects {
 		if pos, ok := objlog.PositionOf(name); ok {
-			if protected(c, pos) || (r.live[pos] != nil && !gone[pos]) {
+			o := objlog.InLog(pos)
+			if protected(c, pos) || (r.live[o] != nil && !gone[o]) {
 				continue
 			}
 		} else if needed[name] {

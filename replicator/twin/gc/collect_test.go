@@ -29,7 +29,8 @@ var keepTest = &state.Retention{EveryWriteSeconds: 2 * 3600, HourlySeconds: 12 *
 func retained(t *testing.T, folding bool) *testLog {
 	l := newTestLog(t, folding)
 	l.Step = 7 * time.Minute
-	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: keepTest})
+	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
+		Retention: keepTest})
 	return l
 }
 
@@ -49,7 +50,8 @@ func (l *testLog) moveHorizon(window time.Duration) {
 }
 
 func (l *testLog) options() CollectOptions {
-	return CollectOptions{Options: Options{Now: func() time.Time { return l.Clock }}, Grace: grace, SparseBelow: DefaultSparseBelow, Lock: l.lock}
+	return CollectOptions{Options: Options{Now: func() time.Time { return l.Clock }}, Grace: grace,
+		SparseBelow: DefaultSparseBelow, Lock: l.lock}
 }
 
 func (l *testLog) collect() *Report {
@@ -173,7 +175,8 @@ func TestCollect(t *testing.T) {
 			}
 			in := l.open()
 			v, _ := in.Volume("v")
-			if _, err := in.Resolve(t.Context(), v, "2", l.Clock); !fail.Is(err, fail.NotFound) || !strings.Contains(fail.HintOf(err), "point") {
+			if _, err := in.Resolve(t.Context(), v, "2", l.Clock); !fail.Is(err, fail.NotFound) ||
+				!strings.Contains(fail.HintOf(err), "point") {
 				t.Errorf("an LSN of days ago: %v, %s", err, fail.HintOf(err))
 			}
 		})
@@ -187,7 +190,8 @@ func TestCollectSpace(t *testing.T) {
 	l.Keeping = false
 	l.Step = time.Minute
 	l.Codec = change.CodecNone
-	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITREveryWrite, Retention: &state.Retention{EveryWriteSeconds: 3600}})
+	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITREveryWrite,
+		Retention: &state.Retention{EveryWriteSeconds: 3600}})
 	const size, page = 16 << 20, 4096
 	l.Volume("big", size)
 	r := rand.NewChaCha8([32]byte{1})
@@ -320,7 +324,7 @@ func TestCollectDies(t *testing.T) {
 			for _, s := range in.Catalog.Streams {
 				for _, v := range s.Volumes {
 					for _, y := range v.Layers {
-						for _, p := range y.Parts {
+						for _, p := range y.Objects {
 							needed = needed || p.Name == name
 						}
 					}

@@ -71,13 +71,17 @@ func TestNeededMissing(t *testing.T) {
 	c := l.open().Catalog
 	tried := 0
 	var names []string
-	if err := l.Store.List(t.Context(), "", "", func(i objstore.Info) error { names = append(names, i.Name); return nil }); err != nil {
+	if err := l.Store.List(t.Context(), "", "", func(i objstore.Info) error {
+		names = append(names, i.Name)
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range names {
 		pos, isLog := objlog.PositionOf(name)
 		_, dead := c.Dead[name]
-		if dead || strings.HasPrefix(name, "catalog/") || isLog && (pos < c.ReadPoints[0].Position || pos+1 >= c.End().Position) {
+		if dead || strings.HasPrefix(name, "catalog/") || isLog &&
+			(pos < c.ReadPoints[0].Position || pos+1 >= c.End().Position) {
 			continue
 		}
 		tried++

@@ -33,7 +33,8 @@ func later(a, b time.Time) time.Time {
 // it knows what is gone.
 func (g *collection) anyDue(old *catalog.Catalog, dead map[string]time.Time, all *listed, now time.Time) bool {
 	for name, since := range dead {
-		if _, known := old.Dead[name]; known && now.Sub(since) >= g.o.Grace && !strings.HasPrefix(name, "catalog/") && !g.held(old, since, all.objects[name].Modified) {
+		if _, known := old.Dead[name]; known && now.Sub(since) >= g.o.Grace && !strings.HasPrefix(name, "catalog/") &&
+			!g.held(old, since, all.objects[name].Modified) {
 			return true
 		}
 	}

@@ -23,7 +23,8 @@ func settleFences(old, c *catalog.Catalog, all *listed, ours time.Time) (changed
 		return settled
 	})
 	for i := range c.Fences {
-		if f := &c.Fences[i]; f.ChecksTail && f.Passed.IsZero() && !made.IsZero() && old.Passed(f.Position+segment.MaxInFlight) {
+		if f := &c.Fences[i]; f.ChecksTail && f.Passed.IsZero() && !made.IsZero() &&
+			old.Passed(f.Position+segment.MaxInFlight) {
 			f.Passed, changed = seen, true
 		}
 	}

@@ -55,8 +55,10 @@ func TestFencesSettle(t *testing.T) {
 				passed = l.Clock
 			}
 			_, err = l.Store.Size(t.Context(), name)
-			if fail.Is(err, fail.NotFound) && (unchecked || passed.IsZero() || l.Clock.Sub(passed) < catalog.FenceGrace) {
-				t.Fatalf("unchecked %v: %s is gone, which a catalog passed %v ago", unchecked, name, l.Clock.Sub(passed))
+			if fail.Is(err, fail.NotFound) &&
+				(unchecked || passed.IsZero() || l.Clock.Sub(passed) < catalog.FenceGrace) {
+				t.Fatalf("unchecked %v: %s is gone, which a catalog passed %v ago", unchecked, name,
+					l.Clock.Sub(passed))
 			}
 		}
 		if _, err := l.Store.Size(t.Context(), name); fail.Is(err, fail.NotFound) == unchecked {

@@ -59,7 +59,7 @@ func TestManyCatalogs(t *testing.T) {
 	if len(layers) < catalogs {
 		t.Fatalf("%d layers", len(layers))
 	}
-	for _, k := range in.Catalog.Streams[v.Stream].Kept {
+	for _, k := range in.Catalog.Streams[v.Stream].Retained {
 		if n := len(in.Catalog.LayersAt(v.Stream, v.Number, k.LSN)); n > most {
 			t.Errorf("%d layers make up LSN %d", n, k.LSN)
 		}

@@ -20,7 +20,8 @@ import (
 // hourOnly keeps every write for an hour, and lets the horizon follow.
 func hourOnly(t *testing.T) (*testLog, func()) {
 	l := retained(t, false)
-	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 3600}})
+	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
+		Retention: &state.Retention{EveryWriteSeconds: 3600}})
 	return l, func() {
 		l.moveHorizon(time.Hour)
 	}
@@ -82,7 +83,8 @@ func TestCatalogNumberReused(t *testing.T) {
 			if err := os.Remove(filepath.Join(l.dir, catalog.Name(n))); err != nil {
 				t.Fatal(err)
 			}
-			if l.Store, err = objstore.Open(t.Context(), "file://"+l.dir, objstore.Options{}); err != nil { // another process
+			// another process
+			if l.Store, err = objstore.Open(t.Context(), "file://"+l.dir, objstore.Options{}); err != nil {
 				t.Fatal(err)
 			}
 			defer l.Store.Close()

@@ -54,7 +54,8 @@ func (g *collection) warnUnextended(ctx context.Context, c *catalog.Catalog) {
 		return
 	}
 	if is, err := g.store.Lock(ctx, objlog.ObjectName(next-1)); err == nil && is.Mode != "" {
-		g.o.Logger.Warn("the log's objects are kept until a date (Object Lock), and gc does not extend it", "until", is.Until,
+		g.o.Logger.Warn("the log's objects are kept until a date (Object Lock), and gc does not extend it",
+			"until", is.Until,
 			"hint", "give gc the target's object_lock: --object-lock "+strings.ToLower(is.Mode)+"=TIME")
 	}
 }
@@ -85,7 +86,8 @@ func (g *collection) extend(ctx context.Context, c *catalog.Catalog, all *listed
 		return false, nil
 	}
 	round := catalog.Locked{At: now, Until: now.Add(rule.For).Truncate(time.Second), For: rule.For, Mode: rule.Mode}
-	if err := g.extendAll(ctx, names, objstore.Lock{Mode: rule.Mode, Until: round.Until}); err != nil || rep.Failed > 0 {
+	if err := g.extendAll(ctx, names, objstore.Lock{Mode: rule.Mode, Until: round.Until}); err != nil ||
+		rep.Failed > 0 {
 		return false, err // what was extended is; the next run does the round again
 	}
 	rep.Until = round.Until

@@ -97,7 +97,8 @@ func (w *worm) Delete(ctx context.Context, name string) error {
 func locked(t *testing.T, rule, asked objstore.LockRule) (*testLog, *worm) {
 	l := retained(t, false)
 	l.lock = asked
-	w := &worm{Store: l.Store, now: func() time.Time { return l.Clock }, rule: rule, asked: asked, locks: map[string]objstore.Lock{}}
+	w := &worm{Store: l.Store, now: func() time.Time { return l.Clock }, rule: rule, asked: asked,
+		locks: map[string]objstore.Lock{}}
 	for pos := range l.Position { // made before the store was wrapped
 		w.locks[fmt.Sprintf("log/%020d", pos)] = objstore.Lock{Created: l.Clock}
 	}
@@ -280,7 +281,8 @@ func TestLockGrace(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, since := range l.open().Catalog.Dead {
-			if left := w.locks[name].Until.Sub(l.Clock); l.Clock.Sub(since) < o.Grace-2*time.Hour && left < rule.For/2-2*time.Hour {
+			if left := w.locks[name].Until.Sub(l.Clock); l.Clock.Sub(since) < o.Grace-2*time.Hour &&
+				left < rule.For/2-2*time.Hour {
 				t.Errorf("%s, garbage since %v, is kept for %v only", name, l.Clock.Sub(since), left)
 			}
 		}
@@ -305,7 +307,10 @@ func TestLockFreed(t *testing.T) {
 		}
 	}
 	var names []string
-	if err := w.List(t.Context(), "", "", func(i objstore.Info) error { names = append(names, i.Name); return nil }); err != nil {
+	if err := w.List(t.Context(), "", "", func(i objstore.Info) error {
+		names = append(names, i.Name)
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	gone := 0

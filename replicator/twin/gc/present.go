@@ -8,7 +8,6 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog/pack"
 	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
 // present refuses to go on when an object that is needed is not there: what is made of
@@ -51,8 +50,8 @@ func (g *collection) present(ctx context.Context, c *catalog.Catalog, r *refs, a
 			return err
 		}
 	}
-	for pos := range r.live {
-		if err := need(twin.ObjectName(pos)); err != nil {
+	for o := range r.live {
+		if err := need(o.Name()); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // pruner takes out of a catalog what the policies do not keep.
@@ -42,21 +43,22 @@ func (p *pruner) prune(ctx context.Context) (changed bool, err error) {
 		if g == nil || g.Retention.Forever() {
 			continue
 		}
-		kept, base := p.keep(id, s, g)
+		retained, base := p.retain(id, s, g)
 		p.needs[id] = base
 		s.Coarse = slices.DeleteFunc(s.Coarse, func(c catalog.Coarse) bool { return c.LastLSN <= base })
-		if len(kept) == len(s.Kept) {
+		if len(retained) == len(s.Retained) {
 			continue
 		}
 		changed = true
-		for _, k := range s.Kept {
-			if !slices.ContainsFunc(kept, func(o catalog.Kept) bool { return o.LSN == k.LSN }) {
-				p.dropped = append(p.dropped, Dropped{Group: st.Group, Stream: id.String(), LSN: k.LSN, Time: time.Unix(0, k.Time).UTC()})
+		for _, k := range s.Retained {
+			if !slices.ContainsFunc(retained, func(o catalog.RetainedPoint) bool { return o.LSN == k.LSN }) {
+				p.dropped = append(p.dropped, Dropped{Group: st.Group, Stream: id.String(), LSN: k.LSN,
+					Time: time.Unix(0, k.Time).UTC()})
 			}
 		}
-		s.Kept = kept
+		s.Retained = retained
 		for number, v := range s.Volumes {
-			if v.Layers, err = p.merge(ctx, id, number, v.Layers, kept); err != nil {
+			if v.Layers, err = p.merge(ctx, id, number, v.Layers, retained); err != nil {
 				return false, err
 			}
 		}
@@ -75,11 +77,12 @@ func (p *pruner) prune(ctx context.Context) (changed bool, err error) {
 	return changed, nil
 }
 
-// keep returns the points of a stream that stay, and the LSN behind which its frames
+// retain returns the points of a stream that stay, and the LSN behind which its frames
 // are needed. The journal's horizon and the window must both say that a point may go;
 // ages are by the journal's clock, of which the present is what it wrote last.
-func (p *pruner) keep(id change.StreamID, s *catalog.Stream, g *state.Group) (kept []catalog.Kept, base uint64) {
-	window, taken := p.now.Add(-g.Retention.EveryWrite()), p.taken(s.Kept)
+func (p *pruner) retain(id change.StreamID, s *catalog.Stream, g *state.Group) (
+	retained []catalog.RetainedPoint, base uint64) {
+	window, taken := p.now.Add(-g.Retention.EveryWrite()), p.taken(s.Retained)
 	named := map[uint64]bool{}
 	for _, b := range p.state.Bookmarks {
 		if lsn, on := b.On(id); on && b.Group == g.Name {
@@ -87,7 +90,7 @@ func (p *pruner) keep(id change.StreamID, s *catalog.Stream, g *state.Group) (ke
 		}
 	}
 	last := map[string]uint64{} // of each bucket
-	for i, k := range s.Kept {
+	for i, k := range s.Retained {
 		if k.LSN > p.state.Streams[id].Horizon || taken[i].After(window) {
 			break
 		}
@@ -96,19 +99,19 @@ func (p *pruner) keep(id change.StreamID, s *catalog.Stream, g *state.Group) (ke
 			last[bucket] = k.LSN
 		}
 	}
-	for i, k := range s.Kept {
+	for i, k := range s.Retained {
 		bucket, _ := g.Retention.Bucket(taken[i], p.now)
 		if k.LSN >= base || last[bucket] == k.LSN || named[k.LSN] {
-			kept = append(kept, k)
+			retained = append(retained, k)
 		}
 	}
-	return kept, base
+	return retained, base
 }
 
 // taken is when the journal had each of a stream's points. Where its clock was ahead of
 // the present, the next point says so; where it went back, the points before count: what
 // clocks contradict each other about is younger rather than older.
-func (p *pruner) taken(points []catalog.Kept) []time.Time {
+func (p *pruner) taken(points []catalog.RetainedPoint) []time.Time {
 	out, next := make([]time.Time, len(points)), p.now
 	for i := len(points) - 1; i >= 0; i-- {
 		if t := points[i].Taken(); !t.After(p.now) {
@@ -135,15 +138,16 @@ func (p *pruner) floor() (floor int) {
 	return floor
 }
 
-// merge makes one layer of those between two kept points.
-func (p *pruner) merge(ctx context.Context, id change.StreamID, volume uint32, layers []catalog.Layer, kept []catalog.Kept) (out []catalog.Layer, err error) {
+// merge makes one layer of those between two retained points.
+func (p *pruner) merge(ctx context.Context, id change.StreamID, volume uint32, layers []catalog.Layer,
+	retained []catalog.RetainedPoint) (out []catalog.Layer, err error) {
 	next := 0
 	for i := 0; i < len(layers); {
-		for next < len(kept) && kept[next].LSN < layers[i].To {
+		for next < len(retained) && retained[next].LSN < layers[i].To {
 			next++
 		}
 		j := i + 1
-		for j < len(layers) && next < len(kept) && layers[j].To <= kept[next].LSN {
+		for j < len(layers) && next < len(retained) && layers[j].To <= retained[next].LSN {
 			j++
 		}
 		run := layers[i:j]
@@ -153,16 +157,17 @@ func (p *pruner) merge(ctx context.Context, id change.StreamID, volume uint32, l
 			continue
 		}
 		merged := catalog.Layer{From: run[0].From, To: run[len(run)-1].To}
-		m := &extent.Map{Volume: volume, SizeBytes: change.MaxOffset, Moved: p.w.log.Moved}
+		m := &extentmap.Map{Volume: volume, SizeBytes: change.MaxOffset, Moved: p.w.log.Moved}
 		for k := range run { // a later one may begin before
 			merged.From = min(merged.From, run[k].From)
 		}
 		for k := len(run) - 1; k >= 0 && !merged.Whole; k-- {
-			m.Layers = append(m.Layers, extent.OpenLayer(p.w.store, run[k].Whole, run[k].Parts))
+			m.Layers = append(m.Layers, extent.OpenLayer(p.w.store, run[k].Whole, run[k].Objects))
 			merged.Whole = run[k].Whole
 		}
-		head := extent.LayerHead{Whole: merged.Whole, Volume: volume, Journal: p.c.Journal, Stream: id, From: merged.From, To: merged.To}
-		if merged.Parts, err = p.w.parts(ctx, head, m); err != nil {
+		head := extent.MapHead{Whole: merged.Whole, Volume: volume, Journal: p.c.Journal, Stream: id, From: merged.From,
+			To: merged.To}
+		if merged.Objects, err = p.w.mapObjects(ctx, head, m); err != nil {
 			return nil, err
 		}
 		out = append(out, merged)

@@ -5,17 +5,18 @@ import (
 	"slices"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
-	"github.com/pollux-dr/pollux/replicator/objlog/pack"
+	"github.com/pollux-dr/pollux/replicator/twin/extentmap"
 )
 
 // refs is what the layers of a catalog need of the objects below its floor.
 type refs struct {
-	by   *extent.ByBlock
-	live map[uint64]*usage // by position
-	// direct are the positions that layers name, before what was moved is looked up.
-	direct map[uint64]bool
+	by   *extentmap.ByBlock
+	live map[objlog.ObjectID]*usage
+	// direct are the objects that layers name, before what was moved is looked up.
+	direct map[objlog.ObjectID]bool
 }
 
 // usage is what is needed of one object.
@@ -36,12 +37,14 @@ type run struct{ at, end uint32 }
 
 // findRefs goes through all layers. Blocks that were moved count where they are.
 func (w *writer) findRefs(ctx context.Context, c *catalog.Catalog) (*refs, error) {
-	r := &refs{by: extent.NewByBlock(w.o.Dir), live: map[uint64]*usage{}, direct: map[uint64]bool{}}
+	r := &refs{by: extentmap.NewByBlock(w.o.Dir), live: map[objlog.ObjectID]*usage{},
+		direct: map[objlog.ObjectID]bool{}}
 	for _, s := range c.Streams {
 		for number, v := range s.Volumes {
 			for i := range v.Layers {
 				y := &v.Layers[i]
-				m := &extent.Map{Volume: number, SizeBytes: change.MaxOffset, Layers: []*extent.Layer{extent.OpenLayer(w.store, y.Whole, y.Parts)}}
+				m := &extentmap.Map{Volume: number, SizeBytes: change.MaxOffset,
+					Layers: []*extent.Layer{extent.OpenLayer(w.store, y.Whole, y.Objects)}}
 				if err := r.add(ctx, m, c.ReadPoints[0].Position, w.log.Moved); err != nil {
 					_ = r.by.Close()
 					return nil, err
@@ -52,10 +55,10 @@ func (w *writer) findRefs(ctx context.Context, c *catalog.Catalog) (*refs, error
 	err := r.by.Flush()
 	if err == nil {
 		err = r.each(func(b *liveBlock) error {
-			u := r.live[b.Position]
+			u := r.live[b.Object]
 			if u == nil {
 				u = &usage{}
-				r.live[b.Position] = u
+				r.live[b.Object] = u
 			}
 			n := int64(0)
 			for _, x := range b.runs {
@@ -74,16 +77,17 @@ func (w *writer) findRefs(ctx context.Context, c *catalog.Catalog) (*refs, error
 	return r, nil
 }
 
-func (r *refs) add(ctx context.Context, m *extent.Map, floor uint64, moved func(context.Context, []extent.Extent) error) error {
+func (r *refs) add(ctx context.Context, m *extentmap.Map, floor uint64,
+	moved func(context.Context, []extent.Extent) error) error {
 	return m.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
-			r.direct[extents[i].Block.Position] = true
+			r.direct[extents[i].Block.Object] = true
 		}
 		if err := moved(ctx, extents); err != nil {
 			return err
 		}
 		for i := range extents {
-			if p := extents[i].Block.Position; p >= floor && !isPack(p) {
+			if pos, ok := extents[i].Block.Object.Position(); ok && pos >= floor {
 				continue // it stays as it is
 			}
 			extents[i].Off = int64(m.Volume) // where in it does not matter here
@@ -124,10 +128,10 @@ func (r *refs) each(fn func(b *liveBlock) error) error {
 }
 
 // through reports whether a layer finds what it names by way of a pack's tables.
-func (r *refs) through(c *catalog.Catalog, position uint64) bool {
+func (r *refs) through(c *catalog.Catalog, o objlog.ObjectID) bool {
 	for i := range c.Packs {
-		if p := &c.Packs[i]; p.Number|pack.Bit == position {
-			return slices.ContainsFunc(p.Moved, func(old uint64) bool { return r.direct[old] })
+		if p := &c.Packs[i]; objlog.InPack(p.Number) == o {
+			return slices.ContainsFunc(p.Moved, func(old objlog.ObjectID) bool { return r.direct[old] })
 		}
 	}
 	return false

@@ -29,7 +29,8 @@ func TestLateBookmark(t *testing.T) {
 	l.Frame(l.Write("v", 0, []byte("next")))
 	l.Segment()
 	l.catalog() // a gc runs here
-	l.Command(state.KindBookmarkAdd, state.Bookmark{Name: "b", Group: "g", Stream: l.Stream, LSN: lsn, Epoch: 1, Time: at})
+	l.Command(state.KindBookmarkAdd, state.Bookmark{Name: "b", Group: "g", Stream: l.Stream, LSN: lsn, Epoch: 1,
+		Time: at})
 	l.Segment()
 	in := l.open()
 	v, _ := in.Volume("v")
@@ -160,14 +161,14 @@ func TestClockAhead(t *testing.T) {
 		l.horizon()
 		l.collect()
 	}
-	before := len(l.open().Catalog.Streams[l.Stream].Kept)
+	before := len(l.open().Catalog.Streams[l.Stream].Retained)
 	o := l.options()
 	o.Now = func() time.Time { return l.Clock.Add(100 * 24 * time.Hour) }
 	rep, err := Collect(t.Context(), l.Store, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	after := len(l.open().Catalog.Streams[l.Stream].Kept)
+	after := len(l.open().Catalog.Streams[l.Stream].Retained)
 	t.Logf("kept %d -> %d, dropped %d, deleted %+v", before, after, len(rep.Dropped), rep.Deleted)
 	for _, d := range rep.Dropped {
 		if age := l.Clock.Sub(d.Time); age < 12*time.Hour-time.Hour {
@@ -226,7 +227,8 @@ func TestIdleEnd(t *testing.T) {
 		l.collect()
 	}
 	in := l.open()
-	t.Logf("marks %d, floor %d, log ends at %d", len(in.Catalog.ReadPoints), in.Catalog.ReadPoints[0].Position, l.Position)
+	t.Logf("marks %d, floor %d, log ends at %d", len(in.Catalog.ReadPoints), in.Catalog.ReadPoints[0].Position,
+		l.Position)
 	names, _ := filepath.Glob(filepath.Join(l.dir, "log", "*"))
 	if _, err := os.Stat(filepath.Join(l.dir, fmt.Sprintf("log/%020d", l.Position-1))); err != nil {
 		t.Errorf("the log's last object is deleted: %v; left: %v", err, names)
@@ -246,7 +248,8 @@ func TestLonger(t *testing.T) {
 		l.horizon()
 		l.collect()
 	}
-	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 8 * 3600, DailySeconds: 10 * 86400}})
+	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
+		Retention: &state.Retention{EveryWriteSeconds: 8 * 3600, DailySeconds: 10 * 86400}})
 	l.Segment()
 	l.Random(l.r, 5)
 	for range 8 {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objlog/fold"
@@ -27,8 +28,6 @@ const (
 	// fetchTogether is how many plain bytes of old blocks are in memory at once.
 	fetchTogether = 16 << 20
 )
-
-func isPack(position uint64) bool { return position&pack.Bit != 0 }
 
 func union(runs []run) (out []run) {
 	slices.SortFunc(runs, func(a, b run) int { return cmp.Compare(a.at, b.at) })
@@ -47,7 +46,7 @@ type packer struct {
 	w      *writer
 	c      *catalog.Catalog // that is being made
 	b      *pack.Builder
-	moved  []uint64 // into the pack that is being built
+	moved  []objlog.ObjectID // into the pack that is being built
 	fill   []byte
 	sum    uint32
 	made   int
@@ -56,19 +55,19 @@ type packer struct {
 }
 
 // repack moves the blocks of the objects for which sparse says so.
-func (p *packer) repack(ctx context.Context, r *refs, sparse map[uint64]bool) error {
+func (p *packer) repack(ctx context.Context, r *refs, sparse map[objlog.ObjectID]bool) error {
 	var batch []*liveBlock
 	size := 0
 	flush := func() error {
 		defer func() { batch, size = nil, 0 }()
 		return p.move(ctx, batch)
 	}
-	last := uint64(0)
+	last := objlog.ObjectID(0)
 	err := r.each(func(b *liveBlock) error {
-		if !sparse[b.Position] {
+		if !sparse[b.Object] {
 			return nil
 		}
-		if b.Position != last && (size >= fetchTogether || p.size() >= packBytes) { // an object's pieces lie in one pack
+		if b.Object != last && (size >= fetchTogether || p.size() >= packBytes) { // an object's pieces lie in one pack
 			if err := flush(); err != nil {
 				return err
 			}
@@ -78,7 +77,7 @@ func (p *packer) repack(ctx context.Context, r *refs, sparse map[uint64]bool) er
 				}
 			}
 		}
-		last = b.Position
+		last = b.Object
 		batch, size = append(batch, &liveBlock{b.Block, b.volume, slices.Clone(b.runs)}), size+int(b.PlainBytes)
 		return nil
 	})
@@ -116,7 +115,7 @@ func (p *packer) move(ctx context.Context, batch []*liveBlock) error {
 
 // moveTogether goes volume by volume: who reads one finds its bytes together.
 func (p *packer) moveTogether(ctx context.Context, batch []*liveBlock) error {
-	blocks, plains := make([]extent.Block, len(batch)), make(map[extent.Place][]byte, len(batch))
+	blocks, plains := make([]extent.Block, len(batch)), make(map[extent.BlockAddr][]byte, len(batch))
 	for i, b := range batch {
 		blocks[i] = b.Block
 	}
@@ -124,7 +123,7 @@ func (p *packer) moveTogether(ctx context.Context, batch []*liveBlock) error {
 	err := p.w.log.Fetch(ctx, blocks, func(b *extent.Block, plain []byte) error {
 		mu.Lock()
 		defer mu.Unlock()
-		plains[extent.Place{Position: b.Position, Offset: b.Offset}] = plain
+		plains[b.Addr()] = plain
 		return nil
 	})
 	if err != nil {
@@ -135,7 +134,7 @@ func (p *packer) moveTogether(ctx context.Context, batch []*liveBlock) error {
 		if i > 0 && b.volume != batch[i-1].volume {
 			p.flush()
 		}
-		if err := p.take(b, plains[extent.Place{Position: b.Position, Offset: b.Offset}]); err != nil {
+		if err := p.take(b, plains[b.Addr()]); err != nil {
 			return err
 		}
 	}
@@ -166,8 +165,8 @@ func (p *packer) take(b *liveBlock, plain []byte) error {
 	if p.b == nil {
 		p.b = &pack.Builder{Number: packNumber(p.c), Journal: p.c.Journal}
 	}
-	if !slices.Contains(p.moved, b.Position) { // few: a pack's worth
-		p.moved = append(p.moved, b.Position)
+	if !slices.Contains(p.moved, b.Object) { // few: a pack's worth
+		p.moved = append(p.moved, b.Object)
 	}
 	sum, pos := uint32(0), uint32(0)
 	part := func(end uint32) uint32 {
@@ -177,18 +176,21 @@ func (p *packer) take(b *liveBlock, plain []byte) error {
 	}
 	for _, r := range b.runs {
 		part(r.at)
-		if pos = r.at; len(p.fill)+int(r.end-r.at) > change.BlockBytes { // a run is never cut in two: an extent is found in one piece
+		// a run is never cut in two: an extent is found in one piece
+		if pos = r.at; len(p.fill)+int(r.end-r.at) > change.BlockBytes {
 			p.flush()
 		}
 		c := part(r.end)
-		p.pieces = append(p.pieces, pack.Piece{Position: b.Position, Offset: b.Offset, At: r.at, Len: r.end - r.at, NewAt: uint32(len(p.fill))})
+		p.pieces = append(p.pieces, pack.Piece{Object: b.Object, Offset: b.Offset, At: r.at, Len: r.end - r.at,
+			NewAt: uint32(len(p.fill))})
 		p.fill = append(p.fill, plain[r.at:r.end]...)
 		p.sum = fold.CombineCRC(p.sum, c, int(r.end-r.at))
 		pos = r.end
 	}
 	part(uint32(len(plain)))
 	if sum != b.CRC {
-		return fail.New(fail.Damaged, "move", fmt.Sprintf("block at byte %d", b.Offset), "the checksums of its parts do not make up its own")
+		return fail.New(fail.Damaged, "move", fmt.Sprintf("block at byte %d", b.Offset),
+			"the checksums of its parts do not make up its own")
 	}
 	return nil
 }

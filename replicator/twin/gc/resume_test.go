@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pollux-dr/pollux/replicator/objlog/pack"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -29,7 +28,8 @@ func TestResumeAfterGC(t *testing.T) {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			t.Parallel()
 			l := retained(t, round%2 == 1)
-			l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 3600}})
+			l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle",
+				PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 3600}})
 			points := map[string]uint64{}
 			whole := round%3 == 0 // the log stays, and is read without catalogs now and then
 			upkeep := func() {
@@ -52,8 +52,8 @@ func TestResumeAfterGC(t *testing.T) {
 					}
 					for _, p := range l.open().Catalog.Packs {
 						for _, old := range p.Moved {
-							if isPack(old) && old&^pack.Bit >= p.Number {
-								t.Errorf("pack %d was moved back, to %d", old&^pack.Bit, p.Number)
+							if number, ok := old.Pack(); ok && number >= p.Number {
+								t.Errorf("pack %d was moved back, to %d", number, p.Number)
 							}
 						}
 					}
@@ -131,7 +131,8 @@ func TestResumeAfterGC(t *testing.T) {
 // needs is deleted before its eyes, and it finds it where it is now.
 func TestRestoreDuringGC(t *testing.T) {
 	l := retained(t, false)
-	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 3600}})
+	l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
+		Retention: &state.Retention{EveryWriteSeconds: 3600}})
 	upkeep := func() {
 		l.Random(l.r, 25)
 		l.moveHorizon(time.Hour)

@@ -65,8 +65,8 @@ func Measure(ctx context.Context, s objstore.Store, o Options) (*Usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	for pos, n := range r.live {
-		needed[twin.ObjectName(pos)] = int64(n.stored)
+	for o, n := range r.live {
+		needed[o.Name()] = int64(n.stored)
 	}
 	for name, size := range sizes {
 		u.Objects, u.Bytes = u.Objects+1, u.Bytes+size
@@ -134,7 +134,7 @@ func liveBytes(ctx context.Context, l *twin.Log, o Options) (map[string]int64, e
 		err = image.Map.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 			for i := range extents {
 				b := &extents[i].Block
-				out[twin.ObjectName(b.Position)] += float64(extents[i].Len) / float64(b.PlainBytes) * float64(b.StoredBytes)
+				out[b.Object.Name()] += float64(extents[i].Len) / float64(b.PlainBytes) * float64(b.StoredBytes)
 			}
 			return nil
 		})

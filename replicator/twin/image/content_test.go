@@ -71,7 +71,8 @@ func TestAnyData(t *testing.T) {
 			t.Errorf("%s: %v, up to %d, %v", c.name, found, end, err)
 		}
 		if c.bad == 0 { // holes of a file cost nothing
-			if found, end, err := anyData(f, size, 2*mib); found != (c.data >= 0) || err != nil || !found && end != size {
+			if found, end, err := anyData(f, size, 2*mib); found != (c.data >= 0) || err != nil || !found &&
+				end != size {
 				t.Errorf("%s, in a file: %v, up to %d, %v", c.name, found, end, err)
 			}
 		}
@@ -99,7 +100,8 @@ func TestLook(t *testing.T) {
 		"later one":    {device{f, 5 << 20}, 8 << 20, "input/output error"},
 	} {
 		what, doubt := look(c.f, c.size)
-		if (what == zeros) != (c.doubt == "") || (doubt == nil) != (c.doubt == "") || !strings.Contains(fmt.Sprint(doubt), c.doubt) {
+		if (what == zeros) != (c.doubt == "") || (doubt == nil) != (c.doubt == "") ||
+			!strings.Contains(fmt.Sprint(doubt), c.doubt) {
 			t.Errorf("%s: %s, %v", name, what, doubt)
 		}
 	}
@@ -131,7 +133,9 @@ func TestInterruptedObjects(t *testing.T) {
 		{"another", newSaver(tg, &other, twin.Base{Low: p.LSN, High: p.LSN}).save, Options{}, "of another volume"},
 		{"another, --resume", nil, Options{Resume: true}, "of another volume"},
 		{"another, --restart", nil, Options{Restart: true}, ""},
-		{"what cannot be read", func() error { return os.WriteFile(tg.statePath(), []byte("?"), 0o600) }, Options{}, "of another volume"},
+		{"what cannot be read", func() error {
+			return os.WriteFile(tg.statePath(), []byte("?"), 0o600)
+		}, Options{}, "of another volume"},
 	} {
 		if c.left != nil {
 			if err := c.left(); err != nil {
@@ -140,7 +144,8 @@ func TestInterruptedObjects(t *testing.T) {
 		}
 		now := &Target{Path: path, Size: restoreBytes, have: restoreBytes, exists: true, device: true}
 		now.Interrupted(p.Volume, &c.o)
-		if all := strings.Join(now.Objections, "; "); (all != "") != (c.objects != "") || !strings.Contains(all, c.objects) {
+		if all := strings.Join(now.Objections, "; "); (all != "") != (c.objects != "") ||
+			!strings.Contains(all, c.objects) {
 			t.Errorf("%s: %q", c.what, all)
 		}
 	}
@@ -156,7 +161,8 @@ func TestBackingHint(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, restoreBytes), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Setxattr(path, provenance.BackingName, []byte("x inode 1 born 0: volume v of host-a"), 0); err != nil {
+	if err := unix.Setxattr(path, provenance.BackingName, []byte("x inode 1 born 0: volume v of host-a"),
+		0); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("sleep", "60")

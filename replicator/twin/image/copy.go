@@ -11,7 +11,8 @@ import (
 
 // Copy writes a device's content to a new file: all that is not zeros. It returns how much
 // that was. read fills p from an offset.
-func (t *Target) Copy(ctx context.Context, read func(ctx context.Context, p []byte, off int64) error, o Options) (copied int64, err error) {
+func (t *Target) Copy(ctx context.Context, read func(ctx context.Context, p []byte, off int64) error, o Options) (
+	copied int64, err error) {
 	if err := t.open(false, nil); err != nil {
 		return 0, err
 	}
@@ -28,7 +29,8 @@ func (t *Target) Copy(ctx context.Context, read func(ctx context.Context, p []by
 	return copied, t.finish()
 }
 
-func (t *Target) copyData(ctx context.Context, read func(context.Context, []byte, int64) error, progress func(done int64)) (copied int64, err error) {
+func (t *Target) copyData(ctx context.Context, read func(context.Context, []byte, int64) error,
+	progress func(done int64)) (copied int64, err error) {
 	b, none := make([]byte, 1<<20), make([]byte, 1<<20)
 	for off := int64(0); off < t.Size; off += int64(len(b)) {
 		p := b[:min(int64(len(b)), t.Size-off)]

@@ -10,7 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/private"
@@ -46,7 +46,7 @@ func (t *Target) statePath() string {
 func deviceStates() string { return fmt.Sprintf("/var/tmp/pollux-restore-%d", os.Geteuid()) }
 
 func (t *Target) forget() error {
-	return fail.Wrap(fail.Denied, "remove", t.statePath(), durable.Remove(vfs.Default, t.statePath()))
+	return fail.Wrap(fail.Denied, "remove", t.statePath(), atomicfile.Remove(vfs.Default, t.statePath()))
 }
 
 // left reads what an interrupted restore left; there is none where the second result is
@@ -105,7 +105,8 @@ func (t *Target) base(o *Options, p *twin.Point) (base *twin.Base, what string) 
 		}
 	}
 	r, ok := provenance.RestoredAt(t.Path)
-	if t.exists && !t.device && o.Overwrite && ok && r.Untouched && r.Stream == p.Volume.Stream.String() && r.Volume == p.Volume.Number && t.have == p.Volume.SizeBytes {
+	if t.exists && !t.device && o.Overwrite && ok && r.Untouched && r.Stream == p.Volume.Stream.String() &&
+		r.Volume == p.Volume.Number && t.have == p.Volume.SizeBytes {
 		t.reuse = true
 		return twin.Complete(r.LSN), fmt.Sprintf("the image of LSN %d that is there", r.LSN)
 	}
@@ -118,7 +119,8 @@ func (t *Target) base(o *Options, p *twin.Point) (base *twin.Base, what string) 
 func (t *Target) Held(ctx context.Context, l *twin.Log, p *twin.Point, at string) (*twin.Point, error) {
 	if !t.device {
 		return nil, fail.New(fail.Invalid, "restore to", t.Path, "--from is for a block device, and this is none").
-			WithHint("an image that restore made, and nobody wrote to since, is known without it: use --overwrite alone")
+			WithHint("an image that restore made, and nobody wrote to since, is known without it: use " +
+				"--overwrite alone")
 	}
 	if _, ok := t.left(); ok {
 		return nil, fail.New(fail.Refused, "restore to", t.Path, "an interrupted restore left half a point on it").
@@ -140,7 +142,8 @@ func (t *Target) Held(ctx context.Context, l *twin.Log, p *twin.Point, at string
 	}
 	if why != "" {
 		return nil, fail.New(fail.Refused, "restore to", t.Path, "--from "+at+" is not what it holds: "+why).
-			WithHint("with nobody writing, set a new bookmark now, wait until it is in the store (pollux group wait), and name that one; or leave --from out, and all data is written")
+			WithHint("with nobody writing, set a new bookmark now, wait until it is in the store (pollux group " +
+				"wait), and name that one; or leave --from out, and all data is written")
 	}
 	return &held, nil
 }
@@ -159,7 +162,8 @@ type saver struct {
 const saveEvery = 3 * time.Second
 
 func newSaver(t *Target, v *state.Volume, left twin.Base) *saver {
-	return &saver{t: t, state: halfway{halfwayVersion, v.Stream.String(), v.Number, v.SizeBytes, t.Path, left}, there: left, last: time.Now(), every: saveEvery}
+	return &saver{t: t, state: halfway{halfwayVersion, v.Stream.String(), v.Number, v.SizeBytes, t.Path, left},
+		there: left, last: time.Now(), every: saveEvery}
 }
 
 // reached is a Run's Done.
@@ -200,5 +204,5 @@ func (s *saver) save() error {
 			return err
 		}
 	}
-	return durable.WriteFile(vfs.Default, s.t.statePath(), append(b, '\n'))
+	return atomicfile.WriteFile(vfs.Default, s.t.statePath(), append(b, '\n'))
 }

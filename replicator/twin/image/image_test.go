@@ -128,7 +128,7 @@ func TestRestoreDevice(t *testing.T) {
 	}
 	tg := &Target{Path: path, Size: restoreBytes, have: restoreBytes, exists: true, device: true}
 	defer os.Remove(tg.statePath())
-	old := newSaver(tg, p.Volume, twin.Base{Low: p.LSN, High: p.LSN, Done: extent.Place{Position: 3}})
+	old := newSaver(tg, p.Volume, twin.Base{Low: p.LSN, High: p.LSN, Done: extent.BlockAddr{Object: 3}})
 	if err := old.save(); err != nil { // what an interrupted restore left
 		t.Fatal(err)
 	}
@@ -208,7 +208,8 @@ func TestHeldNewest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := tg.Held(t.Context(), l, &p, fmt.Sprint(old)); fail.Is(err, fail.Refused) != c.refused || !c.refused && err != nil {
+		if _, err := tg.Held(t.Context(), l, &p, fmt.Sprint(old)); fail.Is(err, fail.Refused) != c.refused ||
+			!c.refused && err != nil {
 			t.Errorf("--from a point with %s behind it: %v", c.what, err)
 		}
 		if _, err := tg.Held(t.Context(), l, &p, fmt.Sprint(made.Point.LSN)); err != nil {
@@ -261,11 +262,11 @@ func TestRestoreFsync(t *testing.T) {
 	broken, _ := os.Open(os.DevNull)
 	broken.Close()
 	tg.file, save.every = broken, 0
-	err = save.reached(twin.Base{Low: p.LSN, High: p.LSN, Done: extent.Place{Position: 5}})
+	err = save.reached(twin.Base{Low: p.LSN, High: p.LSN, Done: extent.BlockAddr{Object: 5}})
 	t.Log("fsync:", err)
 	tg.file = good // the kernel reports a failed write-back once
 	t.Log(tg.interrupted(err, save))
-	if b, _ := tg.base(&Options{}, &p); b != nil && b.Done.Position == 5 {
+	if b, _ := tg.base(&Options{}, &p); b != nil && b.Done.Object == 5 {
 		t.Errorf("what could not be synced is taken as written: %+v", b)
 	}
 }
@@ -286,6 +287,7 @@ func TestRestoreSymlink(t *testing.T) {
 	got, _ := os.ReadFile(real)
 	st, _ := os.Lstat(link)
 	if st.Mode()&os.ModeSymlink == 0 || !bytes.Equal(got, l.Images["v"]) {
-		t.Errorf("the link is %v now; the file that it names has the new image: %v", st.Mode(), bytes.Equal(got, l.Images["v"]))
+		t.Errorf("the link is %v now; the file that it names has the new image: %v", st.Mode(),
+			bytes.Equal(got, l.Images["v"]))
 	}
 }

@@ -78,8 +78,10 @@ func Restore(ctx context.Context, l *twin.Log, p twin.Point, t *Target, o Option
 		return nil, err
 	}
 	defer plan.Close()
-	rep := &Report{Volume: p.Volume.Name, Output: t.Path, Epoch: p.Epoch, LSN: p.LSN, Time: p.Time.UTC(), SizeBytes: p.Volume.SizeBytes,
-		Note: p.Note, LiveBytes: plan.LiveBytes, Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: o.DryRun, Target: t.What, Base: what}
+	rep := &Report{Volume: p.Volume.Name, Output: t.Path, Epoch: p.Epoch, LSN: p.LSN, Time: p.Time.UTC(),
+		SizeBytes: p.Volume.SizeBytes,
+		Note:      p.Note, LiveBytes: plan.LiveBytes, Objects: plan.Objects, FetchBytes: plan.Bytes, DryRun: o.DryRun,
+		Target: t.What, Base: what}
 	if damage := l.DamageOf(p.Volume); damage != nil {
 		rep.LogDamage = damage.Error()
 	}
@@ -98,7 +100,8 @@ func Restore(ctx context.Context, l *twin.Log, p twin.Point, t *Target, o Option
 }
 
 // write carries a plan out on a target.
-func write(ctx context.Context, l *twin.Log, plan *twin.Plan, base *twin.Base, t *Target, o *Options) (res twin.Result, err error) {
+func write(ctx context.Context, l *twin.Log, plan *twin.Plan, base *twin.Base, t *Target, o *Options) (
+	res twin.Result, err error) {
 	v, p := plan.Point.Volume, plan.Point
 	save := newSaver(t, v, plan.Left())
 	if err := t.open(base != nil, save.save); err != nil {

@@ -57,7 +57,8 @@ func Inspect(path string, size int64) (*Target, error) {
 		return nil, fail.Wrap(fail.Denied, "look at", path, err)
 	}
 	if st.IsDir() {
-		return nil, fail.New(fail.Invalid, "restore to", path, "a directory, which takes a group, and this is a volume").
+		return nil, fail.New(fail.Invalid, "restore to", path,
+			"a directory, which takes a group, and this is a volume").
 			WithHint("name a file in it, such as " + filepath.Join(path, "volume.img"))
 	}
 	t.exists, t.device = true, hostdev.IsBlock(st.Mode())
@@ -83,7 +84,8 @@ func (t *Target) examine() error {
 	t.What = fmt.Sprintf("%s %s with %s", quantity.Bytes(have), kind, content)
 	object := func(format string, args ...any) { t.Objections = append(t.Objections, fmt.Sprintf(format, args...)) }
 	if t.device && have < t.Size {
-		return fail.New(fail.Refused, "restore to", t.Path, fmt.Sprintf("the device has %d bytes, the volume %d", have, t.Size)).
+		return fail.New(fail.Refused, "restore to", t.Path,
+			fmt.Sprintf("the device has %d bytes, the volume %d", have, t.Size)).
 			WithHint("name a device that is large enough, and is attached: lsblk shows the sizes")
 	}
 	if !t.device && have > 0 && have < t.Size {
@@ -97,7 +99,9 @@ func (t *Target) examine() error {
 	}
 	if t.device {
 		if use := hostdev.Claimed(t.Path); use != "" { // the kernel lets nobody else write
-			t.live = &liveUse{"the device is in use: " + use, "end that use of it (umount, swapoff, vgchange -an, stop the agent that serves it), or name another device"}
+			t.live = &liveUse{"the device is in use: " + use,
+				"end that use of it (umount, swapoff, vgchange -an, stop the agent that serves it), or name " +
+					"another device"}
 		}
 	} else if use := hostdev.UseOf(t.Path); use != "" {
 		object("it is in use: %s", use)
@@ -105,10 +109,12 @@ func (t *Target) examine() error {
 	whose, who := provenance.BackingOf(t.Path), hostdev.HeldBy(t.Path)
 	if whose != "" && who != "" {
 		t.live = &liveUse{fmt.Sprintf("it is the backing of a protected volume (%s), and in use by %s", whose, who),
-			"to set that volume back in place, restore onto a device of it (README, \"Going back\"); or restore to another path; or end its protection first (pollux volume rm keeps its history)"}
+			"to set that volume back in place, restore onto a device of it (README, \"Going back\"); or restore to " +
+				"another path; or end its protection first (pollux volume rm keeps its history)"}
 	}
 	if whose != "" {
-		object("it bears the mark of a protected volume's backing (%s): end the protection first, or its twin no longer equals it", whose)
+		object("it bears the mark of a protected volume's backing (%s): end the protection first, or its twin no "+
+			"longer equals it", whose)
 	}
 	if who != "" {
 		object("it is held open by %s", who)

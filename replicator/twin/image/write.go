@@ -10,7 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
-	"github.com/pollux-dr/pollux/internal/durable"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/provenance"
@@ -54,10 +54,12 @@ func (t *Target) open(base bool, save func() error) (err error) {
 func (t *Target) openDevice(base bool, save func() error) (err error) {
 	t.file, err = os.OpenFile(t.Path, os.O_RDWR|unix.O_EXCL, 0)
 	if errors.Is(err, unix.EBUSY) { // since it was looked at
-		return fail.New(fail.Refused, "restore to", t.Path, "the device is in use: "+hostdev.Claimed(t.Path)).WithHint("end that use of it, or name another device")
+		return fail.New(fail.Refused, "restore to", t.Path, "the device is in use: "+hostdev.Claimed(t.Path)).
+			WithHint("end that use of it, or name another device")
 	}
 	if err != nil {
-		return (&fail.Error{Kind: fail.Denied, Op: "open", Object: t.Path, Err: err}).WithHint("restore as a user who may write to it, such as root")
+		return (&fail.Error{Kind: fail.Denied, Op: "open", Object: t.Path, Err: err}).
+			WithHint("restore as a user who may write to it, such as root")
 	}
 	err = t.lock()
 	if err == nil && base { // from here on it holds some of both, and no point
@@ -81,7 +83,8 @@ func (t *Target) take() (err error) {
 	}
 	if err = t.lock(); err == nil {
 		var mine, there unix.Stat_t // another may have renamed it before we had the lock
-		if unix.Fstat(int(t.file.Fd()), &mine) != nil || unix.Stat(t.partial(), &there) != nil || mine.Ino != there.Ino {
+		if unix.Fstat(int(t.file.Fd()), &mine) != nil || unix.Stat(t.partial(), &there) != nil ||
+			mine.Ino != there.Ino {
 			err = t.busy()
 		}
 	}
@@ -99,7 +102,8 @@ func (t *Target) lock() error {
 }
 
 func (t *Target) busy() error {
-	return fail.New(fail.Refused, "restore to", t.Path, "another restore is at it").WithHint("wait for it, or choose another target")
+	return fail.New(fail.Refused, "restore to", t.Path, "another restore is at it").
+		WithHint("wait for it, or choose another target")
 }
 
 // swap goes on with the image that is there, under the partial file's name: while it is
@@ -119,7 +123,7 @@ func (t *Target) swap(save func() error) error {
 	if err := os.Rename(t.Path, t.partial()); err != nil {
 		return fail.Wrap(fail.Denied, "rename", t.Path, err)
 	}
-	if err := errors.Join(image.Sync(), durable.SyncDir(vfs.Default, filepath.Dir(t.Path))); err != nil {
+	if err := errors.Join(image.Sync(), atomicfile.SyncDir(vfs.Default, filepath.Dir(t.Path))); err != nil {
 		return fail.Wrap(fail.Full, "sync", t.Path, err)
 	}
 	return fail.Wrap(fail.Full, "write", t.statePath(), save())
@@ -191,20 +195,21 @@ func (t *Target) zeroRange(off, n int64) error {
 
 // interrupted keeps what there is of a restore that failed, for another to go on from.
 func (t *Target) interrupted(err error, save *saver) error {
-	kept := save.settle() == nil
+	synced := save.settle() == nil
 	_ = t.file.Close()
-	if !kept && t.device {
+	if !synced && t.device {
 		_ = os.Remove(t.statePath())
 	}
-	if !kept && !t.device { // nobody could go on from it: it is only in the way
+	if !synced && !t.device { // nobody could go on from it: it is only in the way
 		_ = os.Remove(t.partial())
-		_ = os.Remove(t.statePath() + durable.TempSuffix)
+		_ = os.Remove(t.statePath() + atomicfile.TempSuffix)
 		_ = os.Remove(t.statePath())
 		if fail.Is(err, fail.Full) && fail.HintOf(err) == "" {
-			return &fail.Error{Kind: fail.Full, Op: "restore to", Object: t.Path, Err: err, Hint: "make room, or choose another place; it begins anew then"}
+			return &fail.Error{Kind: fail.Full, Op: "restore to", Object: t.Path, Err: err,
+				Hint: "make room, or choose another place; it begins anew then"}
 		}
 	}
-	if !kept || (fail.HintOf(err) != "" && !fail.Is(err, fail.Damaged)) {
+	if !synced || (fail.HintOf(err) != "" && !fail.Is(err, fail.Damaged)) {
 		return err
 	}
 	how := "the same command goes on from here"
@@ -213,7 +218,8 @@ func (t *Target) interrupted(err error, save *saver) error {
 	}
 	switch fail.KindOf(err) {
 	case fail.Damaged, fail.NotFound:
-		how = "an older or a newer point may need nothing of it; pollux verify names all that is damaged; once the object is back (in a bucket with versions: delete the marker or the newer version on top of it), " + how
+		how = "an older or a newer point may need nothing of it; pollux verify names all that is damaged; once the " +
+			"object is back (in a bucket with versions: delete the marker or the newer version on top of it), " + how
 	}
 	return &fail.Error{Kind: fail.KindOf(err), Op: "restore to", Object: t.Path, Err: err, Hint: how}
 }
@@ -233,5 +239,5 @@ func (t *Target) finish() error {
 	if err := t.forget(); err != nil || t.device {
 		return err
 	}
-	return fail.Wrap(fail.Internal, "sync", filepath.Dir(t.Path), durable.SyncDir(vfs.Default, filepath.Dir(t.Path)))
+	return fail.Wrap(fail.Internal, "sync", filepath.Dir(t.Path), atomicfile.SyncDir(vfs.Default, filepath.Dir(t.Path)))
 }

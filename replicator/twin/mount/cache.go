@@ -23,7 +23,8 @@ type disk interface {
 type sparse struct{ *os.File }
 
 func noCache(dir string, err error) error {
-	return &fail.Error{Kind: fail.Full, Op: "create cache in", Object: dir, Err: err, Hint: "--cache names another place"}
+	return &fail.Error{Kind: fail.Full, Op: "create cache in", Object: dir, Err: err,
+		Hint: "--cache names another place"}
 }
 
 // unnamed creates a file of n bytes without a name: it goes with the process, however
@@ -105,7 +106,7 @@ func (d *Device) save(l *leaf) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d.dropPages(l)
-	if !d.keep.Load() {
+	if !d.pinned.Load() {
 		l.have = l.dirty
 	}
 	if !l.saved && l.have == (bitmap{}) {
@@ -118,7 +119,7 @@ func (d *Device) save(l *leaf) bool {
 // dropPages gives back the room of a leaf's pages that were only read, unless all is
 // kept. The caller holds the leaf's lock.
 func (d *Device) dropPages(l *leaf) {
-	if d.keep.Load() || l.clean.Load() == 0 {
+	if d.pinned.Load() || l.clean.Load() == 0 {
 		return
 	}
 	for i := int64(0); i < leafPages; {
@@ -139,7 +140,7 @@ func (d *Device) dropPages(l *leaf) {
 // dropTo drops what was read, leaf by leaf, the one used longest ago first, until no
 // more than limit bytes of it are left.
 func (d *Device) dropTo(limit int64) {
-	for d.pages.Load()*pageBytes > limit && !d.keep.Load() {
+	for d.pages.Load()*pageBytes > limit && !d.pinned.Load() {
 		var victim *leaf
 		d.mu.Lock()
 		for e := d.order.Back(); e != nil && victim == nil; e = e.Prev() {
@@ -188,12 +189,12 @@ func (d *Device) makeRoom(drops int64, cause error) bool {
 // store is not needed any more, and so not counted on.
 func (d *Device) giveUpHydration() bool {
 	d.mu.Lock()
-	hydrated, kept := d.stats.hydrated.Load(), d.keep.Load()
+	hydrated, pinned := d.stats.hydrated.Load(), d.pinned.Load()
 	if !hydrated {
-		d.keep.Store(false)
+		d.pinned.Store(false)
 	}
 	d.mu.Unlock()
-	if hydrated || !kept {
+	if hydrated || !pinned {
 		return !hydrated
 	}
 	for k := range (d.size + extent.LeafBytes - 1) / extent.LeafBytes { // those whose pages were kept out of memory

@@ -63,13 +63,13 @@ type Device struct {
 	drops atomic.Int64 // how often that was
 	tight atomic.Bool  // the disk took nothing last
 
-	pages atomic.Int64 // clean ones that take room
-	keep  atomic.Bool  // nothing is dropped: it is being hydrated, or was
-	fills *semaphore.Weighted
-	ahead readAhead
-	ctx   context.Context // of what nobody waits for
-	end   context.CancelFunc
-	stats counters
+	pages  atomic.Int64 // clean ones that take room
+	pinned atomic.Bool  // nothing is dropped: it is being hydrated, or was
+	fills  *semaphore.Weighted
+	ahead  readAhead
+	ctx    context.Context // of what nobody waits for
+	end    context.CancelFunc
+	stats  counters
 }
 
 // Stats are what a mount has done.
@@ -127,17 +127,20 @@ func (d *Device) Close() error {
 
 // Stats returns what it has done so far.
 func (d *Device) Stats() Stats {
-	return Stats{d.stats.store.Load(), d.pages.Load() * pageBytes, d.stats.dirty.Load() * pageBytes, d.stats.hydrated.Load()}
+	return Stats{d.stats.store.Load(), d.pages.Load() * pageBytes, d.stats.dirty.Load() * pageBytes,
+		d.stats.hydrated.Load()}
 }
 
 // Info implements block.Device.
 func (d *Device) Info() block.Info {
-	return block.Info{SizeBytes: d.size, MinBlockBytes: 1, PrefBlockBytes: pageBytes, ReadOnly: !d.o.Writable, Description: d.o.Description}
+	return block.Info{SizeBytes: d.size, MinBlockBytes: 1, PrefBlockBytes: pageBytes, ReadOnly: !d.o.Writable,
+		Description: d.o.Description}
 }
 
 func (d *Device) check(op string, off, n int64) error {
 	if off < 0 || n < 0 || off > d.size-n {
-		return fail.New(fail.Invalid, op, d.o.Description, fmt.Sprintf("%d bytes at %d lie outside the %d bytes", n, off, d.size))
+		return fail.New(fail.Invalid, op, d.o.Description,
+			fmt.Sprintf("%d bytes at %d lie outside the %d bytes", n, off, d.size))
 	}
 	return nil
 }
@@ -209,7 +212,8 @@ func (d *Device) read(ctx context.Context, k int64, p []byte, off int64) error {
 // Prepare implements block.Device. It never blocks.
 func (d *Device) Prepare(_ context.Context, n int) (block.Buffer, error) {
 	if !d.o.Writable {
-		return nil, fail.New(fail.Refused, "write", d.o.Description, "it is mounted read-only").WithHint("mount it with --writable")
+		return nil, fail.New(fail.Refused, "write", d.o.Description, "it is mounted read-only").
+			WithHint("mount it with --writable")
 	}
 	if n < 1 || n > block.MaxWriteBytes {
 		return nil, fail.New(fail.Invalid, "prepare write to", d.o.Description, fmt.Sprintf("%d bytes in one write", n))
@@ -242,7 +246,8 @@ func (d *Device) Write(ctx context.Context, b block.Buffer, off int64, _ bool) e
 // in part are fetched first. What was only read makes room.
 func (d *Device) change(ctx context.Context, k, off, n int64, do func() error) error {
 	if !d.o.Writable {
-		return fail.New(fail.Refused, "write", d.o.Description, "it is mounted read-only").WithHint("mount it with --writable")
+		return fail.New(fail.Refused, "write", d.o.Description, "it is mounted read-only").
+			WithHint("mount it with --writable")
 	}
 	l, err := d.leaf(k)
 	if err != nil {

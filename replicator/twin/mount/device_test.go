@@ -89,7 +89,8 @@ func (m *mounted) compare(t *testing.T, off, n int64) {
 	if !bytes.Equal(got, m.want[off:off+n]) {
 		for i := range got {
 			if got[i] != m.want[off+int64(i)] {
-				t.Fatalf("read of %d at %d differs at byte %d: %x, want %x", n, off, off+int64(i), got[i], m.want[off+int64(i)])
+				t.Fatalf("read of %d at %d differs at byte %d: %x, want %x", n, off, off+int64(i), got[i],
+					m.want[off+int64(i)])
 			}
 		}
 	}
@@ -163,7 +164,8 @@ func TestModel(t *testing.T) {
 			m.checkExtents(t)
 			cancel()
 			wg.Wait()
-			if st := m.Stats(); st.CachedBytes > 4*m.o.CacheBytes+2*fillBytes || st.WrittenBytes == 0 || st.StoreBytes == 0 {
+			if st := m.Stats(); st.CachedBytes > 4*m.o.CacheBytes+2*fillBytes || st.WrittenBytes == 0 ||
+				st.StoreBytes == 0 {
 				t.Errorf("%+v", st)
 			}
 		})

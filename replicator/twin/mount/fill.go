@@ -72,10 +72,10 @@ func (d *Device) fetchNow(ctx context.Context, k int64, f *filled) error {
 
 // assemble reads the extents' parts within [off, off+len(buf)) into buf.
 func (d *Device) assemble(ctx context.Context, buf []byte, off int64, extents []extent.Extent) error {
-	byBlock := map[extent.Place][]*extent.Extent{}
+	byBlock := map[extent.BlockAddr][]*extent.Extent{}
 	var blocks []extent.Block
 	for i := range extents {
-		p := extent.PlaceOf(&extents[i])
+		p := extents[i].Addr()
 		if byBlock[p] == nil {
 			blocks = append(blocks, extents[i].Block)
 		}
@@ -84,7 +84,7 @@ func (d *Device) assemble(ctx context.Context, buf []byte, off int64, extents []
 	slices.SortFunc(blocks, extent.CompareBlocks)
 	return d.image.Blocks(ctx, blocks, func(b *extent.Block, plain []byte) error {
 		d.stats.store.Add(int64(len(plain)))
-		for _, e := range byBlock[extent.Place{Position: b.Position, Offset: b.Offset}] {
+		for _, e := range byBlock[b.Addr()] {
 			from, to := max(e.Off, off), min(e.End(), off+int64(len(buf)))
 			copy(buf[from-off:to-off], plain[int64(e.At)+from-e.Off:])
 		}
@@ -165,7 +165,8 @@ func (r *readAhead) saw(off, n int64) {
 			s.window = min(max(2*s.window, minWindow), maxWindow)
 			from, to := max(s.fetched, s.next), min(s.next+s.window, r.d.size)
 			// Half a window at a time, so that it runs before the reader.
-			if to-from >= s.window/2 && r.running < maxPrefetch && !r.closed && !r.d.tight.Load() && !r.d.stats.hydrated.Load() {
+			if to-from >= s.window/2 && r.running < maxPrefetch && !r.closed && !r.d.tight.Load() &&
+				!r.d.stats.hydrated.Load() {
 				s.fetched = to
 				r.running++
 				r.wg.Go(func() { r.fetch(from, to) })
@@ -176,7 +177,8 @@ func (r *readAhead) saw(off, n int64) {
 			oldest = i
 		}
 	}
-	r.streams[oldest].next, r.streams[oldest].window, r.streams[oldest].fetched, r.streams[oldest].used = off+n, 0, 0, r.clock
+	s := &r.streams[oldest]
+	s.next, s.window, s.fetched, s.used = off+n, 0, 0, r.clock
 }
 
 // fetch fills what is missing of a range. Its errors are the reader's to meet.

@@ -119,11 +119,11 @@ func TestHydrateOnFullDisk(t *testing.T) {
 	s.mu.Lock()
 	s.room = len(s.used) + 1
 	s.mu.Unlock()
-	m.keep.Store(true) // another attempt is under way
+	m.pinned.Store(true) // another attempt is under way
 	for i := range int64(3) {
 		m.set(t, i*100*pageBytes+7, []byte("new bytes"))
 	}
-	if m.keep.Load() {
+	if m.pinned.Load() {
 		t.Error("what was hydrated kept its room")
 	}
 	m.compare(t, 0, testBytes)

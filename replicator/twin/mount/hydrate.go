@@ -14,7 +14,7 @@ import (
 // reads each block once, in the order of the log; what else is read meanwhile comes
 // first.
 func (d *Device) Hydrate(ctx context.Context, run twin.Run) (err error) {
-	d.keep.Store(true)
+	d.pinned.Store(true)
 	defer func() {
 		if err != nil {
 			d.giveUpHydration()
@@ -51,7 +51,7 @@ func (d *Device) Hydrate(ctx context.Context, run twin.Run) (err error) {
 				return err
 			}
 			defer d.release(l)
-			return d.keepAll(l, f)
+			return d.putAll(l, f)
 		})
 	})
 	if err != nil {
@@ -60,7 +60,7 @@ func (d *Device) Hydrate(ctx context.Context, run twin.Run) (err error) {
 	err = d.image.Current(ctx, func() error {
 		return d.image.Map.Each(ctx, false, func(k int64, extents []extent.Extent) error { // pages of several parts
 			for i := range extents {
-				if err := d.fillRange(ctx, k, extents[i].Off, extents[i].Len, d.keepAll); err != nil {
+				if err := d.fillRange(ctx, k, extents[i].Off, extents[i].Len, d.putAll); err != nil {
 					return err
 				}
 			}
@@ -72,17 +72,17 @@ func (d *Device) Hydrate(ctx context.Context, run twin.Run) (err error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.keep.Load() {
+	if !d.pinned.Load() {
 		return d.noRoom(nil)
 	}
 	d.stats.hydrated.Store(true)
 	return nil
 }
 
-// keepAll keeps pages while all is kept: where the disk is full, or what a client wrote
+// putAll keeps pages while all is pinned: where the disk is full, or what a client wrote
 // needed the room, hydration ends.
-func (d *Device) keepAll(l *leaf, f *filled) error {
-	if !d.keep.Load() {
+func (d *Device) putAll(l *leaf, f *filled) error {
+	if !d.pinned.Load() {
 		return d.noRoom(nil)
 	}
 	l.mu.Lock()

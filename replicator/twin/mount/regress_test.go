@@ -51,7 +51,8 @@ func TestLivelock(t *testing.T) {
 	defer cancel()
 	start := time.Now()
 	err := d.ReadAt(ctx, make([]byte, 4<<20), 0)
-	t.Logf("4 MiB read with a cache of 2 MiB: %v after %v, %d MiB read from the store", err, time.Since(start), d.Stats().StoreBytes>>20)
+	t.Logf("4 MiB read with a cache of 2 MiB: %v after %v, %d MiB read from the store", err, time.Since(start),
+		d.Stats().StoreBytes>>20)
 	if err != nil {
 		t.Error("livelock")
 	}
@@ -73,7 +74,7 @@ func TestDropHydrate(t *testing.T) {
 	if err := d.ReadAt(t.Context(), make([]byte, 4096), 0); err != nil {
 		t.Fatal(err)
 	}
-	victim, err := d.leaf(0) // dropTo: over the limit, keep not set yet: this is the victim
+	victim, err := d.leaf(0) // dropTo: over the limit, pinned not set yet: this is the victim
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package extent
+package extentmap
 
 import (
 	"cmp"
@@ -8,7 +8,9 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/objlog/cover"
+	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+	"github.com/pollux-dr/pollux/replicator/objlog/rangeset"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
@@ -35,7 +37,7 @@ type placed struct {
 	volume uint32
 	leaf   int64
 	order  int
-	Extent
+	extent.Extent
 }
 
 // NewSorter makes one below dir ("" is the system's place for temporary files).
@@ -50,23 +52,24 @@ func (s *Sorter) Flush() error { return s.s.flush() }
 // Object adds the entries of an object for which want returns an LSN, but 0: of each,
 // what it has up to that LSN. Errors are fail.Damaged where the tables are, fail.Full,
 // and want's.
-func (s *Sorter) Object(x *segment.Index, want func(e *segment.Entry, t *segment.Table) (through uint64, err error)) error {
+func (s *Sorter) Object(x *segment.Index,
+	want func(e *segment.Entry, t *segment.Table) (through uint64, err error)) error {
 	return x.EachTable(func(i int, t *segment.Table) error {
 		through, err := want(&x.Entries[i], t)
 		if err != nil || through == 0 {
 			return err
 		}
 		s.run = s.run[:0]
-		take := func(volume uint32, e Extent) {
+		take := func(volume uint32, e extent.Extent) {
 			s.Count++
-			e.byLeaf(func(leaf int64, part Extent) {
+			e.ByLeaf(func(leaf int64, part extent.Extent) {
 				s.run = append(s.run, placed{volume, leaf, len(s.run), part})
 			})
 		}
 		if s.leaves(t) > manyLeaves {
 			return s.newest(x, i, t, through)
 		}
-		Of(x, i, t, through, func(volume uint32, e Extent) {
+		extent.Of(x, i, t, through, func(volume uint32, e extent.Extent) {
 			if s.clip(volume, &e) {
 				take(volume, e)
 			}
@@ -84,9 +87,9 @@ const manyLeaves = 1 << 15
 func (s *Sorter) leaves(t *segment.Table) (n int64) {
 	for k := range t.Records {
 		r := &t.Records[k]
-		e := Extent{Off: r.Off, Len: int64(r.Len)}
+		e := extent.Extent{Off: r.Off, Len: int64(r.Len)}
 		if s.clip(r.Volume, &e) {
-			n += e.Len/LeafBytes + 1
+			n += e.Len/extent.LeafBytes + 1
 		}
 	}
 	return n
@@ -95,7 +98,7 @@ func (s *Sorter) leaves(t *segment.Table) (n int64) {
 // clip cuts off what lies outside of the volume, and reports whether anything is left.
 // Of a record that reaches beyond the end one byte stays there, so that whoever reads
 // that part of the volume learns of it.
-func (s *Sorter) clip(volume uint32, e *Extent) bool {
+func (s *Sorter) clip(volume uint32, e *extent.Extent) bool {
 	if s.Sizes == nil {
 		return true
 	}
@@ -112,28 +115,29 @@ func (s *Sorter) clip(volume uint32, e *Extent) bool {
 func (s *Sorter) newest(x *segment.Index, i int, t *segment.Table, through uint64) error {
 	type record struct {
 		volume uint32
-		Extent
+		extent.Extent
 	}
 	var all []record
-	Of(x, i, t, through, func(volume uint32, e Extent) {
+	extent.Of(x, i, t, through, func(volume uint32, e extent.Extent) {
 		if s.clip(volume, &e) {
 			all = append(all, record{volume, e})
 		}
 	})
-	hidden := map[uint32]*cover.Cover{}
+	hidden := map[uint32]*rangeset.Set{}
 	var err error
 	for k := len(all) - 1; k >= 0 && err == nil; k-- {
 		r := &all[k]
 		c := hidden[r.volume]
 		if c == nil {
-			c = cover.New()
+			c = rangeset.New()
 			hidden[r.volume] = c
 		}
-		c.Settle(r.Off, r.Len, func(off, n int64) {
+		c.AddNew(r.Off, r.Len, func(off, n int64) {
 			s.Count++
 			e := r.Cut(off, n)
-			e.byLeaf(func(leaf int64, part Extent) {
-				if s.run = append(s.run, placed{r.volume, leaf, len(s.run), part}); len(s.run) >= manyLeaves && err == nil {
+			e.ByLeaf(func(leaf int64, part extent.Extent) {
+				if s.run = append(s.run, placed{r.volume, leaf, len(s.run), part}); len(s.run) >= manyLeaves &&
+					err == nil {
 					err = s.add()
 					s.run = s.run[:0]
 				}
@@ -172,32 +176,45 @@ func appendLeafKey(b []byte, volume uint32, leaf int64) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(b, volume), uint64(leaf))
 }
 
-func appendExtent(b []byte, leaf int64, e *Extent) []byte {
-	b = binary.AppendUvarint(b, uint64(e.Off-leaf*LeafBytes))
+func appendExtent(b []byte, leaf int64, e *extent.Extent) []byte {
+	b = binary.AppendUvarint(b, uint64(e.Off-leaf*extent.LeafBytes))
 	b = binary.AppendUvarint(b, uint64(e.Len))
 	b = binary.AppendUvarint(b, uint64(e.Block.PlainBytes))
 	if e.Zeros() {
 		return b
 	}
 	b = binary.AppendUvarint(b, uint64(e.At))
-	b = binary.AppendUvarint(b, e.Block.Position)
+	b = binary.AppendUvarint(b, uint64(e.Block.Object))
 	b = binary.AppendUvarint(b, uint64(e.Block.Offset))
 	b = binary.AppendUvarint(b, uint64(e.Block.StoredBytes))
 	b = append(b, byte(e.Block.Codec))
 	return binary.LittleEndian.AppendUint32(b, e.Block.CRC)
 }
 
-func parseExtents(out []Extent, leaf int64, b []byte) ([]Extent, error) {
-	n := numbers{b: b}
-	for len(n.b) > 0 {
-		e := Extent{Off: leaf*LeafBytes + int64(n.next()), Len: int64(n.next()), Block: Block{PlainBytes: uint32(n.next())}}
-		if !e.Zeros() {
-			e.At = uint32(n.next())
-			e.Block.Position, e.Block.Offset, e.Block.StoredBytes = n.next(), uint32(n.next()), uint32(n.next())
-			e.Block.Codec = change.Codec(n.bytes(1)[0])
-			e.Block.CRC = binary.LittleEndian.Uint32(n.bytes(4))
+// parseExtents undoes appendExtent for a whole value.
+func parseExtents(out []extent.Extent, leaf int64, b []byte) ([]extent.Extent, error) {
+	bad := false
+	next := func() uint64 {
+		v, n := binary.Uvarint(b)
+		if bad = bad || n <= 0; bad {
+			return 0
 		}
-		if n.bad {
+		b = b[n:]
+		return v
+	}
+	for len(b) > 0 {
+		e := extent.Extent{Off: leaf*extent.LeafBytes + int64(next()), Len: int64(next()),
+			Block: extent.Block{PlainBytes: uint32(next())}}
+		if !e.Zeros() {
+			e.At = uint32(next())
+			e.Block.Object, e.Block.Offset, e.Block.StoredBytes = objlog.ObjectID(next()), uint32(next()),
+				uint32(next())
+			if bad = bad || len(b) < 5; !bad {
+				e.Block.Codec, e.Block.CRC = change.Codec(b[0]), binary.LittleEndian.Uint32(b[1:])
+				b = b[5:]
+			}
+		}
+		if bad {
 			return nil, fail.New(fail.Internal, "read map of", fmt.Sprintf("leaf %d", leaf), "a value that cannot be")
 		}
 		out = append(out, e)
@@ -206,27 +223,29 @@ func parseExtents(out []Extent, leaf int64, b []byte) ([]Extent, error) {
 }
 
 // leaf calls fn with the extents of a leaf, newest first, until it returns false.
-func (s *Sorter) leaf(volume uint32, leaf int64, fn func(e *Extent) bool) error {
-	var extents []Extent
-	return s.s.each(appendLeafKey(nil, volume, leaf), appendLeafKey(nil, volume, leaf+1), func(_, value []byte) (bool, error) {
-		var err error
-		if extents, err = parseExtents(extents[:0], leaf, value); err != nil {
-			return false, err
-		}
-		for i := range extents {
-			if !fn(&extents[i]) {
-				return false, nil
+func (s *Sorter) leaf(volume uint32, leaf int64, fn func(e *extent.Extent) bool) error {
+	var extents []extent.Extent
+	return s.s.each(appendLeafKey(nil, volume, leaf), appendLeafKey(nil, volume, leaf+1),
+		func(_, value []byte) (bool, error) {
+			var err error
+			if extents, err = parseExtents(extents[:0], leaf, value); err != nil {
+				return false, err
 			}
-		}
-		return true, nil
-	})
+			for i := range extents {
+				if !fn(&extents[i]) {
+					return false, nil
+				}
+			}
+			return true, nil
+		})
 }
 
 // next returns the first leaf of a volume at or after one that has anything.
 func (s *Sorter) next(volume uint32, from int64) (leaf int64, ok bool, err error) {
-	err = s.s.each(appendLeafKey(nil, volume, from), appendLeafKey(nil, volume+1, 0), func(key, _ []byte) (bool, error) {
-		leaf, ok = int64(binary.BigEndian.Uint64(key[4:])), true
-		return false, nil
-	})
+	err = s.s.each(appendLeafKey(nil, volume, from), appendLeafKey(nil, volume+1, 0),
+		func(key, _ []byte) (bool, error) {
+			leaf, ok = int64(binary.BigEndian.Uint64(key[4:])), true
+			return false, nil
+		})
 	return leaf, ok, err
 }

@@ -1,4 +1,4 @@
-package cover
+package rangeset
 
 import (
 	"math/rand/v2"
@@ -11,12 +11,12 @@ import (
 
 type run struct{ Off, Len int64 }
 
-func settled(c *Cover, off, n int64) (runs []run) {
-	c.Settle(off, n, func(off, n int64) { runs = append(runs, run{off, n}) })
+func addNew(c *Set, off, n int64) (runs []run) {
+	c.AddNew(off, n, func(off, n int64) { runs = append(runs, run{off, n}) })
 	return runs
 }
 
-func TestCover(t *testing.T) {
+func TestSet(t *testing.T) {
 	const far = int64(1) << 50
 	for _, tt := range []struct {
 		name  string
@@ -40,17 +40,17 @@ func TestCover(t *testing.T) {
 	} {
 		c := New()
 		for _, r := range tt.first {
-			settled(c, r.Off, r.Len)
+			addNew(c, r.Off, r.Len)
 		}
-		if diff := cmp.Diff(tt.want, settled(c, tt.then.Off, tt.then.Len)); diff != "" {
+		if diff := cmp.Diff(tt.want, addNew(c, tt.then.Off, tt.then.Len)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
 		}
 	}
 }
 
-// TestCoverModel: random settles against a byte map. Runs are in order, do not
+// TestSetModel: random ranges against a byte map. Runs are in order, do not
 // touch, and each byte is reported once.
-func TestCoverModel(t *testing.T) {
+func TestSetModel(t *testing.T) {
 	const size = 5 * Granule
 	seed := seed.New(t)
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -66,7 +66,7 @@ func TestCoverModel(t *testing.T) {
 				off, n = off/Sector*Sector, n/Sector*Sector
 			}
 			last := int64(-1)
-			c.Settle(off, n, func(at, k int64) {
+			c.AddNew(off, n, func(at, k int64) {
 				if k <= 0 || at <= last || at < off || at+k > off+n {
 					t.Fatalf("run %d+%d in %d+%d after %d", at, k, off, n, last)
 				}
@@ -95,27 +95,28 @@ func TestCoverModel(t *testing.T) {
 }
 
 // TestCoverLarge: a discard of a whole device costs next to nothing, again and again,
-// and what was settled within it is not reported.
+// and what was in it before is not reported.
 func TestCoverLarge(t *testing.T) {
 	c := New()
-	settled(c, 5*leafBytes+100, 10)
-	settled(c, 7*leafBytes, leafBytes)
-	want := []run{{0, 5*leafBytes + 100}, {5*leafBytes + 110, 2*leafBytes - 110}, {8 * leafBytes, (1 << 44) - 8*leafBytes}}
-	if diff := cmp.Diff(want, settled(c, 0, 1<<44)); diff != "" { // 16 TiB
+	addNew(c, 5*leafBytes+100, 10)
+	addNew(c, 7*leafBytes, leafBytes)
+	want := []run{{0, 5*leafBytes + 100}, {5*leafBytes + 110, 2*leafBytes - 110},
+		{8 * leafBytes, (1 << 44) - 8*leafBytes}}
+	if diff := cmp.Diff(want, addNew(c, 0, 1<<44)); diff != "" { // 16 TiB
 		t.Error(diff)
 	}
 	for range 20 {
-		if again := settled(c, 4096, 1<<44-8192); again != nil {
+		if again := addNew(c, 4096, 1<<44-8192); again != nil {
 			t.Fatalf("again %v", again)
 		}
 	}
 	for _, l := range c.leaves {
 		if !l.whole() || l.bits != nil || l.part != nil {
-			t.Fatal("a leaf that is settled all over keeps memory")
+			t.Fatal("a leaf that is whole keeps memory")
 		}
 	}
 	const end = int64(1) << 62
-	if diff := cmp.Diff([]run{{end - 10, 10}}, settled(c, end-10, 10)); diff != "" {
+	if diff := cmp.Diff([]run{{end - 10, 10}}, addNew(c, end-10, 10)); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -1,7 +1,7 @@
-package cover
+package rangeset
 
-// Granule is the unit of the map in bytes, Sector that of a granule that is settled
-// in part; what is no multiple of either takes a slower way.
+// Granule is the unit of the set in bytes, Sector that of a granule of which a part is in
+// the set; what is no multiple of either takes a slower way.
 const (
 	Granule = 4096
 	Sector  = 512
@@ -12,27 +12,27 @@ const (
 	leafBytes    = leafGranules * Granule
 )
 
-// Cover is the settled part of one volume. Its memory is one bit per Granule that
-// was ever settled in a leaf of 128 MiB that is not settled all over, and some bytes
-// for each Granule that is settled in part.
-type Cover struct{ leaves map[int64]*leaf }
+// Set has ranges of one volume's bytes. Its memory is one bit per Granule for each leaf of
+// 128 MiB of which some, but not all, is in the set, and some bytes for each Granule of which
+// a part is.
+type Set struct{ leaves map[int64]*leaf }
 
-// leaf is a run of granules. One that is settled all over has nothing but n.
+// leaf is a run of granules. One that is in the set as a whole has nothing but n.
 type leaf struct {
-	n    int // granules settled all over
+	n    int // granules that are in the set as a whole
 	bits []uint64
 	part map[int64]*part // of granules, by number in the volume
 }
 
-// part is a granule that is settled in part: sectors, or, once that is not enough,
+// part is a granule of which a part is in the set: sectors, or, once that is not enough,
 // bytes.
 type part struct {
 	sectors uint8
 	bytes   *[Granule / 64]uint64
 }
 
-// New returns a Cover with nothing settled.
-func New() *Cover { return &Cover{leaves: map[int64]*leaf{}} }
+// New returns an empty Set.
+func New() *Set { return &Set{leaves: map[int64]*leaf{}} }
 
 func (l *leaf) whole() bool { return l.n == leafGranules }
 
@@ -53,9 +53,9 @@ func (l *leaf) setFull(g int64) {
 	}
 }
 
-// Settle marks [off, off+n) and calls fn for the runs that were not settled
-// before, in ascending order. off+n must not overflow.
-func (c *Cover) Settle(off, n int64, fn func(off, n int64)) {
+// AddNew adds [off, off+n) and calls fn for the runs of it that were not in the set yet,
+// in ascending order. off+n must not overflow.
+func (s *Set) AddNew(off, n int64, fn func(off, n int64)) {
 	start, length := int64(0), int64(0)
 	emit := func(at, k int64) {
 		if length > 0 && start+length == at {
@@ -73,10 +73,10 @@ func (c *Cover) Settle(off, n int64, fn func(off, n int64)) {
 		if end-key*leafBytes > leafBytes {
 			stop = (key + 1) * leafBytes
 		}
-		l := c.leaves[key]
+		l := s.leaves[key]
 		if l == nil {
 			l = &leaf{}
-			c.leaves[key] = l
+			s.leaves[key] = l
 		}
 		switch {
 		case l.whole():
@@ -84,7 +84,7 @@ func (c *Cover) Settle(off, n int64, fn func(off, n int64)) {
 			l.n = leafGranules
 			emit(pos, leafBytes)
 		default:
-			l.settle(pos, stop, emit)
+			l.add(pos, stop, emit)
 		}
 		pos = stop
 	}
@@ -93,8 +93,8 @@ func (c *Cover) Settle(off, n int64, fn func(off, n int64)) {
 	}
 }
 
-// settle is Settle of [pos, end) within the leaf.
-func (l *leaf) settle(pos, end int64, emit func(at, k int64)) {
+// add is AddNew of [pos, end) within the leaf.
+func (l *leaf) add(pos, end int64, emit func(at, k int64)) {
 	for pos < end {
 		g := pos / Granule
 		stop := end
@@ -107,14 +107,14 @@ func (l *leaf) settle(pos, end int64, emit func(at, k int64)) {
 			l.setFull(g)
 			emit(pos, Granule)
 		default:
-			l.settlePart(g, pos-g*Granule, stop-g*Granule, emit)
+			l.addPart(g, pos-g*Granule, stop-g*Granule, emit)
 		}
 		pos = stop
 	}
 }
 
-// settlePart is settle of [from, to) of granule g.
-func (l *leaf) settlePart(g, from, to int64, emit func(at, k int64)) {
+// addPart is add of [from, to) of granule g.
+func (l *leaf) addPart(g, from, to int64, emit func(at, k int64)) {
 	p := l.part[g]
 	if p == nil {
 		p = &part{}

@@ -1,6 +1,10 @@
-package extent
+package extentmap
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+)
 
 // ByBlock sorts extents of one volume by where they lie, so that each block is read
 // once, and objects from their beginning to their end. It is used as a Sorter is.
@@ -9,25 +13,6 @@ type ByBlock struct {
 	s          scratch
 	seq        uint64
 	key, value []byte
-}
-
-// Place is where in the order of ByBlock something lies.
-type Place struct {
-	Position uint64 `json:"position"`
-	Offset   uint32 `json:"offset"`
-}
-
-// Before reports whether p lies before q.
-func (p Place) Before(q Place) bool {
-	return p.Position < q.Position || (p.Position == q.Position && p.Offset < q.Offset)
-}
-
-// PlaceOf is an extent's; zeros lie behind all else.
-func PlaceOf(e *Extent) Place {
-	if e.Zeros() {
-		return Place{^uint64(0), 0}
-	}
-	return Place{e.Block.Position, e.Block.Offset}
 }
 
 // NewByBlock makes one below dir ("" is the system's place for temporary files).
@@ -40,19 +25,19 @@ func (s *ByBlock) Close() error { return s.s.close() }
 func (s *ByBlock) Flush() error { return s.s.flush() }
 
 // Add takes an extent. Errors are fail.Full.
-func (s *ByBlock) Add(e *Extent) error {
+func (s *ByBlock) Add(e *extent.Extent) error {
 	s.seq++
-	p := PlaceOf(e)
-	s.key = binary.BigEndian.AppendUint64(s.key[:0], p.Position)
-	s.key = binary.BigEndian.AppendUint32(s.key, p.Offset)
+	a := e.Addr()
+	s.key = binary.BigEndian.AppendUint64(s.key[:0], uint64(a.Object))
+	s.key = binary.BigEndian.AppendUint32(s.key, a.Offset)
 	s.key = binary.BigEndian.AppendUint64(s.key, s.seq)
 	s.value = appendExtent(s.value[:0], 0, e)
 	return s.s.set(s.key, s.value)
 }
 
 // Each calls fn with all extents in order.
-func (s *ByBlock) Each(fn func(e *Extent) error) error {
-	var one []Extent
+func (s *ByBlock) Each(fn func(e *extent.Extent) error) error {
+	var one []extent.Extent
 	return s.s.each(nil, nil, func(_, value []byte) (bool, error) {
 		var err error
 		if one, err = parseExtents(one[:0], 0, value); err == nil {

@@ -1,4 +1,4 @@
-package extent
+package extentmap
 
 import (
 	"math/rand/v2"
@@ -11,6 +11,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/seed"
+	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
@@ -21,7 +22,8 @@ func object(t *testing.T, changes []change.Change) *segment.Index {
 	b, hash := e.Encode(&h, changes)
 	head := segment.Head{Type: segment.Segment, Journal: uuid.UUID{1}, Position: 5, FirstIndex: 1, LastIndex: 1}
 	obj, err := segment.Build(head,
-		[]segment.Entry{segment.FrameEntryOf(&h, hash)}, nil, func(_ int, dst []byte) error { copy(dst, b); return nil })
+		[]segment.Entry{segment.FrameEntryOf(&h, hash)}, nil,
+		func(_ int, dst []byte) error { copy(dst, b); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,12 +46,14 @@ func TestSorterNewest(t *testing.T) {
 			off, n := r.Int64N(size), 1+r.Int64N(3000)
 			if n = min(n, size-off); r.IntN(3) > 0 {
 				b := make([]byte, n)
-				changes = append(changes, change.Change{Kind: change.Write, Volume: 1 + r.Uint32N(3), Off: off, Len: uint32(n),
+				changes = append(changes, change.Change{Kind: change.Write, Volume: 1 + r.Uint32N(3), Off: off,
+					Len:  uint32(n),
 					Data: [][]byte{b}})
 				continue
 			}
 			n = min(r.Int64N(size), size-off-1) + 1
-			changes = append(changes, change.Change{Kind: change.Trim, Volume: 1 + r.Uint32N(3), Off: off, Len: uint32(n)})
+			changes = append(changes, change.Change{Kind: change.Trim, Volume: 1 + r.Uint32N(3), Off: off,
+				Len: uint32(n)})
 		}
 		x := object(t, changes)
 		plain, newest := NewSorter(t.TempDir()), NewSorter(t.TempDir())
@@ -57,18 +61,21 @@ func TestSorterNewest(t *testing.T) {
 		if err := plain.Object(x, all); err != nil {
 			t.Fatal(err)
 		}
-		if err := x.EachTable(func(i int, tb *segment.Table) error { return newest.newest(x, i, tb, 1<<40) }); err != nil {
+		if err := x.EachTable(func(i int, tb *segment.Table) error {
+			return newest.newest(x, i, tb, 1<<40)
+		}); err != nil {
 			t.Fatal(err)
 		}
 		for volume := uint32(1); volume <= 3; volume++ {
-			for leaf := range int64(size/LeafBytes + 1) {
-				var got [2][]Extent
+			for leaf := range int64(size/extent.LeafBytes + 1) {
+				var got [2][]extent.Extent
 				for i, s := range []*Sorter{plain, newest} {
 					if err := s.Flush(); err != nil {
 						t.Fatal(err)
 					}
 					var err error
-					if got[i], err = (&Map{Volume: volume, SizeBytes: size, Recent: s}).Resolve(t.Context(), leaf, true); err != nil {
+					if got[i], err = (&Map{Volume: volume, SizeBytes: size, Recent: s}).
+						Resolve(t.Context(), leaf, true); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -112,7 +119,7 @@ func TestSorterBounded(t *testing.T) {
 	if got, err := m.Resolve(t.Context(), 1000, true); err != nil || len(got) == 0 {
 		t.Errorf("a leaf inside: %d extents, %v", len(got), err)
 	}
-	err := m.Each(t.Context(), true, func(int64, []Extent) error { return nil })
+	err := m.Each(t.Context(), true, func(int64, []extent.Extent) error { return nil })
 	if !fail.Is(err, fail.Damaged) {
 		t.Errorf("records beyond the end: %v", err)
 	}

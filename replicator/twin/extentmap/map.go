@@ -1,4 +1,4 @@
-package extent
+package extentmap
 
 import (
 	"cmp"
@@ -10,7 +10,8 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/flight"
-	"github.com/pollux-dr/pollux/replicator/objlog/cover"
+	"github.com/pollux-dr/pollux/replicator/objlog/extent"
+	"github.com/pollux-dr/pollux/replicator/objlog/rangeset"
 )
 
 const (
@@ -25,10 +26,10 @@ const (
 type Map struct {
 	Volume    uint32
 	SizeBytes int64
-	Recent    *Sorter  // may be nil
-	Layers    []*Layer // newest first; those behind a whole one do not count
+	Recent    *Sorter         // may be nil
+	Layers    []*extent.Layer // newest first; those behind a whole one do not count
 	// Moved puts extents to where their blocks were moved; nil: none were.
-	Moved func(ctx context.Context, extents []Extent) error
+	Moved func(ctx context.Context, extents []extent.Extent) error
 
 	mu     sync.Mutex
 	cached map[int64]*list.Element
@@ -36,7 +37,7 @@ type Map struct {
 	bytes  int64
 	limit  int64 // of bytes; 0: defaultCacheBytes
 	age    int   // how often the sources were replaced
-	flight flight.Group[leafAge, []Extent]
+	flight flight.Group[leafAge, []extent.Extent]
 }
 
 // leafAge names a leaf as some sources have it.
@@ -48,28 +49,28 @@ type leafAge struct {
 // leafOf is what the cache holds.
 type leafOf struct {
 	leaf    int64
-	extents []Extent
+	extents []extent.Extent
 }
 
 // Leaf returns the data of a leaf: extents in order that do not overlap. What lies
 // between them is zeros. The result is shared, and must not be changed.
-func (m *Map) Leaf(ctx context.Context, leaf int64) ([]Extent, error) {
-	if out, ok := m.look(leaf); ok {
+func (m *Map) Leaf(ctx context.Context, leaf int64) ([]extent.Extent, error) {
+	if out, ok := m.cachedLeaf(leaf); ok {
 		return out, nil
 	}
 	m.mu.Lock()
 	age := m.age
 	m.mu.Unlock()
-	return m.flight.Do(ctx, leafAge{leaf, age}, func() ([]Extent, error) {
+	return m.flight.Do(ctx, leafAge{leaf, age}, func() ([]extent.Extent, error) {
 		out, err := m.Resolve(ctx, leaf, false)
 		if err == nil {
-			m.keep(leaf, age, out)
+			m.remember(leaf, age, out)
 		}
 		return out, err
 	})
 }
 
-func (m *Map) look(leaf int64) ([]Extent, bool) {
+func (m *Map) cachedLeaf(leaf int64) ([]extent.Extent, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.cached[leaf]
@@ -80,7 +81,7 @@ func (m *Map) look(leaf int64) ([]Extent, bool) {
 	return e.Value.(*leafOf).extents, true
 }
 
-func (m *Map) keep(leaf int64, age int, extents []Extent) {
+func (m *Map) remember(leaf int64, age int, extents []extent.Extent) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if age != m.age {
@@ -120,16 +121,17 @@ func (m *Map) trim() {
 
 // Resolve works a leaf out, past the cache. With zeros, what became zeros is there
 // too, as it must be in a layer that others lie below.
-func (m *Map) Resolve(ctx context.Context, leaf int64, zeros bool) ([]Extent, error) {
-	var out []Extent
+func (m *Map) Resolve(ctx context.Context, leaf int64, zeros bool) ([]extent.Extent, error) {
+	var out []extent.Extent
 	var outside error
-	c := cover.New()
-	take := func(e *Extent) bool {
+	c := rangeset.New()
+	take := func(e *extent.Extent) bool {
 		if e.End() > m.SizeBytes {
-			outside = fail.New(fail.Damaged, "map", fmt.Sprintf("volume %d", m.Volume), fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", e.Len, e.Off, m.SizeBytes))
+			outside = fail.New(fail.Damaged, "map", fmt.Sprintf("volume %d", m.Volume),
+				fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", e.Len, e.Off, m.SizeBytes))
 			return false
 		}
-		c.Settle(e.Off, e.Len, func(off, n int64) {
+		c.AddNew(e.Off, e.Len, func(off, n int64) {
 			if zeros || !e.Zeros() {
 				out = append(out, e.Cut(off, n))
 			}
@@ -143,7 +145,7 @@ func (m *Map) Resolve(ctx context.Context, leaf int64, zeros bool) ([]Extent, er
 		}
 	}
 	for _, l := range layers {
-		extents, err := l.leaf(ctx, leaf)
+		extents, err := l.Leaf(ctx, leaf)
 		if err != nil {
 			return nil, err
 		}
@@ -159,7 +161,7 @@ func (m *Map) Resolve(ctx context.Context, leaf int64, zeros bool) ([]Extent, er
 	if outside != nil {
 		return nil, outside
 	}
-	slices.SortFunc(out, func(a, b Extent) int { return cmp.Compare(a.Off, b.Off) })
+	slices.SortFunc(out, func(a, b extent.Extent) int { return cmp.Compare(a.Off, b.Off) })
 	if moved != nil {
 		if err := moved(ctx, out); err != nil {
 			return nil, err
@@ -178,7 +180,7 @@ func (m *Map) Replace(other *Map) {
 	m.order.Init()
 }
 
-func (m *Map) sources() (*Sorter, []*Layer, func(context.Context, []Extent) error) {
+func (m *Map) sources() (*Sorter, []*extent.Layer, func(context.Context, []extent.Extent) error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.Recent, m.Layers, m.Moved
@@ -186,10 +188,11 @@ func (m *Map) sources() (*Sorter, []*Layer, func(context.Context, []Extent) erro
 
 // join makes one of neighbours that lie one behind the other in the same block, or
 // are both zeros.
-func join(in []Extent) []Extent {
+func join(in []extent.Extent) []extent.Extent {
 	out := in[:0]
 	for _, e := range in {
-		if k := len(out) - 1; k >= 0 && out[k].End() == e.Off && out[k].Block == e.Block && (e.Zeros() || out[k].At+uint32(out[k].Len) == e.At) {
+		if k := len(out) - 1; k >= 0 && out[k].End() == e.Off && out[k].Block == e.Block &&
+			(e.Zeros() || out[k].At+uint32(out[k].Len) == e.At) {
 			out[k].Len += e.Len
 			continue
 		}
@@ -200,7 +203,7 @@ func join(in []Extent) []Extent {
 
 // Each resolves one leaf after another, past the cache, and calls fn with those that
 // have anything. An error of fn ends it.
-func (m *Map) Each(ctx context.Context, zeros bool, fn func(leaf int64, extents []Extent) error) error {
+func (m *Map) Each(ctx context.Context, zeros bool, fn func(leaf int64, extents []extent.Extent) error) error {
 	for leaf := int64(0); ; leaf++ {
 		next, ok, err := m.Next(ctx, leaf)
 		if err != nil || !ok {
@@ -235,7 +238,7 @@ func (m *Map) Next(ctx context.Context, from int64) (leaf int64, ok bool, err er
 		least(recent.next(m.Volume, from))
 	}
 	for _, l := range layers {
-		least(l.next(ctx, from))
+		least(l.Next(ctx, from))
 		if l.Whole {
 			break
 		}

@@ -1,4 +1,4 @@
-package extent
+package extentmap
 
 import (
 	"bytes"
@@ -40,7 +40,8 @@ func (s *scratch) open() (err error) {
 	if s.dir, err = os.MkdirTemp(s.parent, "pollux-map-*"); err != nil {
 		return noRoom("create map in", s.parent, err)
 	}
-	opts := &pebble.Options{DisableWAL: true, FormatMajorVersion: pebble.FormatNewest, MemTableSize: scratchMemoryBytes, MaxOpenFiles: 64,
+	opts := &pebble.Options{DisableWAL: true, FormatMajorVersion: pebble.FormatNewest, MemTableSize: scratchMemoryBytes,
+		MaxOpenFiles: 64,
 		// A full disk must be an error, not a wait without end: Pebble's writers are never
 		// held up, and after each batch we look.
 		MemTableStopWritesThreshold: 1 << 10, L0StopWritesThreshold: 1 << 10,
@@ -145,5 +146,6 @@ func (s *scratch) each(from, to []byte, fn func(key, value []byte) (bool, error)
 func (s *scratch) failed(err error) error { return fail.Wrap(fail.Internal, "use map in", s.dir, err) }
 
 func noRoom(op, dir string, err error) error {
-	return &fail.Error{Kind: fail.Full, Op: op, Object: dir, Err: err, Hint: "make room there, or name another place with TMPDIR"}
+	return &fail.Error{Kind: fail.Full, Op: op, Object: dir, Err: err,
+		Hint: "make room there, or name another place with TMPDIR"}
 }

@@ -1,10 +1,12 @@
-package extent
+package extentmap
 
 import (
 	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
+
+	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 )
 
 // TestLeafOfAnotherCaller: who waits for a leaf that another caller works out has it, though
@@ -12,7 +14,7 @@ import (
 func TestLeafOfAnotherCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		runs := 0
-		m := &Map{SizeBytes: LeafBytes, Moved: func(ctx context.Context, _ []Extent) error {
+		m := &Map{SizeBytes: extent.LeafBytes, Moved: func(ctx context.Context, _ []extent.Extent) error {
 			if runs++; runs > 1 {
 				return nil
 			}
