@@ -28,8 +28,11 @@ func earlierRelease(t *testing.T) string {
 		out, err := exec.Command("git", append([]string{"-C", ".."}, args...)...).Output()
 		if err != nil {
 			var exit *exec.ExitError
-			errors.As(err, &exit)
-			t.Fatalf("git %s: %v: %s (this test needs the repository's history: git fetch --unshallow)", strings.Join(args, " "), err, exit.Stderr)
+			if !errors.As(err, &exit) {
+				exit = &exec.ExitError{}
+			}
+			t.Fatalf("git %s: %v: %s (this test needs the repository's history: git fetch --unshallow)",
+				strings.Join(args, " "), err, exit.Stderr)
 		}
 		return strings.TrimSpace(string(out))
 	}
