@@ -86,8 +86,11 @@ func checkConfig(ctx context.Context, path string, tell func(doctor.Result)) ([]
 	}
 	h := doctor.Host{StateDir: conf.State, RuntimeDir: conf.Runtime, MemoryBytes: int64(conf.Memory), WALBudget: int64(conf.WAL.Budget),
 		JournalBudget: int64(conf.Journal.LogBudget), MaxConnections: conf.NBD.MaxConnections,
-		Secrets: conf.Secrets(), Certificates: conf.Certificates()}
+		Secrets: conf.Secrets(), Certificates: conf.Certificates(), Site: conf.Site}
 	for _, t := range conf.Journal.Targets {
+		if !t.Optional {
+			h.RequiredSites = append(h.RequiredSites, t.Site)
+		}
 		h.Remote = h.Remote || isRemote(t.URL)
 	}
 	all := doctor.CheckHost(ctx, &h, tell)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,17 +29,34 @@ type Host struct {
 	Remote         bool     // some target is reached over the network
 	Secrets        []string // files of keys and credentials
 	Certificates   []string // files of them
+	// Site is where the host is, and RequiredSites where its required targets are; nil: not known.
+	Site          string
+	RequiredSites []string
 }
 
 // CheckHost makes all checks of a host.
 func CheckHost(ctx context.Context, h *Host, tell func(Result)) []Result {
-	checks := []func(context.Context) Result{h.fsync, h.space, h.arena, h.secrets, h.certificates}
+	checks := []func(context.Context) Result{h.fsync, h.space, h.arena, h.secrets, h.certificates, h.sites}
 	return append(run(ctx, "host", tell, checks), CheckLimits(ctx, h, tell)...)
 }
 
 // CheckLimits makes the checks of a host that need no configuration.
 func CheckLimits(ctx context.Context, h *Host, tell func(Result)) []Result {
 	return run(ctx, "host", tell, []func(context.Context) Result{h.files, h.memlock, h.slowStart})
+}
+
+// sites looks whether something outlives the loss of this one.
+func (h *Host) sites(context.Context) Result {
+	const check = "sites"
+	if len(h.RequiredSites) == 0 {
+		return ok(check, "targets are in the journal's configuration")
+	}
+	elsewhere := slices.DeleteFunc(slices.Clone(h.RequiredSites), func(s string) bool { return s == h.Site })
+	if len(elsewhere) == 0 {
+		return warn(check, "add a target at another site, or put the `site` settings right",
+			"all required targets are at site %s, like this host: groups are Unprotected", h.Site)
+	}
+	return ok(check, "a required target is at site %s, this host at %s", elsewhere[0], h.Site)
 }
 
 // secrets looks who may read keys and credentials.

@@ -24,6 +24,17 @@ func TestFsync(t *testing.T) {
 	}
 }
 
+func TestSites(t *testing.T) {
+	for level, h := range map[Level]Host{
+		OK:   {Site: "here", RequiredSites: []string{"here", "there"}},
+		Warn: {Site: "here", RequiredSites: []string{"here", "here"}},
+	} {
+		if r := h.sites(t.Context()); r.Level != level || (level == Warn) != (r.Hint != "") {
+			t.Errorf("%+v: %v", h, r)
+		}
+	}
+}
+
 func TestSpace(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "1.wal"), make([]byte, 1<<20), 0o600); err != nil {
