@@ -140,16 +140,16 @@ func (m *Model) GroupList(name string) (out []api.Group, found bool) {
 }
 
 // API is a group as the control API tells it.
+func (g *Group) API() api.Group {
+	return api.Group{Name: g.Name, Ack: g.Ack, OnAckLoss: cmp.Or(g.OnAckLoss, agent.LossWait), Overflow: g.Overflow,
+		PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused, Owner: g.Owner, Agents: g.Agents,
+		Retention: g.Retention.String(), Standbys: standbys(g.Standbys), Volumes: g.Volumes}
+}
+
 func standbys(all []state.Standby) []api.Standby {
 	out := make([]api.Standby, 0, len(all))
 	for _, b := range all {
 		out = append(out, api.Standby(b))
 	}
 	return out
-}
-
-func (g *Group) API() api.Group {
-	return api.Group{Name: g.Name, Ack: g.Ack, OnAckLoss: cmp.Or(g.OnAckLoss, agent.LossWait), Overflow: g.Overflow,
-		PITR: g.PITR, RPOTargetSeconds: g.RPOTargetSeconds, Paused: g.Paused, Owner: g.Owner, Agents: g.Agents,
-		Retention: g.Retention.String(), Standbys: standbys(g.Standbys), Volumes: g.Volumes}
 }

@@ -146,14 +146,17 @@ type RaftHello struct {
 
 // MemberStatus is where one member stands.
 type MemberStatus struct {
-	Journal  uuid.UUID `json:"journal"`
-	Member   string    `json:"member"`
-	Version  string    `json:"version"`
-	Level    int       `json:"level,omitempty"` // the feature level that its release knows
-	State    string    `json:"state"`           // leader, follower, candidate, waiting
-	Term     uint64    `json:"term"`
-	Last     uint64    `json:"last"`    // of Raft's log
-	Applied  uint64    `json:"applied"` // Raft index
-	LogBytes int64     `json:"log_bytes"`
-	Error    *Fault    `json:"error,omitempty"`
+	Journal uuid.UUID `json:"journal"`
+	Member  string    `json:"member"`
+	Version string    `json:"version"`
+	Level   int       `json:"level,omitempty"` // the feature level that its release knows
+	// Site and TargetSites are what its configuration says of where it and its targets are.
+	Site        string            `json:"site,omitempty"`
+	TargetSites map[string]string `json:"target_sites,omitempty"`
+	State       string            `json:"state"` // leader, follower, candidate, waiting
+	Term        uint64            `json:"term"`
+	Last        uint64            `json:"last"`    // of Raft's log
+	Applied     uint64            `json:"applied"` // Raft index
+	LogBytes    int64             `json:"log_bytes"`
+	Error       *Fault            `json:"error,omitempty"`
 }

@@ -264,7 +264,7 @@ func (m *membership) Members(ctx context.Context) []Member {
 // self is where this member stands.
 func (m *membership) self() change.MemberStatus {
 	st := change.MemberStatus{Journal: m.member.journalID(), Member: m.member.id, Version: m.opts.Version,
-		Level: max(0, m.opts.knows),
+		Level: max(0, m.opts.knows), Site: m.opts.Site, TargetSites: m.opts.targetSites(),
 		State: strings.ToLower(m.raft.State().String()), Term: m.raft.CurrentTerm(), Last: m.raft.LastIndex(),
 		LogBytes: m.logs.log.Stats().LiveBytes}
 	if len(m.servers()) == 0 {

@@ -28,6 +28,15 @@ type places struct {
 	told     sync.Map // say's
 }
 
+// targetSites is where the targets are.
+func (o *Options) targetSites() map[string]string {
+	out := make(map[string]string, len(o.Places))
+	for name, place := range o.Places {
+		out[name] = place.Site
+	}
+	return out
+}
+
 // TargetPlace is where a target is.
 type TargetPlace struct {
 	Site string
@@ -69,53 +78,89 @@ func (p *places) settle(ctx context.Context) error {
 	if level < state.LevelOf(state.KindSeat) || p.opts.Site == "" {
 		return nil
 	}
-	if err := p.takeSeat(seat, members); err != nil {
+	// Files of several members may differ: a name is put right once all of them say the same.
+	own := members == 1
+	if !own && p.differs(seat, sites) {
+		err := p.disagreement(ctx)
+		if own = err == nil; !own {
+			p.say("the sites of this member's configuration are not the journal's, which count",
+				"seat", seat.Site, "because", err)
+		}
+	}
+	if err := p.takeSeat(seat, own); err != nil {
 		return err
 	}
-	return p.setSites(sites, members)
+	return p.setSites(sites, own)
 }
 
-// takeSeat says where the journal is, the first time; later it corrects the name, of a
-// journal that is alone: several members may have different files.
-func (p *places) takeSeat(seat state.Seat, members int) error {
+// differs reports whether the configuration has other sites than the journal.
+func (p *places) differs(seat state.Seat, sites map[string]map[string]string) bool {
+	if seat.Epoch != 0 && seat.Site != p.opts.Site {
+		return true
+	}
+	at := siteOf(sites)
+	for name, place := range p.opts.Places {
+		if at[name] != "" && at[name] != place.Site {
+			return true
+		}
+	}
+	return false
+}
+
+// disagreement says which member's configuration has other sites than this one's, or cannot be
+// asked; nil is that all have the same.
+func (p *places) disagreement(ctx context.Context) error {
+	for _, s := range p.members.servers() {
+		there, err := p.ask(ctx, s)
+		if err == nil && (there.Site != p.opts.Site || !maps.Equal(there.TargetSites, p.opts.targetSites())) {
+			err = fail.New(fail.Refused, "ask", "member "+string(s.Address), "its configuration names other sites").
+				WithHint("give all members the same sites, and restart them")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeSeat says where the journal is, the first time; later it corrects the name, where own says
+// that this member's file counts.
+func (p *places) takeSeat(seat state.Seat, own bool) error {
 	put := state.SeatPut{From: seat.Epoch, Site: p.opts.Site, Epoch: seat.Epoch, Time: clock.Now().UTC()}
 	switch {
 	case seat.Epoch == 0:
 		p.fsm.read(func(v view) { _, put.Epoch, _ = v.who() })
-	case seat.Site == p.opts.Site:
-		return nil
-	case members > 1:
-		p.say("this member's configuration names another site than the journal has; the journal's counts",
-			"journal", seat.Site, "configuration", p.opts.Site)
+	case seat.Site == p.opts.Site || !own:
 		return nil
 	}
 	_, err := p.proposer.Propose(state.KindSeat, put)
 	return err
 }
 
-// setSites says which targets are where. Of a journal with several members only what is not
-// known yet is said, as it is with the list of targets.
-func (p *places) setSites(have map[string]map[string]string, members int) error {
-	at := map[string]string{} // target -> site
-	for site, targets := range have {
+// siteOf is where each target is.
+func siteOf(sites map[string]map[string]string) map[string]string {
+	at := map[string]string{}
+	for site, targets := range sites {
 		for name := range targets {
 			at[name] = site
 		}
 	}
-	want := map[string]map[string]string{}
+	return at
+}
+
+// setSites says which targets are where: all, or where this member's file does not count, those
+// of which nothing is known yet.
+func (p *places) setSites(have map[string]map[string]string, own bool) error {
+	at, want := siteOf(have), map[string]map[string]string{}
 	for name, place := range p.opts.Places {
-		site := place.Site
-		if known := at[name]; known != "" && known != site && members > 1 {
-			p.say("this member's configuration has a target at another site than the journal has it; the journal's counts",
-				"target", name, "journal", known, "configuration", site)
-			site = known
+		site, url := place.Site, place.URL
+		if known := at[name]; known != "" && !own {
+			site, url = known, have[known][name]
 		}
 		if want[site] == nil {
 			want[site] = map[string]string{}
 		}
-		if want[site][name] = place.URL; members > 1 && at[name] == site {
-			want[site][name] = have[site][name]
-		}
+		want[site][name] = url
 	}
 	for site := range have {
 		if want[site] == nil {
@@ -162,16 +207,22 @@ func (p *places) raiseLevel(ctx context.Context) error {
 
 // knowsLevel says why a member does not know a feature level, or why that is not certain.
 func (p *places) knowsLevel(ctx context.Context, s raft.Server, level int) error {
-	if string(s.ID) == p.members.member.id {
-		return nil
+	there, err := p.ask(ctx, s)
+	if err == nil && there.Level < level {
+		err = fail.New(fail.Retry, "ask", "member "+string(s.Address),
+			fmt.Sprintf("its release, %s, knows level %d", there.Version, there.Level))
 	}
-	var there change.MemberStatus
-	err := p.members.askStatus(ctx, string(s.Address), &there)
+	return err
+}
+
+// ask asks a member, this one too, where it stands.
+func (p *places) ask(ctx context.Context, s raft.Server) (there change.MemberStatus, err error) {
+	if string(s.ID) == p.members.member.id {
+		return p.members.self(), nil
+	}
+	err = p.members.askStatus(ctx, string(s.Address), &there)
 	if err == nil && there.Member != string(s.ID) {
 		err = fail.New(fail.Retry, "ask", "member "+string(s.ID), "another member answers at "+string(s.Address))
 	}
-	if err == nil && there.Level < level {
-		err = fail.New(fail.Retry, "ask", "member "+string(s.Address), fmt.Sprintf("its release, %s, knows level %d", there.Version, there.Level))
-	}
-	return err
+	return there, err
 }

@@ -141,3 +141,29 @@ func TestPlace(t *testing.T) {
 		t.Errorf("a start changed\n%s\nto\n%s", before, saved(j))
 	}
 }
+
+// TestCorrectedSites: of a journal with several members a site is put right once the files of all
+// of them say the same, not before.
+func TestCorrectedSites(t *testing.T) {
+	site, places := "here", map[string]TargetPlace{"x": {"here", "file:///x"}}
+	c := newClusterTest(t, 3, func(o *Options) { o.Site, o.Places = site, places })
+	c.form()
+	sites := func() (seat, target string) {
+		c.leader().View(func(s *state.State) { seat, target = s.Seat.Site, s.SiteOf("x") })
+		return seat, target
+	}
+	site, places = "north", map[string]TargetPlace{"x": {"south", "file:///x"}}
+	for i := range c.members {
+		c.await("to do what can be done", func() bool { return c.leader().places.settle(t.Context()) == nil })
+		if seat, target := sites(); seat != "here" || target != "here" {
+			t.Fatalf("with %d files of 3 the seat is at %s, the target at %s", i, seat, target)
+		}
+		c.stop(i)
+		c.start(i)
+	}
+	c.await("what all files say", func() bool {
+		seat, target := sites()
+		return seat == "north" && target == "south"
+	})
+	c.sameState()
+}

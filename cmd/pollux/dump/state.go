@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -74,6 +75,11 @@ func (d *stateDump) print(w io.Writer) error {
 	for _, s := range d.Streams {
 		if err == nil {
 			_, err = fmt.Fprintf(w, "stream %s ends at LSN %d, hash %s\n", s.Stream, s.LSN, s.Hash)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Targets)) {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "target %s: %d objects written\n", name, d.Targets[name])
 		}
 	}
 	return err
