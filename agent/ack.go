@@ -20,7 +20,7 @@ type Policy struct {
 const (
 	AckLocal   = "local"   // fdatasync'ed in this host's WAL
 	AckJournal = "journal" // committed by a majority of MinVoters or more
-	AckRemote  = "remote"  // in every required target
+	AckRemote  = "remote"  // in every remote target
 
 	LossWait    = "wait"
 	LossDegrade = "degrade"

@@ -22,7 +22,7 @@ type Changes struct {
 }
 
 // Changed is the change map: what was written to a volume after an LSN; after nil
-// means after the newest one that every required target holds. The WAL is the
+// means after the newest one that every remote target holds. The WAL is the
 // map, while less than half of its budget is used: it keeps each frame until every
 // required target has it. What leaves it earlier is entered into the spilled changes. An LSN
 // before what they hold is refused.
@@ -108,7 +108,7 @@ func (a *Agent) changed(ctx context.Context, v *Volume, after *uint64) (_ Change
 	return out, nil
 }
 
-// durableTo reports whether every required target holds a stream up to lsn by now.
+// durableTo reports whether every remote target holds a stream up to lsn by now.
 func (a *Agent) durableTo(s *stream, lsn uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -55,7 +55,7 @@ type Options struct {
 	// that does not hold it has lost what was durable: Open then refuses.
 	Committed func(change.StreamID) change.Point
 	// Remote, where the journal runs in this process, tells at a start how much of a
-	// stream every required target holds. Without it that is known only once there
+	// stream every remote target holds. Without it that is known only once there
 	// is a session, which a paused group has none of.
 	Remote func(change.StreamID) uint64
 	// NoCompression stores blocks as they are.

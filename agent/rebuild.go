@@ -15,7 +15,7 @@ import (
 )
 
 // Taken is a stream whose agent is gone for good: whoever held it before is fenced,
-// and every required target holds it up to Point.
+// and every remote target holds it up to Point.
 type Taken struct {
 	Point change.Point
 	Lease change.Lease

@@ -16,7 +16,7 @@ type shipState struct {
 	attached  bool
 	committed change.Point // accepted by the journal
 	released  uint64       // the journal needs no bytes up to here
-	durable   uint64       // in every required target
+	durable   uint64       // in every remote target
 	voters    int          // of the journal, as it said last
 	sent      uint64       // handed to the present session
 	mayHave   uint64       // the journal was sent no more than this

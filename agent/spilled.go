@@ -9,7 +9,7 @@ import (
 )
 
 // spilledChanges is the part of the change map that the WAL no longer holds: what
-// frames changed that the journal has and some required target lacks, and that left the
+// frames changed that the journal has and some remote target lacks, and that left the
 // WAL for want of room. It is durable.
 type spilledChanges struct {
 	after uint64 // complete from here on

@@ -16,7 +16,7 @@ type StreamStatus struct {
 	DurableLSN uint64 // in the agent's WAL
 	Committed  change.Point
 	Released   uint64
-	RemoteLSN  uint64 // in every required target
+	RemoteLSN  uint64 // in every remote target
 	Lag        time.Duration
 	LagBytes   int64 // plain bytes not yet durable remotely, estimated from the WAL
 	Attached   bool

@@ -15,11 +15,11 @@ func newVolumeChanged() *cobra.Command {
 	var f cli.DaemonFlags
 	var after uint64
 	c := &cobra.Command{Use: "changed VOLUME", Short: "List what was written and is not in the remote store yet", Args: cobra.ExactArgs(1),
-		Long: `Lists the extents of a volume that some required target lacks: what would be lost
+		Long: `Lists the extents of a volume that some remote target lacks: what would be lost
 with this host. With --after, those written after that LSN, as far back as the WAL
 reaches: after a failover to a recovery point, the blocks in which this side differs.`}
 	f.Add(c)
-	c.Flags().Uint64Var(&after, "after", 0, "LSN (default: the newest one that every required target holds)")
+	c.Flags().Uint64Var(&after, "after", 0, "LSN (default: the newest one that every remote target holds)")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r := api.VolumeChanged{Name: args[0]}
 		if c.Flags().Changed("after") {

@@ -61,7 +61,7 @@ type GroupWait struct {
 type GroupProgress struct {
 	Group      string `json:"group"`
 	LastLSN    uint64 `json:"last_lsn"`    // newest acknowledged write
-	DurableLSN uint64 `json:"durable_lsn"` // in every required target, with all before it
+	DurableLSN uint64 `json:"durable_lsn"` // in every remote target, with all before it
 }
 
 // Volume is a protected volume.
@@ -101,7 +101,7 @@ type VolumeRemove struct {
 }
 
 // VolumeChanged asks which extents of a volume were written after an LSN; without
-// one, after the newest that every required target holds.
+// one, after the newest that every remote target holds.
 type VolumeChanged struct {
 	Name     string  `json:"name"`
 	AfterLSN *uint64 `json:"after_lsn,omitempty"`
@@ -130,7 +130,7 @@ type Bookmark struct {
 	LSN   uint64    `json:"lsn"`
 	Epoch uint64    `json:"epoch"`
 	Time  time.Time `json:"time"`
-	// Durable tells whether every required target holds it; of a group over several
+	// Durable tells whether every remote target holds it; of a group over several
 	// hosts, this host's part.
 	Durable bool `json:"durable"`
 	// Points are those of a group over several hosts, and HeldSeconds is how long the
@@ -226,7 +226,7 @@ type StreamStatus struct {
 	// LastLSN is the newest acknowledged write where that agent answers, and the newest that
 	// the journal has where a member of the journal does; null where neither is known here.
 	LastLSN    *uint64 `json:"last_lsn"`
-	DurableLSN *uint64 `json:"durable_lsn"` // in every required target; null as LastLSN
+	DurableLSN *uint64 `json:"durable_lsn"` // in every remote target; null as LastLSN
 }
 
 // HasLSN reports whether LastLSN and DurableLSN say something.

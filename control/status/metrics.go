@@ -13,7 +13,7 @@ var (
 	descLagBytes = adminhttp.Desc("lag_bytes", "Bytes acknowledged and not durable in the remote store.", "group")
 	descRPO      = adminhttp.Desc("rpo_target_seconds", "The group's RPO target.", "group")
 	descLast     = adminhttp.Desc("last_lsn", "Newest acknowledged LSN.", "group")
-	descDurable  = adminhttp.Desc("durable_lsn", "Newest LSN in every required target.", "group")
+	descDurable  = adminhttp.Desc("durable_lsn", "Newest LSN in every remote target.", "group")
 	descState    = adminhttp.Desc("group_state", "1 for the state that the group is in.", "group", "state")
 
 	descMemory  = adminhttp.Desc("memory_bytes", "Acknowledged writes in memory.")

@@ -49,7 +49,7 @@ type Stream struct {
 	// ResyncAfter is the newest point where a resync has not ended.
 	Resyncing   bool
 	ResyncAfter uint64
-	// Last is the newest LSN that the journal has, and Durable that in every required target;
+	// Last is the newest LSN that the journal has, and Durable that in every remote target;
 	// both are known only where a member of the journal runs.
 	Known         bool
 	Last, Durable uint64

@@ -39,7 +39,7 @@ type Journal interface {
 	// and refuses to call nothing what is only not known.
 	Synced() bool
 	AwaitSync(ctx context.Context) error
-	// Progress is how far the journal has a stream, and how far every required target; false
+	// Progress is how far the journal has a stream, and how far every remote target; false
 	// where that is not known here.
 	Progress(id change.StreamID) (last, durable uint64, known bool)
 }

@@ -136,7 +136,7 @@ func (f *fsm) point(id change.StreamID) change.Point {
 	return f.points[id]
 }
 
-// remoteLSN is the LSN up to which every required target holds a stream.
+// remoteLSN is the LSN up to which every remote target holds a stream.
 func (f *fsm) remoteLSN(id change.StreamID) uint64 {
 	f.mu.RLock()
 	defer f.mu.RUnlock()

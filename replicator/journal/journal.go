@@ -236,7 +236,7 @@ func (j *Journal) Term() uint64 { return j.raft.CurrentTerm() }
 // Point returns how far the journal has accepted a stream.
 func (j *Journal) Point(id change.StreamID) change.Point { return j.fsm.point(id) }
 
-// Durable returns the LSN up to which every required target holds a stream.
+// Durable returns the LSN up to which every remote target holds a stream.
 func (j *Journal) Durable(id change.StreamID) uint64 { return j.fsm.remoteLSN(id) }
 
 // Status is where the journal stands.

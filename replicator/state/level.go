@@ -15,7 +15,7 @@ import (
 // Level is the highest feature level that this release knows:
 //
 //	0  all commands up to stream-horizon
-//	1  feature-level, group-patch, site, seat and stream-move
+//	1  group-patch, site, seat and stream-move; feature-level itself needs none
 const Level = 1
 
 // FeatureLevel raises the feature level of a journal, one by one.
