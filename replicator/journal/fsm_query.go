@@ -5,7 +5,6 @@ import (
 	"maps"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -49,16 +48,6 @@ func (v view) releasedLSN(id change.StreamID) uint64 {
 	return v.fsm.neededLSN(id)
 }
 
-// who names the journal, and the epoch and site of its seat: before its state has one, those
-// that it was born with.
-func (v view) who() (id uuid.UUID, epoch uint64, site string) {
-	born, seat := v.fsm.id, v.fsm.state.Seat
-	if seat.Epoch == 0 {
-		return born.Journal, born.Epoch, born.Site
-	}
-	return born.Journal, seat.Epoch, seat.Site
-}
-
 // view calls fn with the control state, which it must neither keep nor change.
 func (f *fsm) view(fn func(*state.State)) {
 	f.mu.RLock()
@@ -75,18 +64,21 @@ func (f *fsm) level() int {
 
 // figures are the numbers that say how far the FSM has come.
 type figures struct {
-	id             identity
-	applied        uint64 // Raft index
-	durableApplied uint64 // newest applied index whose entry was durable before it counted
-	copied         uint64 // Raft index from which on frames carry their bodies; 0: they do not
-	last           uint64 // journal index of the newest entry
-	floor          uint64 // journal index of the first entry that is still held
-	backlogBytes   int64  // of the frames from floor on
+	id             identity // with the epoch and site of the seat
+	applied        uint64   // Raft index
+	durableApplied uint64   // newest applied index whose entry was durable before it counted
+	copied         uint64   // Raft index from which on frames carry their bodies; 0: they do not
+	last           uint64   // journal index of the newest entry
+	floor          uint64   // journal index of the first entry that is still held
+	backlogBytes   int64    // of the frames from floor on
 }
 
 func (v view) figures() figures {
-	f := v.fsm
-	return figures{id: f.id, applied: f.applied, durableApplied: f.durableApplied, copied: f.copied,
+	f, id := v.fsm, v.fsm.id
+	if seat := f.state.Seat; seat.Epoch > 0 { // else those that it was born with
+		id.Epoch, id.Site = seat.Epoch, seat.Site
+	}
+	return figures{id: id, applied: f.applied, durableApplied: f.durableApplied, copied: f.copied,
 		last: f.next - 1, floor: f.floor, backlogBytes: f.backlog.bytes()}
 }
 

@@ -223,8 +223,8 @@ func (j *Journal) Changed() <-chan struct{} { return j.changed.Next() }
 
 // ID names the journal, its epoch and its site; nil until a new member knows.
 func (j *Journal) ID() (id uuid.UUID, epoch uint64, site string) {
-	j.fsm.read(func(v view) { id, epoch, site = v.who() })
-	return id, epoch, site
+	is := j.fsm.figures().id
+	return is.Journal, is.Epoch, is.Site
 }
 
 // Created is when the journal was born.

@@ -129,7 +129,7 @@ func (p *places) takeSeat(seat state.Seat, own bool) error {
 	put := state.SeatPut{From: seat.Epoch, Site: p.opts.Site, Epoch: seat.Epoch, Time: clock.Now().UTC()}
 	switch {
 	case seat.Epoch == 0:
-		p.fsm.read(func(v view) { _, put.Epoch, _ = v.who() })
+		put.Epoch = p.fsm.figures().id.Epoch
 	case seat.Site == p.opts.Site || !own:
 		return nil
 	}

@@ -131,8 +131,8 @@ func TestPlace(t *testing.T) {
 	if sites != "here elsewhere" || seat != "home" {
 		t.Errorf("targets at %s, seat at %s", sites, seat)
 	}
-	if _, epoch, _ := j.ID(); epoch != 1 {
-		t.Errorf("epoch %d", epoch)
+	if _, epoch, named := j.ID(); epoch != 1 || named != "home" || j.Info().Site != "home" {
+		t.Errorf("epoch %d, site %s, and %s in what is told", epoch, named, j.Info().Site)
 	}
 	before := saved(j)
 	c.stop(0)
