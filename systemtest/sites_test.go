@@ -83,7 +83,8 @@ func TestTargetAtTheSeat(t *testing.T) {
 	s.conf.target = strings.Replace(s.conf.target, "site: local", "site: remote", 1)
 	s.configure()
 	named("remote", "Unprotected")
-	if out := s.pollux("group", "set", "g", "--ack", "remote"); out.code != 2 || !strings.Contains(out.stderr, "site remote") {
+	out := s.pollux("group", "set", "g", "--ack", "remote")
+	if out.code != 2 || !strings.Contains(out.stderr, "site remote") {
 		t.Errorf("ack: remote of an Unprotected group: %d, %s", out.code, out.stderr)
 	}
 	named("local", "Replicating")
