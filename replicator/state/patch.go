@@ -89,7 +89,7 @@ func (s *State) patchGroup(r *GroupPatch) (string, error) {
 		return "", err
 	}
 	r.set(&g)
-	if err := g.check(); err != nil {
+	if err := first(g.checkApplied(), g.checkOverflow()); err != nil {
 		return "", fail.At("change group", r.Name, err)
 	}
 	g.Revision++
