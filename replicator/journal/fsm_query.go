@@ -59,6 +59,14 @@ func (v view) who() (id uuid.UUID, epoch uint64, site string) {
 	return born.Journal, seat.Epoch, seat.Site
 }
 
+// who names the journal and its epoch.
+func (f *fsm) who() (id uuid.UUID, epoch uint64) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	id, epoch, _ = view{f}.who()
+	return id, epoch
+}
+
 // view calls fn with the control state, which it must neither keep nor change.
 func (f *fsm) view(fn func(*state.State)) {
 	f.mu.RLock()

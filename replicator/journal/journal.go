@@ -257,22 +257,24 @@ type Status struct {
 
 // Status returns the journal's figures.
 func (j *Journal) Status() Status {
-	s, _ := j.status()
+	s, _, _ := j.status()
 	return s
 }
 
 // status is Status, and who the journal is at that moment.
-func (j *Journal) status() (Status, identity) {
+func (j *Journal) status() (s Status, id uuid.UUID, site string) {
 	w := j.wal.Stats()
-	s := Status{Leader: j.Leads(), Term: j.Term(),
+	s = Status{Leader: j.Leads(), Term: j.Term(),
 		LogBytes: w.LiveBytes, LogBudget: w.BudgetBytes, WAL: w}
 	s.Voters, s.Members = j.membership.count()
 	s.LeaderAddress = j.membership.leader()
 	var now figures
-	j.fsm.read(func(v view) { now, s.Targets = v.figures(), v.targets() })
-	s.Epoch = now.id.Epoch
+	j.fsm.read(func(v view) {
+		now, s.Targets = v.figures(), v.targets()
+		id, s.Epoch, site = v.who()
+	})
 	s.LastIndex, s.Pending, s.PendingBytes = now.last, now.last+1-now.floor, now.backlogBytes
-	return s, now.id
+	return s, id, site
 }
 
 // SetTargetInfo says how to find out where the targets' uploaders stand.
@@ -284,8 +286,8 @@ func (j *Journal) SetTargetInfo(f func() []change.TargetInfo) {
 
 // Info is where the journal stands, as its leader sees it.
 func (j *Journal) Info() change.JournalInfo {
-	st, id := j.status()
-	out := change.JournalInfo{Journal: id.Journal, Epoch: id.Epoch, Site: id.Site, Term: st.Term, Leader: st.LeaderAddress,
+	st, id, site := j.status()
+	out := change.JournalInfo{Journal: id, Epoch: st.Epoch, Site: site, Term: st.Term, Leader: st.LeaderAddress,
 		Voters: st.Voters, Members: st.Members, LogBytes: st.LogBytes, LogBudget: st.LogBudget}
 	j.mu.Lock()
 	targets := j.targetInfo

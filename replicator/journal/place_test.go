@@ -141,3 +141,32 @@ func TestPlace(t *testing.T) {
 		t.Errorf("a start changed\n%s\nto\n%s", before, saved(j))
 	}
 }
+
+// TestSeatIsSaid: agents, followers and operators are told of the seat's site and epoch, and
+// not of those that the journal was born with.
+func TestSeatIsSaid(t *testing.T) {
+	site := "local"
+	c := newClusterTest(t, 1, func(o *Options) { o.Site = site })
+	c.form()
+	c.await("the seat", func() bool {
+		seat := ""
+		c.leader().View(func(s *state.State) { seat = s.Seat.Site })
+		return seat == site
+	})
+	c.stop(0)
+	site = "north" // its operator gives it a name
+	c.start(0)
+	j := c.leader()
+	if _, err := j.Propose(state.KindSeat, state.SeatPut{From: 1, Site: site, Epoch: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if info := j.Info(); info.Site != site || info.Epoch != 2 {
+		t.Errorf("the journal is said to be at %s, with epoch %d", info.Site, info.Epoch)
+	}
+	if st := j.Status(); st.Epoch != 2 {
+		t.Errorf("the status has epoch %d", st.Epoch)
+	}
+	if _, epoch := j.fsm.who(); epoch != 2 {
+		t.Errorf("leases get epoch %d", epoch)
+	}
+}

@@ -43,8 +43,8 @@ type server struct {
 // which it was welcomed; an error ends the connection.
 func (s *server) welcome(ctx context.Context, conn *transport.Conn, object string, reference bool) (
 	context.Context, func(), error) {
-	id := s.fsm.figures().id
-	w := change.Welcome{Journal: id.Journal.String(), Epoch: id.Epoch, Reference: reference}
+	id, epoch := s.fsm.who()
+	w := change.Welcome{Journal: id.String(), Epoch: epoch, Reference: reference}
 	lead, _ := s.lead.now()
 	if lead == nil {
 		w.Leader, w.Error = s.members.leader(), change.FaultOf(s.members.notLeader("serve", object))
@@ -177,7 +177,7 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 }
 
 func (s *session) attach(at *change.Attach) error {
-	epoch := s.fsm.figures().id.Epoch
+	_, epoch := s.fsm.who()
 	_, err := s.proposer.Propose(state.KindLease, state.LeaseGrant{Stream: at.Stream, Agent: s.agent, Epoch: epoch})
 	return s.attached(at.Stream, err)
 }
