@@ -94,33 +94,29 @@ func (p *places) takeSeat(seat state.Seat, members int) error {
 }
 
 // setSites says which targets are where. Of a journal with several members only what is not
-// known yet is said, as it is with the list of targets.
+// known yet is said, as it is with the list of targets: their files may differ.
 func (p *places) setSites(have map[string]map[string]string, members int) error {
-	at := map[string]string{} // target -> site
+	at, want := map[string]string{}, map[string]map[string]string{} // target -> site
 	for site, targets := range have {
-		for name := range targets {
-			at[name] = site
+		want[site] = map[string]string{}
+		for name, url := range targets {
+			if at[name] = site; members > 1 {
+				want[site][name] = url
+			}
 		}
 	}
-	want := map[string]map[string]string{}
 	for name, place := range p.opts.Places {
-		site := place.Site
-		if known := at[name]; known != "" && known != site && members > 1 {
-			p.say("this member's configuration has a target at another site than the journal has it; the journal's counts",
-				"target", name, "journal", known, "configuration", site)
-			site = known
+		if known := at[name]; known != "" && members > 1 {
+			if known != place.Site {
+				p.say("this member's configuration has a target at another site than the journal has it; the journal's counts",
+					"target", name, "journal", known, "configuration", place.Site)
+			}
+			continue
 		}
-		if want[site] == nil {
-			want[site] = map[string]string{}
+		if want[place.Site] == nil {
+			want[place.Site] = map[string]string{}
 		}
-		if want[site][name] = place.URL; members > 1 && at[name] == site {
-			want[site][name] = have[site][name]
-		}
-	}
-	for site := range have {
-		if want[site] == nil {
-			want[site] = map[string]string{}
-		}
+		want[place.Site][name] = place.URL
 	}
 	for _, site := range slices.Sorted(maps.Keys(want)) {
 		if known, there := have[site]; there && maps.Equal(known, want[site]) {

@@ -170,3 +170,37 @@ func TestSeatIsSaid(t *testing.T) {
 		t.Errorf("leases get epoch %d", epoch)
 	}
 }
+
+// TestOtherPlaces: a leader of several members, whose file lacks a target, takes nothing back
+// that the journal knows of it.
+func TestOtherPlaces(t *testing.T) {
+	places, targets := map[string]TargetPlace{"x": {"here", "file:///x"}}, []string{"x"}
+	c := newClusterTest(t, 3, func(o *Options) { o.Targets, o.Required, o.Places = targets, targets, places })
+	c.form()
+	siteOf := func(j *Journal, target string) (site string) {
+		j.View(func(s *state.State) { site = s.SiteOf(target) })
+		return site
+	}
+	c.await("the site", func() bool { return siteOf(c.leader(), "x") == "here" })
+	c.write(20)
+	first := c.leader()
+	c.uploaded("x", first.LastIndex(), c.at)
+	places, targets = map[string]TargetPlace{"y": {"there", "file:///y"}}, []string{"y"}
+	i := (c.index(first) + 1) % 3
+	c.stop(i)
+	c.start(i)
+	c.await("its lead", func() bool {
+		if !c.members[i].Leads() {
+			_ = c.leader().Transfer(c.addrs[i])
+		}
+		return c.members[i].Leads()
+	})
+	j := c.members[i]
+	c.await("what it knows more of", func() bool { return siteOf(j, "y") == "there" })
+	if at := siteOf(j, "x"); at != "here" {
+		t.Errorf("target x is at %q", at)
+	}
+	if got := j.Durable(c.stream); got != 0 {
+		t.Errorf("LSN %d is durable remotely, and all of it at the seat's site", got)
+	}
+}
