@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -202,5 +203,22 @@ func TestOtherPlaces(t *testing.T) {
 	}
 	if got := j.Durable(c.stream); got != 0 {
 		t.Errorf("LSN %d is durable remotely, and all of it at the seat's site", got)
+	}
+}
+
+// TestLevelIsTheLeaders: nobody else raises the feature level, which would stop the members of
+// earlier releases.
+func TestLevelIsTheLeaders(t *testing.T) {
+	c := newClusterTest(t, 1, func(o *Options) { o.knows = -1 })
+	c.form()
+	command := state.Encode(state.KindFeatureLevel, state.FeatureLevel{Level: 1})
+	for _, peer := range []pki.Peer{pki.Local, {Role: pki.Operator, Name: "kim"}, {Role: pki.Journal, Name: "m"}} {
+		got := c.leader().server.propose(peer, &change.Propose{Command: command})
+		if err := got.Error.Err("", ""); !fail.Is(err, fail.Denied) {
+			t.Errorf("%s: %v", peer, err)
+		}
+	}
+	if level := c.leader().fsm.level(); level != 0 {
+		t.Errorf("level %d", level)
 	}
 }
