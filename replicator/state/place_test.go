@@ -238,6 +238,19 @@ func TestGroupCommand(t *testing.T) {
 	}
 }
 
+// TestNoneLeft: a group whose agents and standbys are all taken away has none.
+func TestNoneLeft(t *testing.T) {
+	s := raised(t)
+	must(t, s, KindGroupPatch, GroupPatch{Name: "g", Agents: &[]string{"b"}, Standbys: &[]Standby{{"south", "b"}}})
+	next := *s.Groups["g"]
+	next.Agents, next.Standbys = nil, nil
+	kind, v := GroupCommand(Level, s.Groups["g"], &next)
+	must(t, s, kind, v)
+	if g := s.Groups["g"]; len(g.Agents) > 0 || len(g.Standbys) > 0 {
+		t.Errorf("%+v", g)
+	}
+}
+
 // ignoreRevision compares groups but for their revision, and no agents like an empty list.
 var ignoreRevision = cmp.Options{
 	cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".Revision" }, cmp.Ignore()),
