@@ -71,10 +71,10 @@ func (o *overflowState) holds(lsn uint64) bool {
 	return lsn+1 <= o.dropping || (o.resync.phase.open() && lsn+1 <= o.dropped.upto.LSN)
 }
 
-// afterAll reports whether the journal has taken all that was dropped after all, so
-// that a new session may end the overflow.
+// afterAll reports whether the journal has taken all that was dropped after all. A new
+// session ends the overflow then, or, where its log has a gap from before, the resync of that.
 func (o *overflowState) afterAll(ship *shipState) bool {
-	return o.resync.phase == resyncDropped && ship.consistent && ship.committed.LSN >= o.dropped.upto.LSN
+	return o.resync.phase == resyncDropped && ship.committed.LSN >= o.dropped.upto.LSN
 }
 
 // gap reports whether the journal stands at a point whose successors were dropped,

@@ -73,7 +73,7 @@ func (s *stream) acked(ack *change.Ack) {
 		s.ship.committed, s.ship.consistent = ack.Committed, !ack.Unsound
 	}
 	s.ship.voters = ack.Voters
-	afterAll := s.overflow.afterAll(&s.ship)
+	afterAll := s.overflow.afterAll(&s.ship) && (s.ship.consistent || s.suspended == nil) // see enter
 	s.ship.released = max(s.ship.released, ack.Released)
 	s.ship.durable = max(s.ship.durable, ack.Durable)
 	s.evicted.lag.drop(s.ship.durable)

@@ -77,6 +77,9 @@ type subject struct {
 // mayPropose refuses commands about what belongs to another agent in the control state
 // that look shows.
 func mayPropose(look func(func(*state.State)), p pki.Peer, kind state.Kind, body []byte) error {
+	if kind == state.KindFeatureLevel { // only the leader knows what all members know
+		return denied(p, "raise the journal's feature level")
+	}
 	if p.Is(pki.Operator) || p.Is(pki.Journal) && kind == state.KindAudit {
 		return nil
 	}

@@ -148,24 +148,27 @@ func siteOf(sites map[string]map[string]string) map[string]string {
 	return at
 }
 
-// setSites says which targets are where: all, or where this member's file does not count, those
-// of which nothing is known yet.
+// setSites says which targets are where: by this member's file where own says that it counts, else
+// only what is not known yet. What the journal knows is then not taken back, even of a target that
+// the file lacks: one of which nothing is known counts as elsewhere.
 func (p *places) setSites(have map[string]map[string]string, own bool) error {
-	at, want := siteOf(have), map[string]map[string]string{}
-	for name, place := range p.opts.Places {
-		site, url := place.Site, place.URL
-		if known := at[name]; known != "" && !own {
-			site, url = known, have[known][name]
+	at, want := map[string]string{}, map[string]map[string]string{} // target -> site
+	for site, targets := range have {
+		want[site] = map[string]string{}
+		for name, url := range targets {
+			if at[name] = site; !own {
+				want[site][name] = url
+			}
 		}
-		if want[site] == nil {
-			want[site] = map[string]string{}
-		}
-		want[site][name] = url
 	}
-	for site := range have {
-		if want[site] == nil {
-			want[site] = map[string]string{}
+	for name, place := range p.opts.Places {
+		if at[name] != "" && !own {
+			continue
 		}
+		if want[place.Site] == nil {
+			want[place.Site] = map[string]string{}
+		}
+		want[place.Site][name] = place.URL
 	}
 	for _, site := range slices.Sorted(maps.Keys(want)) {
 		if known, there := have[site]; there && maps.Equal(known, want[site]) {

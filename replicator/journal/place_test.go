@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/pki"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -166,4 +167,84 @@ func TestCorrectedSites(t *testing.T) {
 		return seat == "north" && target == "south"
 	})
 	c.sameState()
+}
+
+// TestSeatIsSaid: agents, followers and operators are told of the seat's site and epoch, and
+// not of those that the journal was born with.
+func TestSeatIsSaid(t *testing.T) {
+	site := "local"
+	c := newClusterTest(t, 1, func(o *Options) { o.Site = site })
+	c.form()
+	c.await("the seat", func() bool {
+		seat := ""
+		c.leader().View(func(s *state.State) { seat = s.Seat.Site })
+		return seat == site
+	})
+	c.stop(0)
+	site = "north" // its operator gives it a name
+	c.start(0)
+	j := c.leader()
+	if _, err := j.Propose(state.KindSeat, state.SeatPut{From: 1, Site: site, Epoch: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if info := j.Info(); info.Site != site || info.Epoch != 2 {
+		t.Errorf("the journal is said to be at %s, with epoch %d", info.Site, info.Epoch)
+	}
+	if st := j.Status(); st.Epoch != 2 {
+		t.Errorf("the status has epoch %d", st.Epoch)
+	}
+	if epoch := j.fsm.figures().id.Epoch; epoch != 2 {
+		t.Errorf("leases get epoch %d", epoch)
+	}
+}
+
+// TestOtherPlaces: a leader of several members, whose file lacks a target, takes nothing back
+// that the journal knows of it.
+func TestOtherPlaces(t *testing.T) {
+	places, targets := map[string]TargetPlace{"x": {"here", "file:///x"}}, []string{"x"}
+	c := newClusterTest(t, 3, func(o *Options) { o.Targets, o.Required, o.Places = targets, targets, places })
+	c.form()
+	siteOf := func(j *Journal, target string) (site string) {
+		j.View(func(s *state.State) { site = s.SiteOf(target) })
+		return site
+	}
+	c.await("the site", func() bool { return siteOf(c.leader(), "x") == "here" })
+	c.write(20)
+	first := c.leader()
+	c.uploaded("x", first.LastIndex(), c.at)
+	places, targets = map[string]TargetPlace{"y": {"there", "file:///y"}}, []string{"y"}
+	i := (c.index(first) + 1) % 3
+	c.stop(i)
+	c.start(i)
+	c.await("its lead", func() bool {
+		if !c.members[i].Leads() {
+			_ = c.leader().Transfer(c.addrs[i])
+		}
+		return c.members[i].Leads()
+	})
+	j := c.members[i]
+	c.await("what it knows more of", func() bool { return siteOf(j, "y") == "there" })
+	if at := siteOf(j, "x"); at != "here" {
+		t.Errorf("target x is at %q", at)
+	}
+	if got := j.Durable(c.stream); got != 0 {
+		t.Errorf("LSN %d is durable remotely, and all of it at the seat's site", got)
+	}
+}
+
+// TestLevelIsTheLeaders: nobody else raises the feature level, which would stop the members of
+// earlier releases.
+func TestLevelIsTheLeaders(t *testing.T) {
+	c := newClusterTest(t, 1, func(o *Options) { o.knows = -1 })
+	c.form()
+	command := state.Encode(state.KindFeatureLevel, state.FeatureLevel{Level: 1})
+	for _, peer := range []pki.Peer{pki.Local, {Role: pki.Operator, Name: "kim"}, {Role: pki.Journal, Name: "m"}} {
+		got := c.leader().server.propose(peer, &change.Propose{Command: command})
+		if err := got.Error.Err("", ""); !fail.Is(err, fail.Denied) {
+			t.Errorf("%s: %v", peer, err)
+		}
+	}
+	if level := c.leader().fsm.level(); level != 0 {
+		t.Errorf("level %d", level)
+	}
 }

@@ -112,8 +112,8 @@ func (g *Group) check() error {
 		checkOneOf("overflow", g.Overflow, overflowModes...),
 		checkText("pitr", g.PITR), // one that is not known keeps all
 		checkSeconds("RPO target", g.RPOTargetSeconds), g.Retention.check())
-	if err == nil && g.Overflow == "bitmap" && g.Ack != "" && g.Ack != "local" {
-		err = invalid("overflow bitmap needs ack local, not %s", g.Ack)
+	if err == nil {
+		err = g.checkOverflow()
 	}
 	if err == nil && g.Owner != "" {
 		err = checkAgent(g.Owner)
@@ -125,6 +125,21 @@ func (g *Group) check() error {
 		err = first(err, checkAgent(a))
 	}
 	return first(err, checkStandbys(g.Standbys))
+}
+
+// checkApplied is what of check a command that was proposed is held to once more, and what is
+// loaded. All members must find the same, whatever they were built with: it asks nothing that
+// may differ or become stricter, such as which characters can be printed.
+func (g *Group) checkApplied() error {
+	return first(CheckName("group", g.Name), g.Retention.check(), checkStandbys(g.Standbys))
+}
+
+// checkOverflow refuses settings that do not go together.
+func (g *Group) checkOverflow() error {
+	if g.Overflow == "bitmap" && g.Ack != "" && g.Ack != "local" {
+		return invalid("overflow bitmap needs ack local, not %s", g.Ack)
+	}
+	return nil
 }
 
 func (st *Stream) check() error {

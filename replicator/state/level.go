@@ -27,11 +27,11 @@ func (r *FeatureLevel) check() error {
 	if r.Level < 1 {
 		return invalid("feature level %d", r.Level)
 	}
-	return nil
+	return knownLevel(r.Level)
 }
 
 func (s *State) raiseLevel(r *FeatureLevel) (string, error) {
-	if err := knownLevel(r.Level); err != nil {
+	if err := knownLevel(r.Level); err != nil { // one that a later release proposed ends the journal here
 		return "", err
 	}
 	if r.Level != s.Level+1 {

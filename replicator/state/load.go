@@ -62,7 +62,7 @@ func (s *State) loadJournal(key string, b []byte) error {
 		var r FeatureLevel
 		err := json.Unmarshal(b, &r)
 		if err == nil {
-			err = first(r.check(), knownLevel(r.Level))
+			err = r.check()
 		}
 		if err == nil {
 			s.Level = r.Level
@@ -86,7 +86,7 @@ func (r *Site) checkLoaded(name string) error {
 	if r.Name != name {
 		return otherKey(fmt.Sprintf("site %q", r.Name))
 	}
-	return r.check()
+	return r.checkApplied()
 }
 
 func (s *State) loadStream(name string, b []byte) error {
@@ -142,10 +142,7 @@ func (g *Group) checkLoaded(name string) error {
 	if g.Name != name {
 		return otherKey(fmt.Sprintf("group %q", g.Name))
 	}
-	if err := CheckName("group", g.Name); err != nil {
-		return err
-	}
-	return first(g.Retention.check(), checkStandbys(g.Standbys))
+	return g.checkApplied()
 }
 
 func (v *Volume) checkLoaded(name string) error {

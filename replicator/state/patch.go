@@ -89,7 +89,7 @@ func (s *State) patchGroup(r *GroupPatch) (string, error) {
 		return "", err
 	}
 	r.set(&g)
-	if err := g.check(); err != nil {
+	if err := first(g.checkApplied(), g.checkOverflow()); err != nil {
 		return "", fail.At("change group", r.Name, err)
 	}
 	g.Revision++
@@ -116,12 +116,8 @@ func GroupCommand(level int, old, g *Group) (Kind, any) {
 	changed(&r.PITR, old.PITR, g.PITR)
 	changed(&r.RPOTargetSeconds, old.RPOTargetSeconds, g.RPOTargetSeconds)
 	changed(&r.Paused, old.Paused, g.Paused)
-	if !slices.Equal(old.Agents, g.Agents) {
-		r.Agents = &g.Agents
-	}
-	if !slices.Equal(old.Standbys, g.Standbys) {
-		r.Standbys = &g.Standbys
-	}
+	changedList(&r.Agents, old.Agents, g.Agents)
+	changedList(&r.Standbys, old.Standbys, g.Standbys)
 	if !reflect.DeepEqual(old.Retention, g.Retention) {
 		if r.Retention = g.Retention; r.Retention == nil {
 			r.Retention = &Retention{}
@@ -133,5 +129,13 @@ func GroupCommand(level int, old, g *Group) (Kind, any) {
 func changed[T comparable](to **T, old, new T) {
 	if old != new {
 		*to = &new
+	}
+}
+
+// changedList is changed of a list. One that is empty now is no null, which would say nothing.
+func changedList[T comparable](to **[]T, old, new []T) {
+	if !slices.Equal(old, new) {
+		list := append([]T{}, new...)
+		*to = &list
 	}
 }

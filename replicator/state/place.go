@@ -42,6 +42,9 @@ func (r *SeatPut) check() error {
 }
 
 func (s *State) putSeat(r *SeatPut) (string, error) {
+	if err := r.check(); err != nil {
+		return "", err
+	}
 	if s.Seat.Epoch != r.From {
 		return "", fail.New(fail.Fenced, "take", "seat of the journal",
 			fmt.Sprintf("it has epoch %d, at %s, and not %d", s.Seat.Epoch, s.Seat.Site, r.From)).
@@ -69,15 +72,21 @@ const (
 )
 
 func (r *Site) check() error {
+	for name, url := range r.Targets {
+		if err := first(checkText("target", name), checkText("URL", url)); err != nil {
+			return err
+		}
+	}
+	return r.checkApplied()
+}
+
+func (r *Site) checkApplied() error {
 	if len(r.Targets) > maxTargets {
 		return invalid("%d targets at site %s exceed %d", len(r.Targets), r.Name, maxTargets)
 	}
-	for name, url := range r.Targets {
+	for name := range r.Targets {
 		if name == "" || len(name) > maxTargetName {
 			return invalid("a target's name of %d bytes", len(name))
-		}
-		if err := first(checkText("target", name), checkText("URL", url)); err != nil {
-			return err
 		}
 	}
 	return CheckName("site", r.Name)
@@ -86,13 +95,16 @@ func (r *Site) check() error {
 // putSite replaces what is known of a site. A target is at one site: it leaves the one where
 // it was before.
 func (s *State) putSite(r *Site) ([]string, error) {
+	if err := r.checkApplied(); err != nil {
+		return nil, err
+	}
 	if s.Sites[r.Name] == nil && len(s.Sites) >= maxSites {
 		return nil, noRoom("site", r.Name, fmt.Sprintf("the journal knows %d, and no more than that", maxSites))
 	}
 	keys := []string{"site/" + r.Name}
 	for _, other := range Sorted(s.Sites, func(x *Site) string { return x.Name }) {
 		left := maps.Clone(other.Targets)
-		maps.DeleteFunc(left, func(name, _ string) bool { return r.Targets[name] != "" })
+		maps.DeleteFunc(left, func(name, _ string) bool { _, here := r.Targets[name]; return here })
 		if other.Name != r.Name && len(left) < len(other.Targets) {
 			s.Sites[other.Name] = &Site{Name: other.Name, Targets: left}
 			keys = append(keys, "site/"+other.Name)

@@ -1,10 +1,12 @@
 package state
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -236,8 +238,92 @@ func TestGroupCommand(t *testing.T) {
 	}
 }
 
+// TestNoneLeft: a group whose agents and standbys are all taken away has none.
+func TestNoneLeft(t *testing.T) {
+	s := raised(t)
+	must(t, s, KindGroupPatch, GroupPatch{Name: "g", Agents: &[]string{"b"}, Standbys: &[]Standby{{"south", "b"}}})
+	next := *s.Groups["g"]
+	next.Agents, next.Standbys = nil, nil
+	kind, v := GroupCommand(Level, s.Groups["g"], &next)
+	must(t, s, kind, v)
+	if g := s.Groups["g"]; len(g.Agents) > 0 || len(g.Standbys) > 0 {
+		t.Errorf("%+v", g)
+	}
+}
+
 // ignoreRevision compares groups but for their revision, and no agents like an empty list.
 var ignoreRevision = cmp.Options{
 	cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".Revision" }, cmp.Ignore()),
 	cmp.Transformer("agents", func(a []string) string { return strings.Join(a, ",") }),
+}
+
+// TestTargetWithoutURL: a target is at one site, whatever is known of its URL.
+func TestTargetWithoutURL(t *testing.T) {
+	s := raised(t)
+	must(t, s, KindSite, Site{Name: "north", Targets: map[string]string{"near": "file:///n", "far": ""}})
+	if _, there := s.Sites["south"].Targets["far"]; there || s.SiteOf("far") != "north" {
+		t.Errorf("it is at two: %+v, %+v", s.Sites["north"], s.Sites["south"])
+	}
+}
+
+// TestPlacesLoad: what Apply lets in of places and levels passes Load, whoever proposed it.
+func TestPlacesLoad(t *testing.T) {
+	long := strings.Repeat("x", maxTargetName+1)
+	for name, c := range map[string]struct {
+		kind Kind
+		v    any
+	}{
+		"a site without a name":  {KindSite, Site{}},
+		"a site that leads out":  {KindSite, Site{Name: "../x"}},
+		"a target of no name":    {KindSite, Site{Name: "x", Targets: map[string]string{"": "file:///x"}}},
+		"a target of a long one": {KindSite, Site{Name: "x", Targets: map[string]string{long: "file:///x"}}},
+		"an odd target":          {KindSite, Site{Name: "x", Targets: map[string]string{"\x1b": "\n"}}},
+		"a seat at no site":      {KindSeat, SeatPut{From: 1, Epoch: 1}},
+		"a seat of no epoch":     {KindSeat, SeatPut{From: 1, Site: "x"}},
+		"a seat of the last one": {KindSeat, SeatPut{From: 1, Epoch: 1 << 63, Site: "x"}},
+	} {
+		s := raised(t)
+		keys, err := apply(s, c.kind, c.v)
+		if err != nil {
+			continue
+		}
+		for _, key := range keys {
+			if err := New().Load(key, s.Save(key)); err != nil {
+				t.Errorf("%s is applied, and not loaded: %v", name, err)
+			}
+		}
+	}
+}
+
+// TestAppliedAlike: members that were built with other tables of characters apply alike what
+// one of them has proposed.
+func TestAppliedAlike(t *testing.T) {
+	all := unicode.PrintRanges
+	defer func() { unicode.PrintRanges = all }()
+	results := map[string]bool{}
+	for _, unicode.PrintRanges = range [][]*unicode.RangeTable{all, nil} { // the second knows none
+		s := raised(t)
+		_, err := apply(s, KindGroupPatch, GroupPatch{Name: "web", Create: true, PITR: new("\u20c0")})
+		_, err2 := apply(s, KindSite, Site{Name: "x", Targets: map[string]string{"\u20c0": "file:///x"}})
+		results[fmt.Sprint(err, err2, saved(s))] = true
+		for _, key := range s.Keys() {
+			if err := New().Load(key, s.Save(key)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if len(results) != 1 {
+		t.Errorf("they differ: %v", results)
+	}
+}
+
+// TestLaterLevelIsNotProposed: what would end the journal on every member is no proposal.
+func TestLaterLevelIsNotProposed(t *testing.T) {
+	_, body, err := Open(Encode(KindFeatureLevel, FeatureLevel{Level: Level + 1}))
+	if err == nil {
+		err = Check(KindFeatureLevel, body)
+	}
+	if !fail.Is(err, fail.Unsupported) {
+		t.Error(err)
+	}
 }

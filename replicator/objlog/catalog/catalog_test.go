@@ -3,6 +3,7 @@ package catalog
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"hash/crc32"
 	"math/rand/v2"
 	"runtime"
@@ -59,6 +60,21 @@ func TestRoundTrip(t *testing.T) {
 		}
 		if _, err := Decode(b[:off]); !fail.Is(err, fail.Damaged) {
 			t.Fatalf("%d bytes: %v", off, err)
+		}
+	}
+}
+
+// TestLaterState: a catalog whose state is of a later release is no damage.
+func TestLaterState(t *testing.T) {
+	for key, want := range map[string]fail.Kind{"later/x": fail.Unsupported, "group/g": fail.Damaged} {
+		c := sample()
+		c.State[key] = json.RawMessage(`{"name":"h"}`)
+		b, err := Encode(c)
+		if err == nil {
+			_, err = Decode(b)
+		}
+		if !fail.Is(err, want) {
+			t.Errorf("%s: %v", key, err)
 		}
 	}
 }

@@ -95,8 +95,8 @@ func Decode(b []byte) (*Catalog, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	if _, err := c.LoadState(); err != nil {
-		return nil, fail.Wrap(fail.Damaged, "decode catalog", fmt.Sprint(c.Number), err)
+	if _, err := c.LoadState(); err != nil { // Damaged, or of a later release
+		return nil, fail.At("decode catalog", fmt.Sprint(c.Number), err)
 	}
 	return c, nil
 }
