@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/minio/minio-go/v7/pkg/s3utils"
 
@@ -168,6 +170,10 @@ func checkSite(name string) error {
 		return nil
 	}
 	return fmt.Errorf("%q: letters, digits and _.- only, 100 at most, a letter first", name)
+}
+
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 const minRate = 1.0 / 600
@@ -372,8 +378,8 @@ func checkTargets(all string, targets []Target) (string, error) {
 	for i, t := range targets {
 		at := fmt.Sprintf("%s[%d]", all, i)
 		switch {
-		case strings.ContainsAny(t.Name, "/ ") || len(t.Name) > 64:
-			return at + ".name", fmt.Errorf("%q: no slash, no space, 64 bytes at most", t.Name)
+		case strings.ContainsAny(t.Name, "/ ") || len(t.Name) > 64 || !printable(t.Name):
+			return at + ".name", fmt.Errorf("%q: printable, no slash, no space, 64 bytes at most", t.Name)
 		case !siteRule.MatchString(t.Site):
 			return at + ".site", checkSite(t.Site)
 		case seen[t.Name]:

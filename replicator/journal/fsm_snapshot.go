@@ -120,6 +120,10 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	err := f.load()
 	id := f.id.Journal
 	f.mu.Unlock()
+	if err != nil { // of a later release: a part of it is loaded, and nothing may be answered from that
+		f.host.fatal(err)
+		return err
+	}
 	f.host.named(id)
-	return err
+	return nil
 }

@@ -194,11 +194,18 @@ func (p *places) raiseLevel(ctx context.Context) error {
 	p.members.changing.Lock()
 	defer p.members.changing.Unlock()
 	for level := p.fsm.level(); level < p.opts.knows; level++ {
-		for _, s := range p.members.servers() {
+		servers := p.members.servers()
+		for _, s := range servers {
 			if err := p.knowsLevel(ctx, s, level+1); err != nil {
-				p.opts.Logger.Debug("the feature level stays", "level", level, "because", err)
+				if _, told := p.told.LoadOrStore(err.Error(), true); !told {
+					p.opts.Logger.Info("the journal's feature level stays until all members know the next",
+						"level", level, "because", err)
+				}
 				return nil
 			}
+		}
+		if ctx.Err() != nil || !slices.Equal(servers, p.members.servers()) { // under another lead
+			return ctx.Err()
 		}
 		if _, err := p.proposer.Propose(state.KindFeatureLevel, state.FeatureLevel{Level: level + 1}); err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -154,6 +155,8 @@ func TestStreamMoveRefused(t *testing.T) {
 	must(t, s, KindGroupPut, Group{Name: "h"})
 	must(t, s, KindStreamCreate, Stream{ID: uuid.UUID{7}, Group: "h", Agent: "d"})
 	must(t, s, KindVolumeCreate, Volume{Name: "x", Group: "h", Stream: uuid.UUID{7}, Agent: "d", SizeBytes: 1, Backing: "/v"})
+	must(t, s, KindStreamCreate, Stream{ID: uuid.UUID{8}, Group: "h", Agent: "e"})
+	must(t, s, KindResyncBegin, ResyncBegin{Stream: uuid.UUID{8}, Gap: Gap{To: change.Point{LSN: 7}}})
 	before := saved(s)
 	move := func(do func(*StreamMove)) StreamMove {
 		r := StreamMove{Stream: testStream, From: "a", To: "b"}
@@ -164,12 +167,13 @@ func TestStreamMoveRefused(t *testing.T) {
 		r    StreamMove
 		kind fail.Kind
 	}{
-		"from whom it is not":      {move(func(r *StreamMove) { r.From = "z" }), fail.Fenced},
-		"no stream":                {move(func(r *StreamMove) { r.Stream = uuid.UUID{9} }), fail.NotFound},
-		"to one that has one":      {move(func(r *StreamMove) { r.To = "c" }), fail.Refused},
-		"onto another's backing":   {move(func(r *StreamMove) { r.To = "d" }), fail.Refused},
-		"another stream's volume":  {move(func(r *StreamMove) { r.Backings = map[string]string{"w": "/q"} }), fail.Refused},
-		"a volume that is removed": {move(func(r *StreamMove) { r.Backings = map[string]string{"old": "/q"} }), fail.Refused},
+		"from whom it is not":       {move(func(r *StreamMove) { r.From = "z" }), fail.Fenced},
+		"no stream":                 {move(func(r *StreamMove) { r.Stream = uuid.UUID{9} }), fail.NotFound},
+		"in the middle of a resync": {StreamMove{Stream: uuid.UUID{8}, From: "e", To: "b"}, fail.Refused},
+		"to one that has one":       {move(func(r *StreamMove) { r.To = "c" }), fail.Refused},
+		"onto another's backing":    {move(func(r *StreamMove) { r.To = "d" }), fail.Refused},
+		"another stream's volume":   {move(func(r *StreamMove) { r.Backings = map[string]string{"w": "/q"} }), fail.Refused},
+		"a volume that is removed":  {move(func(r *StreamMove) { r.Backings = map[string]string{"old": "/q"} }), fail.Refused},
 	} {
 		if _, err := apply(s, KindStreamMove, c.r); !fail.Is(err, c.kind) {
 			t.Errorf("%s: %v", name, err)
