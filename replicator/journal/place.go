@@ -106,8 +106,8 @@ func (p *places) setSites(have map[string]map[string]string, members int) error 
 	for name, place := range p.opts.Places {
 		site := place.Site
 		if known := at[name]; known != "" && known != site && members > 1 {
-			p.say("this member's configuration has a target at another site than the journal has it; the journal's counts",
-				"target", name, "journal", known, "configuration", site)
+			p.say("this member's configuration has a target at another site than the journal has it; "+
+				"the journal's counts", "target", name, "journal", known, "configuration", site)
 			site = known
 		}
 		if want[site] == nil {
@@ -171,7 +171,8 @@ func (p *places) knowsLevel(ctx context.Context, s raft.Server, level int) error
 		err = fail.New(fail.Retry, "ask", "member "+string(s.ID), "another member answers at "+string(s.Address))
 	}
 	if err == nil && there.Level < level {
-		err = fail.New(fail.Retry, "ask", "member "+string(s.Address), fmt.Sprintf("its release, %s, knows level %d", there.Version, there.Level))
+		err = fail.New(fail.Retry, "ask", "member "+string(s.Address),
+			fmt.Sprintf("its release, %s, knows level %d", there.Version, there.Level))
 	}
 	return err
 }
