@@ -162,7 +162,8 @@ func (a *Agent) RemoveVolume(ctx context.Context, name string) error {
 	suspended := v.s.suspended
 	if suspended != nil && !v.absent { // its backing lacks what only a start with all backings applies
 		return fail.New(fail.Refused, "remove volume", name, "its group is suspended: "+suspended.Error()).
-			WithHint("bring that backing back, or remove the volume that lacks it, and restart the agent; then remove this one")
+			WithHint("bring that backing back, or remove the volume that lacks it, " +
+				"and restart the agent; then remove this one")
 	}
 	v.setGone(true) // from here on no write gets an LSN
 	if suspended == nil {

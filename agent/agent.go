@@ -89,7 +89,8 @@ func (a *Agent) open() error {
 		return err
 	}
 	if m.Agent != o.Name {
-		return fail.New(fail.Refused, "open", o.StateDir, fmt.Sprintf("it belongs to agent %q, not %q", m.Agent, o.Name)).
+		return fail.New(fail.Refused, "open", o.StateDir,
+			fmt.Sprintf("it belongs to agent %q, not %q", m.Agent, o.Name)).
 			WithHint("set name in the configuration back, or choose another state directory")
 	}
 	a.journal = m.Journal

@@ -25,7 +25,8 @@ func (a *Agent) attachVolume(vc VolumeConf) error {
 	b, err := a.opts.OpenBacking(vc.Backing, vc.SizeBytes)
 	if err == nil && vc.Mark != "" && !b.HasIdentity(vc.Mark) {
 		_ = b.Close()
-		err = fail.New(fail.Refused, "open backing", vc.Backing, "another file was put in its place since it was attached").
+		err = fail.New(fail.Refused, "open backing", vc.Backing,
+			"another file was put in its place since it was attached").
 			WithHint("put the right file back and restart the agent; if this is it, moved by a copy, " +
 				"or the restored newest point, say `pollux volume accept " + vc.Name + "` and restart")
 	}

@@ -64,7 +64,8 @@ func (a *Agent) spillAll() bool {
 	}
 	for _, s := range a.snapshotStreams() {
 		if err := s.spill(time.Now()); err != nil && s.overflow.told.due(time.Now()) {
-			a.opts.Logger.Error("no room can be made in the WAL; it will be tried again", "group", s.conf.Group, "err", err)
+			a.opts.Logger.Error("no room can be made in the WAL; it will be tried again",
+				"group", s.conf.Group, "err", err)
 		}
 	}
 	return true
@@ -104,7 +105,8 @@ func (s *stream) checkpoint() error {
 			return err
 		}
 	}
-	next := checkpoint{Version: metaVersion, Applied: applied, Committed: committed, Lease: lease, Time: now, Gone: gone}
+	next := checkpoint{Version: metaVersion, Applied: applied, Committed: committed,
+		Lease: lease, Time: now, Gone: gone}
 	if err := saveMeta(s.a.opts.FS, s.a.checkpointPath(s.conf.ID), next); err != nil {
 		return err
 	}

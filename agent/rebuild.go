@@ -97,7 +97,8 @@ func Rebuild(fs vfs.FS, dir, name string, streams []StreamConf, volumes []Volume
 	}
 	a := &Agent{opts: Options{Name: name, StateDir: dir, FS: fs}}
 	if _, err := fs.Stat(a.manifestPath()); err == nil {
-		return fail.New(fail.Exists, "rebuild agent in", dir, "there is one").WithHint("move the state directory away first")
+		return fail.New(fail.Exists, "rebuild agent in", dir, "there is one").
+			WithHint("move the state directory away first")
 	}
 	if err := fs.MkdirAll(dir, 0o700); err != nil {
 		return fail.Wrap(fail.Denied, "create", dir, err)

@@ -18,7 +18,8 @@ func (a *Agent) recoverStreams(found []arena.Recovered) error {
 			return err
 		}
 		s.ship.lease, s.order.lastTime = s.ckpt.saved.Lease, s.ckpt.saved.Time
-		s.apply.applied, s.enc.tail, s.ship.committed = s.ckpt.saved.Applied, s.ckpt.saved.Applied, s.ckpt.saved.Committed
+		s.apply.applied, s.enc.tail, s.ship.committed = s.ckpt.saved.Applied,
+			s.ckpt.saved.Applied, s.ckpt.saved.Committed
 		s.loadSpilled()
 		if err := s.loadOverflow(); err != nil {
 			return err
@@ -80,7 +81,8 @@ func (s *stream) recoverFrame(f *change.Frame, index uint64, plain *[]byte) erro
 	}
 	if f.FirstLSN > s.enc.tail.LSN+1 {
 		return fail.New(fail.Damaged, "recover", "group "+s.conf.Group,
-			fmt.Sprintf("the WAL begins at LSN %d, but the backing was written only up to %d", f.FirstLSN, s.enc.tail.LSN)).
+			fmt.Sprintf("the WAL begins at LSN %d, but the backing was written only up to %d",
+				f.FirstLSN, s.enc.tail.LSN)).
 			WithHint("an older backup of the state directory? Restore the volume from the object store")
 	}
 	s.enc.tail = change.Point{LSN: f.LastLSN, Hash: f.Hash}

@@ -307,7 +307,8 @@ func (s *stream) finishResync(ctx context.Context, overflow int) error {
 			break
 		}
 		if ses := s.a.liveSession(); ses != nil { // one that fails is replaced
-			_ = ses.conn.Send(uint16(change.MsgResync), change.Encode(change.Resync{Stream: s.conf.ID, To: to, End: end}))
+			_ = ses.conn.Send(uint16(change.MsgResync),
+				change.Encode(change.Resync{Stream: s.conf.ID, To: to, End: end}))
 		}
 		select {
 		case <-next:

@@ -73,7 +73,8 @@ func TestResyncPhases(t *testing.T) {
 	}
 	for p := range resyncPhase(resyncPhases) {
 		r := resyncState{phase: p, overflows: 3}
-		got := answers{Open: p.open(), Copies: p.copies(), Overtaken: r.overtaken(3), Hired: r.hire(), HiredAgain: r.hire()}
+		got := answers{Open: p.open(), Copies: p.copies(), Overtaken: r.overtaken(3),
+			Hired: r.hire(), HiredAgain: r.hire()}
 		number, works := r.work(false)
 		got.Works = works
 		if diff := cmp.Diff(want[p], got); diff != "" || number != 3 || r.working != works {
@@ -168,7 +169,8 @@ func (w *resyncWalk) step() string {
 
 func (w *resyncWalk) frames() *droppedFrames {
 	w.order.nextLSN += 10
-	return &droppedFrames{upto: change.Point{LSN: w.order.nextLSN - 1}, known: []change.Point{{LSN: 1 + w.r.Uint64N(5)}}}
+	return &droppedFrames{upto: change.Point{LSN: w.order.nextLSN - 1},
+		known: []change.Point{{LSN: 1 + w.r.Uint64N(5)}}}
 }
 
 // attach is enter, with a journal that answers truly.

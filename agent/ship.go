@@ -194,7 +194,8 @@ func (ses *session) ask(typ change.MessageType, req any, want change.MessageType
 			}
 		case change.MsgBeat:
 		default:
-			return fail.New(fail.Damaged, "receive from", "journal", fmt.Sprintf("message type %d in place of %d", got, want))
+			return fail.New(fail.Damaged, "receive from", "journal",
+				fmt.Sprintf("message type %d in place of %d", got, want))
 		}
 	}
 }

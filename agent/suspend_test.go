@@ -63,8 +63,8 @@ func TestMissingBacking(t *testing.T) {
 		if err := a.AddStream(streams[name]); err != nil {
 			t.Fatal(err)
 		}
-		vc := VolumeConf{Name: name, Number: uint32(3 + i), Group: "g" + name, Stream: streams[name].ID, SizeBytes: 1 << 20,
-			Backing: filepath.Join(dir, name)}
+		vc := VolumeConf{Name: name, Number: uint32(3 + i), Group: "g" + name,
+			Stream: streams[name].ID, SizeBytes: 1 << 20, Backing: filepath.Join(dir, name)}
 		if _, err := a.AddVolume(ctx, vc); err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +92,8 @@ func TestMissingBacking(t *testing.T) {
 		if _, err := a.Mark(ctx, streams["v"].ID, "b"); err == nil {
 			t.Error("a bookmark in a suspended group")
 		}
-		x := VolumeConf{Name: "x", Number: 9, Stream: streams["v"].ID, SizeBytes: 4096, Backing: filepath.Join(dir, "x")}
+		x := VolumeConf{Name: "x", Number: 9, Stream: streams["v"].ID, SizeBytes: 4096,
+			Backing: filepath.Join(dir, "x")}
 		if _, err := a.AddVolume(ctx, x); err == nil {
 			t.Error("a new volume in a suspended group")
 		}

@@ -180,7 +180,8 @@ func reserve(f *os.File, total int64) error {
 	}
 	if err := unix.Fallocate(int(f.Fd()), 0, 0, total); err != nil {
 		_ = f.Truncate(0)
-		e := &fail.Error{Kind: fail.Full, Op: "create arena", Object: f.Name(), Err: fmt.Errorf("%d bytes: %w", total, err)}
+		e := &fail.Error{Kind: fail.Full, Op: "create arena", Object: f.Name(),
+			Err: fmt.Errorf("%d bytes: %w", total, err)}
 		return e.WithHint("lower memory in the configuration, or free or enlarge this tmpfs")
 	}
 	return nil

@@ -245,7 +245,8 @@ func TestAnotherSize(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if u := a.Usage(); len(found) != want.found || kept != want.kept || u.TotalBytes != want.total || u.UsedBytes != 0 {
+		if u := a.Usage(); len(found) != want.found || kept != want.kept ||
+			u.TotalBytes != want.total || u.UsedBytes != 0 {
 			t.Errorf("%d writes, kept %v, %+v; want %+v", len(found), kept, u, want)
 		}
 		for _, f := range found {

@@ -26,12 +26,15 @@ func (b *osBacking) SetIdentity(id, text string) error {
 	}
 	prefix, err := b.identityPrefix(id)
 	if err == nil {
-		err = b.control(func(fd int) error { return unix.Fsetxattr(fd, provenance.BackingName, []byte(prefix+text), 0) })
+		err = b.control(func(fd int) error {
+			return unix.Fsetxattr(fd, provenance.BackingName, []byte(prefix+text), 0)
+		})
 	}
 	if err != nil {
 		return fail.Wrap(fail.Unsupported, "mark backing", b.path, err)
 	}
-	_ = b.control(func(fd int) error { return unix.Fremovexattr(fd, provenance.RestoredName) }) // from now on it changes
+	// From now on it changes.
+	_ = b.control(func(fd int) error { return unix.Fremovexattr(fd, provenance.RestoredName) })
 	return ioError("sync backing", b.path, b.f.Sync())
 }
 

@@ -15,7 +15,8 @@ import (
 func TestAgainstModel(t *testing.T) {
 	const size = 3 << 20
 	for seed := range uint64(20) {
-		mem, _, _, err := arena.Open(arena.Options{Path: filepath.Join(t.TempDir(), "arena"), Bytes: 16 << 20, Owner: "t"})
+		mem, _, _, err := arena.Open(arena.Options{Path: filepath.Join(t.TempDir(), "arena"),
+			Bytes: 16 << 20, Owner: "t"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,7 +82,8 @@ func TestAgainstModel(t *testing.T) {
 			o.Remove(a.lsn, a.off, a.n)
 		}
 		if o.Len() != 0 || len(o.wide) != 0 {
-			t.Errorf("seed %d: %d blocks and %d wide zeros stay after everything was removed", seed, o.Len(), len(o.wide))
+			t.Errorf("seed %d: %d blocks and %d wide zeros stay after everything was removed",
+				seed, o.Len(), len(o.wide))
 		}
 		_ = mem.Close()
 	}

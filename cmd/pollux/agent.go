@@ -90,7 +90,8 @@ func notify(state string) {
 // says so.
 func guardMemory(log *slog.Logger) {
 	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil {
-		log.Warn("not marked as an I/O flusher; under memory pressure a volume mounted on this host may stall", "err", err)
+		log.Warn("not marked as an I/O flusher; under memory pressure a volume mounted on this host may stall",
+			"err", err)
 	}
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 		log.Warn("memory is not locked; raise LimitMEMLOCK", "err", err)

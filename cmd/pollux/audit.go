@@ -46,8 +46,8 @@ with the number of those that were like it.`}
 		}
 		rows := [][]string{{"NUMBER", "TIME", "WHO", "HOST", "VERB", "REQUEST", "OUTCOME"}}
 		for _, e := range list {
-			rows = append(rows, []string{fmt.Sprint(e.Number), e.Time.Format(time.RFC3339), text.Line(e.Who), text.Line(e.Host), text.Line(e.Verb),
-				text.Line(string(e.Request)), text.Line(e.Outcome)})
+			rows = append(rows, []string{fmt.Sprint(e.Number), e.Time.Format(time.RFC3339), text.Line(e.Who),
+				text.Line(e.Host), text.Line(e.Verb), text.Line(string(e.Request)), text.Line(e.Outcome)})
 		}
 		text.Table(c.OutOrStdout(), rows)
 		return nil

@@ -23,7 +23,8 @@ func TestDocsAskNothing(t *testing.T) {
 		}
 		for i, line := range strings.Split(string(b), "\n") {
 			_, args, ok := strings.Cut(line, "pollux ")
-			if !ok || !strings.HasPrefix(line, "    ") || strings.Contains(line, "--yes") || strings.Contains(line, "--dry-run") {
+			if !ok || !strings.HasPrefix(line, "    ") || strings.Contains(line, "--yes") ||
+				strings.Contains(line, "--dry-run") {
 				continue
 			}
 			c, _, err := newRoot().Find(strings.Fields(args))

@@ -73,8 +73,10 @@ func logOwner(ctx context.Context, conf *config.Agent, target string, s objstore
 		out.Text = fmt.Sprintf("journal %s; this host is in none yet", x.Journal)
 		return out
 	case fresh:
-		out.Level, out.Hint = doctor.Warn, "give this target a prefix of its own; `pollux recover` takes over from a host that is lost"
-		out.Text = fmt.Sprintf("it belongs to journal %s, and this host, which has no journal yet, would begin another", x.Journal)
+		out.Level, out.Hint = doctor.Warn,
+			"give this target a prefix of its own; `pollux recover` takes over from a host that is lost"
+		out.Text = fmt.Sprintf("it belongs to journal %s, and this host, which has no journal yet, would begin another",
+			x.Journal)
 		return out
 	case x.Journal != own.Journal:
 		return failed(objlog.ErrForeign(op, s, x.Journal, own.Journal))

@@ -23,8 +23,8 @@ func agentConf(t *testing.T, dir, store string) (path string) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(run) })
 	path = filepath.Join(t.TempDir(), "agent.yaml")
-	text := fmt.Sprintf("name: a\nstate: %q\nruntime: %q\nsocket: %q\nmemory: 16MiB\nnbd: {unix: %q}\njournal:\n  targets: [{name: remote, url: \"file://%s\"}]\n",
-		dir, run, run+"/c.sock", run+"/n.sock", store)
+	text := fmt.Sprintf("name: a\nstate: %q\nruntime: %q\nsocket: %q\nmemory: 16MiB\nnbd: {unix: %q}\njournal:\n"+
+		"  targets: [{name: remote, url: \"file://%s\"}]\n", dir, run, run+"/c.sock", run+"/n.sock", store)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,8 @@ import (
 func TestFlagValues(t *testing.T) {
 	store := "--store file:///nonexistent/pollux-store"
 	for _, x := range []struct{ args, object, says string }{
-		{"volume create v --group g --size 10", "volume create --size", `"10" is a size without a unit: write 10MiB or 10GiB`},
+		{"volume create v --group g --size 10", "volume create --size",
+			`"10" is a size without a unit: write 10MiB or 10GiB`},
 		{"volume create v --group g --size 513B", "--size", "513B is less than the minimum of a volume, 256KiB"},
 		{"volume create v --group g --size 1048577", "--size", "not a multiple of 512 bytes"},
 		{"volume create v --group g --size 0", "--size", "less than the minimum"},
@@ -41,7 +42,8 @@ func TestFlagValues(t *testing.T) {
 		{"verify v --at 2026-13-45T00:00:00Z " + store, "verify --at", "not a time"},
 		{"audit ls --last x", "audit ls --last", `"x" is not a value of type int`},
 		{"audit ls --last", "audit ls --last", "it needs a value"},
-		{"volume ls --store s3://bucket/p --credentials-file /nonexistent/cred", "--credentials-file /nonexistent/cred", "no such file"},
+		{"volume ls --store s3://bucket/p --credentials-file /nonexistent/cred",
+			"--credentials-file /nonexistent/cred", "no such file"},
 		{"gc --store s3://bucket/p --ca-file /nonexistent/ca", "--ca-file /nonexistent/ca", "no such file"},
 		{"gc --tmp /nonexistent/dir " + store, "--tmp /nonexistent/dir", "no such directory"},
 		{"mount v --cache /nonexistent/dir " + store, "mount v --cache /nonexistent/dir", "no such directory"},
@@ -51,7 +53,9 @@ func TestFlagValues(t *testing.T) {
 		{"clone v w --group g --backing /nonexistent/dir/x " + store, "--backing /nonexistent/dir/x", "no directory"},
 	} {
 		_, err := runVerb(t, strings.Fields(x.args)...)
-		if k := fail.KindOf(err); k != fail.Invalid && k != fail.NotFound && k != fail.Exists || !strings.Contains(err.Error(), x.object) || !strings.Contains(err.Error(), x.says) || fail.HintOf(err) == "" {
+		if k := fail.KindOf(err); k != fail.Invalid && k != fail.NotFound && k != fail.Exists ||
+			!strings.Contains(err.Error(), x.object) || !strings.Contains(err.Error(), x.says) ||
+			fail.HintOf(err) == "" {
 			t.Errorf("%s: %v (hint %q); want %q and %q", x.args, err, fail.HintOf(err), x.object, x.says)
 		}
 		if err != nil && strings.HasPrefix(err.Error(), "pollux ") {

@@ -47,7 +47,8 @@ written yet and a target has never answered.`}
 
 // groupWaitAsk asks once, and does not wait for an agent that answers nothing longer than
 // the whole may take.
-func groupWaitAsk(ctx context.Context, client *api.Client, verb string, r, answer any, timeout time.Duration, end time.Time) error {
+func groupWaitAsk(ctx context.Context, client *api.Client, verb string, r, answer any,
+	timeout time.Duration, end time.Time) error {
 	if timeout > 0 {
 		const grace = 500 * time.Millisecond // an answer that is given at the very end gets here
 		var cancel context.CancelFunc
@@ -58,7 +59,8 @@ func groupWaitAsk(ctx context.Context, client *api.Client, verb string, r, answe
 }
 
 // groupWait waits for what the group's newest LSN is at its first answer.
-func groupWait(ctx context.Context, w io.Writer, client *api.Client, group string, timeout time.Duration) (api.GroupProgress, error) {
+func groupWait(ctx context.Context, w io.Writer, client *api.Client, group string,
+	timeout time.Duration) (api.GroupProgress, error) {
 	var p api.GroupProgress
 	told := time.Now()
 	end := told.Add(timeout)
@@ -117,7 +119,8 @@ func groupWaits(st *api.Status, p *api.GroupProgress, goal uint64) (unheard stri
 		kind, hint := fail.Refused, "`pollux status` says more"
 		switch g.State {
 		case "Fenced":
-			kind, hint = fail.Fenced, "another writer holds its object log, or the target is another journal's: nothing written here arrives there"
+			kind, hint = fail.Fenced, "another writer holds its object log, or the target is another journal's: "+
+				"nothing written here arrives there"
 		case "Faulted", "Unprotected":
 		case "Suspended": // what is durable stays so, and nothing more becomes it
 			if goal > 0 && p.DurableLSN >= goal {
@@ -132,7 +135,8 @@ func groupWaits(st *api.Status, p *api.GroupProgress, goal uint64) (unheard stri
 		return "", nil
 	}
 	if st.Journal.Error != "" {
-		return "", fail.New(fail.Retry, "wait for group", group, "nothing was written yet, and the journal does not go on: "+st.Journal.Error)
+		return "", fail.New(fail.Retry, "wait for group", group,
+			"nothing was written yet, and the journal does not go on: "+st.Journal.Error)
 	}
 	for i := range st.Targets {
 		t := &st.Targets[i]

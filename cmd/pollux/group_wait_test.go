@@ -69,24 +69,33 @@ func TestGroupWaitSaysNothingThatReadsAsSafe(t *testing.T) {
 		exit          int
 		says, hides   string
 	}{
-		"all is durable":       {"Replicating", "", answered, 7, 0, "durable up to LSN 7", "nothing"},
-		"nothing was written":  {"Replicating", "", answered, 0, 0, "nothing was written yet", "LSN"},
-		"fenced":               {"Fenced", "it belongs to journal x", answered, 0, fail.ExitCode(fail.New(fail.Fenced, "", "", "")), "it belongs to journal x", "durable"},
-		"fenced after writes":  {"Fenced", "taken over", answered, 7, fail.ExitCode(fail.New(fail.Fenced, "", "", "")), "taken over", "durable"},
-		"faulted":              {"Faulted", "the disk is gone", answered, 0, fail.ExitCode(fail.New(fail.Refused, "", "", "")), "the disk is gone", "durable"},
-		"unprotected":          {"Unprotected", "why", answered, 0, fail.ExitCode(fail.New(fail.Refused, "", "", "")), "why", "durable"},
-		"suspended":            {"Suspended", "the log is lost", answered, 0, fail.ExitCode(fail.New(fail.Refused, "", "", "")), "the log is lost", "durable"},
-		"suspended since":      {"Suspended", "the log is lost", answered, 7, 0, "durable up to LSN 7", "nothing"},
-		"never answered":       {"Replicating", "", never, 0, fail.ExitCode(fail.New(fail.Retry, "", "", "")), "no route", "durable"},
-		"not answered yet":     {"Replicating", "", api.TargetStatus{Name: "t"}, 0, fail.ExitCode(fail.New(fail.Retry, "", "", "")), "has not answered", "durable"},
-		"an optional one":      {"Replicating", "", api.TargetStatus{Name: "t", Optional: true, Error: "x"}, 0, 0, "nothing was written yet", "LSN"},
+		"all is durable":      {"Replicating", "", answered, 7, 0, "durable up to LSN 7", "nothing"},
+		"nothing was written": {"Replicating", "", answered, 0, 0, "nothing was written yet", "LSN"},
+		"fenced": {"Fenced", "it belongs to journal x", answered, 0,
+			fail.ExitCode(fail.New(fail.Fenced, "", "", "")), "it belongs to journal x", "durable"},
+		"fenced after writes": {"Fenced", "taken over", answered, 7, fail.ExitCode(fail.New(fail.Fenced, "", "", "")),
+			"taken over", "durable"},
+		"faulted": {"Faulted", "the disk is gone", answered, 0,
+			fail.ExitCode(fail.New(fail.Refused, "", "", "")), "the disk is gone", "durable"},
+		"unprotected": {"Unprotected", "why", answered, 0,
+			fail.ExitCode(fail.New(fail.Refused, "", "", "")), "why", "durable"},
+		"suspended": {"Suspended", "the log is lost", answered, 0,
+			fail.ExitCode(fail.New(fail.Refused, "", "", "")), "the log is lost", "durable"},
+		"suspended since": {"Suspended", "the log is lost", answered, 7, 0, "durable up to LSN 7", "nothing"},
+		"never answered": {"Replicating", "", never, 0,
+			fail.ExitCode(fail.New(fail.Retry, "", "", "")), "no route", "durable"},
+		"not answered yet": {"Replicating", "", api.TargetStatus{Name: "t"}, 0,
+			fail.ExitCode(fail.New(fail.Retry, "", "", "")), "has not answered", "durable"},
+		"an optional one": {"Replicating", "", api.TargetStatus{Name: "t", Optional: true, Error: "x"}, 0, 0,
+			"nothing was written yet", "LSN"},
 		"durable before it":    {"Replicating", "", never, 7, 0, "durable up to LSN 7", "nothing"},
 		"lagging, but not now": {"Lagging", "slow", answered, 7, 0, "durable up to LSN 7", "nothing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			socket := serveAgent(t, waitingAgent{status: api.Status{Targets: []api.TargetStatus{c.target},
-				Groups: []api.GroupStatus{{Name: "other", State: "Fenced"}, {Name: "g", State: c.state, Reason: c.reason}}},
+				Groups: []api.GroupStatus{{Name: "other", State: "Fenced"},
+					{Name: "g", State: c.state, Reason: c.reason}}},
 				progress: api.GroupProgress{Group: "g", LastLSN: c.lsn, DurableLSN: c.lsn}})
 			out, err := runRoot(t, "group", "wait", "g", "--timeout", "200ms", "--socket", socket)
 			if err != nil {

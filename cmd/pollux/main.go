@@ -68,7 +68,9 @@ at any recovery point.
 	}
 	root.SetVersionTemplate(versionText())
 	root.SetFlagErrorFunc(cli.FlagError)
-	for _, add := range []func() *cobra.Command{newAgent, newJournal, newGroup, newVolume, newBookmark, newStatus, newPoints, newRestore, newMount, newClone, newVerify, newGC, newCost, newGuard, newDemo, newBench, dump.New, newDoctor, newTLS, newAudit, newRecover} {
+	for _, add := range []func() *cobra.Command{newAgent, newJournal, newGroup, newVolume, newBookmark, newStatus,
+		newPoints, newRestore, newMount, newClone, newVerify, newGC, newCost, newGuard, newDemo, newBench, dump.New,
+		newDoctor, newTLS, newAudit, newRecover} {
 		root.AddCommand(add())
 	}
 	return cli.Strict(root)

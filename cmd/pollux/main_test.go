@@ -33,7 +33,8 @@ func TestMistyped(t *testing.T) {
 func TestHelpOfSet(t *testing.T) {
 	for verb, want := range map[string]bool{"create": true, "set": false} {
 		out, err := runVerb(t, "group", verb, "--help")
-		if err != nil || strings.Contains(out, `(default "local")`) != want || strings.Contains(out, "(default 10s)") != want {
+		if err != nil || strings.Contains(out, `(default "local")`) != want ||
+			strings.Contains(out, "(default 10s)") != want {
 			t.Errorf("group %s --help: %v\n%s", verb, err, out)
 		}
 	}

@@ -69,7 +69,8 @@ func (a emptyAgent) JournalTransfer(ctx context.Context, _ api.JournalTransfer) 
 func TestDryRunSaysSo(t *testing.T) {
 	socket := serveAgent(t, emptyAgent{})
 	const says = "nothing was changed"
-	for _, line := range []string{"group set g --ack local", "group pause g", "group create g", "volume create v --group g --size 1MiB",
+	for _, line := range []string{"group set g --ack local", "group pause g", "group create g",
+		"volume create v --group g --size 1MiB",
 		"volume rm v --yes", "volume accept v --yes", "bookmark add b --group g", "bookmark rm b --group g --yes",
 		"journal init", "journal join h:1", "journal remove h:1 --yes", "journal transfer h:1"} {
 		args := append(strings.Fields(line), "--socket", socket)
@@ -85,7 +86,8 @@ func TestDryRunSaysSo(t *testing.T) {
 // TestLooksBeforeItAsks: nobody confirms what then is not there.
 func TestLooksBeforeItAsks(t *testing.T) {
 	socket := serveAgent(t, emptyAgent{})
-	for _, line := range []string{"bookmark rm nope --group g", "volume rm nope", "volume accept nope", "group set nope --retention every_write=24h,daily=7d"} {
+	for _, line := range []string{"bookmark rm nope --group g", "volume rm nope", "volume accept nope",
+		"group set nope --retention every_write=24h,daily=7d"} {
 		if out, err := runRoot(t, append(strings.Fields(line), "--socket", socket)...); !fail.Is(err, fail.NotFound) {
 			t.Errorf("%s: %v, %q", line, err, out)
 		}
@@ -95,7 +97,8 @@ func TestLooksBeforeItAsks(t *testing.T) {
 // TestAsksWhereThereIsNoTerminal: what is there is not removed unasked.
 func TestAsksWhereThereIsNoTerminal(t *testing.T) {
 	_, err := runRoot(t, "volume", "rm", "v", "--socket", serveAgent(t, emptyAgent{}))
-	if err == nil || !strings.Contains(fail.Explain(err), "volume rm v: not confirmed") || !strings.Contains(fail.Explain(err), "add --yes") {
+	if err == nil || !strings.Contains(fail.Explain(err), "volume rm v: not confirmed") ||
+		!strings.Contains(fail.Explain(err), "add --yes") {
 		t.Errorf("%v", err)
 	}
 }

@@ -18,7 +18,8 @@ import (
 func newPoints() *cobra.Command {
 	var s cli.StoreFlags
 	var json bool
-	c := &cobra.Command{Use: "points VOLUME|GROUP --store URL", Short: "The recovery points that an object store has of a volume, or of a group's volumes",
+	c := &cobra.Command{Use: "points VOLUME|GROUP --store URL",
+		Short: "The recovery points that an object store has of a volume, or of a group's volumes",
 		Long: `Every write from the first point to the newest is a recovery point, but for the
 ranges that are listed: where writes were folded because replication was behind,
 and where the primary's WAL had overflowed. From the object store alone.`,
@@ -41,7 +42,8 @@ and where the primary's WAL had overflowed. From the object store alone.`,
 			points = append(points, l.PointsOf(c.Context(), v))
 		}
 		if json {
-			err := cli.PrintJSON(c.OutOrStdout(), map[string]any{"store": s.URL, "epoch": l.Epoch, "volumes": points, "damage": cli.DamageText(l, volumes...)})
+			err := cli.PrintJSON(c.OutOrStdout(), map[string]any{"store": s.URL, "epoch": l.Epoch, "volumes": points,
+				"damage": cli.DamageText(l, volumes...)})
 			return errors.Join(err, cli.ErrListed(l, volumes...))
 		}
 		for i := range points {
@@ -87,7 +89,8 @@ func printPoints(w io.Writer, p *twin.Points) {
 	for _, k := range p.Retained {
 		fmt.Fprintf(w, "  kept: %s\n", at(k))
 	}
-	fmt.Fprintf(w, "  from %s to %s, %s ago; retention: %s\n", at(p.Window), at(p.Newest), text.Duration(time.Since(p.Newest.Time)), p.Retention)
+	fmt.Fprintf(w, "  from %s to %s, %s ago; retention: %s\n", at(p.Window), at(p.Newest),
+		text.Duration(time.Since(p.Newest.Time)), p.Retention)
 	for _, c := range p.Coarse {
 		fmt.Fprintf(w, "  folded: %d points only from %s to %s\n", c.Points, at(c.First), at(c.Last))
 	}

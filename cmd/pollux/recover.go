@@ -26,7 +26,8 @@ type recoverFlags struct {
 
 func newRecover() *cobra.Command {
 	var r recoverFlags
-	c := &cobra.Command{Use: "recover -c agent.yaml --store URL", Short: "Rebuild a lost host, or one that lost its WAL, from journal and object store",
+	c := &cobra.Command{Use: "recover -c agent.yaml --store URL",
+		Short: "Rebuild a lost host, or one that lost its WAL, from journal and object store",
 		Long: `For a host whose journal runs elsewhere. It takes the leases of the agent of that
 name, so that what is left of the old host can write nothing more; waits until the
 store holds all that the journal has; restores every volume to just that point; and
@@ -50,7 +51,8 @@ func (r *recoverFlags) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	rep, err := recovery.Run(c.Context(), recovery.Options{Conf: conf, Path: r.path, Overwrite: r.overwrite, DryRun: r.dryRun,
+	rep, err := recovery.Run(c.Context(), recovery.Options{Conf: conf, Path: r.path,
+		Overwrite: r.overwrite, DryRun: r.dryRun,
 		OpenLog: func(ctx context.Context) (*twin.Log, func(), error) { return cli.OpenLog(ctx, &r.store) },
 		Confirm: func(what, name string) error { return cli.Confirm(c, what, name, r.yes) },
 		Tell:    func(text string) { fmt.Fprintln(c.ErrOrStderr(), "pollux:", text) },
@@ -68,7 +70,8 @@ func (r *recoverFlags) report(c *cobra.Command, rep *recovery.Report) error {
 	w := c.OutOrStdout()
 	rows := [][]string{{"VOLUME", "GROUP", "SIZE", "LSN", "BACKING", "WAS"}}
 	for _, v := range rep.Volumes {
-		rows = append(rows, []string{v.Name, v.Group, quantity.Bytes(v.Size).String(), fmt.Sprint(v.LSN), v.Backing, v.Target})
+		rows = append(rows,
+			[]string{v.Name, v.Group, quantity.Bytes(v.Size).String(), fmt.Sprint(v.LSN), v.Backing, v.Target})
 	}
 	text.Table(w, rows)
 	for _, name := range rep.Skipped {
@@ -76,11 +79,13 @@ func (r *recoverFlags) report(c *cobra.Command, rep *recovery.Report) error {
 	}
 	if r.dryRun {
 		if rep.BehindBytes > 0 {
-			fmt.Fprintf(w, "the store lacks %s that the journal has: they are waited for, and the LSNs will be higher\n", text.Bytes(rep.BehindBytes))
+			fmt.Fprintf(w, "the store lacks %s that the journal has: they are waited for, "+
+				"and the LSNs will be higher\n", text.Bytes(rep.BehindBytes))
 		}
 		fmt.Fprintln(w, "nothing was changed")
 		return nil
 	}
-	fmt.Fprintf(w, "agent %s is rebuilt, in %s; start it now\n", rep.Agent, text.Duration(time.Duration(rep.Seconds*1e9)))
+	fmt.Fprintf(w, "agent %s is rebuilt, in %s; start it now\n", rep.Agent,
+		text.Duration(time.Duration(rep.Seconds*1e9)))
 	return nil
 }

@@ -112,8 +112,8 @@ func groupsWell(groups []api.GroupStatus) string {
 			most = g
 		}
 	}
-	return fmt.Sprintf("all groups replicate: %s; lag up to %.3f s, of group %s (target %g s)", strings.Join(names, ", "),
-		most.LagSeconds, most.Name, most.RPOTargetSeconds)
+	return fmt.Sprintf("all groups replicate: %s; lag up to %.3f s, of group %s (target %g s)",
+		strings.Join(names, ", "), most.LagSeconds, most.Name, most.RPOTargetSeconds)
 }
 
 func checkStatus(w io.Writer, f *cli.DaemonFlags, st *api.Status, err error) error {
@@ -128,7 +128,8 @@ func checkStatus(w io.Writer, f *cli.DaemonFlags, st *api.Status, err error) err
 				continue
 			}
 			code = max(code, s)
-			text := fmt.Sprintf("group %s is %s, lag %.3f s (target %g s)", g.Name, g.State, g.LagSeconds, g.RPOTargetSeconds)
+			text := fmt.Sprintf("group %s is %s, lag %.3f s (target %g s)", g.Name, g.State,
+				g.LagSeconds, g.RPOTargetSeconds)
 			if g.Reason != "" {
 				text += ": " + g.Reason
 			}
@@ -219,8 +220,8 @@ func printStatus(w io.Writer, st *api.Status) {
 		if !g.HasLSN() {
 			last, durable = "-", "-"
 		}
-		rows = append(rows, []string{g.Name, g.Role, g.State, ack, text.Duration(time.Duration(g.LagSeconds * 1e9)), text.Bytes(g.LagBytes),
-			last, durable, g.Reason})
+		rows = append(rows, []string{g.Name, g.Role, g.State, ack,
+			text.Duration(time.Duration(g.LagSeconds * 1e9)), text.Bytes(g.LagBytes), last, durable, g.Reason})
 	}
 	text.Table(w, rows)
 	printStreams(w, st.Groups)
@@ -238,13 +239,14 @@ func printStatus(w io.Writer, st *api.Status) {
 		if t.FoldedFrom > 0 {
 			folded = text.Bytes(t.FoldedFrom) + " to " + text.Bytes(t.FoldedTo)
 		}
-		rows = append(rows, []string{t.Name, t.Site, t.URL, fmt.Sprint(t.Position), text.Duration(time.Duration(t.LagSeconds * 1e9)), text.Bytes(t.BacklogBytes),
-			folded, last, targetNote(&t)})
+		rows = append(rows, []string{t.Name, t.Site, t.URL, fmt.Sprint(t.Position),
+			text.Duration(time.Duration(t.LagSeconds * 1e9)), text.Bytes(t.BacklogBytes), folded, last, targetNote(&t)})
 	}
 	text.Table(w, rows)
 	for _, t := range st.Targets {
 		if t.Catalog != nil && t.Catalog.Error != "" {
-			fmt.Fprintf(w, "\ntarget %s: no catalog behind position %d is made: %s\n", t.Name, t.Catalog.Position, t.Catalog.Error)
+			fmt.Fprintf(w, "\ntarget %s: no catalog behind position %d is made: %s\n", t.Name,
+				t.Catalog.Position, t.Catalog.Error)
 		}
 	}
 	for _, c := range st.Certificates {
@@ -269,12 +271,13 @@ func printStatus(w io.Writer, st *api.Status) {
 		fmt.Fprintf(w, "\njournal: %s", st.Journal.Error)
 	}
 	if st.Journal.ID != "" {
-		fmt.Fprintf(w, "\njournal %s: %s, epoch %d, term %d, log %s of %s\n", st.Journal.ID, role, st.Journal.Epoch, st.Journal.Term,
-			text.Bytes(st.Journal.LogBytes), text.Bytes(st.Journal.LogBudgetBytes))
+		fmt.Fprintf(w, "\njournal %s: %s, epoch %d, term %d, log %s of %s\n", st.Journal.ID, role,
+			st.Journal.Epoch, st.Journal.Term, text.Bytes(st.Journal.LogBytes), text.Bytes(st.Journal.LogBudgetBytes))
 	}
 	if st.Agent.Name == "" {
 		return // a journal's member, no agent
 	}
-	fmt.Fprintf(w, "agent %s: memory %s of %s, WAL %s of %s, %d NBD connections\n", st.Agent.Name, text.Bytes(st.Agent.MemoryBytes),
-		text.Bytes(st.Agent.MemoryBudget), text.Bytes(st.Agent.WALBytes), text.Bytes(st.Agent.WALBudgetBytes), st.Agent.Connections)
+	fmt.Fprintf(w, "agent %s: memory %s of %s, WAL %s of %s, %d NBD connections\n", st.Agent.Name,
+		text.Bytes(st.Agent.MemoryBytes), text.Bytes(st.Agent.MemoryBudget), text.Bytes(st.Agent.WALBytes),
+		text.Bytes(st.Agent.WALBudgetBytes), st.Agent.Connections)
 }

@@ -79,7 +79,8 @@ func TestTerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "pollux: attach g: it belongs to agent x\n  pollux: all is well\\u000d\\u001b[2J\n  hint: ask\n  him\\u202e\n"
+	want := "pollux: attach g: it belongs to agent x\n  pollux: all is well\\u000d\\u001b[2J\n" +
+		"  hint: ask\n  him\\u202e\n"
 	if string(got) != want {
 		t.Errorf("%q, want %q", got, want)
 	}

@@ -65,7 +65,8 @@ func newTLSInit() *cobra.Command {
 		if f.dir != defaultCADir {
 			which = "--ca " + f.dir + " "
 		}
-		return f.tell(c, told{CA: ca}, "authority made: "+ca+"\nnext: pollux tls issue "+which+"--role journal --name HOST")
+		return f.tell(c, told{CA: ca},
+			"authority made: "+ca+"\nnext: pollux tls issue "+which+"--role journal --name HOST")
 	}
 	return c
 }
@@ -92,15 +93,18 @@ read anew for each connection.`}
 		if err != nil {
 			return err
 		}
-		t := told{CA: filepath.Join(out, pki.CAFile), Cert: cert, Key: cert[:len(cert)-len(".pem")] + ".key", Role: role, Name: name, Until: until.UTC()}
-		return f.tell(c, t, fmt.Sprintf("tls:\n  cert: %s\n  key: %s\n  ca: %s\n# holds until %s", t.Cert, t.Key, t.CA, until.UTC().Format(time.DateOnly)))
+		t := told{CA: filepath.Join(out, pki.CAFile), Cert: cert, Key: cert[:len(cert)-len(".pem")] + ".key",
+			Role: role, Name: name, Until: until.UTC()}
+		return f.tell(c, t, fmt.Sprintf("tls:\n  cert: %s\n  key: %s\n  ca: %s\n# holds until %s", t.Cert, t.Key, t.CA,
+			until.UTC().Format(time.DateOnly)))
 	}
 	return c
 }
 
 func newTLSRotate() *cobra.Command {
 	var f tlsFlags
-	c := &cobra.Command{Use: "rotate", Short: "Replace the authority, step by step and without a stop", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "rotate",
+		Short: "Replace the authority, step by step and without a stop", Args: cobra.NoArgs,
 		Long: `Makes a new authority and keeps the old one's certificate beside it in ca.pem.
   1. pollux tls rotate
   2. copy ca.pem to every host: both authorities are trusted from then on
@@ -113,7 +117,8 @@ func newTLSRotate() *cobra.Command {
 			return err
 		}
 		ca := filepath.Join(f.dir, pki.CAFile)
-		return f.tell(c, told{CA: ca}, "new authority made; "+ca+" holds the old one as well\nnext: copy it to every host, then issue new certificates")
+		return f.tell(c, told{CA: ca}, "new authority made; "+ca+" holds the old one as well\n"+
+			"next: copy it to every host, then issue new certificates")
 	}
 	return c
 }

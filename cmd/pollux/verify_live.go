@@ -41,16 +41,19 @@ func verifyLive(c *cobra.Command, f *verifyFlags, store objstore.Store, name str
 		case len(rep.Open) > 0:
 			result = "equal but for what was written to all the time"
 		}
-		fmt.Fprintf(w, "volume %s and its twin at LSN %d are %s: %s compared in %d rounds, %s\n", name, rep.LSN, result, text.Bytes(rep.ComparedBytes), rep.Rounds, text.Duration(time.Duration(rep.Seconds*1e9)))
+		fmt.Fprintf(w, "volume %s and its twin at LSN %d are %s: %s compared in %d rounds, %s\n", name, rep.LSN, result,
+			text.Bytes(rep.ComparedBytes), rep.Rounds, text.Duration(time.Duration(rep.Seconds*1e9)))
 	}
 	switch {
 	case err != nil:
 		return err
 	case len(rep.Differs) > 0:
-		return fail.New(fail.Damaged, "verify", "volume "+name, fmt.Sprintf("it differs from its twin in %d places, first at byte %d", len(rep.Differs), rep.Differs[0].Offset)).
+		return fail.New(fail.Damaged, "verify", "volume "+name, fmt.Sprintf("it differs from its twin in %d places, "+
+			"first at byte %d", len(rep.Differs), rep.Differs[0].Offset)).
 			WithHint("was the backing written to behind the agent's back? Take both copies before anything else")
 	case len(rep.Open) > 0:
-		return fail.New(fail.Retry, "verify", "volume "+name, "parts of it were written to all the time").WithHint("again when it is quieter")
+		return fail.New(fail.Retry, "verify", "volume "+name, "parts of it were written to all the time").
+			WithHint("again when it is quieter")
 	}
 	return nil
 }

@@ -14,7 +14,8 @@ import (
 func newVolumeChanged() *cobra.Command {
 	var f cli.DaemonFlags
 	var after uint64
-	c := &cobra.Command{Use: "changed VOLUME", Short: "List what was written and is not in the remote store yet", Args: cobra.ExactArgs(1),
+	c := &cobra.Command{Use: "changed VOLUME", Short: "List what was written and is not in the remote store yet",
+		Args: cobra.ExactArgs(1),
 		Long: `Lists the extents of a volume that some remote target lacks: what would be lost
 with this host. With --after, those written after that LSN, as far back as the WAL
 reaches: after a failover to a recovery point, the blocks in which this side differs.`}
@@ -39,8 +40,10 @@ reaches: after a failover to a recovery point, the blocks in which this side dif
 		if len(got.Extents) > 0 {
 			text.Table(c.OutOrStdout(), rows)
 		}
-		_, err := fmt.Fprintf(c.OutOrStdout(), "volume %s: %s in %d extents (of whole %s) written after LSN %d, up to LSN %d\n",
-			got.Name, quantity.Bytes(got.Bytes), len(got.Extents), quantity.Bytes(got.GranuleBytes), got.AfterLSN, got.LastLSN)
+		_, err := fmt.Fprintf(c.OutOrStdout(),
+			"volume %s: %s in %d extents (of whole %s) written after LSN %d, up to LSN %d\n",
+			got.Name, quantity.Bytes(got.Bytes), len(got.Extents), quantity.Bytes(got.GranuleBytes),
+			got.AfterLSN, got.LastLSN)
 		return err
 	}
 	return c

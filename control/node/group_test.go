@@ -26,7 +26,8 @@ func (m *meddler) Propose(kind state.Kind, v any) (uint64, error) {
 		var revision uint64
 		m.View(func(s *state.State) { revision = s.Groups["g"].Revision })
 		seconds := float64(100 + m.times)
-		if _, err := m.Journal.Propose(kind, state.GroupPatch{Name: "g", Revision: revision, RPOTargetSeconds: &seconds}); err != nil {
+		if _, err := m.Journal.Propose(kind,
+			state.GroupPatch{Name: "g", Revision: revision, RPOTargetSeconds: &seconds}); err != nil {
 			m.t.Error(err)
 		}
 	}
@@ -51,7 +52,8 @@ func TestGroupPutTogether(t *testing.T) {
 		t.Errorf("%+v, %v", g, err)
 	}
 	m.times = 1000
-	if _, err := d.service().GroupPut(ctx, api.GroupPut{Name: "g", Ack: new(agent.AckLocal)}); !fail.Is(err, fail.Retry) {
+	if _, err := d.service().GroupPut(ctx,
+		api.GroupPut{Name: "g", Ack: new(agent.AckLocal)}); !fail.Is(err, fail.Retry) {
 		t.Errorf("a change that is always overtaken: %v", err)
 	}
 	m.times = 0
@@ -60,7 +62,8 @@ func TestGroupPutTogether(t *testing.T) {
 // TestAckRemoteNeedsAnotherSite: what all targets are lost with is not promised to survive.
 func TestAckRemoteNeedsAnotherSite(t *testing.T) {
 	here := change.JournalInfo{Site: "here", Targets: []change.TargetInfo{{Name: "x", Site: "here"}}}
-	there := change.JournalInfo{Site: "here", Targets: []change.TargetInfo{{Name: "x", Site: "here"}, {Name: "y", Site: "there"}}}
+	there := change.JournalInfo{Site: "here",
+		Targets: []change.TargetInfo{{Name: "x", Site: "here"}, {Name: "y", Site: "there"}}}
 	for info, want := range map[*change.JournalInfo]bool{&here: true, &there: false} {
 		err := applySettings(&state.Group{Name: "g"}, &api.GroupPut{Ack: new(agent.AckRemote)}, *info, false)
 		if fail.Is(err, fail.Invalid) != want {

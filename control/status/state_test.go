@@ -76,7 +76,8 @@ var conditions = []struct {
 	{"the only target elsewhere is optional", "Unprotected", "make target spare required",
 		func(w world) {
 			w.Journal.Site, w.Journal.Targets[0].Site = "here", "here"
-			w.Journal.Targets = append(w.Journal.Targets, change.TargetInfo{Name: "spare", Site: "there", Optional: true})
+			w.Journal.Targets = append(w.Journal.Targets,
+				change.TargetInfo{Name: "spare", Site: "there", Optional: true})
 		}},
 	{"all targets are at the journal's site", "Unprotected", "all required targets are at site here", func(w world) {
 		w.Journal.Site, w.Journal.Targets[0].Site = "here", "here"

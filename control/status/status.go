@@ -38,7 +38,8 @@ const noLeader = "no leader is known: is a majority of the members up?"
 func (m *Model) journal() api.JournalStatus {
 	j := &m.Journal
 	out := api.JournalStatus{ID: j.Journal.String(), Leader: j.Leads, LeaderAddress: j.Leader, Term: j.Term,
-		Epoch: j.Epoch, Site: j.Site, FeatureLevel: j.Level, Voters: j.Voters, Members: j.Members, LogBytes: j.LogBytes, LogBudgetBytes: j.LogBudget}
+		Epoch: j.Epoch, Site: j.Site, FeatureLevel: j.Level, Voters: j.Voters, Members: j.Members, LogBytes: j.LogBytes,
+		LogBudgetBytes: j.LogBudget}
 	if j.Journal == uuid.Nil {
 		out.ID = "" // not heard of yet
 	}
@@ -55,8 +56,8 @@ func (m *Model) journal() api.JournalStatus {
 
 func (m *Model) group(g *Group, t targets) api.GroupStatus {
 	f := facts{Group: g, now: m.Now, targets: t}
-	out := api.GroupStatus{Name: g.Name, Role: "primary", Site: m.Journal.Site, Standbys: standbys(g.Standbys), Ack: g.Ack, RPOTargetSeconds: g.RPOTargetSeconds,
-		Streams: []api.StreamStatus{}}
+	out := api.GroupStatus{Name: g.Name, Role: "primary", Site: m.Journal.Site, Standbys: standbys(g.Standbys),
+		Ack: g.Ack, RPOTargetSeconds: g.RPOTargetSeconds, Streams: []api.StreamStatus{}}
 	own := m.own(g.Name)
 	if m.Agent != nil {
 		f.agent, f.owner, f.accepted = m.Agent.Status, m.Agent.Name, m.Agent.Accepted[g.Name]

@@ -34,9 +34,9 @@ func (m Members) JournalList(ctx context.Context, _ struct{}) (api.JournalMember
 		out.Waiting = fail.Explain(err)
 	}
 	for _, x := range m.Journal.Members(ctx) {
-		c := api.JournalMember{ID: x.ID, Address: x.Address, Role: "voter", Level: x.Status.Level, Self: x.Self, State: x.Status.State,
-			Version: x.Status.Version, Term: x.Status.Term, Last: x.Status.Last, Applied: x.Status.Applied,
-			LogBytes: x.Status.LogBytes}
+		c := api.JournalMember{ID: x.ID, Address: x.Address, Role: "voter", Level: x.Status.Level,
+			Self: x.Self, State: x.Status.State, Version: x.Status.Version, Term: x.Status.Term, Last: x.Status.Last,
+			Applied: x.Status.Applied, LogBytes: x.Status.LogBytes}
 		switch {
 		case x.Leader:
 			c.Role = "leader"

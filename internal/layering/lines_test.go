@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -14,20 +15,18 @@ const (
 	tabColumns = 4
 )
 
-// longLines are the folders of which not all lines are short yet. A folder is taken off when
-// they are; none is added.
-var longLines = []string{"agent", "control", "cmd", "replicator/journal", "replicator/state"}
+// longLines are the files of package main of which not all lines are short yet: short ones are
+// more, and TestMainIsSmall has no room for them. A file is taken off when they are; none is added.
+var longLines = []string{"cmd/pollux/bookmark.go", "cmd/pollux/clone.go", "cmd/pollux/cost.go", "cmd/pollux/demo.go",
+	"cmd/pollux/doctor.go", "cmd/pollux/gc.go", "cmd/pollux/group.go", "cmd/pollux/journal.go", "cmd/pollux/mount.go",
+	"cmd/pollux/restore.go", "cmd/pollux/verify.go", "cmd/pollux/volume.go", "cmd/pollux/volume_accept.go"}
 
 // TestLineLength: lines of Go and Markdown end at column 120 at the latest. A row of a table,
 // and a line that a link or a name without a gap fills, may be longer.
 func TestLineLength(t *testing.T) {
 	for _, path := range sources(t, ".go", ".md") {
 		folder := strings.TrimPrefix(filepath.ToSlash(path), "../../")
-		exempt := false
-		for _, f := range longLines {
-			exempt = exempt || under(folder, f)
-		}
-		if exempt {
+		if slices.Contains(longLines, folder) {
 			continue
 		}
 		b, err := os.ReadFile(path)

@@ -232,7 +232,8 @@ func (m *membership) Transfer(which string) error {
 	if string(s.ID) == m.member.id {
 		return nil
 	}
-	return fail.Wrap(fail.Retry, "transfer the lead to", which, m.raft.LeadershipTransferToServer(s.ID, s.Address).Error())
+	return fail.Wrap(fail.Retry, "transfer the lead to", which,
+		m.raft.LeadershipTransferToServer(s.ID, s.Address).Error())
 }
 
 // Members lists the members and asks each where it stands.
@@ -280,7 +281,8 @@ func (m *membership) tooOld(r *change.Join) error {
 	if r.Level >= level {
 		return nil
 	}
-	return fail.New(fail.Refused, "join", r.Address, fmt.Sprintf("its release knows feature level %d, the journal has %d", r.Level, level)).
+	return fail.New(fail.Refused, "join", r.Address,
+		fmt.Sprintf("its release knows feature level %d, the journal has %d", r.Level, level)).
 		WithHint("install the release that the other members have: pollux journal ls")
 }
 

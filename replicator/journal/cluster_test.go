@@ -68,12 +68,13 @@ func newClusterTest(t testing.TB, n int, set ...func(*Options)) *clusterTest {
 func (c *clusterTest) path(i int) string { return filepath.Join(c.dir, fmt.Sprint("m", i)) }
 
 func (c *clusterTest) options(i int) Options {
-	o := Options{Dir: c.path(i), Targets: []string{"x"}, Required: []string{"x"}, LogSegmentBytes: 1 << 20, Site: "here",
-		Heartbeat: time.Hour, Election: 150 * time.Millisecond, TrailingLogs: 4,
-		Cluster: &Cluster{Address: c.addrs[i], Peers: c.addrs, Dial: func(ctx context.Context, a string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "tcp", a)
-		}}}
+	o := Options{Dir: c.path(i), Targets: []string{"x"}, Required: []string{"x"},
+		LogSegmentBytes: 1 << 20, Site: "here", Heartbeat: time.Hour, Election: 150 * time.Millisecond, TrailingLogs: 4,
+		Cluster: &Cluster{Address: c.addrs[i], Peers: c.addrs,
+			Dial: func(ctx context.Context, a string) (net.Conn, error) {
+				var d net.Dialer
+				return d.DialContext(ctx, "tcp", a)
+			}}}
 	if os.Getenv("POLLUX_TEST_LOG") != "" {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("member", i)
 	}
@@ -336,7 +337,8 @@ func (c *clusterTest) equal() {
 				alterFSM(j, func(f *fsm) { f.recent = recent{} }) // from Raft's log, then
 			}
 			var entries []Entry
-			if err := j.Entries(j.Floor(), func(e Entry) bool { entries = append(entries, e); return true }); err != nil {
+			if err := j.Entries(j.Floor(),
+				func(e Entry) bool { entries = append(entries, e); return true }); err != nil {
 				c.t.Fatal(err)
 			}
 			for k := range entries {

@@ -224,7 +224,8 @@ func (r *entryReader) Fetch(e *Entry, dst []byte) error {
 			if e.logged > 0 {
 				where = "Raft's log"
 			}
-			return fail.New(fail.Damaged, "fetch", fmt.Sprintf("journal entry %d", e.Index), where+" holds another frame there")
+			return fail.New(fail.Damaged, "fetch", fmt.Sprintf("journal entry %d", e.Index),
+				where+" holds another frame there")
 		}
 	}
 	if &b[0] != &dst[0] {

@@ -175,7 +175,8 @@ func (f *fsm) checkTargets(p *targetPut, required func(name string) bool) error 
 		}
 		if t == nil && f.floor > 1 && required(name) {
 			return fail.New(fail.Refused, "add target", name, "the journal no longer holds its beginning").
-				WithHint("add it with `optional: true`: it is filled from another target; make it required once it has everything")
+				WithHint("add it with `optional: true`: it is filled from another target; " +
+					"make it required once it has everything")
 		}
 		has := f.floor == 1
 		if t != nil {

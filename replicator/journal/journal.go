@@ -285,8 +285,9 @@ func (j *Journal) SetTargetInfo(f func() []change.TargetInfo) {
 // Info is where the journal stands, as its leader sees it.
 func (j *Journal) Info() change.JournalInfo {
 	st, id := j.status()
-	out := change.JournalInfo{Journal: id.Journal, Epoch: id.Epoch, Site: id.Site, Term: st.Term, Leader: st.LeaderAddress,
-		Voters: st.Voters, Members: st.Members, LogBytes: st.LogBytes, LogBudget: st.LogBudget}
+	out := change.JournalInfo{Journal: id.Journal, Epoch: id.Epoch, Site: id.Site, Term: st.Term,
+		Leader: st.LeaderAddress, Voters: st.Voters, Members: st.Members, LogBytes: st.LogBytes,
+		LogBudget: st.LogBudget}
 	j.mu.Lock()
 	targets := j.targetInfo
 	j.mu.Unlock()

@@ -56,7 +56,8 @@ func openKV(fs vfs.FS, dir string, log *slog.Logger) (*pebble.DB, error) {
 			free = max(free, use.TotalBytes-use.UsedBytes)
 		}
 		if free < minFreeBytes {
-			return nil, fail.New(fail.Full, "open", dir, fmt.Sprintf("its filesystem is full: %d bytes are free", free)).
+			return nil, fail.New(fail.Full, "open", dir,
+				fmt.Sprintf("its filesystem is full: %d bytes are free", free)).
 				WithHint("make room there, a megabyte at least, and start again")
 		}
 	}

@@ -19,7 +19,8 @@ func TestLaterEntry(t *testing.T) {
 	later := state.Encode(state.KindGroupPut, state.Group{Name: "g"})
 	binary.LittleEndian.PutUint16(later[4:], 2)
 	table := crc32.MakeTable(crc32.Castagnoli)
-	binary.LittleEndian.PutUint32(later[12:], crc32.Update(crc32.Checksum(later[:12], table), table, later[state.EnvelopeBytes:]))
+	binary.LittleEndian.PutUint32(later[12:],
+		crc32.Update(crc32.Checksum(later[:12], table), table, later[state.EnvelopeBytes:]))
 	for name, data := range map[string][]byte{
 		"version": append([]byte{tagCommand}, later...),
 		"kind":    append([]byte{tagCommand}, state.Encode(state.Kind(999), state.Group{Name: "g"})...),
@@ -34,7 +35,8 @@ func TestLaterEntry(t *testing.T) {
 			t.Fatal(err)
 		}
 		first := j.raft.Apply(data, time.Second)
-		second := j.raft.Apply(append([]byte{tagCommand}, state.Encode(state.KindGroupPut, state.Group{Name: "h"})...), time.Second)
+		second := j.raft.Apply(append([]byte{tagCommand}, state.Encode(state.KindGroupPut, state.Group{Name: "h"})...),
+			time.Second)
 		if r, err := j.wait(first); err == nil && !fail.Is(r.err, fail.Unsupported) {
 			t.Errorf("%s: %v", name, r.err)
 		}

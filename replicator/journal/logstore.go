@@ -91,7 +91,8 @@ func parseRaftLog(b []byte, l *raft.Log) error {
 	if ext > len(b)-raftEntryHead {
 		return fail.New(fail.Damaged, "decode", "Raft entry", fmt.Sprintf("%d extension bytes", ext))
 	}
-	*l = raft.Log{Type: raft.LogType(b[1]), Index: le.Uint64(b[8:]), Term: le.Uint64(b[16:]), Data: b[raftEntryHead+ext:]}
+	*l = raft.Log{Type: raft.LogType(b[1]), Index: le.Uint64(b[8:]), Term: le.Uint64(b[16:]),
+		Data: b[raftEntryHead+ext:]}
 	if ext > 0 {
 		l.Extensions = b[raftEntryHead : raftEntryHead+ext]
 	}

@@ -22,7 +22,8 @@ func TestPace(t *testing.T) {
 		ask                func(i int) []byte
 	}{
 		{change.MsgFollow, change.MsgPropose, change.MsgProposed, func(i int) []byte {
-			return change.Encode(change.Propose{ID: uint64(i), Command: state.Encode(state.KindVolumeRemove, state.VolumeRemove{Name: "none"})})
+			return change.Encode(change.Propose{ID: uint64(i),
+				Command: state.Encode(state.KindVolumeRemove, state.VolumeRemove{Name: "none"})})
 		}},
 		{change.MsgHello, change.MsgAttach, change.MsgAttached, func(int) []byte {
 			return change.Encode(change.Attach{Stream: change.StreamID{1}}) // there is none

@@ -48,7 +48,8 @@ func peek(db *pebble.DB) (*Peeked, error) {
 	if f.id.Journal == uuid.Nil {
 		return nil, fail.New(fail.NotFound, "read", "journal identity", "this member was not let in to a journal yet")
 	}
-	out := &Peeked{Journal: f.id.Journal, Next: f.next, State: f.state, Points: f.points, Positions: map[string]uint64{}}
+	out := &Peeked{Journal: f.id.Journal, Next: f.next, State: f.state, Points: f.points,
+		Positions: map[string]uint64{}}
 	for name, t := range f.targets {
 		out.Positions[name] = t.Position
 	}

@@ -47,7 +47,8 @@ func TestEarlierMembers(t *testing.T) {
 	c.form()
 	knows = state.Level
 	for i := range c.members {
-		if _, err := c.leader().Propose(state.KindGroupPatch, state.GroupPatch{Name: "g"}); !fail.Is(err, fail.Refused) {
+		if _, err := c.leader().Propose(state.KindGroupPatch,
+			state.GroupPatch{Name: "g"}); !fail.Is(err, fail.Refused) {
 			t.Fatalf("%d members are new: %v", i, err)
 		}
 		c.await("to do what can be done", func() bool { return c.leader().places.settle(t.Context()) == nil })

@@ -48,7 +48,8 @@ func TestPoison(t *testing.T) {
 	c.equal()
 	for i, j := range c.members {
 		j.View(func(s *state.State) {
-			if a := s.Audits[1]; len(s.Audits) != 1 || a.Verb != "volume-create" || a.Who != "journal" || a.Time.IsZero() {
+			if a := s.Audits[1]; len(s.Audits) != 1 || a.Verb != "volume-create" ||
+				a.Who != "journal" || a.Time.IsZero() {
 				t.Errorf("member %d has audits %+v", i, s.Audits)
 			}
 			if len(s.Volumes) != 1 || s.Volumes["v"] == nil {
@@ -168,7 +169,8 @@ func TestHostileProposals(t *testing.T) {
 		want fail.Kind
 	}{
 		{state.KindGroupPut, state.Group{Name: "e", Owner: "b", Ack: "never"}, fail.Invalid},
-		{state.KindStreamCreate, state.Stream{ID: id, Group: "g", Agent: "b", Resyncs: []state.Resync{{}}}, fail.Invalid},
+		{state.KindStreamCreate,
+			state.Stream{ID: id, Group: "g", Agent: "b", Resyncs: []state.Resync{{}}}, fail.Invalid},
 		{state.Kind(999), struct{}{}, fail.Unsupported},
 		{state.KindFence, state.Fence{}, fail.Unsupported},
 		{state.KindLease, state.LeaseGrant{Stream: c.stream, Agent: "a", Epoch: 1}, fail.Denied},

@@ -23,7 +23,8 @@ func (j *Journal) checkTerm(logs *logStore, st stable, last uint64) error {
 	}
 	term, err := st.GetUint64([]byte("CurrentTerm"))
 	if err == nil && term < l.Term {
-		err = j.opts.stateLost(fmt.Sprintf("it knows Raft's term %d, but the log's newest entry is of term %d", term, l.Term))
+		err = j.opts.stateLost(fmt.Sprintf("it knows Raft's term %d, but the log's newest entry is of term %d", term,
+			l.Term))
 	}
 	return err
 }

@@ -93,7 +93,8 @@ func (s *State) beginMark(r *MarkBegin) (string, error) {
 		return "", noSuch("group", r.Group)
 	}
 	if !(r.LimitSeconds > 0 && r.LimitSeconds <= maxHoldSeconds) {
-		return "", fail.New(fail.Invalid, "add bookmark", key, fmt.Sprintf("writers held for up to %g s", r.LimitSeconds))
+		return "", fail.New(fail.Invalid, "add bookmark", key,
+			fmt.Sprintf("writers held for up to %g s", r.LimitSeconds))
 	}
 	if s.Bookmarks[key] != nil {
 		return "", fail.New(fail.Exists, "add bookmark", key, "it exists").WithHint("choose another name")
@@ -103,10 +104,12 @@ func (s *State) beginMark(r *MarkBegin) (string, error) {
 	}
 	if old := s.Barriers[r.Group]; old != nil && old.Outcome == "" {
 		if end := old.Time.Add(time.Duration(old.LimitSeconds*1e9) + staleMark); r.Time.Before(end) {
-			return "", fail.New(fail.Retry, "add bookmark", key, "bookmark "+old.Name+" of the same group is being added").WithHint("try again in a moment")
+			return "", fail.New(fail.Retry, "add bookmark", key,
+				"bookmark "+old.Name+" of the same group is being added").WithHint("try again in a moment")
 		}
 	}
-	m := &Barrier{ID: r.ID, Name: r.Name, Group: r.Group, Time: r.Time, LimitSeconds: r.LimitSeconds, Epoch: r.Epoch, Parts: map[change.StreamID]*BarrierPart{}}
+	m := &Barrier{ID: r.ID, Name: r.Name, Group: r.Group, Time: r.Time, LimitSeconds: r.LimitSeconds, Epoch: r.Epoch,
+		Parts: map[change.StreamID]*BarrierPart{}}
 	for _, v := range s.Volumes {
 		if st := s.Streams[v.Stream]; v.Group == r.Group && !v.Removed && st != nil {
 			m.Parts[v.Stream] = &BarrierPart{Agent: st.Agent}
@@ -142,7 +145,8 @@ func (s *State) holdMark(r *MarkStep) (string, error) {
 	}
 	p := m.Parts[r.Stream]
 	if p == nil || p.LSN > 0 || r.LSN == 0 {
-		return "", fail.New(fail.Refused, "mark", "group "+r.Group, fmt.Sprintf("stream %s is no part of it, or holds already", r.Stream))
+		return "", fail.New(fail.Refused, "mark", "group "+r.Group,
+			fmt.Sprintf("stream %s is no part of it, or holds already", r.Stream))
 	}
 	if err := s.beforeHorizon("mark "+m.Name, r.Stream, r.LSN); err != nil {
 		return "", err

@@ -17,12 +17,14 @@ var otherStream = uuid.MustParse("99999999-0000-0000-0000-000000000009")
 func twoHosts(t *testing.T) *State {
 	s := example(t)
 	must(t, s, KindStreamCreate, Stream{ID: otherStream, Group: "g", Agent: "b"})
-	must(t, s, KindVolumeCreate, Volume{Name: "w", Group: "g", Stream: otherStream, Agent: "b", SizeBytes: 1, Backing: "/w"})
+	must(t, s, KindVolumeCreate,
+		Volume{Name: "w", Group: "g", Stream: otherStream, Agent: "b", SizeBytes: 1, Backing: "/w"})
 	return s
 }
 
 func begin(id byte, at time.Time) MarkBegin {
-	return MarkBegin{ID: uuid.UUID{id}, Name: "m" + string(rune('0'+id)), Group: "g", Time: at, LimitSeconds: 5, Epoch: 3}
+	return MarkBegin{ID: uuid.UUID{id}, Name: "m" + string(rune('0'+id)), Group: "g", Time: at,
+		LimitSeconds: 5, Epoch: 3}
 }
 
 func step(id byte, stream change.StreamID) MarkStep {
@@ -45,8 +47,10 @@ func TestMark(t *testing.T) {
 	for name, tt := range map[string]struct {
 		kind Kind
 		v    MarkStep
-	}{"confirmed too early": {KindMarkConfirm, confirm(testStream, 1)}, "held twice": {KindMarkHeld, held(testStream, 71)},
-		"held by no part": {KindMarkHeld, held(uuid.UUID{7}, 71)}, "held nowhere": {KindMarkHeld, held(otherStream, 0)}} {
+	}{"confirmed too early": {KindMarkConfirm, confirm(testStream, 1)},
+		"held twice":      {KindMarkHeld, held(testStream, 71)},
+		"held by no part": {KindMarkHeld, held(uuid.UUID{7}, 71)},
+		"held nowhere":    {KindMarkHeld, held(otherStream, 0)}} {
 		if _, err := apply(s, tt.kind, tt.v); !fail.Is(err, fail.Refused) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -101,14 +105,18 @@ func TestMarkEnds(t *testing.T) {
 	if _, err := apply(s, KindMarkVoid, step(2, testStream)); !fail.Is(err, fail.NotFound) {
 		t.Errorf("a step of the one that gave way: %v", err)
 	}
-	for name, b := range map[string]MarkBegin{"name": {Name: "9", Group: "g", LimitSeconds: 1}, "group": {Name: "x", Group: "no", LimitSeconds: 1},
-		"exists": {Name: "b", Group: "g", LimitSeconds: 1}, "limit": {Name: "x", Group: "g"}, "long limit": {Name: "x", Group: "g", LimitSeconds: 1e300}} {
+	for name, b := range map[string]MarkBegin{"name": {Name: "9", Group: "g", LimitSeconds: 1},
+		"group":      {Name: "x", Group: "no", LimitSeconds: 1},
+		"exists":     {Name: "b", Group: "g", LimitSeconds: 1},
+		"limit":      {Name: "x", Group: "g"},
+		"long limit": {Name: "x", Group: "g", LimitSeconds: 1e300}} {
 		if _, err := apply(s, KindMarkBegin, b); err == nil {
 			t.Errorf("%s is not looked at", name)
 		}
 	}
 	must(t, s, KindGroupPut, Group{Name: "empty"})
-	if _, err := apply(s, KindMarkBegin, MarkBegin{Name: "x", Group: "empty", LimitSeconds: 1}); !fail.Is(err, fail.Refused) {
+	if _, err := apply(s, KindMarkBegin,
+		MarkBegin{Name: "x", Group: "empty", LimitSeconds: 1}); !fail.Is(err, fail.Refused) {
 		t.Errorf("a group without volumes: %v", err)
 	}
 }

@@ -60,8 +60,10 @@ func (k Kind) String() string {
 var kindNames = map[Kind]string{
 	KindGroupPut: "group-put", KindStreamCreate: "stream-create", KindVolumeCreate: "volume-create",
 	KindVolumeReady: "volume-ready", KindVolumeRemove: "volume-remove", KindBookmarkAdd: "bookmark-add",
-	KindLease: "lease", KindHeartbeat: "heartbeat", KindAudit: "audit", KindResyncBegin: "resync-begin", KindResyncEnd: "resync-end",
-	KindMarkBegin: "mark-begin", KindMarkHeld: "mark-held", KindMarkConfirm: "mark-confirm", KindMarkVoid: "mark-void", KindHorizon: "horizon", KindBookmarkRemove: "bookmark-remove",
+	KindLease: "lease", KindHeartbeat: "heartbeat", KindAudit: "audit", KindResyncBegin: "resync-begin",
+	KindResyncEnd: "resync-end", KindMarkBegin: "mark-begin", KindMarkHeld: "mark-held",
+	KindMarkConfirm: "mark-confirm", KindMarkVoid: "mark-void",
+	KindHorizon: "horizon", KindBookmarkRemove: "bookmark-remove",
 	KindStreamHorizon: "stream-horizon", KindFeatureLevel: "feature-level", KindGroupPatch: "group-patch",
 	KindSite: "site", KindSeat: "seat", KindStreamMove: "stream-move",
 	KindIdentity: "identity", KindFence: "fence",
@@ -296,16 +298,19 @@ func Open(b []byte) (Kind, []byte, error) {
 	le := binary.LittleEndian
 	body := b[EnvelopeBytes:]
 	if len(b) > MaxCommandBytes {
-		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 8", fmt.Sprintf("%d bytes exceed %d", len(b), MaxCommandBytes))
+		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 8",
+			fmt.Sprintf("%d bytes exceed %d", len(b), MaxCommandBytes))
 	}
 	if int(le.Uint32(b[8:])) != len(body) {
-		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 8", fmt.Sprintf("%d bytes, its head says %d", len(body), le.Uint32(b[8:])))
+		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 8",
+			fmt.Sprintf("%d bytes, its head says %d", len(body), le.Uint32(b[8:])))
 	}
 	if crc32.Update(crc32.Checksum(b[:12], castagnoli), castagnoli, body) != le.Uint32(b[12:]) {
 		return 0, nil, fail.New(fail.Damaged, "decode command", "at byte 12", "checksum does not match")
 	}
 	if v := le.Uint16(b[4:]); v != EnvelopeVersion {
-		return 0, nil, fail.New(fail.Unsupported, "decode command", "", fmt.Sprintf("version %d; this build reads %d", v, EnvelopeVersion))
+		return 0, nil, fail.New(fail.Unsupported, "decode command", "",
+			fmt.Sprintf("version %d; this build reads %d", v, EnvelopeVersion))
 	}
 	return Kind(le.Uint16(b[6:])), body, nil
 }
@@ -335,7 +340,8 @@ func unmarshalStrict(body []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return fail.New(fail.Unsupported, "decode", "command", err.Error()).WithHint("use a pollux version that knows it")
+		return fail.New(fail.Unsupported, "decode", "command", err.Error()).
+			WithHint("use a pollux version that knows it")
 	}
 	return nil
 }

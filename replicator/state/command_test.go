@@ -30,7 +30,8 @@ func TestCommandRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if err := Decode(b, KindFence, &got); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "bookmark-add in place of fence") {
+	if err := Decode(b, KindFence, &got); !fail.Is(err, fail.Damaged) ||
+		!strings.Contains(err.Error(), "bookmark-add in place of fence") {
 		t.Errorf("as another kind: %v", err)
 	}
 }
@@ -63,7 +64,8 @@ func TestCommandLimits(t *testing.T) {
 	}
 	b = Encode(KindGroupPut, Group{})
 	binary.LittleEndian.PutUint16(b[4:], 12)
-	binary.LittleEndian.PutUint32(b[12:], crc32.Update(crc32.Checksum(b[:12], castagnoli), castagnoli, b[EnvelopeBytes:]))
+	binary.LittleEndian.PutUint32(b[12:],
+		crc32.Update(crc32.Checksum(b[:12], castagnoli), castagnoli, b[EnvelopeBytes:]))
 	if _, _, err := Open(b); !fail.Is(err, fail.Unsupported) || !strings.Contains(err.Error(), "version 12") {
 		t.Errorf("version 12: %v", err)
 	}
@@ -72,10 +74,13 @@ func TestCommandLimits(t *testing.T) {
 // FuzzOpenCommand: what opens, applies or is refused; a refusal changes nothing,
 // and what changed can be saved and loaded.
 func FuzzOpenCommand(f *testing.F) {
-	for kind, v := range map[Kind]any{KindGroupPut: Group{Name: "h"}, KindStreamCreate: Stream{ID: uuid.UUID{9}, Group: "g", Agent: "b"},
-		KindVolumeCreate: Volume{Name: "w", Group: "g", Stream: testStream, SizeBytes: 1}, KindVolumeReady: VolumeReady{Name: "v", FirstLSN: 3},
+	for kind, v := range map[Kind]any{KindGroupPut: Group{Name: "h"},
+		KindStreamCreate: Stream{ID: uuid.UUID{9}, Group: "g", Agent: "b"},
+		KindVolumeCreate: Volume{Name: "w", Group: "g", Stream: testStream, SizeBytes: 1},
+		KindVolumeReady:  VolumeReady{Name: "v", FirstLSN: 3},
 		KindVolumeRemove: VolumeRemove{Name: "v"}, KindBookmarkAdd: Bookmark{Name: "b", Group: "g"},
-		KindLease: LeaseGrant{Stream: testStream, Agent: "a"}, KindHeartbeat: Heartbeat{}, KindAudit: Audit{Who: "w", Verb: "v"}, KindFence: Fence{}, 999: Fence{}} {
+		KindLease: LeaseGrant{Stream: testStream, Agent: "a"}, KindHeartbeat: Heartbeat{},
+		KindAudit: Audit{Who: "w", Verb: "v"}, KindFence: Fence{}, 999: Fence{}} {
 		b := Encode(kind, v)
 		f.Add(uint16(kind), b[EnvelopeBytes:], b)
 	}

@@ -46,7 +46,8 @@ func knownLevel(level int) error {
 	if level <= Level {
 		return nil
 	}
-	return fail.New(fail.Unsupported, "use", "journal", fmt.Sprintf("its feature level is %d; this release knows %d", level, Level)).
+	return fail.New(fail.Unsupported, "use", "journal",
+		fmt.Sprintf("its feature level is %d; this release knows %d", level, Level)).
 		WithHint("use a pollux version that knows it")
 }
 

@@ -33,7 +33,8 @@ func TestRoom(t *testing.T) {
 			name := fmt.Sprint("v", i)
 			s.Volumes[name] = &Volume{Name: name, Agent: agent, Backing: name, Removed: i%2 > 0}
 		}, func(name, agent string) any {
-			return Volume{Name: name, Group: "g", Stream: testStream, Agent: agent, SizeBytes: 4096, Backing: "/" + name}
+			return Volume{Name: name, Group: "g", Stream: testStream, Agent: agent,
+				SizeBytes: 4096, Backing: "/" + name}
 		}},
 		{KindBookmarkAdd, MaxBookmarks, func(s *State, i int, agent string) {
 			s.Streams[id(0)], s.Streams[id(1)] = &Stream{ID: id(0), Agent: "many"}, &Stream{ID: id(1), Agent: "other"}
@@ -71,7 +72,8 @@ func TestRoom(t *testing.T) {
 		if c.kind != KindBookmarkAdd {
 			continue
 		}
-		if _, err := apply(s, KindMarkBegin, MarkBegin{ID: uuid.New(), Name: "m", Group: "g", LimitSeconds: 1}); !fail.Is(err, fail.Refused) || fail.HintOf(err) == "" {
+		if _, err := apply(s, KindMarkBegin, MarkBegin{ID: uuid.New(), Name: "m", Group: "g",
+			LimitSeconds: 1}); !fail.Is(err, fail.Refused) || fail.HintOf(err) == "" {
 			t.Errorf("a mark whose bookmark finds no room holds writers: %v", err)
 		}
 	}

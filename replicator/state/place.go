@@ -256,7 +256,8 @@ func (s *State) mayMove(st *Stream, r *StreamMove) error {
 	}
 	if st.Agent != r.From {
 		return fail.New(fail.Fenced, "move", "group "+st.Group+" to agent "+r.To,
-			fmt.Sprintf("it is agent %s's, and not %s's", st.Agent, r.From)).WithHint("look at the group again: pollux group ls")
+			fmt.Sprintf("it is agent %s's, and not %s's", st.Agent, r.From)).
+			WithHint("look at the group again: pollux group ls")
 	}
 	if s.Groups[st.Group] == nil {
 		return noSuch("group", st.Group)

@@ -57,12 +57,14 @@ func TestLevel(t *testing.T) {
 			t.Errorf("%s %s: %v", key, value, err)
 		}
 	}
-	for key, value := range map[string]string{keyLevel: `{"level":-1}`, keySeat: `{"site":"../x","epoch":1}`, "site/x": `{"name":"y"}`} {
+	for key, value := range map[string]string{keyLevel: `{"level":-1}`, keySeat: `{"site":"../x","epoch":1}`,
+		"site/x": `{"name":"y"}`} {
 		if err := New().Load(key, []byte(value)); !fail.Is(err, fail.Damaged) {
 			t.Errorf("%s %s: %v", key, value, err)
 		}
 	}
-	if _, err := apply(s, KindGroupPatch, map[string]any{"name": "g", "color": "red"}); !fail.Is(err, fail.Unsupported) {
+	if _, err := apply(s, KindGroupPatch,
+		map[string]any{"name": "g", "color": "red"}); !fail.Is(err, fail.Unsupported) {
 		t.Errorf("a field of a later release: %v", err)
 	}
 }
@@ -75,7 +77,8 @@ func TestSeat(t *testing.T) {
 		t.Errorf("renamed: %+v", s.Seat)
 	}
 	must(t, s, KindSeat, SeatPut{From: 1, Site: "south", Epoch: 2, Time: time.Unix(70, 0).UTC()})
-	for _, r := range []SeatPut{{From: 1, Site: "east", Epoch: 2}, {From: 1, Site: "north", Epoch: 1}, {Site: "north", Epoch: 1}} {
+	for _, r := range []SeatPut{{From: 1, Site: "east", Epoch: 2}, {From: 1, Site: "north", Epoch: 1},
+		{Site: "north", Epoch: 1}} {
 		if _, err := apply(s, KindSeat, r); !fail.Is(err, fail.Fenced) {
 			t.Errorf("%+v: %v", r, err)
 		}
@@ -115,7 +118,8 @@ func TestStreamMove(t *testing.T) {
 		Standbys: &[]Standby{{Site: "south", Agent: "b"}}})
 	must(t, s, KindMarkBegin, begin(1, time.Unix(100, 0)))
 	lease := s.Streams[testStream].Lease
-	must(t, s, KindStreamMove, StreamMove{Stream: testStream, From: "a", To: "b", Backings: map[string]string{"v": "/b/v"}})
+	must(t, s, KindStreamMove,
+		StreamMove{Stream: testStream, From: "a", To: "b", Backings: map[string]string{"v": "/b/v"}})
 	st := s.Streams[testStream]
 	if st.Agent != "b" || st.Lease.Number != lease.Number+1 || st.Lease.Epoch != lease.Epoch {
 		t.Errorf("%+v", st)
@@ -133,13 +137,15 @@ func TestStreamMove(t *testing.T) {
 	if diff := cmp.Diff(want, s.PlaceOf("g")); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: lease, LSN: 5}); !fail.Is(err, fail.Fenced) {
+	if _, err := apply(s, KindResyncEnd,
+		ResyncEnd{Stream: testStream, Lease: lease, LSN: 5}); !fail.Is(err, fail.Fenced) {
 		t.Errorf("under the former lease: %v", err)
 	}
 	if _, err := apply(s, KindLease, LeaseGrant{Stream: testStream, Agent: "a", Epoch: 2}); !fail.Is(err, fail.Fenced) {
 		t.Errorf("a lease for the former agent: %v", err)
 	}
-	for key := range map[string]bool{"stream/" + testStream.String(): true, "volume/v": true, "group/g": true, "mark/g": true} {
+	for key := range map[string]bool{"stream/" + testStream.String(): true, "volume/v": true,
+		"group/g": true, "mark/g": true} {
 		if err := New().Load(key, s.Save(key)); err != nil {
 			t.Errorf("%s: %v", key, err)
 		}
@@ -154,7 +160,8 @@ func TestStreamMoveRefused(t *testing.T) {
 	must(t, s, KindVolumeCreate, Volume{Name: "w", Group: "g", Stream: other, Agent: "c", SizeBytes: 1, Backing: "/w"})
 	must(t, s, KindGroupPut, Group{Name: "h"})
 	must(t, s, KindStreamCreate, Stream{ID: uuid.UUID{7}, Group: "h", Agent: "d"})
-	must(t, s, KindVolumeCreate, Volume{Name: "x", Group: "h", Stream: uuid.UUID{7}, Agent: "d", SizeBytes: 1, Backing: "/v"})
+	must(t, s, KindVolumeCreate,
+		Volume{Name: "x", Group: "h", Stream: uuid.UUID{7}, Agent: "d", SizeBytes: 1, Backing: "/v"})
 	must(t, s, KindStreamCreate, Stream{ID: uuid.UUID{8}, Group: "h", Agent: "e"})
 	must(t, s, KindResyncBegin, ResyncBegin{Stream: uuid.UUID{8}, Gap: Gap{To: change.Point{LSN: 7}}})
 	before := saved(s)
@@ -172,8 +179,10 @@ func TestStreamMoveRefused(t *testing.T) {
 		"in the middle of a resync": {StreamMove{Stream: uuid.UUID{8}, From: "e", To: "b"}, fail.Refused},
 		"to one that has one":       {move(func(r *StreamMove) { r.To = "c" }), fail.Refused},
 		"onto another's backing":    {move(func(r *StreamMove) { r.To = "d" }), fail.Refused},
-		"another stream's volume":   {move(func(r *StreamMove) { r.Backings = map[string]string{"w": "/q"} }), fail.Refused},
-		"a volume that is removed":  {move(func(r *StreamMove) { r.Backings = map[string]string{"old": "/q"} }), fail.Refused},
+		"another stream's volume": {move(func(r *StreamMove) { r.Backings = map[string]string{"w": "/q"} }),
+			fail.Refused},
+		"a volume that is removed": {move(func(r *StreamMove) { r.Backings = map[string]string{"old": "/q"} }),
+			fail.Refused},
 	} {
 		if _, err := apply(s, KindStreamMove, c.r); !fail.Is(err, c.kind) {
 			t.Errorf("%s: %v", name, err)
@@ -190,7 +199,8 @@ func TestGroupPatch(t *testing.T) {
 	must(t, s, KindGroupPatch, GroupPatch{Name: "web", Create: true, Owner: "a", Created: time.Unix(9, 0).UTC(),
 		Ack: new("local"), PITR: new(PITRFold)})
 	must(t, s, KindGroupPatch, GroupPatch{Name: "web", Revision: 1, Ack: new("remote")})
-	if g := s.Groups["web"]; g.Ack != "remote" || g.PITR != PITRFold || g.Owner != "a" || g.Created.Unix() != 9 || g.Revision != 2 {
+	if g := s.Groups["web"]; g.Ack != "remote" || g.PITR != PITRFold || g.Owner != "a" ||
+		g.Created.Unix() != 9 || g.Revision != 2 {
 		t.Errorf("%+v", g)
 	}
 	before := saved(s)

@@ -10,7 +10,8 @@ import (
 // of its own host only.
 func TestSaveFor(t *testing.T) {
 	s := example(t)
-	must(t, s, KindVolumeCreate, Volume{Name: "secret", Group: "g", Stream: testStream, Agent: "b", SizeBytes: 8192, Backing: "/srv/customer-7.img"})
+	must(t, s, KindVolumeCreate, Volume{Name: "secret", Group: "g", Stream: testStream, Agent: "b", SizeBytes: 8192,
+		Backing: "/srv/customer-7.img"})
 	must(t, s, KindAudit, Audit{Who: "operator/kim", Host: "a", Verb: "volume-rm", Outcome: "ok"})
 	must(t, s, KindAudit, Audit{Who: "operator/kim", Host: "b", Verb: "bookmark-add", Outcome: "ok"})
 	copied := New()

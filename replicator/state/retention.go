@@ -29,19 +29,22 @@ const MinEveryWrite = time.Minute
 func ParseRetention(s string) (r Retention, err error) {
 	bad := func(why string) (Retention, error) {
 		return Retention{}, fail.New(fail.Invalid, "set", "retention", fmt.Sprintf("%q: %s", s, why)).
-			WithHint("write every_write=24h,hourly=7d,daily=90d (units s, m, h, d, w, y; hourly and daily may be left out), or forever")
+			WithHint("write every_write=24h,hourly=7d,daily=90d (units s, m, h, d, w, y; " +
+				"hourly and daily may be left out), or forever")
 	}
 	if s == "forever" {
 		return r, nil
 	}
-	fields := map[string]*int64{"every_write": &r.EveryWriteSeconds, "hourly": &r.HourlySeconds, "daily": &r.DailySeconds}
+	fields := map[string]*int64{"every_write": &r.EveryWriteSeconds, "hourly": &r.HourlySeconds,
+		"daily": &r.DailySeconds}
 	for part := range strings.SplitSeq(s, ",") {
 		name, value, ok := strings.Cut(strings.TrimSpace(part), "=")
 		p := fields[name]
 		d, derr := quantity.ParseDuration(value)
 		switch {
 		case !ok || p == nil:
-			return bad(fmt.Sprintf("%q is not one of %s with a value", part, strings.Join(slices.Sorted(maps.Keys(fields)), ", ")))
+			return bad(fmt.Sprintf("%q is not one of %s with a value", part,
+				strings.Join(slices.Sorted(maps.Keys(fields)), ", ")))
 		case derr != nil || time.Duration(d) < MinEveryWrite:
 			return bad(fmt.Sprintf("%s=%s is not a time from a minute to a hundred years", name, value))
 		case *p != 0:
@@ -52,7 +55,8 @@ func ParseRetention(s string) (r Retention, err error) {
 	switch {
 	case r.EveryWriteSeconds == 0:
 		return bad("every_write is missing")
-	case r.HourlySeconds != 0 && r.HourlySeconds <= r.EveryWriteSeconds, r.DailySeconds != 0 && r.DailySeconds <= max(r.EveryWriteSeconds, r.HourlySeconds):
+	case r.HourlySeconds != 0 && r.HourlySeconds <= r.EveryWriteSeconds,
+		r.DailySeconds != 0 && r.DailySeconds <= max(r.EveryWriteSeconds, r.HourlySeconds):
 		return bad("each must reach further back than the one before")
 	}
 	return r, nil
@@ -142,8 +146,9 @@ func (s *State) moveStreamHorizon(h *StreamHorizon) (changed []string, err error
 // beforeHorizon refuses what is to be kept at an LSN that may not be kept any more.
 func (s *State) beforeHorizon(what string, id change.StreamID, lsn uint64) error {
 	if st := s.Streams[id]; st != nil && lsn <= st.Horizon {
-		return fail.New(fail.Refused, "add", what, fmt.Sprintf("its point, LSN %d, is older than all points that are kept for sure: "+
-			"those behind LSN %d", lsn, st.Horizon))
+		return fail.New(fail.Refused, "add", what,
+			fmt.Sprintf("its point, LSN %d, is older than all points that are kept for sure: "+
+				"those behind LSN %d", lsn, st.Horizon))
 	}
 	return nil
 }
@@ -173,7 +178,8 @@ func (r *Retention) check() error {
 	case r.EveryWriteSeconds < least || r.EveryWriteSeconds > most,
 		r.HourlySeconds != 0 && (r.HourlySeconds <= r.EveryWriteSeconds || r.HourlySeconds > most),
 		r.DailySeconds != 0 && (r.DailySeconds <= max(r.EveryWriteSeconds, r.HourlySeconds) || r.DailySeconds > most):
-		return fail.New(fail.Invalid, "set", "retention", fmt.Sprintf("%+v: each must reach further back than the one before, from a minute to a hundred years", *r))
+		return fail.New(fail.Invalid, "set", "retention",
+			fmt.Sprintf("%+v: each must reach further back than the one before, from a minute to a hundred years", *r))
 	}
 	return nil
 }

@@ -37,7 +37,8 @@ type State struct {
 // New returns an empty state.
 func New() *State {
 	return &State{Groups: map[string]*Group{}, Streams: map[change.StreamID]*Stream{},
-		Volumes: map[string]*Volume{}, Bookmarks: map[string]*Bookmark{}, Barriers: map[string]*Barrier{}, Sites: map[string]*Site{}, Audits: map[uint64]*Audit{}, next: 1}
+		Volumes: map[string]*Volume{}, Bookmarks: map[string]*Bookmark{}, Barriers: map[string]*Barrier{},
+		Sites: map[string]*Site{}, Audits: map[uint64]*Audit{}, next: 1}
 }
 
 var nameRule = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
@@ -120,7 +121,8 @@ func (s *State) createVolume(v *Volume) (string, error) {
 	}
 	for _, o := range s.Volumes {
 		if !o.Removed && o.Agent == v.Agent && o.Backing == v.Backing {
-			return "", fail.New(fail.Refused, "create volume", v.Name, "volume "+o.Name+" uses the same backing "+v.Backing)
+			return "", fail.New(fail.Refused, "create volume", v.Name,
+				"volume "+o.Name+" uses the same backing "+v.Backing)
 		}
 	}
 	if err := checkRoom("volume", v.Name, v.Agent, MaxVolumes, s.Volumes, holderOf); err != nil {
@@ -218,7 +220,8 @@ func (s *State) grantLease(g *LeaseGrant) (string, error) {
 		return "", noSuch("stream", g.Stream.String())
 	}
 	if st.Agent != g.Agent {
-		return "", fail.New(fail.Fenced, "attach", "group "+st.Group, fmt.Sprintf("the stream belongs to agent %s, not %s", st.Agent, g.Agent))
+		return "", fail.New(fail.Fenced, "attach", "group "+st.Group,
+			fmt.Sprintf("the stream belongs to agent %s, not %s", st.Agent, g.Agent))
 	}
 	st.Lease = change.Lease{Epoch: g.Epoch, Number: st.Lease.Number + 1}
 	return "stream/" + st.ID.String(), nil
@@ -231,7 +234,8 @@ func (s *State) leased(id change.StreamID, lease change.Lease) (*Stream, error) 
 		return nil, noSuch("stream", id.String())
 	}
 	if st.Lease != lease {
-		return nil, fail.New(fail.Fenced, "resync", "group "+st.Group, fmt.Sprintf("lease %d of epoch %d was superseded", lease.Number, lease.Epoch))
+		return nil, fail.New(fail.Fenced, "resync", "group "+st.Group,
+			fmt.Sprintf("lease %d of epoch %d was superseded", lease.Number, lease.Epoch))
 	}
 	return st, nil
 }
@@ -242,7 +246,8 @@ func (s *State) beginResync(r *ResyncBegin) (string, error) {
 		return "", err
 	}
 	if r.To.LSN <= r.From.LSN {
-		return "", fail.New(fail.Invalid, "resync", "group "+st.Group, fmt.Sprintf("a gap from LSN %d to %d", r.From.LSN, r.To.LSN))
+		return "", fail.New(fail.Invalid, "resync", "group "+st.Group,
+			fmt.Sprintf("a gap from LSN %d to %d", r.From.LSN, r.To.LSN))
 	}
 	if len(st.Gaps) >= MaxGaps {
 		st.forgetGaps()
@@ -267,11 +272,13 @@ func (s *State) endResync(r *ResyncEnd) (string, error) {
 		return "", noSuch("resync of", "group "+st.Group) // said twice
 	}
 	if gap := st.NewestGap(); gap != r.To {
-		return "", fail.New(fail.Refused, "end resync", "group "+st.Group, fmt.Sprintf("of the gap up to %v, its newest is up to %v", r.To, gap))
+		return "", fail.New(fail.Refused, "end resync", "group "+st.Group,
+			fmt.Sprintf("of the gap up to %v, its newest is up to %v", r.To, gap))
 	}
 	last := &st.Resyncs[len(st.Resyncs)-1]
 	if r.LSN < last.After {
-		return "", fail.New(fail.Invalid, "end resync", "group "+st.Group, fmt.Sprintf("at LSN %d, it began after %d", r.LSN, last.After))
+		return "", fail.New(fail.Invalid, "end resync", "group "+st.Group,
+			fmt.Sprintf("at LSN %d, it began after %d", r.LSN, last.After))
 	}
 	last.Until = r.LSN
 	return "stream/" + st.ID.String(), nil

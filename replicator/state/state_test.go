@@ -35,9 +35,11 @@ func example(t testing.TB) *State {
 	s := New()
 	must(t, s, KindGroupPut, Group{Name: "g", Ack: "local", Created: time.Unix(100, 0).UTC()})
 	must(t, s, KindStreamCreate, Stream{ID: testStream, Group: "g", Agent: "a"})
-	must(t, s, KindVolumeCreate, Volume{Name: "v", Group: "g", Stream: testStream, Agent: "a", SizeBytes: 4096, Backing: "/v"})
+	must(t, s, KindVolumeCreate,
+		Volume{Name: "v", Group: "g", Stream: testStream, Agent: "a", SizeBytes: 4096, Backing: "/v"})
 	must(t, s, KindVolumeReady, VolumeReady{Name: "v", FirstLSN: 7})
-	must(t, s, KindVolumeCreate, Volume{Name: "old", Group: "g", Stream: testStream, Agent: "a", SizeBytes: 1, Backing: "/old"})
+	must(t, s, KindVolumeCreate,
+		Volume{Name: "old", Group: "g", Stream: testStream, Agent: "a", SizeBytes: 1, Backing: "/old"})
 	must(t, s, KindVolumeRemove, VolumeRemove{Name: "old"})
 	must(t, s, KindBookmarkAdd, Bookmark{Name: "b", Group: "g", Stream: testStream, LSN: 9})
 	must(t, s, KindLease, LeaseGrant{Stream: testStream, Agent: "a", Epoch: 2})
@@ -65,7 +67,8 @@ func TestApply(t *testing.T) {
 	if g := s.Groups["g"]; g.Ack != "remote" || g.Created.Unix() != 100 {
 		t.Errorf("group %+v: a change keeps the time of creation", g)
 	}
-	must(t, s, KindVolumeCreate, Volume{Name: "again", Group: "g", Stream: testStream, Agent: "a", SizeBytes: 1, Backing: "/old"})
+	must(t, s, KindVolumeCreate,
+		Volume{Name: "again", Group: "g", Stream: testStream, Agent: "a", SizeBytes: 1, Backing: "/old"})
 }
 
 func TestRefusals(t *testing.T) {
@@ -84,14 +87,18 @@ func TestRefusals(t *testing.T) {
 		{"group name", KindGroupPut, Group{Name: "1g"}, fail.Invalid, "1g"},
 		{"no group name", KindGroupPut, Group{}, fail.Invalid, ""},
 		{"long name", KindGroupPut, Group{Name: strings.Repeat("x", 201)}, fail.Invalid, ""},
-		{"stream without group", KindStreamCreate, Stream{ID: uuid.UUID{1}, Group: "no", Agent: "a"}, fail.NotFound, "no such group"},
+		{"stream without group", KindStreamCreate, Stream{ID: uuid.UUID{1}, Group: "no", Agent: "a"},
+			fail.NotFound, "no such group"},
 		{"stream twice", KindStreamCreate, Stream{ID: uuid.UUID{1}, Group: "g", Agent: "a"}, fail.Exists, ""},
 		{"stream id twice", KindStreamCreate, Stream{ID: testStream, Group: "g", Agent: "z"}, fail.Exists, ""},
 		{"volume name", KindVolumeCreate, vol(func(v *Volume) { v.Name = "-w" }), fail.Invalid, ""},
-		{"volume without group", KindVolumeCreate, vol(func(v *Volume) { v.Group = "no" }), fail.NotFound, "no such group"},
-		{"volume without stream", KindVolumeCreate, vol(func(v *Volume) { v.Stream = uuid.UUID{5} }), fail.NotFound, "no such stream"},
+		{"volume without group", KindVolumeCreate, vol(func(v *Volume) { v.Group = "no" }),
+			fail.NotFound, "no such group"},
+		{"volume without stream", KindVolumeCreate, vol(func(v *Volume) { v.Stream = uuid.UUID{5} }),
+			fail.NotFound, "no such stream"},
 		{"volume twice", KindVolumeCreate, vol(func(v *Volume) { v.Name = "v" }), fail.Exists, "of that name exists"},
-		{"removed volume again", KindVolumeCreate, vol(func(v *Volume) { v.Name = "old" }), fail.Exists, "removed volume"},
+		{"removed volume again", KindVolumeCreate, vol(func(v *Volume) { v.Name = "old" }),
+			fail.Exists, "removed volume"},
 		{"volume without size", KindVolumeCreate, vol(func(v *Volume) { v.SizeBytes = 0 }), fail.Invalid, ""},
 		{"backing twice", KindVolumeCreate, vol(func(v *Volume) { v.Backing = "/v" }), fail.Refused, "volume v"},
 		{"ready without volume", KindVolumeReady, VolumeReady{Name: "no"}, fail.NotFound, ""},
@@ -101,11 +108,15 @@ func TestRefusals(t *testing.T) {
 		{"bookmark without group", KindBookmarkAdd, Bookmark{Name: "x", Group: "no"}, fail.NotFound, ""},
 		{"bookmark twice", KindBookmarkAdd, Bookmark{Name: "b", Group: "g"}, fail.Exists, "g/b"},
 		{"lease without stream", KindLease, LeaseGrant{Stream: uuid.UUID{5}}, fail.NotFound, ""},
-		{"lease for another agent", KindLease, LeaseGrant{Stream: testStream, Agent: "z"}, fail.Fenced, "agent a, not z"},
+		{"lease for another agent", KindLease, LeaseGrant{Stream: testStream, Agent: "z"},
+			fail.Fenced, "agent a, not z"},
 		{"resync without stream", KindResyncBegin, ResyncBegin{Stream: uuid.UUID{5}}, fail.NotFound, ""},
-		{"resync without lease", KindResyncBegin, ResyncBegin{Stream: testStream, Gap: Gap{To: change.Point{LSN: 9}}}, fail.Fenced, "superseded"},
-		{"gap of nothing", KindResyncBegin, ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{From: change.Point{LSN: 9}, To: change.Point{LSN: 9}}}, fail.Invalid, ""},
-		{"end without resync", KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, LSN: 9}, fail.NotFound, ""},
+		{"resync without lease", KindResyncBegin, ResyncBegin{Stream: testStream, Gap: Gap{To: change.Point{LSN: 9}}},
+			fail.Fenced, "superseded"},
+		{"gap of nothing", KindResyncBegin, ResyncBegin{Stream: testStream, Lease: exampleLease,
+			Gap: Gap{From: change.Point{LSN: 9}, To: change.Point{LSN: 9}}}, fail.Invalid, ""},
+		{"end without resync", KindResyncEnd,
+			ResyncEnd{Stream: testStream, Lease: exampleLease, LSN: 9}, fail.NotFound, ""},
 		{"document", KindFence, Fence{}, fail.Unsupported, "fence"},
 		{"unknown", 4242, Fence{}, fail.Unsupported, "command(4242)"},
 	} {
@@ -131,7 +142,8 @@ func TestResyncs(t *testing.T) {
 	s := example(t)
 	point := func(lsn uint64) change.Point { return change.Point{LSN: lsn, Hash: change.Hash{byte(lsn)}} }
 	begin := func(from, to uint64) {
-		must(t, s, KindResyncBegin, ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{From: point(from), To: point(to)}})
+		must(t, s, KindResyncBegin,
+			ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{From: point(from), To: point(to)}})
 	}
 	st := s.Streams[testStream]
 	if st.Resyncing() || (*Stream)(nil).Resyncing() {
@@ -142,10 +154,12 @@ func TestResyncs(t *testing.T) {
 	if !st.Resyncing() {
 		t.Error("sound in the middle of a resync")
 	}
-	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(30), LSN: 9}); !fail.Is(err, fail.Invalid) {
+	if _, err := apply(s, KindResyncEnd,
+		ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(30), LSN: 9}); !fail.Is(err, fail.Invalid) {
 		t.Errorf("an end before the beginning: %v", err)
 	}
-	if _, err := apply(s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(20), LSN: 40}); !fail.Is(err, fail.Refused) {
+	if _, err := apply(s, KindResyncEnd,
+		ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(20), LSN: 40}); !fail.Is(err, fail.Refused) {
 		t.Errorf("the end of the first gap's resync: %v", err)
 	}
 	must(t, s, KindResyncEnd, ResyncEnd{Stream: testStream, Lease: exampleLease, To: point(30), LSN: 40})
@@ -158,12 +172,14 @@ func TestResyncs(t *testing.T) {
 	for i := range st.Gaps {
 		st.Gaps[i].To = point(uint64(i + 1))
 	}
-	if _, err := apply(s, KindResyncBegin, ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{To: point(99)}}); !fail.Is(err, fail.Refused) {
+	if _, err := apply(s, KindResyncBegin,
+		ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{To: point(99)}}); !fail.Is(err, fail.Refused) {
 		t.Errorf("one gap too many: %v", err)
 	}
 	must(t, s, KindStreamHorizon, StreamHorizon{Streams: map[change.StreamID]uint64{testStream: 10}})
 	must(t, s, KindResyncBegin, ResyncBegin{Stream: testStream, Lease: exampleLease, Gap: Gap{To: point(9999)}})
-	if len(st.Gaps) != MaxGaps-10+1 || st.Forgotten != 10 || st.Gaps[0].To != point(11) || st.Resyncs[0] != (Resync{6, 20}) {
+	if len(st.Gaps) != MaxGaps-10+1 || st.Forgotten != 10 || st.Gaps[0].To != point(11) ||
+		st.Resyncs[0] != (Resync{6, 20}) {
 		t.Errorf("%d gaps, forgotten up to %d, resyncs %v", len(st.Gaps), st.Forgotten, st.Resyncs)
 	}
 }
@@ -184,7 +200,8 @@ func TestSaveLoad(t *testing.T) {
 	if diff := cmp.Diff(dump(s), dump(again)); diff != "" {
 		t.Error(diff)
 	}
-	for key, b := range map[string]string{"/x": "{}", "stream/x": "{}", "group/g": "{", "stream/" + testStream.String(): "[]", "volume/v": "1"} {
+	for key, b := range map[string]string{"/x": "{}", "stream/x": "{}", "group/g": "{",
+		"stream/" + testStream.String(): "[]", "volume/v": "1"} {
 		if err := New().Load(key, []byte(b)); !fail.Is(err, fail.Damaged) {
 			t.Errorf("load %s: %v", key, err)
 		}

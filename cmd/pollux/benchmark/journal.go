@@ -15,7 +15,8 @@ import (
 func newBenchJournal() *cobra.Command {
 	var o bench.JournalOptions
 	var asJSON bool
-	c := &cobra.Command{Use: "journal", Short: "Raft on Pollux's log store beside other stores: three voters, real fsync", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "journal",
+		Short: "Raft on Pollux's log store beside other stores: three voters, real fsync", Args: cobra.NoArgs,
 		Long: `In a source checkout it builds the nested module bench/peers and measures raft-wal and
 raft-boltdb in the same run; an installed binary measures Pollux alone and says so.
 The in-memory store shows what Raft itself costs.`}
@@ -50,7 +51,8 @@ The in-memory store shows what Raft itself costs.`}
 func newBenchJournalStore() *cobra.Command {
 	var l raftbench.Load
 	var store string
-	c := &cobra.Command{Use: "journal-store --store NAME", Short: "Measure one log store", Hidden: true, Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "journal-store --store NAME", Short: "Measure one log store",
+		Hidden: true, Args: cobra.NoArgs}
 	c.Flags().StringVar(&store, "store", "pollux", "pollux or in-memory")
 	c.Flags().StringVar(&l.Dir, "dir", "", "where to make the temporary directory")
 	c.Flags().IntVar(&l.EntryBytes, "entry-bytes", 64<<10, "size of an entry")

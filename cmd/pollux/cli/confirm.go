@@ -22,14 +22,16 @@ func Confirm(c *cobra.Command, what, name string, yes bool) error {
 	}
 	fmt.Fprintln(c.ErrOrStderr(), what)
 	if !isTerminal(os.Stdin) {
-		return fail.New(fail.Refused, VerbOf(c), name, "not confirmed, and there is no terminal to ask").WithHint("add --yes")
+		return fail.New(fail.Refused, VerbOf(c), name, "not confirmed, and there is no terminal to ask").
+			WithHint("add --yes")
 	}
 	typed, err := ask(c.Context(), os.Stdin, c.ErrOrStderr(), fmt.Sprintf("Type %q to go on: ", name))
 	if err != nil {
 		return fail.Wrap(fail.Refused, VerbOf(c), name, err)
 	}
 	if typed != name {
-		return fail.New(fail.Refused, VerbOf(c), name, "not confirmed; nothing was changed").WithHint("type the name, or add --yes")
+		return fail.New(fail.Refused, VerbOf(c), name, "not confirmed; nothing was changed").
+			WithHint("type the name, or add --yes")
 	}
 	return nil
 }

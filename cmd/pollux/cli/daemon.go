@@ -44,7 +44,8 @@ func (f *DaemonFlags) AddFor(c *cobra.Command, socket string) {
 		socket = env
 	}
 	c.Flags().StringVar(&f.Socket, "socket", socket, "the daemon's control socket ($POLLUX_SOCKET)")
-	c.Flags().StringVar(&f.address, "address", os.Getenv("POLLUX_ADDRESS"), "a daemon on another host, host:port, in place of the socket ($POLLUX_ADDRESS)")
+	c.Flags().StringVar(&f.address, "address", os.Getenv("POLLUX_ADDRESS"),
+		"a daemon on another host, host:port, in place of the socket ($POLLUX_ADDRESS)")
 	c.Flags().StringVar(&f.files.Cert, "cert", os.Getenv("POLLUX_CERT"), "certificate to show there ($POLLUX_CERT)")
 	c.Flags().StringVar(&f.files.Key, "key", os.Getenv("POLLUX_KEY"), "its key file ($POLLUX_KEY)")
 	c.Flags().StringVar(&f.files.CA, "ca", os.Getenv("POLLUX_CA"), "the authority's certificates ($POLLUX_CA)")
@@ -67,7 +68,8 @@ func (f *DaemonFlags) Client() *api.Client {
 // Call is Client().Call, once the flags are known to go together.
 func (f *DaemonFlags) Call(ctx context.Context, verb string, req, resp any) error {
 	if f.address != "" {
-		for _, file := range []struct{ flag, path string }{{"--cert", f.files.Cert}, {"--key", f.files.Key}, {"--ca", f.files.CA}} {
+		for _, file := range []struct{ flag, path string }{{"--cert", f.files.Cert},
+			{"--key", f.files.Key}, {"--ca", f.files.CA}} {
 			if file.path == "" {
 				return fail.New(fail.Invalid, "reach", "--address "+f.address, "no "+file.flag).
 					WithHint("a daemon on another host is reached over TLS: --address needs --cert, --key and --ca")
@@ -121,7 +123,8 @@ func (f *StoreFlags) Add(c *cobra.Command) {
 	c.Flags().StringVar(&f.URL, "store", "", "object store: file:///directory or s3://bucket/prefix")
 	c.Flags().StringVar(&f.Options.Endpoint, "endpoint", "", "S3 endpoint, as http(s)://host:port")
 	c.Flags().StringVar(&f.Options.Region, "region", "", "S3 region")
-	c.Flags().StringVar(&f.Options.CredentialsFile, "credentials-file", "", "credentials in AWS format (default: AWS_* variables)")
+	c.Flags().StringVar(&f.Options.CredentialsFile, "credentials-file", "",
+		"credentials in AWS format (default: AWS_* variables)")
 	c.Flags().StringVar(&f.Options.CAFile, "ca-file", "", "PEM certificates to trust for the endpoint")
 	c.Flags().Var(&f.Patience, "patience",
 		"how long a request is tried again without progress (default 5m, and 10s until the store has answered once)")

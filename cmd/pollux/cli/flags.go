@@ -52,7 +52,8 @@ func CheckDirectory(op, flag, path string) error {
 		return nil
 	}
 	if st, err := os.Stat(path); err != nil || !st.IsDir() {
-		return fail.New(fail.NotFound, op, flag+" "+path, "no such directory").WithHint("make it, or name another with " + flag)
+		return fail.New(fail.NotFound, op, flag+" "+path, "no such directory").
+			WithHint("make it, or name another with " + flag)
 	}
 	return nil
 }
@@ -67,7 +68,8 @@ func checkReadable(flag, path string) error {
 	case errors.Is(err, os.ErrNotExist):
 		return fail.New(fail.NotFound, "read", flag+" "+path, "no such file").WithHint("correct the path")
 	case err != nil:
-		return (&fail.Error{Kind: fail.Denied, Op: "read", Object: flag + " " + path, Err: err}).WithHint("run as a user who may read it")
+		return (&fail.Error{Kind: fail.Denied, Op: "read", Object: flag + " " + path, Err: err}).
+			WithHint("run as a user who may read it")
 	}
 	return r.Close()
 }
@@ -83,7 +85,8 @@ type PointFlag struct {
 func (p *PointFlag) Set(s string) error {
 	switch {
 	case s == "":
-		return errors.New(`"" is not a point: write an LSN, a time or a bookmark's name, or leave it out for the newest point`)
+		return errors.New(
+			`"" is not a point: write an LSN, a time or a bookmark's name, or leave it out for the newest point`)
 	case strings.Trim(s, "0123456789") == "":
 	case s[0] == '-' || (s[0] >= '0' && s[0] <= '9'):
 		t, assumed, err := quantity.ParseTime(s, clock.Now(), time.Local)
@@ -92,7 +95,8 @@ func (p *PointFlag) Set(s string) error {
 		}
 		if assumed {
 			zone, _ := t.Zone()
-			p.note = fmt.Sprintf("--at %q has no zone, and is taken in this host's, %s: %s", s, zone, t.Format(time.RFC3339Nano))
+			p.note = fmt.Sprintf("--at %q has no zone, and is taken in this host's, %s: %s", s, zone,
+				t.Format(time.RFC3339Nano))
 		}
 		if s[0] == '-' {
 			if d, err := quantity.ParseDuration(s[1:]); err == nil {

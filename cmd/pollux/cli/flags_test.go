@@ -23,7 +23,8 @@ func TestPointFlag(t *testing.T) {
 	}
 	var at string
 	p := PointFlag{At: &at}
-	if err := p.Set("2026-11-28 13:32"); err != nil || !strings.HasPrefix(at, "2026-11-28T13:32:00") || !strings.Contains(p.note, "has no zone") || !strings.Contains(p.note, at) {
+	if err := p.Set("2026-11-28 13:32"); err != nil || !strings.HasPrefix(at, "2026-11-28T13:32:00") ||
+		!strings.Contains(p.note, "has no zone") || !strings.Contains(p.note, at) {
 		t.Errorf("without a zone: %q, %v, note %q", at, err, p.note)
 	}
 }
@@ -34,10 +35,12 @@ func TestRetrying(t *testing.T) {
 	r := retrying{w: &out, store: "s3://bucket/p"}
 	refused := errors.New("connection refused")
 	for i := range 5 {
-		r.tell(fail.At("list", fmt.Sprintf("s3://bucket/p/log/%d", i), fmt.Errorf("Get \"http://127.0.0.1:1/b/?list-type=2&prefix=p%%2Flog\": dial tcp: %w", refused)))
+		r.tell(fail.At("list", fmt.Sprintf("s3://bucket/p/log/%d", i),
+			fmt.Errorf("Get \"http://127.0.0.1:1/b/?list-type=2&prefix=p%%2Flog\": dial tcp: %w", refused)))
 	}
 	r.tell(fail.New(fail.Retry, "read", "x", "time out"))
-	if got, want := out.String(), "pollux: trying again: s3://bucket/p: connection refused\npollux: trying again: s3://bucket/p: time out\n"; got != want {
+	if got, want := out.String(), "pollux: trying again: s3://bucket/p: connection refused\n"+
+		"pollux: trying again: s3://bucket/p: time out\n"; got != want {
 		t.Errorf("said %q, want %q", got, want)
 	}
 }

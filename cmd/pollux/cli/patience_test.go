@@ -16,7 +16,8 @@ func TestStorePolicy(t *testing.T) {
 	for _, tt := range []struct {
 		kind        fail.Kind
 		verb, mount bool
-	}{{fail.Retry, true, true}, {fail.Denied, false, true}, {fail.Full, false, true}, {fail.NotFound, false, false}, {fail.Damaged, false, false}} {
+	}{{fail.Retry, true, true}, {fail.Denied, false, true}, {fail.Full, false, true}, {fail.NotFound, false, false},
+		{fail.Damaged, false, false}} {
 		err := fail.New(tt.kind, "", "", "x")
 		f.Patient.Store(false)
 		if got := p.Retryable(err); got != tt.verb {

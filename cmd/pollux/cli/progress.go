@@ -121,7 +121,8 @@ func (p *Progress) line(took time.Duration, done, total int64) string {
 	if done > 0 {
 		eta = (time.Duration(float64(total-done) / max(rate, 1e-9) * 1e9)).Round(time.Second).String()
 	}
-	return fmt.Sprintf("%s: %d%%, %s of %s, %s/s, ETA %s", p.what, done*100/total, p.write(done), p.write(total), p.write(int64(rate)), eta)
+	return fmt.Sprintf("%s: %d%%, %s of %s, %s/s, ETA %s", p.what, done*100/total, p.write(done), p.write(total),
+		p.write(int64(rate)), eta)
 }
 
 // fitLine puts a bar behind a line where there is room for one, and never fills the last

@@ -41,7 +41,8 @@ func TestProgressInLog(t *testing.T) {
 		p.say(p.start.Add(time.Duration(i)*100*time.Millisecond), i<<20, 500<<20)
 	}
 	p.End()
-	if got, want := out.String(), "pollux: restoring: 20%, 100.0 MiB of 500.0 MiB, 10.0 MiB/s, ETA 40s\npollux: restoring: 40%, 200.0 MiB of 500.0 MiB, 10.0 MiB/s, ETA 30s\n"; got != want {
+	if got, want := out.String(), "pollux: restoring: 20%, 100.0 MiB of 500.0 MiB, 10.0 MiB/s, ETA 40s\n"+
+		"pollux: restoring: 40%, 200.0 MiB of 500.0 MiB, 10.0 MiB/s, ETA 30s\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	out.Reset()
@@ -50,7 +51,8 @@ func TestProgressInLog(t *testing.T) {
 	for i := range int64(30) { // 3 s
 		q.say(q.start.Add(time.Duration(i)*100*time.Millisecond), i, 60)
 	}
-	if got := out.String(); strings.Contains(got, " 19 of 60") || !strings.Contains(got, "reading the log: 33%, 20 of 60, 10/s, ETA 4s") {
+	if got := out.String(); strings.Contains(got, " 19 of 60") ||
+		!strings.Contains(got, "reading the log: 33%, 20 of 60, 10/s, ETA 4s") {
 		t.Errorf("%q", got)
 	}
 }
@@ -76,7 +78,8 @@ func TestReadingAgain(t *testing.T) {
 	}
 	now = now.Add(time.Hour)
 	got := read(10, 50, 50)
-	if strings.Contains(got, " 19 of 40") || !strings.Contains(got, "reading the log, objects: 52%, 21 of 40, 10/s, ETA 2s") ||
+	if strings.Contains(got, " 19 of 40") ||
+		!strings.Contains(got, "reading the log, objects: 52%, 21 of 40, 10/s, ETA 2s") ||
 		!strings.HasSuffix(got, "\r\x1b[K") || strings.HasSuffix(got, "\x1b[K\r\x1b[K\r\x1b[K") {
 		t.Errorf("an older part: %q", got)
 	}

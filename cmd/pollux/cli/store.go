@@ -50,12 +50,14 @@ func (f *StoreFlags) policy() objstore.Policy {
 // OpenStore opens a store for a verb.
 func OpenStore(ctx context.Context, f *StoreFlags) (objstore.Store, func(), error) {
 	if f.URL == "" {
-		return nil, nil, fail.New(fail.Invalid, "open object store", "--store", "none is named").WithHint("name it: --store file:///directory, or --store s3://bucket/prefix")
+		return nil, nil, fail.New(fail.Invalid, "open object store", "--store", "none is named").
+			WithHint("name it: --store file:///directory, or --store s3://bucket/prefix")
 	}
 	if f.At.note != "" {
 		fmt.Fprintln(Stderr, "pollux:", f.At.note)
 	}
-	for _, named := range []struct{ flag, path string }{{"--credentials-file", f.Options.CredentialsFile}, {"--ca-file", f.Options.CAFile}} {
+	for _, named := range []struct{ flag, path string }{{"--credentials-file", f.Options.CredentialsFile},
+		{"--ca-file", f.Options.CAFile}} {
 		if err := checkReadable(named.flag, named.path); err != nil {
 			return nil, nil, err
 		}
@@ -81,7 +83,8 @@ func (f *StoreFlags) AddCache(c *cobra.Command) {
 	if dir, err := os.UserCacheDir(); err == nil {
 		f.Cache = filepath.Join(dir, "pollux")
 	}
-	c.Flags().StringVar(&f.Cache, "log-cache", f.Cache, `directory that keeps what was read of an S3 store's log, at most 256 MiB; "" is none`)
+	c.Flags().StringVar(&f.Cache, "log-cache", f.Cache,
+		`directory that keeps what was read of an S3 store's log, at most 256 MiB; "" is none`)
 }
 
 // logCache is nil where there is none, or none can be made: it is never needed.
@@ -100,7 +103,8 @@ func (f *StoreFlags) logCache() *twin.Cache {
 func (f *StoreFlags) AddPoint(c *cobra.Command, at *string) {
 	f.AddCache(c)
 	f.AddAt(c, at, "recovery point: LSN, time (2026-11-28 13:32, or -10m) or bookmark (default: the newest)")
-	c.Flags().BoolVar(&f.Whole, "no-catalog", false, "read the log from its beginning: for when a catalog or a map is damaged or missing")
+	c.Flags().BoolVar(&f.Whole, "no-catalog", false,
+		"read the log from its beginning: for when a catalog or a map is damaged or missing")
 }
 
 // ErrListed is the error of a list of volumes that shows only what lies before damage.
@@ -138,7 +142,8 @@ func OpenLog(ctx context.Context, f *StoreFlags) (*twin.Log, func(), error) {
 	if err != nil {
 		done()
 		if fail.Is(err, fail.Retry) && fail.HintOf(err) == "" {
-			err = &fail.Error{Kind: fail.Retry, Op: "open", Object: f.URL, Err: err, Hint: "is the store reachable? Check --store, --endpoint and the network"}
+			err = &fail.Error{Kind: fail.Retry, Op: "open", Object: f.URL, Err: err,
+				Hint: "is the store reachable? Check --store, --endpoint and the network"}
 		}
 		return nil, nil, err
 	}

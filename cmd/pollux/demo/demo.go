@@ -71,11 +71,13 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	d := &run{Options: o, state: filepath.Join(o.Dir, "state"), model: newModel(o.SizeBytes, o.Seed)}
 	d.rep = Report{SizeBytes: o.SizeBytes, Seed: o.Seed, Store: o.Store}
 	defer d.killAgent()
-	d.say("1. A volume of %s behind NBD, an embedded journal, and an object store for the remote site:\n   %s", text.Bytes(o.SizeBytes), o.Store)
+	d.say("1. A volume of %s behind NBD, an embedded journal, and an object store for the remote site:\n   %s",
+		text.Bytes(o.SizeBytes), o.Store)
 	if err := d.start(ctx); err != nil {
 		return nil, err
 	}
-	d.say("2. Load for %v: a file tree is packed onto the volume, then overwritten at random, with flushes and trims.", o.Load)
+	d.say("2. Load for %v: a file tree is packed onto the volume, then overwritten at random, with flushes and trims.",
+		o.Load)
 	if err := d.load(ctx); err != nil {
 		return nil, err
 	}
@@ -108,8 +110,8 @@ func (d *run) socket() string { return filepath.Join(d.state, "control.sock") }
 // start brings the agent up and creates group and volume with the same verbs
 // that an operator uses.
 func (d *run) start(ctx context.Context) error {
-	conf := fmt.Sprintf("name: demo\nsite: here\nstate: %q\nruntime: %q\nmemory: 64MiB\njournal:\n  targets:\n    - name: remote\n      site: there\n      url: %q\n%s",
-		d.state, d.Runtime, d.Store, d.Target)
+	conf := fmt.Sprintf("name: demo\nsite: here\nstate: %q\nruntime: %q\nmemory: 64MiB\njournal:\n  targets:\n"+
+		"    - name: remote\n      site: there\n      url: %q\n%s", d.state, d.Runtime, d.Store, d.Target)
 	path := filepath.Join(d.Dir, "agent.yaml")
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		return fail.Wrap(fail.Full, "write", path, err)
@@ -121,7 +123,8 @@ func (d *run) start(ctx context.Context) error {
 	if err := d.verb(ctx, nil, "group", "create", group); err != nil {
 		return err
 	}
-	if err := d.verb(ctx, nil, "volume", "create", volume, "--group", group, "--size", fmt.Sprint(d.SizeBytes)); err != nil {
+	if err := d.verb(ctx, nil, "volume", "create", volume, "--group", group, "--size",
+		fmt.Sprint(d.SizeBytes)); err != nil {
 		return err
 	}
 	return d.reached(ctx)

@@ -104,8 +104,8 @@ func (w *watcher) run(ctx context.Context, c *api.Client, out io.Writer) {
 		w.mu.Unlock()
 		if now := time.Now(); now.Sub(shown) >= time.Second {
 			shown = now
-			fmt.Fprintf(out, "   %3.0f s  %-11s lag %7.1f ms  behind %9s  LSN %d, durable %d\n", now.Sub(begin).Seconds(), g.State,
-				g.LagSeconds*1000, text.Bytes(g.LagBytes), g.LastLSN, g.DurableLSN)
+			fmt.Fprintf(out, "   %3.0f s  %-11s lag %7.1f ms  behind %9s  LSN %d, durable %d\n",
+				now.Sub(begin).Seconds(), g.State, g.LagSeconds*1000, text.Bytes(g.LagBytes), g.LastLSN, g.DurableLSN)
 		}
 	}
 }

@@ -81,7 +81,8 @@ func (d *run) verb(ctx context.Context, into any, args ...string) error {
 	cmd.Env = append(os.Environ(), "POLLUX_SOCKET="+d.socket())
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
-		return fail.New(fail.Internal, "run", "pollux "+args[0], fmt.Sprintf("%v: %s", err, bytes.TrimSpace(errs.Bytes())))
+		return fail.New(fail.Internal, "run", "pollux "+args[0],
+			fmt.Sprintf("%v: %s", err, bytes.TrimSpace(errs.Bytes())))
 	}
 	if into == nil {
 		return nil

@@ -200,7 +200,8 @@ func (w *writer) randomOp(ctx context.Context, n int) error {
 	}
 	if n%trimEvery == 0 {
 		w.pace(ctx)
-		return w.submit(ctx, op{off: off, len: int32(size), pool: -1}, nbdclient.Request{Op: nbdclient.Trim, Off: off, Length: uint32(size)})
+		return w.submit(ctx, op{off: off, len: int32(size), pool: -1},
+			nbdclient.Request{Op: nbdclient.Trim, Off: off, Length: uint32(size)})
 	}
 	return w.write(ctx, off, w.m.rnd.IntN(len(w.m.pool)-size+1), size)
 }

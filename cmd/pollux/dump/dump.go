@@ -13,10 +13,12 @@ import (
 
 // New is the subcommand dump.
 func New() *cobra.Command {
-	c := &cobra.Command{Use: "dump", Short: "Show and verify what is on disk or in a store: wal, state, frame, segment, log, catalog, map, pack",
+	c := &cobra.Command{Use: "dump",
+		Short: "Show and verify what is on disk or in a store: wal, state, frame, segment, log, catalog, map, pack",
 		Long: `Reads, checks every checksum, changes nothing. Damage is named by file or object
 and offset; what can still be read is shown, and the exit status is 9.`}
-	c.AddCommand(newDumpWAL(), newDumpState(), newDumpFrame(), newDumpSegment(), newDumpLog(), newDumpCatalog(), newDumpMap(), newDumpPack())
+	c.AddCommand(newDumpWAL(), newDumpState(), newDumpFrame(), newDumpSegment(), newDumpLog(), newDumpCatalog(),
+		newDumpMap(), newDumpPack())
 	return c
 }
 
@@ -48,9 +50,9 @@ func infoOf(h *change.Header, hash change.Hash) *frameInfo {
 }
 
 func (f *frameInfo) String() string {
-	return fmt.Sprintf("frame of stream %s, LSN %d to %d, %d records, %d plain bytes, %s, lease %d of epoch %d, %s, hash %s after %s",
-		f.Stream, f.FirstLSN, f.LastLSN, f.Records, f.PlainBytes, f.Codec, f.Lease.Number, f.Lease.Epoch,
-		f.LastTime.Format(time.RFC3339Nano), f.Hash, f.Prev)
+	return fmt.Sprintf("frame of stream %s, LSN %d to %d, %d records, %d plain bytes, %s, "+
+		"lease %d of epoch %d, %s, hash %s after %s", f.Stream, f.FirstLSN, f.LastLSN, f.Records, f.PlainBytes, f.Codec,
+		f.Lease.Number, f.Lease.Epoch, f.LastTime.Format(time.RFC3339Nano), f.Hash, f.Prev)
 }
 
 // damageInfo is an error as --json shows it.

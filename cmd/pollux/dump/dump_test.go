@@ -66,7 +66,8 @@ func dumpStore(t *testing.T) (url, dir string) {
 	}
 	tok := segment.Token{Epoch: 1, Term: 2, Writer: uuid.UUID{3}}
 	frames, entries := dumpFrames()
-	obj, err := segment.Build(segment.Head{Type: segment.Segment, Journal: dumpJournal, Token: tok, Position: 2, DurablePosition: 2, FirstIndex: 1, LastIndex: 2},
+	obj, err := segment.Build(segment.Head{Type: segment.Segment, Journal: dumpJournal, Token: tok, Position: 2,
+		DurablePosition: 2, FirstIndex: 1, LastIndex: 2},
 		entries, nil, func(i int, dst []byte) error { copy(dst, frames[i]); return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +75,8 @@ func dumpStore(t *testing.T) (url, dir string) {
 	for i, b := range [][]byte{
 		segment.Document(segment.Head{Type: segment.Identity, Journal: dumpJournal, FirstIndex: 1}, state.KindIdentity,
 			state.Identity{Journal: dumpJournal, Format: state.FormatVersion, Site: "r"}),
-		segment.Document(segment.Head{Type: segment.Fence, Journal: dumpJournal, Token: tok, Position: 1, FirstIndex: 1}, state.KindFence, state.Fence{NextIndex: 1}),
+		segment.Document(segment.Head{Type: segment.Fence, Journal: dumpJournal, Token: tok, Position: 1,
+			FirstIndex: 1}, state.KindFence, state.Fence{NextIndex: 1}),
 		obj,
 	} {
 		if err := s.Create(t.Context(), objlog.ObjectName(uint64(i)), b); err != nil {
@@ -107,15 +109,17 @@ func asJSON(t *testing.T, out string, v any) {
 func TestDumpLog(t *testing.T) {
 	url, dir := dumpStore(t)
 	out, err := runVerb(t, "dump", "log", "--store", url)
-	if err != nil || !strings.Contains(out, "LSN 1 to 4, 2 frames, 4 records (2 mark, 2 write)") || !strings.Contains(out, "3 objects") {
+	if err != nil || !strings.Contains(out, "LSN 1 to 4, 2 frames, 4 records (2 mark, 2 write)") ||
+		!strings.Contains(out, "3 objects") {
 		t.Errorf("%v:\n%s", err, out)
 	}
 	flipFile(t, filepath.Join(dir, objlog.ObjectName(1)), 140)
 	out, err = runVerb(t, "dump", "log", "--store", url, "--json")
 	var d logDump
 	asJSON(t, out, &d)
-	if fail.ExitCode(err) != 9 || len(d.Objects) != 3 || d.Objects[1].Standing != "damaged" || d.Error == nil || d.Error.Kind != "damaged" ||
-		d.Objects[2].Standing != "valid" || len(d.Totals.Streams) != 1 || d.Totals.Streams[0].LastLSN != 4 {
+	if fail.ExitCode(err) != 9 || len(d.Objects) != 3 || d.Objects[1].Standing != "damaged" || d.Error == nil ||
+		d.Error.Kind != "damaged" || d.Objects[2].Standing != "valid" || len(d.Totals.Streams) != 1 ||
+		d.Totals.Streams[0].LastLSN != 4 {
 		t.Errorf("%v:\n%s", err, out)
 	}
 	if _, err := runVerb(t, "dump", "log"); fail.ExitCode(err) != 2 {
@@ -128,17 +132,20 @@ func TestDumpSegmentAndFrame(t *testing.T) {
 	out, err := runVerb(t, "dump", "segment", "--store", url, "2", "--json")
 	var d segmentDump
 	asJSON(t, out, &d)
-	if err != nil || d.Head.Type != "segment" || len(d.Entries) != 2 || d.Entries[1].Index != 2 || d.Entries[1].Frame.LastLSN != 4 {
+	if err != nil || d.Head.Type != "segment" || len(d.Entries) != 2 || d.Entries[1].Index != 2 ||
+		d.Entries[1].Frame.LastLSN != 4 {
 		t.Errorf("%v:\n%s", err, out)
 	}
 	file := filepath.Join(dir, objlog.ObjectName(2))
 	out, err = runVerb(t, "dump", "frame", file, "--offset", fmt.Sprint(d.Entries[1].Offset))
-	if err != nil || !strings.Contains(out, "LSN 3 to 4") || !strings.Contains(out, "noon") || !strings.Contains(out, "checksums are right") {
+	if err != nil || !strings.Contains(out, "LSN 3 to 4") || !strings.Contains(out, "noon") ||
+		!strings.Contains(out, "checksums are right") {
 		t.Errorf("%v:\n%s", err, out)
 	}
 	flipFile(t, file, int(d.Entries[1].Offset)+int(d.Entries[1].Bytes)-1)
 	out, err = runVerb(t, "dump", "segment", file)
-	if fail.ExitCode(err) != 9 || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "at byte") || !strings.Contains(out, "LSN 1 to 2") {
+	if fail.ExitCode(err) != 9 || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "at byte") ||
+		!strings.Contains(out, "LSN 1 to 2") {
 		t.Errorf("%v:\n%s", err, out)
 	}
 	out, err = runVerb(t, "dump", "frame", file, "--offset", fmt.Sprint(d.Entries[1].Offset), "--json")
@@ -147,8 +154,10 @@ func TestDumpSegmentAndFrame(t *testing.T) {
 	if fail.ExitCode(err) != 9 || f.Frame == nil || f.Error == nil {
 		t.Errorf("%v:\n%s", err, out)
 	}
-	for args, code := range map[string]int{"segment /nonexistent": 3, "frame /nonexistent": 3, "segment x --store " + url: 2, "segment 7 --store " + url: 3,
-		"frame --offset -1 " + file: 2, "frame --offset 1 " + file: 9, "segment": 2, "nothing": 2, "wal /nonexistent": 3} {
+	for args, code := range map[string]int{"segment /nonexistent": 3, "frame /nonexistent": 3,
+		"segment x --store " + url: 2, "segment 7 --store " + url: 3,
+		"frame --offset -1 " + file: 2, "frame --offset 1 " + file: 9, "segment": 2, "nothing": 2,
+		"wal /nonexistent": 3} {
 		if _, err := runVerb(t, append([]string{"dump"}, strings.Fields(args)...)...); fail.ExitCode(err) != code {
 			t.Errorf("dump %s: %v, want exit status %d", args, err, code)
 		}
@@ -178,15 +187,19 @@ func TestDumpWAL(t *testing.T) {
 	out, err := runVerb(t, "dump", "wal", dir, "--json")
 	var d walDump
 	asJSON(t, out, &d)
-	if fail.ExitCode(err) != 9 || !strings.Contains(err.Error(), "entry 4: check chain") || d.Holds != "frames" || len(d.Entries) != 4 ||
-		d.Entries[1].Frame.LastLSN != 4 || d.Entries[2].Frame != nil || d.Entries[3].Error == nil || len(d.Structure) == 0 {
+	if fail.ExitCode(err) != 9 || !strings.Contains(err.Error(), "entry 4: check chain") ||
+		d.Holds != "frames" || len(d.Entries) != 4 ||
+		d.Entries[1].Frame.LastLSN != 4 || d.Entries[2].Frame != nil ||
+		d.Entries[3].Error == nil || len(d.Structure) == 0 {
 		t.Errorf("%v:\n%s", err, out)
 	}
 	e := d.Entries[1]
-	if out, err := runVerb(t, "dump", "frame", e.File, "--offset", fmt.Sprint(e.Offset)); err != nil || !strings.Contains(out, "LSN 3 to 4") {
+	if out, err := runVerb(t, "dump", "frame", e.File, "--offset", fmt.Sprint(e.Offset)); err != nil ||
+		!strings.Contains(out, "LSN 3 to 4") {
 		t.Errorf("the frame where dump wal says it is: %v:\n%s", err, out)
 	}
-	if out, err := runVerb(t, "dump", "wal", dir); fail.ExitCode(err) != 9 || !strings.Contains(out, "neither a frame nor a Raft entry") {
+	if out, err := runVerb(t, "dump", "wal", dir); fail.ExitCode(err) != 9 ||
+		!strings.Contains(out, "neither a frame nor a Raft entry") {
 		t.Errorf("%v:\n%s", err, out)
 	}
 }

@@ -37,7 +37,8 @@ type recordInfo struct {
 func newDumpFrame() *cobra.Command {
 	var f cli.DaemonFlags
 	var offset int64
-	c := &cobra.Command{Use: "frame FILE [--offset N]", Short: "Show a frame, its records and blocks", Args: cobra.ExactArgs(1),
+	c := &cobra.Command{Use: "frame FILE [--offset N]", Short: "Show a frame, its records and blocks",
+		Args: cobra.ExactArgs(1),
 		Long: `FILE may be a frame of its own, a WAL's file or a segment: --offset says where the
 frame begins, as dump wal and dump segment show it.`}
 	f.AddJSON(c)
@@ -128,12 +129,14 @@ func (d *frameDump) print(w io.Writer) {
 	}
 	rows := [][]string{{"LSN", "KIND", "VOLUME", "OFFSET", "BYTES", "NAME"}}
 	for _, r := range d.List {
-		rows = append(rows, []string{fmt.Sprint(r.LSN), r.Kind, fmt.Sprint(r.Volume), fmt.Sprint(r.Offset), fmt.Sprint(r.Bytes), r.Name})
+		rows = append(rows, []string{fmt.Sprint(r.LSN), r.Kind, fmt.Sprint(r.Volume), fmt.Sprint(r.Offset),
+			fmt.Sprint(r.Bytes), r.Name})
 	}
 	text.Table(w, rows)
 	rows = [][]string{{"BLOCK AT", "STORED", "PLAIN", "CRC-32C"}}
 	for _, b := range d.Blocks {
-		rows = append(rows, []string{fmt.Sprint(b.Offset), fmt.Sprint(b.StoredBytes), fmt.Sprint(b.PlainBytes), fmt.Sprintf("%08x", b.CRC)})
+		rows = append(rows, []string{fmt.Sprint(b.Offset), fmt.Sprint(b.StoredBytes), fmt.Sprint(b.PlainBytes),
+			fmt.Sprintf("%08x", b.CRC)})
 	}
 	text.Table(w, rows)
 	if d.Error == nil {

@@ -80,8 +80,9 @@ A damaged object is named, and the others are shown; the exit status is then 9.`
 }
 
 func objectOf(o *twin.Object) logObject {
-	v := logObject{Position: o.Position, Name: o.Name, Bytes: o.Bytes, Standing: string(o.Standing), DeadFrom: o.DeadFrom,
-		Streams: o.Streams, Commands: o.Commands, Error: damageOf(o.Err)}
+	v := logObject{Position: o.Position, Name: o.Name, Bytes: o.Bytes,
+		Standing: string(o.Standing), DeadFrom: o.DeadFrom, Streams: o.Streams,
+		Commands: o.Commands, Error: damageOf(o.Err)}
 	if o.Index != nil {
 		v.Head = headOf(&o.Index.Head)
 	}
@@ -93,7 +94,8 @@ func (o *logObject) print(w io.Writer) {
 	if h := o.Head; h != nil {
 		what = fmt.Sprintf(" %s, %d bytes, %s, written %s", h.Type, o.Bytes, h.Token, h.Time.Format(time.RFC3339Nano))
 		if h.Type == segment.Segment.String() {
-			what += fmt.Sprintf(", journal index %d to %d, durable below position %d", h.FirstIndex, h.LastIndex, h.DurablePosition)
+			what += fmt.Sprintf(", journal index %d to %d, durable below position %d", h.FirstIndex,
+				h.LastIndex, h.DurablePosition)
 		}
 	}
 	fmt.Fprintf(w, "%s %s%s\n", o.Name, o.Standing, what)
@@ -123,11 +125,12 @@ func streamText(p *twin.StreamPart) string {
 	}
 	frames := fmt.Sprintf("%d frames", p.Frames)
 	if p.Folds > 0 {
-		frames += fmt.Sprintf(", some in %d folds (%s that were %s, one point each)", p.Folds, text.Bytes(p.FoldBytes), text.Bytes(p.FoldedBytes))
+		frames += fmt.Sprintf(", some in %d folds (%s that were %s, one point each)", p.Folds, text.Bytes(p.FoldBytes),
+			text.Bytes(p.FoldedBytes))
 	}
-	return fmt.Sprintf("stream %s: LSN %d to %d, %s, %d records (%s), %s of data stored in %s, %s to %s", p.Stream, p.FirstLSN, p.LastLSN,
-		frames, p.Records, strings.Join(kinds, ", "), text.Bytes(p.PlainBytes), text.Bytes(p.StoredBytes),
-		p.FirstTime.Format(time.RFC3339Nano), p.LastTime.Format(time.RFC3339Nano))
+	return fmt.Sprintf("stream %s: LSN %d to %d, %s, %d records (%s), %s of data stored in %s, %s to %s",
+		p.Stream, p.FirstLSN, p.LastLSN, frames, p.Records, strings.Join(kinds, ", "), text.Bytes(p.PlainBytes),
+		text.Bytes(p.StoredBytes), p.FirstTime.Format(time.RFC3339Nano), p.LastTime.Format(time.RFC3339Nano))
 }
 
 func printTotals(w io.Writer, t *twin.Totals) {
@@ -138,7 +141,8 @@ func printTotals(w io.Writer, t *twin.Totals) {
 		}
 		return strings.Join(out, ", ")
 	}
-	fmt.Fprintf(w, "\n%d objects, %s: %s; valid: %s\n", t.Objects, text.Bytes(t.Bytes), count(t.Standings), count(t.Types))
+	fmt.Fprintf(w, "\n%d objects, %s: %s; valid: %s\n", t.Objects, text.Bytes(t.Bytes),
+		count(t.Standings), count(t.Types))
 	fmt.Fprintf(w, "epoch %d, journal index up to %d, %d commands\n", t.Epoch, t.LastIndex, t.Commands)
 	for i := range t.Streams {
 		fmt.Fprintln(w, streamText(&t.Streams[i]))

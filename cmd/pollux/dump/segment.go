@@ -31,7 +31,8 @@ type headInfo struct {
 }
 
 func headOf(h *segment.Head) *headInfo {
-	return &headInfo{h.Type.String(), h.Journal.String(), h.Token, h.Position, h.DurablePosition, h.FirstIndex, h.LastIndex, time.Unix(0, h.Time).UTC()}
+	return &headInfo{h.Type.String(), h.Journal.String(), h.Token, h.Position, h.DurablePosition, h.FirstIndex,
+		h.LastIndex, time.Unix(0, h.Time).UTC()}
 }
 
 // segmentDump is what `pollux dump segment --json` prints.
@@ -74,19 +75,22 @@ type foldInfo struct {
 }
 
 func foldInfoOf(h *segment.FoldHeader) *foldInfo {
-	return &foldInfo{h.Stream.String(), h.FirstLSN, h.LastLSN, time.Unix(0, h.FirstTime).UTC(), time.Unix(0, h.LastTime).UTC(), h.Codec.String(),
-		h.Frames, h.FrameBytes, h.FramePlainBytes, h.Records, h.Blocks, h.PlainBytes, h.StoredBytes, h.Prev.String(), h.Last.String()}
+	return &foldInfo{h.Stream.String(), h.FirstLSN, h.LastLSN, time.Unix(0, h.FirstTime).UTC(),
+		time.Unix(0, h.LastTime).UTC(), h.Codec.String(), h.Frames, h.FrameBytes, h.FramePlainBytes, h.Records,
+		h.Blocks, h.PlainBytes, h.StoredBytes, h.Prev.String(), h.Last.String()}
 }
 
 func (f *foldInfo) String() string {
-	return fmt.Sprintf("fold of %d frames, stream %s LSN %d to %d: %d records, %d plain and %d stored bytes (frames: %d and %d)",
-		f.Frames, f.Stream, f.FirstLSN, f.LastLSN, f.Records, f.PlainBytes, f.StoredBytes, f.FramePlainBytes, f.FrameBytes)
+	return fmt.Sprintf("fold of %d frames, stream %s LSN %d to %d: %d records, "+
+		"%d plain and %d stored bytes (frames: %d and %d)", f.Frames, f.Stream, f.FirstLSN, f.LastLSN, f.Records,
+		f.PlainBytes, f.StoredBytes, f.FramePlainBytes, f.FrameBytes)
 }
 
 func newDumpSegment() *cobra.Command {
 	var f cli.DaemonFlags
 	var s cli.StoreFlags
-	c := &cobra.Command{Use: "segment FILE | segment --store URL POSITION", Short: "Show one object of an object log: segment, fence or identity", Args: cobra.ExactArgs(1)}
+	c := &cobra.Command{Use: "segment FILE | segment --store URL POSITION",
+		Short: "Show one object of an object log: segment, fence or identity", Args: cobra.ExactArgs(1)}
 	f.AddJSON(c)
 	s.Add(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -113,7 +117,8 @@ func readObject(c *cobra.Command, s *cli.StoreFlags, arg string) (name string, b
 	if s.URL == "" {
 		st, err := os.Stat(arg)
 		if err == nil && st.Size() > segment.MaxObjectBytes {
-			return arg, nil, fail.New(fail.Invalid, "read", arg, fmt.Sprintf("%d bytes are more than any object has", st.Size()))
+			return arg, nil, fail.New(fail.Invalid, "read", arg,
+				fmt.Sprintf("%d bytes are more than any object has", st.Size()))
 		}
 		if b, err = os.ReadFile(arg); err != nil {
 			return arg, nil, fileError("read", arg, err)
@@ -166,7 +171,8 @@ func (d *segmentDump) print(w io.Writer) {
 	}
 	h := d.Head
 	fmt.Fprintf(w, "%s: %s at position %d, %d bytes, of journal %s\n", d.Object, h.Type, h.Position, d.Bytes, h.Journal)
-	fmt.Fprintf(w, "token %s, positions below %d were durable, written %s\n", h.Token, h.DurablePosition, h.Time.Format(time.RFC3339Nano))
+	fmt.Fprintf(w, "token %s, positions below %d were durable, written %s\n", h.Token, h.DurablePosition,
+		h.Time.Format(time.RFC3339Nano))
 	if h.Type == segment.Segment.String() {
 		fmt.Fprintf(w, "journal index %d to %d\n", h.FirstIndex, h.LastIndex)
 	}

@@ -34,7 +34,8 @@ type streamEnd struct {
 
 func newDumpState() *cobra.Command {
 	var f cli.DaemonFlags
-	c := &cobra.Command{Use: "state DIR", Short: "Show the control state that a member of a journal has", Args: cobra.ExactArgs(1),
+	c := &cobra.Command{Use: "state DIR", Short: "Show the control state that a member of a journal has",
+		Args: cobra.ExactArgs(1),
 		Long: `DIR is <state>/journal of an agent or a member that does not run. Members that
 have applied the same entries have the same state, whatever their releases.`}
 	f.AddJSON(c)

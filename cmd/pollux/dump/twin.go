@@ -69,28 +69,33 @@ func readNamed(c *cobra.Command, s *cli.StoreFlags, kind, arg string) (name stri
 }
 
 func newDumpCatalog() *cobra.Command {
-	return newDumpTwin("catalog", "Show a catalog: where the log can be read from, what is kept, what is dead", func(w io.Writer, b []byte) (any, error) {
-		x, err := catalog.Decode(b)
-		if err != nil {
-			return nil, err
-		}
-		end := x.End()
-		fmt.Fprintf(w, "catalog %d of journal %s, made %s: the log up to position %d, journal index %d, %v\n", x.Number, x.Journal, x.Created.Format(time.RFC3339), end.Position, end.Index, end.Token)
-		fmt.Fprintf(w, "readable from %d marks, the first at position %d; %d fences, %d packs, %d dead objects\n", len(x.ReadPoints), x.ReadPoints[0].Position, len(x.Fences), len(x.Packs), len(x.Dead))
-		for id, s := range x.Streams {
-			fmt.Fprintf(w, "stream %s: %d points kept\n", id, len(s.Retained))
-			for _, k := range s.Retained {
-				fmt.Fprintf(w, "  LSN %d, %s %s\n", k.LSN, time.Unix(0, k.Time).UTC().Format(time.RFC3339Nano), k.Bookmark)
+	return newDumpTwin("catalog", "Show a catalog: where the log can be read from, what is kept, what is dead",
+		func(w io.Writer, b []byte) (any, error) {
+			x, err := catalog.Decode(b)
+			if err != nil {
+				return nil, err
 			}
-			for number, v := range s.Volumes {
-				for i := range v.Layers {
-					y := &v.Layers[i]
-					fmt.Fprintf(w, "  volume %d, LSN %d to %d, whole %v: %d extents in %d objects\n", number, y.From, y.To, y.Whole, y.Extents(), len(y.Objects))
+			end := x.End()
+			fmt.Fprintf(w, "catalog %d of journal %s, made %s: the log up to position %d, journal index %d, %v\n",
+				x.Number, x.Journal, x.Created.Format(time.RFC3339), end.Position, end.Index, end.Token)
+			fmt.Fprintf(w, "readable from %d marks, the first at position %d; %d fences, %d packs, %d dead objects\n",
+				len(x.ReadPoints), x.ReadPoints[0].Position, len(x.Fences), len(x.Packs), len(x.Dead))
+			for id, s := range x.Streams {
+				fmt.Fprintf(w, "stream %s: %d points kept\n", id, len(s.Retained))
+				for _, k := range s.Retained {
+					fmt.Fprintf(w, "  LSN %d, %s %s\n", k.LSN,
+						time.Unix(0, k.Time).UTC().Format(time.RFC3339Nano), k.Bookmark)
+				}
+				for number, v := range s.Volumes {
+					for i := range v.Layers {
+						y := &v.Layers[i]
+						fmt.Fprintf(w, "  volume %d, LSN %d to %d, whole %v: %d extents in %d objects\n",
+							number, y.From, y.To, y.Whole, y.Extents(), len(y.Objects))
+					}
 				}
 			}
-		}
-		return x, nil
-	})
+			return x, nil
+		})
 }
 
 // mapDump is what `pollux dump map --json` prints.
@@ -115,36 +120,42 @@ func newDumpMap() *cobra.Command {
 		d.Head, err = extent.WalkMap(b, func(leaf int64, extents []extent.Extent) error {
 			for i := range extents {
 				e := &extents[i]
-				x := mapExtent{Offset: e.Off, Bytes: e.Len, Zeros: e.Zeros(), Position: uint64(e.Block.Object), Block: e.Block.Offset, At: e.At}
+				x := mapExtent{Offset: e.Off, Bytes: e.Len, Zeros: e.Zeros(), Position: uint64(e.Block.Object),
+					Block: e.Block.Offset, At: e.At}
 				d.Extents = append(d.Extents, x)
 				if x.Zeros {
 					fmt.Fprintf(w, "%d bytes at %d: zeros\n", x.Bytes, x.Offset)
 				} else {
-					fmt.Fprintf(w, "%d bytes at %d: position %d, block at %d, from byte %d of it\n", x.Bytes, x.Offset, x.Position, x.Block, x.At)
+					fmt.Fprintf(w, "%d bytes at %d: position %d, block at %d, from byte %d of it\n", x.Bytes, x.Offset,
+						x.Position, x.Block, x.At)
 				}
 			}
 			return nil
 		})
 		h := &d.Head
-		fmt.Fprintf(w, "volume %d of stream %s, LSN %d to %d, whole %v, part %d: %d extents, %s\n", h.Volume, h.Stream, h.From, h.To, h.Whole, h.Part, len(d.Extents), text.Bytes(int64(len(b))))
+		fmt.Fprintf(w, "volume %d of stream %s, LSN %d to %d, whole %v, part %d: %d extents, %s\n", h.Volume, h.Stream,
+			h.From, h.To, h.Whole, h.Part, len(d.Extents), text.Bytes(int64(len(b))))
 		return d, err
 	})
 }
 
 func newDumpPack() *cobra.Command {
-	return newDumpTwin("pack", "Show a pack: blocks that garbage collection moved", func(w io.Writer, b []byte) (any, error) {
-		number := uint64(0)
-		if len(b) >= pack.HeadBytes {
-			number = pack.NumberOf(b)
-		}
-		x, err := pack.Check(b, number)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range x.Pieces {
-			fmt.Fprintf(w, "%d bytes of position %d, block at %d, byte %d: block %d, byte %d\n", p.Len, p.Object, p.Offset, p.At, p.Block, p.NewAt)
-		}
-		fmt.Fprintf(w, "pack %d of journal %s: %d blocks, %d pieces, %s\n", x.Number, x.Journal, len(x.Blocks), len(x.Pieces), text.Bytes(int64(len(b))))
-		return x, nil
-	})
+	return newDumpTwin("pack", "Show a pack: blocks that garbage collection moved",
+		func(w io.Writer, b []byte) (any, error) {
+			number := uint64(0)
+			if len(b) >= pack.HeadBytes {
+				number = pack.NumberOf(b)
+			}
+			x, err := pack.Check(b, number)
+			if err != nil {
+				return nil, err
+			}
+			for _, p := range x.Pieces {
+				fmt.Fprintf(w, "%d bytes of position %d, block at %d, byte %d: block %d, byte %d\n", p.Len, p.Object,
+					p.Offset, p.At, p.Block, p.NewAt)
+			}
+			fmt.Fprintf(w, "pack %d of journal %s: %d blocks, %d pieces, %s\n", x.Number, x.Journal, len(x.Blocks),
+				len(x.Pieces), text.Bytes(int64(len(b))))
+			return x, nil
+		})
 }

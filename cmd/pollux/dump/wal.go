@@ -43,7 +43,8 @@ type walEntry struct {
 
 func newDumpWAL() *cobra.Command {
 	var f cli.DaemonFlags
-	c := &cobra.Command{Use: "wal DIR", Short: "Show a write-ahead log: an agent's frames, or a journal's Raft log", Args: cobra.ExactArgs(1),
+	c := &cobra.Command{Use: "wal DIR", Short: "Show a write-ahead log: an agent's frames, or a journal's Raft log",
+		Args: cobra.ExactArgs(1),
 		Long: `DIR holds the log's files: <state>/agent/wal or <state>/journal/raft. A process may
 be using it. Frames are checked down to their plain bytes and their chain of
 hashes, Raft entries down to the commands and frame headers in them.`}
@@ -51,7 +52,8 @@ hashes, Raft entries down to the commands and frame headers in them.`}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		d := walDump{Dir: args[0], Holds: "nothing", Entries: []walEntry{}, chain: map[change.StreamID]change.Point{}}
 		if !f.JSON {
-			err := wal.DumpEntries(vfs.Default, d.Dir, c.OutOrStdout(), func(e wal.DumpedEntry) string { _, s := d.entry(&e); return s })
+			err := wal.DumpEntries(vfs.Default, d.Dir, c.OutOrStdout(),
+				func(e wal.DumpedEntry) string { _, s := d.entry(&e); return s })
 			return d.result(err)
 		}
 		var text bytes.Buffer

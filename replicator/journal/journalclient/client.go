@@ -87,7 +87,8 @@ func (c *Client) lost(err error) {
 	c.err, c.conn, c.filling = err, nil, nil
 	for id, ch := range c.waiting {
 		delete(c.waiting, id)
-		ch <- change.Proposed{ID: id, Error: change.FaultOf(fail.New(fail.Retry, "propose to", "journal", "the connection was lost before its answer: "+err.Error()).
+		ch <- change.Proposed{ID: id, Error: change.FaultOf(fail.New(fail.Retry, "propose to", "journal",
+			"the connection was lost before its answer: "+err.Error()).
 			WithHint("look whether it was done, and repeat it if not"))}
 	}
 	c.changed.Broadcast()
@@ -119,7 +120,8 @@ func (c *Client) session(ctx context.Context) error {
 }
 
 func (c *Client) greet(conn *transport.Conn) error {
-	if err := conn.Send(uint16(change.MsgFollow), change.Encode(change.Follow{Agent: c.o.Agent, Level: state.Level})); err != nil {
+	if err := conn.Send(uint16(change.MsgFollow),
+		change.Encode(change.Follow{Agent: c.o.Agent, Level: state.Level})); err != nil {
 		c.o.Finder.SetLeader("")
 		return err
 	}
@@ -270,7 +272,8 @@ func (c *Client) propose(kind state.Kind, v any, patience time.Duration) (uint64
 		}
 		c.mu.Unlock()
 		if conn != nil {
-			if err := conn.Send(uint16(change.MsgPropose), change.Encode(change.Propose{ID: id, Command: command})); err != nil {
+			if err := conn.Send(uint16(change.MsgPropose),
+				change.Encode(change.Propose{ID: id, Command: command})); err != nil {
 				conn.Close() // lost answers
 			}
 			return c.await(id, ch, deadline)
@@ -278,7 +281,8 @@ func (c *Client) propose(kind state.Kind, v any, patience time.Duration) (uint64
 		select {
 		case <-changed:
 		case <-connect:
-			return 0, fail.New(fail.Retry, "propose to", "journal", why.Error()).WithHint("is a majority of the journal's members up?")
+			return 0, fail.New(fail.Retry, "propose to", "journal", why.Error()).
+				WithHint("is a majority of the journal's members up?")
 		}
 	}
 }
@@ -298,6 +302,7 @@ func (c *Client) await(id uint64, ch <-chan change.Proposed, deadline <-chan tim
 		c.mu.Lock()
 		delete(c.waiting, id)
 		c.mu.Unlock()
-		return 0, fail.New(fail.Retry, "propose to", "journal", "no answer").WithHint("look whether it was done, and repeat it if not")
+		return 0, fail.New(fail.Retry, "propose to", "journal", "no answer").
+			WithHint("look whether it was done, and repeat it if not")
 	}
 }

@@ -93,7 +93,8 @@ func (h *Host) openTarget(ctx context.Context, tc config.Target) error {
 	open := func(ctx context.Context) (objstore.Store, error) { return h.openStore(ctx, tc, 0, t.dates) }
 	s, err := open(ctx)
 	if err != nil && !fail.Is(err, fail.Invalid) && (h.o.Journal.Cluster != nil || h.Target(tc.Name).Position > 0) {
-		h.o.Logger.Warn("the target is not there; it is tried again", "target", tc.Name, "err", err, "hint", fail.HintOf(err))
+		h.o.Logger.Warn("the target is not there; it is tried again", "target", tc.Name, "err", err,
+			"hint", fail.HintOf(err))
 		s, err = objstore.Late(tc.URL, open), nil
 	}
 	if err != nil {
@@ -110,9 +111,11 @@ func (h *Host) OpenStore(ctx context.Context, tc config.Target, connections int)
 	return h.openStore(ctx, tc, connections, nil)
 }
 
-func (h *Host) openStore(ctx context.Context, tc config.Target, connections int, dates *objstore.Dates) (objstore.Store, error) {
-	return objstore.Open(ctx, tc.URL, objstore.Options{FS: h.o.FS, Endpoint: tc.Endpoint, Region: tc.Region, MaxConnections: connections,
-		CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Lock: lockRule(tc), Dates: dates, Observe: h.o.Observe(tc.Name)})
+func (h *Host) openStore(ctx context.Context, tc config.Target, connections int,
+	dates *objstore.Dates) (objstore.Store, error) {
+	return objstore.Open(ctx, tc.URL, objstore.Options{FS: h.o.FS, Endpoint: tc.Endpoint, Region: tc.Region,
+		MaxConnections: connections, CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Lock: lockRule(tc),
+		Dates: dates, Observe: h.o.Observe(tc.Name)})
 }
 
 func lockRule(tc config.Target) objstore.LockRule {
@@ -144,7 +147,8 @@ func (h *Host) upload(ctx context.Context, t *target, term uint64) {
 	t.begin(up)
 	err := up.Run(ctx)
 	if err != nil && ctx.Err() == nil {
-		h.o.Logger.Error("replication to this target has stopped", "target", t.conf.Name, "err", err, "hint", fail.HintOf(err))
+		h.o.Logger.Error("replication to this target has stopped", "target", t.conf.Name, "err", err,
+			"hint", fail.HintOf(err))
 	}
 }
 

@@ -159,7 +159,8 @@ type part struct {
 }
 
 // parts turns the journal's entries into those of an object.
-func (u *Uploader) parts(ctx context.Context, entries []journal.Entry, effort change.Effort, folding bool) ([]part, error) {
+func (u *Uploader) parts(ctx context.Context, entries []journal.Entry, effort change.Effort,
+	folding bool) ([]part, error) {
 	out := make([]part, 0, len(entries))
 	if !folding {
 		for i := range entries {
@@ -215,7 +216,8 @@ func (u *Uploader) everyWrite() map[change.StreamID]bool {
 // foldRun appends a run of a stream's frames as one fold, or as they are where that
 // saves little, or cannot be: what the journal has accepted is uploaded, even if it is
 // damaged.
-func (u *Uploader) foldRun(ctx context.Context, out []part, run []*journal.Entry, effort change.Effort) ([]part, error) {
+func (u *Uploader) foldRun(ctx context.Context, out []part, run []*journal.Entry,
+	effort change.Effort) ([]part, error) {
 	if len(run) == 0 {
 		return out, nil
 	}

@@ -27,7 +27,8 @@ func randomEntries(r *rand.Rand, n int) []journal.Entry {
 			id := uuid.UUID{byte(1 + r.IntN(3))}
 			first := lsn[id] + 1
 			lsn[id] += 1 + r.Uint64N(4)
-			*e = segment.Entry{Kind: segment.FrameEntry, Stream: id, FirstLSN: first, LastLSN: lsn[id], Bytes: uint32(r.IntN(5000)), Hash: change.Hash{byte(i), byte(i >> 8), 1}}
+			*e = segment.Entry{Kind: segment.FrameEntry, Stream: id, FirstLSN: first, LastLSN: lsn[id],
+				Bytes: uint32(r.IntN(5000)), Hash: change.Hash{byte(i), byte(i >> 8), 1}}
 		}
 		e.Index, e.Covers = 100+uint64(i), 1
 	}

@@ -66,16 +66,19 @@ func (u *Uploader) lostLog(err error, position uint64) error {
 // identify creates position 0, or checks that it is this journal's.
 func (u *Uploader) identify(ctx context.Context) error {
 	id, _, site := u.o.Journal.ID()
-	u.o.Journal.View(func(s *state.State) { site = cmp.Or(s.SiteOf(u.o.Target), site) }) // the store's, where it is known
+	// The store's site, where it is known.
+	u.o.Journal.View(func(s *state.State) { site = cmp.Or(s.SiteOf(u.o.Target), site) })
 	doc := state.Identity{Journal: id, Format: state.FormatVersion, Site: site, Created: u.o.Journal.Created()}
-	obj := segment.Document(segment.Head{Type: segment.Identity, Journal: id, Token: segment.Token{Epoch: u.token.Epoch},
-		FirstIndex: 1, Time: doc.Created.UnixNano()}, state.KindIdentity, doc)
+	obj := segment.Document(segment.Head{Type: segment.Identity, Journal: id,
+		Token: segment.Token{Epoch: u.token.Epoch}, FirstIndex: 1, Time: doc.Created.UnixNano()},
+		state.KindIdentity, doc)
 	x, err := objlog.ReadIndex(ctx, u.o.Store, 0)
 	if n := u.o.Journal.Target(u.o.Target).Position; n > 0 && err != nil {
 		return u.lostLog(err, 0)
 	}
 	if fail.Is(err, fail.NotFound) {
-		if err = u.timed(0, func() error { return u.store.Create(ctx, objlog.ObjectName(0), obj) }); err == nil || fail.Is(err, fail.Exists) {
+		if err = u.timed(0, func() error { return u.store.Create(ctx, objlog.ObjectName(0), obj) }); err == nil ||
+			fail.Is(err, fail.Exists) {
 			x, err = objlog.ReadIndex(ctx, u.o.Store, 0)
 		}
 	}
@@ -108,7 +111,8 @@ func (u *Uploader) checkFormat(ctx context.Context, x *segment.Index) error {
 		return err
 	}
 	if there.Format != state.FormatVersion {
-		return fail.New(fail.Unsupported, "claim", object, fmt.Sprintf("format %d; this build writes %d", there.Format, state.FormatVersion)).
+		return fail.New(fail.Unsupported, "claim", object,
+			fmt.Sprintf("format %d; this build writes %d", there.Format, state.FormatVersion)).
 			WithHint("use a pollux version that knows this format")
 	}
 	return nil
@@ -118,7 +122,8 @@ func (u *Uploader) checkFormat(ctx context.Context, x *segment.Index) error {
 func (u *Uploader) adopt(ctx context.Context, x *segment.Index, cur *segment.Token) error {
 	object := u.o.Store.URL() + "/" + objlog.ObjectName(u.pos)
 	if c := x.Token.Compare(u.token); c > 0 || (c == 0 && x.Token.Writer != u.token.Writer) {
-		return fail.New(fail.Fenced, "claim", object, fmt.Sprintf("another writer holds the log: %v; ours is %v", x.Token, u.token)).
+		return fail.New(fail.Fenced, "claim", object,
+			fmt.Sprintf("another writer holds the log: %v; ours is %v", x.Token, u.token)).
 			WithHint("this journal was replaced elsewhere; do not start it again")
 	}
 	if x.Token.Compare(*cur) < 0 {
@@ -133,7 +138,8 @@ func (u *Uploader) adopt(ctx context.Context, x *segment.Index, cur *segment.Tok
 	}
 	*cur = x.Token
 	if x.FirstIndex != u.next {
-		return fail.New(fail.Damaged, "claim", object, fmt.Sprintf("it begins at journal index %d, %d is next", x.FirstIndex, u.next))
+		return fail.New(fail.Damaged, "claim", object,
+			fmt.Sprintf("it begins at journal index %d, %d is next", x.FirstIndex, u.next))
 	}
 	streams, err := u.matching(x, object)
 	if err != nil {
@@ -151,7 +157,8 @@ func (u *Uploader) matching(x *segment.Index, object string) (map[change.StreamI
 	if last := u.o.Journal.LastIndex(); x.LastIndex > last {
 		return nil, fail.New(fail.Fenced, "claim", object,
 			fmt.Sprintf("the object log is ahead of this journal, which ends at index %d", last)).
-			WithHint("the journal's state is older than its bucket (a backup put back?): restore from the bucket instead")
+			WithHint("the journal's state is older than its bucket (a backup put back?): " +
+				"restore from the bucket instead")
 	}
 	t := u.o.Journal.Target(u.o.Target)
 	if t.LetGo != nil && x.FirstIndex < u.o.Journal.Floor() {
@@ -170,7 +177,8 @@ func (u *Uploader) matching(x *segment.Index, object string) (map[change.StreamI
 		return nil, err
 	}
 	if i, ok := sameEntries(entries, x.Entries); !ok {
-		return nil, fail.New(fail.Fenced, "claim", object, fmt.Sprintf("journal index %d is another entry there than here", i)).
+		return nil, fail.New(fail.Fenced, "claim", object,
+			fmt.Sprintf("journal index %d is another entry there than here", i)).
 			WithHint("two journals share one identity; stop both and restore from the bucket")
 	}
 	return streamsOf(entries), nil
@@ -218,8 +226,8 @@ func sameEntries(ours []journal.Entry, theirs []segment.Entry) (uint64, bool) {
 func (u *Uploader) fence(ctx context.Context) error {
 	id, _, _ := u.o.Journal.ID()
 	doc := state.Fence{NextIndex: u.next, Streams: u.o.Journal.TargetPoints(u.o.Target), Reason: "writer started"}
-	h := segment.Head{Type: segment.Fence, Journal: id, Token: u.token, ChecksTail: true, Position: u.pos, DurablePosition: u.pos,
-		FirstIndex: u.next, Time: clock.Now().UnixNano()}
+	h := segment.Head{Type: segment.Fence, Journal: id, Token: u.token, ChecksTail: true,
+		Position: u.pos, DurablePosition: u.pos, FirstIndex: u.next, Time: clock.Now().UnixNano()}
 	obj := segment.Document(h, state.KindFence, doc)
 	if err := u.timed(u.pos, func() error { return u.store.Create(ctx, objlog.ObjectName(u.pos), obj) }); err != nil {
 		return err

@@ -79,7 +79,8 @@ func TestContradictions(t *testing.T) {
 				r.propose(3)
 			}
 			r.await()
-			for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) { // the journal knows a moment before
+			// The journal knows a moment before.
+			for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 				st := u.Status()
 				if !st.Fenced && !st.Stopped && st.Err == nil {
 					break

@@ -120,7 +120,8 @@ func (u *Uploader) mayLaunch() bool {
 	if u.flying == 0 {
 		return true
 	}
-	return u.careful == 0 && u.flying < u.o.InFlight && u.flyingBytes < maxFlyingBytes && (u.batchFull || u.batchBytes >= pipelineBytes)
+	return u.careful == 0 && u.flying < u.o.InFlight && u.flyingBytes < maxFlyingBytes &&
+		(u.batchFull || u.batchBytes >= pipelineBytes)
 }
 
 // collect adds what the journal has accepted meanwhile to the next object.

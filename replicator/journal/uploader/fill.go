@@ -225,7 +225,8 @@ func (f *filler) pass() {
 }
 
 func (f *filler) gone(index uint64) error {
-	return fail.New(fail.NotFound, "read", f.store.URL(), fmt.Sprintf("journal index %d is not in that log any more", index))
+	return fail.New(fail.NotFound, "read", f.store.URL(),
+		fmt.Sprintf("journal index %d is not in that log any more", index))
 }
 
 // fetch reads the objects of which entries are wanted, and checks all of them.

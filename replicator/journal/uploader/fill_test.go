@@ -69,8 +69,9 @@ func (p *pair) reopen(targets ...string) {
 
 func (p *pair) openWith(targets ...string) {
 	var err error
-	p.j, err = journal.Open(context.Background(), journal.Options{Dir: "/j", FS: p.fs, Targets: targets, Required: []string{"x"},
-		Election: 5 * time.Millisecond, LogSegmentBytes: 1 << 20, LogBudgetBytes: pairBudget, SnapshotBytes: 1 << 20})
+	p.j, err = journal.Open(context.Background(), journal.Options{Dir: "/j", FS: p.fs, Targets: targets,
+		Required: []string{"x"}, Election: 5 * time.Millisecond, LogSegmentBytes: 1 << 20, LogBudgetBytes: pairBudget,
+		SnapshotBytes: 1 << 20})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -85,7 +86,8 @@ func (p *pair) start() (spare *Uploader, stop func()) {
 	}
 	x := New(Options{Target: "x", Journal: p.j, Term: p.j.Term(), Store: with(p.store, nil)})
 	spare = New(Options{Target: "spare", Journal: p.j, Term: p.j.Term(), SegmentBytes: 1 << 20,
-		Store: with(p.spare, func(err error) { spare.Notify(err) }), Siblings: map[string]objstore.Store{"x": with(p.store, nil)}})
+		Store:    with(p.spare, func(err error) { spare.Notify(err) }),
+		Siblings: map[string]objstore.Store{"x": with(p.store, nil)}})
 	for _, u := range []*Uploader{x, spare} {
 		go func() { done <- u.Run(ctx) }()
 	}
@@ -113,7 +115,8 @@ func (p *pair) until(what string, ok func() bool) {
 	p.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			p.t.Fatalf("%s does not come; x %+v, spare %+v, last %d", what, p.j.Target("x"), p.j.Target("spare"), p.j.LastIndex())
+			p.t.Fatalf("%s does not come; x %+v, spare %+v, last %d", what, p.j.Target("x"),
+				p.j.Target("spare"), p.j.LastIndex())
 		}
 	}
 }
@@ -169,7 +172,8 @@ func TestOptionalAwayHoldsNothingBack(t *testing.T) {
 		t.Errorf("%d bytes of log; %+v", st.LogBytes, st.Targets)
 	}
 	why := *p.j.Target("spare").LetGo
-	if !strings.Contains(why.Reason, "optional") || why.Bytes < pairBudget/4 || why.Time.IsZero() || why.Oldest.IsZero() {
+	if !strings.Contains(why.Reason, "optional") || why.Bytes < pairBudget/4 ||
+		why.Time.IsZero() || why.Oldest.IsZero() {
 		t.Errorf("let go for %+v", why)
 	}
 
@@ -252,7 +256,8 @@ func TestNobodyHasItAnyMore(t *testing.T) {
 	u, stop := p.start()
 	defer stop()
 	p.until("the reason", func() bool { return fail.Is(u.Status().Err, fail.Refused) })
-	if err := u.Status().Err; !strings.Contains(err.Error(), "not in that log any more") || !strings.Contains(fail.HintOf(err), "new, empty prefix") {
+	if err := u.Status().Err; !strings.Contains(err.Error(), "not in that log any more") ||
+		!strings.Contains(fail.HintOf(err), "new, empty prefix") {
 		t.Errorf("%v (%s)", err, fail.HintOf(err))
 	}
 	s2 := p.again(s)
@@ -322,10 +327,12 @@ func TestFindPassesTheFences(t *testing.T) {
 	first := map[uint64]uint64{} // journal index -> position
 	beat := state.Encode(state.KindHeartbeat, state.Heartbeat{})
 	put := func(pos uint64, term, from, to uint64, typ segment.Type) {
-		h := segment.Head{Type: typ, Journal: id, Token: segment.Token{Epoch: 1, Term: term}, Position: pos, FirstIndex: from, LastIndex: to}
+		h := segment.Head{Type: typ, Journal: id, Token: segment.Token{Epoch: 1, Term: term}, Position: pos,
+			FirstIndex: from, LastIndex: to}
 		var entries []segment.Entry
 		for range to + 1 - from {
-			entries = append(entries, segment.Entry{Kind: segment.CommandEntry, Command: state.KindHeartbeat, Bytes: uint32(len(beat))})
+			entries = append(entries,
+				segment.Entry{Kind: segment.CommandEntry, Command: state.KindHeartbeat, Bytes: uint32(len(beat))})
 		}
 		b, err := segment.Build(h, entries, nil, func(_ int, dst []byte) error { copy(dst, beat); return nil })
 		if err == nil && typ == segment.Fence {
@@ -388,9 +395,11 @@ func TestFillBehindSettledFence(t *testing.T) {
 	was := p.j.Target("x")
 	id, _, _ := p.j.ID()
 	body := state.Encode(state.KindHeartbeat, state.Heartbeat{Time: time.Unix(1, 0).UTC()})
-	h := segment.Head{Type: segment.Segment, Journal: id, Token: was.Token, ChecksTail: true, Position: was.Position + 1,
-		DurablePosition: was.Position, FirstIndex: was.Index + 1, LastIndex: was.Index + 1, Time: 1}
-	void, err := segment.Build(h, []segment.Entry{{Kind: segment.CommandEntry, Command: state.KindHeartbeat, Bytes: uint32(len(body))}}, nil,
+	h := segment.Head{Type: segment.Segment, Journal: id, Token: was.Token, ChecksTail: true,
+		Position: was.Position + 1, DurablePosition: was.Position, FirstIndex: was.Index + 1,
+		LastIndex: was.Index + 1, Time: 1}
+	void, err := segment.Build(h,
+		[]segment.Entry{{Kind: segment.CommandEntry, Command: state.KindHeartbeat, Bytes: uint32(len(body))}}, nil,
 		func(_ int, dst []byte) error { copy(dst, body); return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -401,7 +410,8 @@ func TestFillBehindSettledFence(t *testing.T) {
 	p.reopen("x")
 	run(4)
 	at := p.j.Target("x")
-	c := &catalog.Catalog{Journal: id, ReadPoints: []catalog.ReadPoint{{Position: was.Position + 1, Durable: was.Position + 1, Index: was.Index, Token: at.Token}}}
+	c := &catalog.Catalog{Journal: id, ReadPoints: []catalog.ReadPoint{{Position: was.Position + 1,
+		Durable: was.Position + 1, Index: was.Index, Token: at.Token}}}
 	if err := catalog.Create(t.Context(), p.store, c); err != nil {
 		t.Fatal(err)
 	}
@@ -410,7 +420,8 @@ func TestFillBehindSettledFence(t *testing.T) {
 	}
 	p.reopen("x", "spare")
 	spare, stop := p.start()
-	p.until("a word of the spare", func() bool { return spare.Status().Err != nil || p.j.Target("spare").Index > was.Index })
+	p.until("a word of the spare",
+		func() bool { return spare.Status().Err != nil || p.j.Target("spare").Index > was.Index })
 	stop()
 	for pos := uint64(1); ; pos++ {
 		x, err := objlog.ReadIndex(t.Context(), p.spare, pos)
@@ -425,7 +436,8 @@ func TestFillBehindSettledFence(t *testing.T) {
 			if e.Index != was.Index+1 {
 				continue
 			}
-			if b, err := p.spare.Read(t.Context(), objlog.ObjectName(pos), e.Offset, int64(e.Bytes), nil); err != nil || bytes.Equal(b, body) {
+			if b, err := p.spare.Read(t.Context(), objlog.ObjectName(pos), e.Offset, int64(e.Bytes), nil); err != nil ||
+				bytes.Equal(b, body) {
 				t.Errorf("position %d has the void entry; %v", pos, err)
 			}
 		}

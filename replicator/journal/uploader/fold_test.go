@@ -98,7 +98,8 @@ func (s *sender) hear(want change.MessageType, v any, ok func() bool) {
 
 // frame encodes the next frame of the stream.
 func (s *sender) frame(changes ...change.Change) []byte {
-	h := change.Header{Stream: s.id, FirstLSN: s.at.LSN + 1, Prev: s.at.Hash, FirstTime: 1, LastTime: 1, Epoch: s.lease.Epoch, Lease: s.lease.Number}
+	h := change.Header{Stream: s.id, FirstLSN: s.at.LSN + 1, Prev: s.at.Hash, FirstTime: 1, LastTime: 1,
+		Epoch: s.lease.Epoch, Lease: s.lease.Number}
 	e := change.Encoder{Codec: change.CodecS2}
 	b, hash := e.Encode(&h, changes)
 	s.at = change.Point{LSN: h.LastLSN, Hash: hash}
@@ -108,7 +109,8 @@ func (s *sender) frame(changes ...change.Change) []byte {
 // send has the journal accept a frame.
 func (s *sender) send(b []byte) {
 	s.t.Helper()
-	a := change.Append{Stream: s.id, Lease: s.lease, Items: []change.AppendItem{{Header: b[:change.HeaderBytes], Body: b[change.HeaderBytes:]}}}
+	a := change.Append{Stream: s.id, Lease: s.lease,
+		Items: []change.AppendItem{{Header: b[:change.HeaderBytes], Body: b[change.HeaderBytes:]}}}
 	s.say(change.MsgAppend, a.Parts()...)
 	var ack change.Ack
 	s.hear(change.MsgAck, &ack, func() bool {
@@ -129,7 +131,8 @@ func block(value byte) change.Change {
 
 // runFolding starts an uploader that folds whatever it may.
 func (r *rig) runFolding() (u *Uploader, stop func() error) {
-	u = New(Options{Target: "x", Journal: r.j, Term: r.j.Term(), FoldFromBytes: -1, Store: objstore.WithRetry(r.store, objstore.Policy{Retryable: Retryable})})
+	u = New(Options{Target: "x", Journal: r.j, Term: r.j.Term(), FoldFromBytes: -1,
+		Store: objstore.WithRetry(r.store, objstore.Policy{Retryable: Retryable})})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- u.Run(ctx) }()
@@ -160,7 +163,8 @@ func (r *rig) kinds(id uuid.UUID) (frames, folds int, covers uint32) {
 // group that wants every write has none. What a writer before had created, folded, is
 // adopted.
 func TestFolds(t *testing.T) {
-	for pitr, want := range map[string][2]int{state.PITRFold: {1, 2}, state.PITREveryWrite: {13, 0}, "a later release's": {13, 0}} {
+	for pitr, want := range map[string][2]int{state.PITRFold: {1, 2}, state.PITREveryWrite: {13, 0},
+		"a later release's": {13, 0}} {
 		t.Run(pitr, func(t *testing.T) {
 			r := newRig(t)
 			s := r.sender(pitr)

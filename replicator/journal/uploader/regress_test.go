@@ -31,8 +31,8 @@ func TestFullRaftDisk(t *testing.T) {
 	if r.store, err = objstore.Open(context.Background(), "file:///remote", objstore.Options{FS: r.fs}); err != nil {
 		t.Fatal(err)
 	}
-	if r.j, err = journal.Open(context.Background(), journal.Options{Dir: "/j", FS: r.fs, Targets: []string{"x"}, Required: []string{"x"},
-		Election: 5 * time.Millisecond, LogSegmentBytes: 32 << 10}); err != nil {
+	if r.j, err = journal.Open(context.Background(), journal.Options{Dir: "/j", FS: r.fs, Targets: []string{"x"},
+		Required: []string{"x"}, Election: 5 * time.Millisecond, LogSegmentBytes: 32 << 10}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.j.Close() })

@@ -53,7 +53,8 @@ func (u *Uploader) checkTail(ctx context.Context, first uint64) error {
 	if c != nil && c.Passed(first) {
 		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+objlog.ObjectName(first),
 			fmt.Sprintf("catalog %d has passed this position: another writer has gone on behind it", c.Number)).
-			WithHint("this journal's state is older than its bucket, or it was replaced elsewhere: do not start it again")
+			WithHint("this journal's state is older than its bucket, or it was replaced elsewhere: " +
+				"do not start it again")
 	}
 	u.tail.checked = true
 	return nil

@@ -158,7 +158,8 @@ func explore(r rule) (states int, bad []string) {
 		from world
 		what string
 	}
-	first := world{object: [modelPositions]byte{ofWriter}, next: 1, counted: 1, pending: -1, checking: -1, fence: -1, passed: -1}
+	first := world{object: [modelPositions]byte{ofWriter}, next: 1, counted: 1, pending: -1,
+		checking: -1, fence: -1, passed: -1}
 	came := map[world]edge{first: {}}
 	for queue := []world{first}; len(queue) > 0; queue = queue[1:] {
 		w := queue[0]

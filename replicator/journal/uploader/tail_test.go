@@ -29,16 +29,22 @@ func TestTail(t *testing.T) {
 		ends bool
 	}{
 		{"just now", func(*objstore.Dates, *time.Duration) {}, false},
-		{"the machine's clock", func(_ *objstore.Dates, boot *time.Duration) { *boot += catalog.TailCheck + time.Second }, true},
-		{"the store's clock", func(d *objstore.Dates, _ *time.Duration) { d.Note(time.Now().Add(catalog.TailCheck + time.Minute)) }, true},
-		{"the store's clock, back", func(d *objstore.Dates, _ *time.Duration) { d.Note(time.Now().Add(-catalog.TailCheck - time.Minute)) }, true},
+		{"the machine's clock",
+			func(_ *objstore.Dates, boot *time.Duration) { *boot += catalog.TailCheck + time.Second }, true},
+		{"the store's clock", func(d *objstore.Dates, _ *time.Duration) {
+			d.Note(time.Now().Add(catalog.TailCheck + time.Minute))
+		}, true},
+		{"the store's clock, back", func(d *objstore.Dates, _ *time.Duration) {
+			d.Note(time.Now().Add(-catalog.TailCheck - time.Minute))
+		}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t)
 			dates, boot := &objstore.Dates{}, time.Duration(0)
 			dates.Note(time.Now())
-			u := New(Options{Target: "x", Journal: r.j, Term: r.j.Term(), Dates: dates, SinceBoot: func() time.Duration { return boot },
-				Store: objstore.WithRetry(r.store, objstore.Policy{Retryable: Retryable})})
+			u := New(Options{Target: "x", Journal: r.j, Term: r.j.Term(), Dates: dates,
+				SinceBoot: func() time.Duration { return boot },
+				Store:     objstore.WithRetry(r.store, objstore.Policy{Retryable: Retryable})})
 			if err := u.claim(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -101,7 +107,8 @@ func (c *cutOff) List(ctx context.Context, prefix, after string, fn func(objstor
 func (r *rig) passing(number uint64) *catalog.Catalog {
 	id, _, _ := r.j.ID()
 	at := r.j.Target("x").Position + 5
-	return &catalog.Catalog{Number: number, Journal: id, ReadPoints: []catalog.ReadPoint{{Position: at, Durable: at, Token: segment.Token{Epoch: 1, Term: 99}}}}
+	return &catalog.Catalog{Number: number, Journal: id,
+		ReadPoints: []catalog.ReadPoint{{Position: at, Durable: at, Token: segment.Token{Epoch: 1, Term: 99}}}}
 }
 
 func (r *rig) create(c *catalog.Catalog) {
@@ -143,8 +150,9 @@ func TestTailUnknown(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t)
 			boot, store := time.Duration(0), &cutOff{Store: r.store}
-			u := New(Options{Target: "x", Journal: r.j, Term: r.j.Term(), SinceBoot: func() time.Duration { return boot },
-				Store: objstore.WithRetry(store, objstore.Policy{Retryable: Retryable})})
+			u := New(Options{Target: "x", Journal: r.j, Term: r.j.Term(),
+				SinceBoot: func() time.Duration { return boot },
+				Store:     objstore.WithRetry(store, objstore.Policy{Retryable: Retryable})})
 			if err := u.claim(t.Context()); err != nil {
 				t.Fatal(err)
 			}

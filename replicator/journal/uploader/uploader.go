@@ -124,8 +124,8 @@ func New(o Options) *Uploader {
 	}
 	_, epoch, _ := o.Journal.ID()
 	u := &Uploader{o: o, token: segment.Token{Epoch: epoch, Term: o.Term, Writer: uuid.New()},
-		store: objstore.WithRequests(o.Store, o.RequestsPerSecond, o.Burst), landed: make(chan struct{}, 1), careful: segment.MaxInFlight,
-		order: make(chan *object, segment.MaxInFlight)}
+		store: objstore.WithRequests(o.Store, o.RequestsPerSecond, o.Burst), landed: make(chan struct{}, 1),
+		careful: segment.MaxInFlight, order: make(chan *object, segment.MaxInFlight)}
 	u.tail = newTail(o.Dates, o.SinceBoot)
 	u.window = maxWindowBytes
 	u.began, u.pace = map[uint64]time.Time{}, newPace()
@@ -238,7 +238,8 @@ func (u *Uploader) note(err error) {
 	defer u.mu.Unlock()
 	switch was := u.status.Err; {
 	case err != nil && was == nil:
-		u.o.Logger.Warn("the target takes no objects; they collect here", "target", u.o.Target, "err", err, "hint", fail.HintOf(err))
+		u.o.Logger.Warn("the target takes no objects; they collect here", "target", u.o.Target, "err", err,
+			"hint", fail.HintOf(err))
 	case err == nil && was != nil:
 		u.o.Logger.Info("the target takes objects again", "target", u.o.Target)
 	}

@@ -40,8 +40,8 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) open() {
 	var err error
-	r.j, err = journal.Open(context.Background(), journal.Options{Dir: "/j", FS: r.fs, Targets: []string{"x"}, Required: []string{"x"},
-		Election: 5 * time.Millisecond, LogSegmentBytes: 1 << 20})
+	r.j, err = journal.Open(context.Background(), journal.Options{Dir: "/j", FS: r.fs, Targets: []string{"x"},
+		Required: []string{"x"}, Election: 5 * time.Millisecond, LogSegmentBytes: 1 << 20})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -50,7 +50,8 @@ func (r *rig) open() {
 // run starts an uploader and returns a function that stops it and tells how it
 // ended.
 func (r *rig) run() (u *Uploader, stop func() error) {
-	u = New(Options{Target: "x", Journal: r.j, Term: r.j.Term(), Store: objstore.WithRetry(r.store, objstore.Policy{Retryable: Retryable})})
+	u = New(Options{Target: "x", Journal: r.j, Term: r.j.Term(),
+		Store: objstore.WithRetry(r.store, objstore.Policy{Retryable: Retryable})})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- u.Run(ctx) }()
@@ -172,8 +173,10 @@ func TestAdoptsWhatLanded(t *testing.T) {
 	if err := r.j.Entries(tgt.Index+1, func(x journal.Entry) bool { e = x; return false }); err != nil {
 		t.Fatal(err)
 	}
-	h := segment.Head{Type: segment.Segment, Journal: id, Token: tgt.Token, Position: tgt.Position, FirstIndex: e.Index, LastIndex: e.Index}
-	obj, err := segment.Build(h, []segment.Entry{e.Entry}, nil, func(_ int, dst []byte) error { return r.j.Fetch(&e, dst) })
+	h := segment.Head{Type: segment.Segment, Journal: id, Token: tgt.Token, Position: tgt.Position,
+		FirstIndex: e.Index, LastIndex: e.Index}
+	obj, err := segment.Build(h, []segment.Entry{e.Entry}, nil,
+		func(_ int, dst []byte) error { return r.j.Fetch(&e, dst) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +203,8 @@ func TestAdoptsWhatLanded(t *testing.T) {
 func TestAnotherJournalIsRefused(t *testing.T) {
 	r := newRig(t)
 	h := segment.Head{Type: segment.Identity, Journal: uuid.New(), Token: segment.Token{Epoch: 1}, FirstIndex: 1}
-	if err := r.store.Create(context.Background(), objlog.ObjectName(0), segment.Document(h, state.KindIdentity, state.Identity{Journal: h.Journal, Format: state.FormatVersion})); err != nil {
+	if err := r.store.Create(context.Background(), objlog.ObjectName(0), segment.Document(h, state.KindIdentity,
+		state.Identity{Journal: h.Journal, Format: state.FormatVersion})); err != nil {
 		t.Fatal(err)
 	}
 	u, stop := r.run()
