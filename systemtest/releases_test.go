@@ -25,7 +25,8 @@ const levelFile = "replicator/state/level.go"
 func earlierRelease(t *testing.T) string {
 	t.Helper()
 	git := func(args ...string) string {
-		out, err := exec.Command("git", append([]string{"-C", "..", "-c", "safe.directory=*"}, args...)...).CombinedOutput()
+		args = append([]string{"-C", "..", "-c", "safe.directory=*"}, args...)
+		out, err := exec.Command("git", args...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("git %s: %v: %s (this test needs the repository's history: git fetch --unshallow)",
 				strings.Join(args, " "), err, out)
