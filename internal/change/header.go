@@ -13,6 +13,7 @@ import (
 // is stored as it is under any codec.
 type Codec uint8
 
+// The codecs of docs/formats/frame.md.
 const (
 	CodecNone Codec = 0
 	CodecS2   Codec = 1

@@ -22,6 +22,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
+// The control sockets that verbs use where none is named: an agent's and a member's.
 const (
 	DefaultSocket        = "/var/lib/pollux/control.sock"
 	DefaultJournalSocket = "/var/lib/pollux-journal/control.sock"

@@ -17,11 +17,13 @@ type Terminal struct {
 	file *os.File
 }
 
+// The terminals of this process: what is printed there is printable.
 var (
 	Stdout = NewTerminal(os.Stdout)
 	Stderr = NewTerminal(os.Stderr)
 )
 
+// NewTerminal lets through to f only what can be printed.
 func NewTerminal(f *os.File) *Terminal { return &Terminal{text.Printable(f), f} }
 
 // SendControl writes a sequence of our own for a terminal; nothing where w is none.
@@ -38,6 +40,7 @@ func PrintError(w io.Writer, err error) {
 	PrintHint(w, err)
 }
 
+// PrintHint prints an error's hint, if it has one.
 func PrintHint(w io.Writer, err error) {
 	if hint := fail.HintOf(err); hint != "" {
 		fmt.Fprintln(w, "  hint:", indented(hint))
