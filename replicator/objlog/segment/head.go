@@ -15,6 +15,7 @@ import (
 // Type says what an object of the log is.
 type Type uint8
 
+// The types: what position 0 holds, what a writer uploads, and what a later writer ends it with.
 const (
 	Identity Type = 1
 	Segment  Type = 2
