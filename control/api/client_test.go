@@ -51,7 +51,7 @@ func TestFrozenDaemon(t *testing.T) {
 func TestLongVerb(t *testing.T) {
 	const took = 3 * beatEvery
 	m := newMux(nil)
-	look(m, "long", func(ctx context.Context, _ struct{}) (string, error) {
+	query(m, "long", func(ctx context.Context, _ struct{}) (string, error) {
 		select {
 		case <-time.After(took):
 			return "done", nil

@@ -40,39 +40,39 @@ const maxBodyBytes = 1 << 20
 // Handler serves s.
 func Handler(s Service, audit Audit) *Mux {
 	m := newMux(audit)
-	look(m, VerbStatus, s.Status)
-	alter(m, VerbGroupPut, s.GroupPut)
-	look(m, VerbGroupList, s.GroupList)
-	look(m, VerbGroupWait, s.GroupWait)
-	alter(m, VerbVolumeCreate, s.VolumeCreate)
-	look(m, VerbVolumeList, s.VolumeList)
-	alter(m, VerbVolumeRemove, s.VolumeRemove)
-	alter(m, VerbVolumeAccept, s.VolumeAccept)
-	look(m, VerbVolumeChanged, s.VolumeChanged)
-	alter(m, VerbBookmarkAdd, s.BookmarkAdd)
-	look(m, VerbBookmarkList, s.BookmarkList)
-	alter(m, VerbBookmarkRemove, s.BookmarkRemove)
-	look(m, VerbAuditList, s.AuditList)
+	query(m, VerbStatus, s.Status)
+	mutate(m, VerbGroupPut, s.GroupPut)
+	query(m, VerbGroupList, s.GroupList)
+	query(m, VerbGroupWait, s.GroupWait)
+	mutate(m, VerbVolumeCreate, s.VolumeCreate)
+	query(m, VerbVolumeList, s.VolumeList)
+	mutate(m, VerbVolumeRemove, s.VolumeRemove)
+	mutate(m, VerbVolumeAccept, s.VolumeAccept)
+	query(m, VerbVolumeChanged, s.VolumeChanged)
+	mutate(m, VerbBookmarkAdd, s.BookmarkAdd)
+	query(m, VerbBookmarkList, s.BookmarkList)
+	mutate(m, VerbBookmarkRemove, s.BookmarkRemove)
+	query(m, VerbAuditList, s.AuditList)
 	return m
 }
 
 // JournalHandler serves a member of a journal.
 func JournalHandler(s JournalService, audit Audit) *Mux {
 	m := newMux(audit)
-	look(m, VerbStatus, s.Status)
-	look(m, VerbGroupList, s.GroupList)
-	look(m, VerbAuditList, s.AuditList)
+	query(m, VerbStatus, s.Status)
+	query(m, VerbGroupList, s.GroupList)
+	query(m, VerbAuditList, s.AuditList)
 	AddMembers(m, s)
 	return m
 }
 
 // AddMembers adds the verbs about a journal's members.
 func AddMembers(m *Mux, s Members) {
-	look(m, VerbJournalList, s.JournalList)
-	alter(m, VerbJournalInit, s.JournalInit)
-	alter(m, VerbJournalJoin, s.JournalJoin)
-	alter(m, VerbJournalRemove, s.JournalRemove)
-	alter(m, VerbJournalTransfer, s.JournalTransfer)
+	query(m, VerbJournalList, s.JournalList)
+	mutate(m, VerbJournalInit, s.JournalInit)
+	mutate(m, VerbJournalJoin, s.JournalJoin)
+	mutate(m, VerbJournalRemove, s.JournalRemove)
+	mutate(m, VerbJournalTransfer, s.JournalTransfer)
 }
 
 // Mux serves verbs to those whose role lets them.
@@ -92,13 +92,13 @@ func newMux(audit Audit) *Mux {
 	return &Mux{audit: audit}
 }
 
-// look serves a verb that changes nothing.
-func look[Req, Resp any](m *Mux, verb string, do func(context.Context, Req) (Resp, error)) {
+// query serves a verb that changes nothing.
+func query[Req, Resp any](m *Mux, verb string, do func(context.Context, Req) (Resp, error)) {
 	handle(m, verb, false, func(ctx context.Context, _ pki.Peer, req Req) (Resp, error) { return do(ctx, req) })
 }
 
-// alter serves a verb that changes state.
-func alter[Req, Resp any](m *Mux, verb string, do func(context.Context, Req) (Resp, error)) {
+// mutate serves a verb that changes state.
+func mutate[Req, Resp any](m *Mux, verb string, do func(context.Context, Req) (Resp, error)) {
 	handle(m, verb, true, func(ctx context.Context, who pki.Peer, req Req) (Resp, error) {
 		resp, err := do(ctx, req)
 		b, _ := json.Marshal(req) // it came as JSON
