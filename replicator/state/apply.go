@@ -38,7 +38,7 @@ var commands = map[Kind]command{
 	KindFeatureLevel:   strict((*FeatureLevel).check, (*State).raiseLevel), // what raises it cannot need it
 	KindGroupPatch:     strict((*GroupPatch).check, (*State).patchGroup),
 	KindSite:           strictMany((*Site).check, (*State).putSite),
-	KindSeat:           strict((*SeatPut).check, (*State).putSeat),
+	KindSeat:           strictMany((*SeatPut).check, (*State).putSeat),
 	KindStreamMove:     strictMany((*StreamMove).check, (*State).moveStream),
 }
 

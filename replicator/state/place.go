@@ -15,7 +15,7 @@ import (
 // by one each time it moves. Its groups are primary there, and secondary where a standby
 // follows. Targets have sites: what lies at the seat's own protects nothing against its loss.
 
-// Seat is where the journal runs, since when, and for the how manieth time it has one.
+// Seat is where the journal runs, and since when. Epoch counts its seats.
 type Seat struct {
 	Site  string    `json:"site"`
 	Epoch uint64    `json:"epoch"` // 0: not known, the journal is of an earlier release
@@ -23,7 +23,8 @@ type Seat struct {
 }
 
 // SeatPut takes the seat: from the epoch From, under which the journal was up to now, to
-// Epoch, which is one more. With the same epoch it corrects the name of the site.
+// Epoch, which is one more. With the same epoch it corrects the name of the site, and the targets
+// that are there stay there: at no moment does one of them count as elsewhere.
 type SeatPut struct {
 	From  uint64    `json:"from"`
 	Site  string    `json:"site"`
@@ -41,21 +42,24 @@ func (r *SeatPut) check() error {
 	return CheckName("site", r.Site)
 }
 
-func (s *State) putSeat(r *SeatPut) (string, error) {
+func (s *State) putSeat(r *SeatPut) (keys []string, err error) {
 	if err := r.check(); err != nil {
-		return "", err
+		return nil, err
 	}
 	if s.Seat.Epoch != r.From {
-		return "", fail.New(fail.Fenced, "take", "seat of the journal",
+		return nil, fail.New(fail.Fenced, "take", "seat of the journal",
 			fmt.Sprintf("it has epoch %d, at %s, and not %d", s.Seat.Epoch, s.Seat.Site, r.From)).
 			WithHint("another site has taken it over; look there")
 	}
 	since := r.Time
 	if r.Epoch == s.Seat.Epoch {
 		since = s.Seat.Since
+		if keys, err = s.renameSite(s.Seat.Site, r.Site); err != nil {
+			return nil, err
+		}
 	}
 	s.Seat = Seat{Site: r.Site, Epoch: r.Epoch, Since: since}
-	return keySeat, nil
+	return append(keys, keySeat), nil
 }
 
 // Site is a place that the journal knows of, with the targets that are there.
@@ -114,6 +118,18 @@ func (s *State) putSite(r *Site) ([]string, error) {
 	return keys, nil
 }
 
+// renameSite gives the targets of a site to one of another name.
+func (s *State) renameSite(old, name string) ([]string, error) {
+	if s.Sites[old] == nil || len(s.Sites[old].Targets) == 0 || old == name {
+		return nil, nil
+	}
+	targets := maps.Clone(s.Sites[old].Targets)
+	if there := s.Sites[name]; there != nil {
+		maps.Copy(targets, there.Targets)
+	}
+	return s.putSite(&Site{Name: name, Targets: targets})
+}
+
 // SiteOf is where a target is, "" where that is not known.
 func (s *State) SiteOf(target string) string {
 	for _, site := range s.Sites {
@@ -158,29 +174,6 @@ func checkStandbys(all []Standby) error {
 		}
 	}
 	return nil
-}
-
-// Place is where a group is: primary by these agents at the seat's site, secondary at its
-// standbys.
-type Place struct {
-	Site     string
-	Agents   []string
-	Standbys []Standby
-}
-
-// PlaceOf is where a group is.
-func (s *State) PlaceOf(group string) Place {
-	p := Place{Site: s.Seat.Site}
-	for _, st := range s.Streams {
-		if st.Group == group {
-			p.Agents = append(p.Agents, st.Agent)
-		}
-	}
-	slices.Sort(p.Agents)
-	if g := s.Groups[group]; g != nil {
-		p.Standbys = g.Standbys
-	}
-	return p
 }
 
 // StreamMove gives a stream, with its volumes, from the agent that has it to another one:

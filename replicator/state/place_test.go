@@ -76,6 +76,9 @@ func TestSeat(t *testing.T) {
 	if want := (Seat{Site: "north-2", Epoch: 1, Since: time.Unix(50, 0).UTC()}); s.Seat != want {
 		t.Errorf("renamed: %+v", s.Seat)
 	}
+	if s.SiteOf("near") != "north-2" || s.Protects("near") || !s.Protects("far") {
+		t.Errorf("what is at the seat's site counts as elsewhere once that has another name: %+v", s.Sites)
+	}
 	must(t, s, KindSeat, SeatPut{From: 1, Site: "south", Epoch: 2, Time: time.Unix(70, 0).UTC()})
 	for _, r := range []SeatPut{{From: 1, Site: "east", Epoch: 2}, {From: 1, Site: "north", Epoch: 1},
 		{Site: "north", Epoch: 1}} {
@@ -133,8 +136,11 @@ func TestStreamMove(t *testing.T) {
 	if m := s.Barriers["g"]; m.Outcome == "" {
 		t.Error("a mark that is on its way counts on the former agent")
 	}
-	want := Place{Site: "north", Agents: []string{"b"}, Standbys: []Standby{{Site: "south", Agent: "b"}}}
-	if diff := cmp.Diff(want, s.PlaceOf("g")); diff != "" {
+	want := []Standby{{Site: "south", Agent: "b"}}
+	if s.Seat.Site != "north" || s.StreamOf("g", "a") != nil || s.StreamOf("g", "b") == nil {
+		t.Errorf("the group is at %s, by %+v", s.Seat.Site, s.Streams)
+	}
+	if diff := cmp.Diff(want, s.Groups["g"].Standbys); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := apply(s, KindResyncEnd,
