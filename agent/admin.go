@@ -284,7 +284,7 @@ func (a *Agent) WaitCommitted(ctx context.Context, id change.StreamID, lsn uint6
 	return s.await(ctx, func() bool { return s.ship.committed.LSN >= lsn })
 }
 
-// WaitRemote waits until the required targets hold more of a stream than after,
+// WaitRemote waits until the remote targets hold more of a stream than after,
 // or ctx ends. It returns the newest LSN, and the one they hold.
 func (a *Agent) WaitRemote(ctx context.Context, id change.StreamID, after uint64) (last, durable uint64, err error) {
 	ctx, leave, err := a.enter(ctx)

@@ -289,7 +289,7 @@ func (s *stream) noPoint() error {
 	return fail.New(fail.Refused, "use", "group "+s.conf.Group, why).WithHint("`pollux status` shows how far it is")
 }
 
-// remote is the newest LSN of which the required targets hold a point. Called with
+// remote is the newest LSN of which the remote targets hold a point. Called with
 // mu held.
 func (s *stream) remote() uint64 {
 	if d := s.overflow.dropped; d != nil {

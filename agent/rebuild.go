@@ -22,7 +22,7 @@ type Taken struct {
 }
 
 // TakeOver takes the leases of an agent's streams, so that whatever is left of the
-// old host can extend none of them, and waits until the required targets hold all
+// old host can extend none of them, and waits until the remote targets hold all
 // that the journal has. told hears how far that is.
 func TakeOver(ctx context.Context, raw net.Conn, name string, streams []change.StreamID,
 	told func(id change.StreamID, durable, want uint64)) (map[change.StreamID]Taken, error) {

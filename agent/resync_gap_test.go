@@ -58,14 +58,11 @@ func allOf(a *Agent, s StreamConf) func() bool {
 	return func() bool { st := streamStatus(a, s.ID); return st.Committed.LSN == st.LastLSN }
 }
 
-// TestResyncEndsNewestGap: while a resync runs, the journal takes frames and its word
-// on them is lost; then the WAL overflows once more, and drops just those frames. So no
-// new gap is closed, and the resync must end the gap that the journal knows as its
-// newest, not the one up to what was dropped last.
-func TestResyncEndsNewestGap(t *testing.T) {
-	r := newHalfwayRig(t)
-	a, j, p, q := r.a, r.j, r.p, r.s
-
+// overflowAgain has the journal take frames of q without a word, and then has the WAL drop them;
+// down cuts the session before that.
+func (r *halfwayRig) overflowAgain(t *testing.T, down bool) {
+	t.Helper()
+	a, j, q := r.a, r.j, r.s
 	j.setMute(true)
 	before := streamStatus(a, q.ID).LastLSN
 	fillBlocks(t, r.qdev, 2)
@@ -73,7 +70,9 @@ func TestResyncEndsNewestGap(t *testing.T) {
 		at, _ := j.at(q.ID)
 		return at.LSN == streamStatus(a, q.ID).LastLSN
 	})
-	j.setDown(true)
+	if down {
+		j.setDown(true)
+	}
 	time.Sleep(2 * a.opts.SpillAfter) // the journal must have been silent for that long
 	fillBlocks(t, r.pdev, 50)
 	st := a.streams[q.ID]
@@ -82,6 +81,17 @@ func TestResyncEndsNewestGap(t *testing.T) {
 		defer st.mu.Unlock()
 		return st.overflow.dropped.upto.LSN > before
 	})
+}
+
+// TestResyncEndsNewestGap: while a resync runs, the journal takes frames and its word
+// on them is lost; then the WAL overflows once more, and drops just those frames. So no
+// new gap is closed, and the resync must end the gap that the journal knows as its
+// newest, not the one up to what was dropped last.
+func TestResyncEndsNewestGap(t *testing.T) {
+	r := newHalfwayRig(t)
+	a, j, p, q := r.a, r.j, r.p, r.s
+
+	r.overflowAgain(t, true)
 	j.setMute(false)
 	j.setDown(false)
 	eventually(t, "the journal has p again", allOf(a, p))
@@ -104,21 +114,7 @@ func TestResyncGoesOnInASession(t *testing.T) {
 	r := newHalfwayRig(t)
 	a, j, p, q := r.a, r.j, r.p, r.s
 
-	j.setMute(true)
-	before := streamStatus(a, q.ID).LastLSN
-	fillBlocks(t, r.qdev, 2)
-	eventually(t, "the journal has more of q than the agent knows", func() bool {
-		at, _ := j.at(q.ID)
-		return at.LSN == streamStatus(a, q.ID).LastLSN
-	})
-	time.Sleep(2 * a.opts.SpillAfter)
-	fillBlocks(t, r.pdev, 50)
-	st := a.streams[q.ID]
-	eventually(t, "q overflows again", func() bool {
-		st.mu.Lock()
-		defer st.mu.Unlock()
-		return st.overflow.dropped.upto.LSN > before
-	})
+	r.overflowAgain(t, false)
 	j.setMute(false)
 	j.mu.Lock()
 	conn := j.conns[len(j.conns)-1]

@@ -245,15 +245,9 @@ func (m *membership) Members(ctx context.Context) []Member {
 	for i, s := range servers {
 		out[i] = Member{ID: string(s.ID), Address: string(s.Address), Voter: s.Suffrage == raft.Voter,
 			Leader: s.ID == leader, Self: string(s.ID) == m.member.id}
-		if out[i].Self {
-			out[i].Status = m.self()
-			continue
-		}
 		wg.Go(func() {
-			err := m.askStatus(ctx, out[i].Address, &out[i].Status)
-			if err == nil && out[i].Status.Member != out[i].ID {
-				err = fail.New(fail.Refused, "ask", out[i].Address, "another member answers there")
-			}
+			var err error
+			out[i].Status, err = m.ask(ctx, s)
 			out[i].Status.Error = change.FaultOf(err)
 		})
 	}
@@ -291,6 +285,18 @@ func (m *membership) askStatus(ctx context.Context, address string, st *change.M
 	return m.opts.Cluster.ask(ctx, address, change.MsgMember, struct{}{}, change.MsgMemberStatus, st)
 }
 
+// ask asks a member, this one too, where it stands. Another one at its address is fail.Refused.
+func (m *membership) ask(ctx context.Context, s raft.Server) (there change.MemberStatus, err error) {
+	if string(s.ID) == m.member.id {
+		return m.self(), nil
+	}
+	err = m.askStatus(ctx, string(s.Address), &there)
+	if err == nil && there.Member != string(s.ID) {
+		err = fail.New(fail.Refused, "ask", string(s.Address), "another member answers there")
+	}
+	return there, err
+}
+
 // promote gives new members their vote when they hold all that was committed.
 func (m *membership) promote(ctx context.Context) {
 	tick := time.NewTicker(promoteEvery)
@@ -306,9 +312,8 @@ func (m *membership) promote(ctx context.Context) {
 				continue
 			}
 			committed := m.raft.CommitIndex()
-			var there change.MemberStatus
-			err := m.askStatus(ctx, string(s.Address), &there)
-			if err != nil || there.Member != string(s.ID) || there.Applied < committed {
+			there, err := m.ask(ctx, s)
+			if err != nil || there.Applied < committed {
 				continue
 			}
 			m.changing.Lock()

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -65,53 +65,42 @@ func (p *places) settle(ctx context.Context) error {
 	if err := p.raiseLevel(ctx); err != nil {
 		return err
 	}
-	_, members := p.members.count()
-	var level int
-	var seat state.Seat
-	var sites map[string]map[string]string // site -> target -> URL
-	p.fsm.view(func(s *state.State) {
-		level, seat, sites = s.Level, s.Seat, map[string]map[string]string{}
-		for name, site := range s.Sites {
-			sites[name] = maps.Clone(site.Targets)
-		}
-	})
-	if level < state.LevelOf(state.KindSeat) || p.opts.Site == "" {
+	if p.fsm.level() < state.LevelOf(state.KindSeat) || p.opts.Site == "" {
 		return nil
 	}
 	// Files of several members may differ: a name is put right once all of them say the same.
+	_, members := p.members.count()
 	own := members == 1
-	if !own && p.differs(seat, sites) {
+	if !own && p.differs() {
 		err := p.disagreement(ctx)
 		if own = err == nil; !own {
-			p.say("the sites of this member's configuration are not the journal's, which count",
-				"seat", seat.Site, "because", err)
+			p.say(slog.LevelError, "the sites of this member's configuration are not the journal's, which count",
+				"because", err)
 		}
 	}
-	if err := p.takeSeat(seat, own); err != nil {
+	if err := p.takeSeat(own); err != nil {
 		return err
 	}
-	return p.setSites(sites, own)
+	return p.setSites(own)
 }
 
 // differs reports whether the configuration has other sites than the journal.
-func (p *places) differs(seat state.Seat, sites map[string]map[string]string) bool {
-	if seat.Epoch != 0 && seat.Site != p.opts.Site {
-		return true
-	}
-	at := siteOf(sites)
-	for name, place := range p.opts.Places {
-		if at[name] != "" && at[name] != place.Site {
-			return true
+func (p *places) differs() (differs bool) {
+	p.fsm.view(func(s *state.State) {
+		differs = s.Seat.Epoch != 0 && s.Seat.Site != p.opts.Site
+		for name, place := range p.opts.Places {
+			at := s.SiteOf(name)
+			differs = differs || at != "" && at != place.Site
 		}
-	}
-	return false
+	})
+	return differs
 }
 
 // disagreement says which member's configuration has other sites than this one's, or cannot be
 // asked; nil is that all have the same.
 func (p *places) disagreement(ctx context.Context) error {
 	for _, s := range p.members.servers() {
-		there, err := p.ask(ctx, s)
+		there, err := p.members.ask(ctx, s)
 		if err == nil && (there.Site != p.opts.Site || !maps.Equal(there.TargetSites, p.opts.targetSites())) {
 			err = fail.New(fail.Refused, "ask", "member "+string(s.Address), "its configuration names other sites").
 				WithHint("give all members the same sites, and restart them")
@@ -125,7 +114,9 @@ func (p *places) disagreement(ctx context.Context) error {
 
 // takeSeat says where the journal is, the first time; later it corrects the name, where own says
 // that this member's file counts.
-func (p *places) takeSeat(seat state.Seat, own bool) error {
+func (p *places) takeSeat(own bool) error {
+	var seat state.Seat
+	p.fsm.view(func(s *state.State) { seat = s.Seat })
 	put := state.SeatPut{From: seat.Epoch, Site: p.opts.Site, Epoch: seat.Epoch, Time: clock.Now().UTC()}
 	switch {
 	case seat.Epoch == 0:
@@ -137,30 +128,23 @@ func (p *places) takeSeat(seat state.Seat, own bool) error {
 	return err
 }
 
-// siteOf is where each target is.
-func siteOf(sites map[string]map[string]string) map[string]string {
-	at := map[string]string{}
-	for site, targets := range sites {
-		for name := range targets {
-			at[name] = site
-		}
-	}
-	return at
-}
-
 // setSites says which targets are where: by this member's file where own says that it counts, else
 // only what is not known yet. What the journal knows is then not taken back, even of a target that
 // the file lacks: one of which nothing is known counts as elsewhere.
-func (p *places) setSites(have map[string]map[string]string, own bool) error {
-	at, want := map[string]string{}, map[string]map[string]string{} // target -> site
-	for site, targets := range have {
-		want[site] = map[string]string{}
-		for name, url := range targets {
-			if at[name] = site; !own {
-				want[site][name] = url
+func (p *places) setSites(own bool) error {
+	have, want := map[string]map[string]string{}, map[string]map[string]string{} // site -> target -> URL
+	at := map[string]string{}                                                    // target -> site
+	p.fsm.view(func(s *state.State) {
+		for _, site := range s.Sites {
+			have[site.Name], want[site.Name] = maps.Clone(site.Targets), map[string]string{}
+			for name := range site.Targets {
+				at[name] = site.Name
+			}
+			if !own {
+				maps.Copy(want[site.Name], site.Targets)
 			}
 		}
-	}
+	})
 	for name, place := range p.opts.Places {
 		if at[name] != "" && !own {
 			continue
@@ -181,10 +165,10 @@ func (p *places) setSites(have map[string]map[string]string, own bool) error {
 	return nil
 }
 
-// say logs what an operator has to put right, once for each text.
-func (p *places) say(text string, args ...any) {
+// say logs what an operator may have to do something about, once for each text.
+func (p *places) say(level slog.Level, text string, args ...any) {
 	if _, told := p.told.LoadOrStore(fmt.Sprint(append([]any{text}, args...)...), true); !told {
-		p.opts.Logger.Error(text, args...)
+		p.opts.Logger.Log(context.Background(), level, text, args...)
 	}
 }
 
@@ -197,10 +181,8 @@ func (p *places) raiseLevel(ctx context.Context) error {
 		servers := p.members.servers()
 		for _, s := range servers {
 			if err := p.knowsLevel(ctx, s, level+1); err != nil {
-				if _, told := p.told.LoadOrStore(err.Error(), true); !told {
-					p.opts.Logger.Info("the journal's feature level stays until all members know the next",
-						"level", level, "because", err)
-				}
+				p.say(slog.LevelInfo, "the journal's feature level stays until all members know the next",
+					"level", level, "because", err)
 				return nil
 			}
 		}
@@ -217,22 +199,10 @@ func (p *places) raiseLevel(ctx context.Context) error {
 
 // knowsLevel says why a member does not know a feature level, or why that is not certain.
 func (p *places) knowsLevel(ctx context.Context, s raft.Server, level int) error {
-	there, err := p.ask(ctx, s)
+	there, err := p.members.ask(ctx, s)
 	if err == nil && there.Level < level {
 		err = fail.New(fail.Retry, "ask", "member "+string(s.Address),
 			fmt.Sprintf("its release, %s, knows level %d", there.Version, there.Level))
 	}
 	return err
-}
-
-// ask asks a member, this one too, where it stands.
-func (p *places) ask(ctx context.Context, s raft.Server) (there change.MemberStatus, err error) {
-	if string(s.ID) == p.members.member.id {
-		return p.members.self(), nil
-	}
-	err = p.members.askStatus(ctx, string(s.Address), &there)
-	if err == nil && there.Member != string(s.ID) {
-		err = fail.New(fail.Retry, "ask", "member "+string(s.ID), "another member answers at "+string(s.Address))
-	}
-	return there, err
 }
