@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"sync"
 	"time"
@@ -95,6 +96,9 @@ func (j *Journal) open(ctx context.Context) (err error) {
 		return fail.Wrap(fail.Internal, "sync", o.Dir, err)
 	}
 	if j.db, err = openKV(o.FS, filepath.Join(o.Dir, "state"), o.Logger); err != nil {
+		if fail.Is(err, fail.Damaged) {
+			err = o.stateLost(errors.Unwrap(err).Error())
+		}
 		return err
 	}
 	j.wal, err = wal.Open(wal.Options{FS: o.FS, Dir: filepath.Join(o.Dir, "raft"), SegmentBytes: o.LogSegmentBytes,

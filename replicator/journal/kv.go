@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
+	"syscall"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
@@ -72,13 +74,24 @@ func openKV(fs vfs.FS, dir string, log *slog.Logger) (*pebble.DB, error) {
 	}
 	db, err := pebble.Open(dir, opts)
 	if err != nil {
-		kind := fail.Internal
-		if errors.Is(err, pebble.ErrCorruption) {
-			kind = fail.Damaged
-		}
-		return nil, fail.Wrap(kind, "open", dir, err)
+		return nil, fail.Wrap(openKind(err), "open", dir, err)
 	}
 	return db, nil
+}
+
+// openKind is the kind of an error of Pebble's open. It marks only some of what is
+// damage as such, with marks that the standard library does not see: so all is
+// damage that the system, a version or another process is not to blame for.
+func openKind(err error) fail.Kind {
+	switch errno := syscall.Errno(0); {
+	case strings.Contains(err.Error(), "unknown format major version"): // its checksum was right
+		return fail.Unsupported
+	case errors.As(err, &errno) && errno == syscall.EAGAIN: // its lock
+		return fail.Retry
+	case errors.As(err, &errno) && errno != syscall.ENOENT:
+		return fail.Internal
+	}
+	return fail.Damaged
 }
 
 // createKV makes the store aside and moves it into place when it is complete: a

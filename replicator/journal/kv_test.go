@@ -1,11 +1,15 @@
 package journal
 
 import (
+	"fmt"
+	"io"
 	"log/slog"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -22,4 +26,83 @@ func TestOpenOnFullDisk(t *testing.T) {
 	if !fail.Is(err, fail.Full) || fail.HintOf(err) == "" {
 		t.Errorf("%v, hint %q", err, fail.HintOf(err))
 	}
+}
+
+// TestOpenFlips flips a byte of Pebble's own files after a kill, each in turn: a
+// store that does not open is named as damaged.
+func TestOpenFlips(t *testing.T) {
+	const dir = "/j/state"
+	quiet := slog.New(slog.DiscardHandler)
+	fs := vfs.NewCrashableMem()
+	if err := fs.MkdirAll("/j", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, parent := range []string{"/j", "/"} {
+		if err := atomicfile.SyncDir(fs, fs.PathDir(fs.PathJoin(parent, "x"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db, err := openKV(fs, dir, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 8 {
+		if err := db.Set(fmt.Appendf(nil, "k%d", i), []byte("a value of some length"), pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	killed := func() *vfs.MemFS { return fs.CrashClone(vfs.CrashCloneCfg{}) }
+	names, err := killed().List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := 0
+	for _, name := range names {
+		for off := 0; ; off += 7 {
+			disk := killed()
+			if !flipByte(t, disk, disk.PathJoin(dir, name), off) {
+				break
+			}
+			db, err := openKV(disk, dir, quiet)
+			if err == nil {
+				_ = db.Close()
+				continue
+			}
+			damaged++
+			if !fail.Is(err, fail.Damaged) {
+				t.Errorf("%s at %d: %v", name, off, err)
+			}
+			if _, err := Peek(disk, "/j"); !fail.Is(err, fail.Damaged) {
+				t.Errorf("%s at %d, read only: %v", name, off, err)
+			}
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if damaged == 0 {
+		t.Error("no flip kept the store from opening: nothing was tried")
+	}
+}
+
+// flipByte says whether the file has a byte there.
+func flipByte(t *testing.T, fs vfs.FS, path string, off int) bool {
+	t.Helper()
+	f, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, int64(off)); err != nil {
+		if err != io.EOF {
+			t.Fatal(err)
+		}
+		return false
+	}
+	b[0] ^= 0x40
+	if _, err := f.WriteAt(b, int64(off)); err != nil {
+		t.Fatal(err)
+	}
+	return true
 }

@@ -34,7 +34,7 @@ func Peek(fs vfs.FS, dir string) (*Peeked, error) {
 	quiet := pebbleLogger{slog.New(slog.DiscardHandler)}
 	db, err := pebble.Open(path, &pebble.Options{FS: fs, ReadOnly: true, Logger: quiet})
 	if err != nil {
-		return nil, fail.Wrap(fail.Retry, "open", path, err)
+		return nil, fail.Wrap(openKind(err), "open", path, err)
 	}
 	out, err := peek(db)
 	return out, errors.Join(err, db.Close())
