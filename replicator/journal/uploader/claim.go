@@ -10,13 +10,14 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/claim"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // claim makes the log ours: identity, then every valid segment that is there is
-// adopted, then our fence at the first free position.
+// adopted, then our fence at the first free position. What comes next is claim.Claim's to say.
 func (u *Uploader) claim(ctx context.Context) error {
 	if err := u.identify(ctx); err != nil {
 		return err
@@ -27,30 +28,50 @@ func (u *Uploader) claim(ctx context.Context) error {
 			return u.lostLog(err, t.Position-1)
 		}
 	}
-	u.pos, u.next, u.unknown = max(1, t.Position), t.Index+1, t.Position <= 1
-	cur := t.Token
-	var taken error // of this very position
-	for {
-		x, err := objlog.ReadIndex(ctx, u.o.Store, u.pos)
+	u.unknown = t.Position <= 1
+	c := claim.Return(u.token, claim.Place{Position: max(1, t.Position), Next: t.Index + 1, Token: t.Token})
+	for c.Step() != claim.Done {
+		if err := u.claimStep(ctx, &c); err != nil {
+			return fail.At("claim", u.o.Store.URL()+"/"+objlog.ObjectName(c.Place().Position), err)
+		}
+	}
+	u.pos, u.next = c.Place().Position, c.Place().Next
+	u.mu.Lock()
+	u.status.Position, u.status.Index = u.pos, u.next-1
+	u.mu.Unlock()
+	u.note(nil)
+	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: u.pos, Index: u.next - 1, Token: u.token})
+}
+
+// claimStep carries out one step of a claim.
+func (u *Uploader) claimStep(ctx context.Context, c *claim.Claim) error {
+	switch c.Step() {
+	case claim.Read:
+		x, err := objlog.ReadIndex(ctx, u.o.Store, c.Place().Position)
 		if fail.Is(err, fail.NotFound) {
-			if taken != nil {
-				return taken // the store contradicts itself
-			}
-			err = u.fence(ctx)
-			if fail.Is(err, fail.Exists) {
-				taken = err
-				continue // somebody was faster: look at it
-			}
-			return err
+			return c.Absent()
 		}
 		if err != nil {
 			return err
 		}
-		if err := u.adopt(ctx, x, &cur); err != nil {
-			return err
+		return u.adopt(ctx, x, c)
+	case claim.Create:
+		err := u.fence(ctx, c.Place())
+		if fail.Is(err, fail.Exists) {
+			c.Refused() // somebody was faster: look at it
+			return nil
 		}
-		u.pos++
-		taken = nil
+		if err == nil {
+			c.Created()
+		}
+		return err
+	default:
+		k, err := u.newestCatalog(ctx, c.Began())
+		if err == nil {
+			err = c.Catalog(k)
+		}
+		u.tail.checked = err == nil
+		return err
 	}
 }
 
@@ -119,35 +140,17 @@ func (u *Uploader) checkFormat(ctx context.Context, x *segment.Index) error {
 }
 
 // adopt takes an object that is already in the log into account.
-func (u *Uploader) adopt(ctx context.Context, x *segment.Index, cur *segment.Token) error {
-	object := u.o.Store.URL() + "/" + objlog.ObjectName(u.pos)
-	if c := x.Token.Compare(u.token); c > 0 || (c == 0 && x.Token.Writer != u.token.Writer) {
-		return fail.New(fail.Fenced, "claim", object,
-			fmt.Sprintf("another writer holds the log: %v; ours is %v", x.Token, u.token)).
-			WithHint("this journal was replaced elsewhere; do not start it again")
+func (u *Uploader) adopt(ctx context.Context, x *segment.Index, c *claim.Claim) error {
+	counts, err := c.Found(claim.Object{Type: x.Type, Token: x.Token, First: x.FirstIndex, Last: x.LastIndex}, 0)
+	if err != nil || !counts {
+		return err
 	}
-	if x.Token.Compare(*cur) < 0 {
-		return nil // void: its writer was fenced before
-	}
-	switch x.Type {
-	case segment.Fence:
-		*cur = x.Token
-		return nil
-	case segment.Identity:
-		return fail.New(fail.Damaged, "claim", object, "an identity in the middle of the log")
-	}
-	*cur = x.Token
-	if x.FirstIndex != u.next {
-		return fail.New(fail.Damaged, "claim", object,
-			fmt.Sprintf("it begins at journal index %d, %d is next", x.FirstIndex, u.next))
-	}
-	streams, err := u.matching(x, object)
+	streams, err := u.matching(x, u.o.Store.URL()+"/"+objlog.ObjectName(x.Position))
 	if err != nil {
 		return err
 	}
-	u.next = x.LastIndex + 1
-	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: u.pos + 1, Index: x.LastIndex,
-		Token: *cur, Streams: streams})
+	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: x.Position + 1, Index: x.LastIndex,
+		Token: x.Token, Streams: streams})
 }
 
 // matching tells where a segment brings the streams. Its entries must be the journal's
@@ -222,20 +225,12 @@ func sameEntries(ours []journal.Entry, theirs []segment.Entry) (uint64, bool) {
 	return 0, next == len(ours)
 }
 
-// fence creates our fence at the first free position.
-func (u *Uploader) fence(ctx context.Context) error {
+// fence creates our fence.
+func (u *Uploader) fence(ctx context.Context, at claim.Place) error {
 	id, _, _ := u.o.Journal.ID()
-	doc := state.Fence{NextIndex: u.next, Streams: u.o.Journal.TargetPoints(u.o.Target), Reason: "writer started"}
+	doc := state.Fence{NextIndex: at.Next, Streams: u.o.Journal.TargetPoints(u.o.Target), Reason: "writer started"}
 	h := segment.Head{Type: segment.Fence, Journal: id, Token: u.token, ChecksTail: true,
-		Position: u.pos, DurablePosition: u.pos, FirstIndex: u.next, Time: clock.Now().UnixNano()}
+		Position: at.Position, DurablePosition: at.Position, FirstIndex: at.Next, Time: clock.Now().UnixNano()}
 	obj := segment.Document(h, state.KindFence, doc)
-	if err := u.timed(u.pos, func() error { return u.store.Create(ctx, objlog.ObjectName(u.pos), obj) }); err != nil {
-		return err
-	}
-	u.pos++
-	u.mu.Lock()
-	u.status.Position, u.status.Index = u.pos, u.next-1
-	u.mu.Unlock()
-	u.note(nil)
-	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: u.pos, Index: u.next - 1, Token: u.token})
+	return u.timed(at.Position, func() error { return u.store.Create(ctx, objlog.ObjectName(at.Position), obj) })
 }

@@ -2,13 +2,13 @@ package uploader
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
+	"github.com/pollux-dr/pollux/replicator/objlog/claim"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
@@ -43,19 +43,24 @@ func (t *tail) due() bool {
 // checkTail makes sure that no position from the one on up to which the journal knows the
 // log can have been freed: it is first, or of a log that was new to the journal its fence.
 func (u *Uploader) checkTail(ctx context.Context, first uint64) error {
-	u.tail.checked, u.tail.at = false, u.tail.sinceBoot()
-	u.tail.dates.Restart() // what is answered from here on counts
-	id, _, _ := u.o.Journal.ID()
-	c, err := catalog.Newest(ctx, u.o.Store, id)
+	c, err := u.newestCatalog(ctx, first)
 	if err != nil {
 		return err
 	}
-	if c != nil && c.Passed(first) {
+	if c != nil && c.Passed {
 		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+objlog.ObjectName(first),
-			fmt.Sprintf("catalog %d has passed this position: another writer has gone on behind it", c.Number)).
+			"the newest catalog has passed this position: another writer has gone on behind it").
 			WithHint("this journal's state is older than its bucket, or it was replaced elsewhere: " +
 				"do not start it again")
 	}
 	u.tail.checked = true
 	return nil
+}
+
+// newestCatalog looks into the newest catalog: nil where there is none.
+func (u *Uploader) newestCatalog(ctx context.Context, first uint64) (*claim.Catalog, error) {
+	u.tail.checked, u.tail.at = false, u.tail.sinceBoot()
+	u.tail.dates.Restart() // what is answered from here on counts
+	id, _, _ := u.o.Journal.ID()
+	return claim.NewestCatalog(ctx, u.o.Store, id, first)
 }

@@ -1,0 +1,174 @@
+package claim
+
+import (
+	"fmt"
+
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
+)
+
+// Step is what is to be done next, and to be answered.
+type Step uint8
+
+const (
+	// FindCatalog: look for the newest catalog, and answer with Catalog.
+	FindCatalog Step = iota
+	// Read: read the object at Position, and answer with Found or Absent.
+	Read
+	// Create: create the fence at Position, and answer with Created or Refused.
+	Create
+	// Done: the log is claimed; Place is behind the fence.
+	Done
+)
+
+// Place is how far a walk has come.
+type Place struct {
+	Position uint64        // the next one
+	Next     uint64        // the journal index that follows
+	Token    segment.Token // the one in force
+}
+
+// Object is what counts of an object for the walk.
+type Object struct {
+	Type        segment.Type
+	Token       segment.Token
+	First, Last uint64 // journal index
+}
+
+// Catalog is what counts of a catalog: where it ends, and whether the log has passed the
+// position at which the walk began, so that it may have been freed.
+type Catalog struct {
+	End    Place
+	Passed bool
+}
+
+// Claim is the walk of one writer. It is a plain value: a copy goes on by itself.
+type Claim struct {
+	token   segment.Token
+	returns bool  // this writer has been here before
+	first   Place // where the walk began
+	at      Place
+	step    Step
+	fenced  bool // the fence was created
+	refused bool // a create was refused at a position that read as free
+}
+
+// Return claims a log for a writer whose journal has written up to place: behind that there is
+// only what it wrote itself, or what a successor did. A log of which it knows nothing begins at
+// position 1: all of it is held against what the journal has.
+func Return(token segment.Token, at Place) Claim {
+	return Claim{token: token, returns: true, first: at, at: at, step: Read}
+}
+
+// Arrive claims a log for a writer that comes from elsewhere: from the newest catalog on. Where
+// there is none, from the log's beginning.
+func Arrive(token segment.Token) Claim {
+	return Claim{token: token, first: Place{Position: 1, Next: 1}, step: FindCatalog}
+}
+
+// Step is what is to be done next.
+func (c *Claim) Step() Step { return c.step }
+
+// Place is where the walk is. At a Create its Next is where history goes on behind the fence.
+func (c *Claim) Place() Place { return c.at }
+
+// Began is the position from which on nothing may have been freed: Catalog.Passed is about it.
+func (c *Claim) Began() uint64 { return c.first.Position }
+
+// Token is the writer's.
+func (c *Claim) Token() segment.Token { return c.token }
+
+// Found takes the object at Position into account, and moves on. counts says whether it is a
+// part of history: what its writer created after it was fenced is not, nor a fence. deadFrom is
+// the journal index from which on the object's epoch was left behind by a later one, 0 where
+// none did: entries from there on are a dead branch, and history goes on before the object that
+// has the first of them. Errors: fail.Fenced where another writer holds the log, for good;
+// fail.Damaged where the object cannot follow.
+func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
+	order := o.Token.Compare(c.token)
+	switch {
+	case order > 0 || order == 0 && o.Token.Writer != c.token.Writer:
+		return false, lost(c.token, o.Token)
+	case order == 0 && o.Type == segment.Fence && o.First <= c.at.Next: // the answer to our create was lost
+		c.refused = false
+		c.created(o)
+		return false, nil
+	case o.Token.Compare(c.at.Token) < 0: // void: its writer was fenced before
+	case o.Type == segment.Identity:
+		return false, damaged("an identity in the middle of the log")
+	case o.Type == segment.Fence && o.First > c.at.Next, o.Type == segment.Segment && o.First != c.at.Next:
+		if deadFrom > 0 && o.First >= deadFrom && c.at.Next < o.First {
+			break // of a branch whose beginning was left out
+		}
+		return false, damaged(fmt.Sprintf("it begins at journal index %d, %d is next", o.First, c.at.Next))
+	case o.Type == segment.Fence:
+		c.at.Token, c.at.Next = o.Token, o.First
+	case deadFrom > 0 && o.Last >= deadFrom: // the branch that ends here is dead, or its end is
+		c.at.Token = o.Token
+	default:
+		c.at.Token, c.at.Next, counts = o.Token, o.Last+1, true
+	}
+	c.at.Position++
+	c.refused = false
+	return counts, nil
+}
+
+// Absent says that there is no object at Position. It is an error, to be waited out, where the
+// store has refused a create there.
+func (c *Claim) Absent() error {
+	if c.refused {
+		return fail.New(fail.Retry, "claim", fmt.Sprintf("position %d", c.at.Position),
+			"the store refuses to create it, and does not have it")
+	}
+	c.step = Create
+	return nil
+}
+
+// Created says that the fence was created.
+func (c *Claim) Created() { c.created(Object{Token: c.token, First: c.at.Next}) }
+
+func (c *Claim) created(o Object) {
+	if c.returns && c.first.Position == 1 { // all of the log was compared with the journal's own
+		c.first.Position = c.at.Position
+	}
+	c.at = Place{Position: c.at.Position + 1, Next: o.First, Token: o.Token}
+	c.fenced, c.step = true, FindCatalog
+}
+
+// Refused says that somebody else has created Position: it is looked at next.
+func (c *Claim) Refused() { c.refused, c.step = true, Read }
+
+// Catalog takes the newest catalog into account, nil where there is none. One that was read
+// before the fence was created does not count. Errors: fail.Fenced where the log went on under
+// another writer, for good.
+func (c *Claim) Catalog(k *Catalog) error {
+	switch {
+	case k != nil && later(k.End.Token, c.token):
+		return lost(c.token, k.End.Token)
+	case c.fenced && (k == nil || !k.Passed):
+		c.step = Done
+		return nil
+	case c.returns && k != nil && k.Passed:
+		return fail.New(fail.Fenced, "claim", fmt.Sprintf("position %d", c.first.Position),
+			"the newest catalog has passed this position: another writer has gone on behind it").
+			WithHint("this journal's state is older than its bucket, or it was replaced elsewhere: " +
+				"do not start it again")
+	case k != nil: // the walk begins at it; a fence that was created is at a freed position
+		c.first = k.End
+	}
+	c.at, c.fenced, c.refused, c.step = c.first, false, false, Read
+	return nil
+}
+
+// later reports whether a token belongs to a writer that ours has lost against.
+func later(theirs, ours segment.Token) bool {
+	order := theirs.Compare(ours)
+	return order > 0 || order == 0 && theirs.Writer != ours.Writer
+}
+
+func damaged(why string) error { return fail.New(fail.Damaged, "follow", "object log", why) }
+
+func lost(ours, theirs segment.Token) error {
+	return fail.New(fail.Fenced, "claim", "object log", fmt.Sprintf("another writer holds it: %v; ours is %v",
+		theirs, ours)).WithHint("this journal was replaced elsewhere; do not start it again")
+}
