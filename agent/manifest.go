@@ -1,19 +1,15 @@
 package agent
 
 import (
-	"encoding/json"
-	"fmt"
 	"hash/crc32"
-	"io"
 	"slices"
-	"strings"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/metafile"
 )
 
 // StreamConf is what the agent must know of a stream before it can reach the
@@ -135,51 +131,15 @@ type checkpoint struct {
 	Gone *lagMark `json:"gone,omitempty"`
 }
 
-const metaVersion = 1
+const metaVersion = metafile.Version
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// saveMeta writes v as one line of JSON followed by its CRC-32C, atomically and
-// durably.
-func saveMeta(fs vfs.FS, path string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fail.Wrap(fail.Internal, "save", path, err)
-	}
-	text := fmt.Sprintf("%s\ncrc32c %08x\n", b, crc32.Checksum(b, castagnoli))
-	return fail.Wrap(fail.Full, "save", path, atomicfile.WriteFile(fs, path, []byte(text)))
-}
+// saveMeta and loadMeta are metafile's, of an agent's records.
+func saveMeta(fs vfs.FS, path string, v any) error { return metafile.Save(fs, path, v) }
 
-// loadMeta reads what saveMeta wrote; found is false when there is no file.
 func loadMeta(fs vfs.FS, path string, v any) (found bool, err error) {
-	f, err := fs.Open(path)
-	if err != nil {
-		if isNotExist(err) {
-			return false, nil
-		}
-		return false, fail.Wrap(fail.Denied, "load", path, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(f)
-	if err != nil {
-		return false, fail.Wrap(fail.Internal, "load", path, err)
-	}
-	body, tail, ok := strings.Cut(string(b), "\n")
-	if !ok || tail != fmt.Sprintf("crc32c %08x\n", crc32.Checksum([]byte(body), castagnoli)) {
-		return false, fail.New(fail.Damaged, "load", path, "checksum does not match").
-			WithHint("restore this host's volumes from the object store")
-	}
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal([]byte(body), &head); err != nil {
-		return false, fail.Wrap(fail.Damaged, "load", path, err)
-	}
-	if head.Version != metaVersion {
-		return false, fail.New(fail.Unsupported, "load", path,
-			fmt.Sprintf("version %d; this build reads %d", head.Version, metaVersion))
-	}
-	return true, fail.Wrap(fail.Damaged, "load", path, json.Unmarshal([]byte(body), v))
+	return metafile.Load(fs, path, "restore this host's volumes from the object store", v)
 }
 
 // isNotExist knows the in-memory filesystem's errors as well as the system's.

@@ -19,6 +19,15 @@ import (
 type Taken struct {
 	Point change.Point
 	Lease change.Lease
+	// Back is set where the backings hold an earlier point than that.
+	Back *Back
+}
+
+// Back is how a stream goes on whose volumes were put back to an earlier point: behind a gap, as
+// after an overflow. What its log holds of later writes is put right by copies of these extents.
+type Back struct {
+	To      change.Point        // behind the gap
+	Changed map[uint32][]Extent // by volume number
 }
 
 // TakeOver takes the leases of an agent's streams, so that whatever is left of the
@@ -69,7 +78,7 @@ func TakeOver(ctx context.Context, raw net.Conn, name string, streams []change.S
 			if err = change.Decode(b, &at); err == nil {
 				err = at.Error.Err("attach", at.Stream.String())
 			}
-			taken[at.Stream], durable[at.Stream] = Taken{at.Committed, at.Lease}, at.Durable
+			taken[at.Stream], durable[at.Stream] = Taken{Point: at.Committed, Lease: at.Lease}, at.Durable
 			told(at.Stream, at.Durable, at.Committed.LSN)
 		case change.MsgAck:
 			var ack change.Ack
@@ -107,6 +116,12 @@ func Rebuild(fs vfs.FS, dir, name string, streams []StreamConf, volumes []Volume
 		t := taken[s.ID]
 		c := checkpoint{Version: metaVersion, Applied: t.Point, Committed: t.Point, Lease: t.Lease,
 			Time: clock.Now().UnixNano()}
+		if t.Back != nil {
+			c.Applied = t.Back.To
+			if err := saveMeta(fs, a.overflowPath(s.ID), t.overflow(volumes, c.Time)); err != nil {
+				return err
+			}
+		}
 		if err := saveMeta(fs, a.checkpointPath(s.ID), c); err != nil {
 			return err
 		}
@@ -114,4 +129,20 @@ func Rebuild(fs vfs.FS, dir, name string, streams []StreamConf, volumes []Volume
 	// The manifest last: without it there is no agent, and all can be repeated.
 	m := manifest{Version: metaVersion, Agent: name, Streams: streams, Volumes: volumes}
 	return saveMeta(fs, filepath.Join(dir, filepath.Base(a.manifestPath())), m)
+}
+
+// overflow is what an overflow would have left of what was put back.
+func (t *Taken) overflow(volumes []VolumeConf, now int64) overflowFile {
+	maps := map[uint32]*dirtyMap{}
+	for i := range volumes {
+		v := &volumes[i]
+		for _, e := range t.Back.Changed[v.Number] {
+			if maps[v.Number] == nil {
+				maps[v.Number] = newDirtyMap(v.SizeBytes)
+			}
+			maps[v.Number].note(v, 1, 0, v.Number, change.Write, e.Off, e.Len)
+		}
+	}
+	return overflowFile{Version: metaVersion, Upto: t.Back.To, Known: []change.Point{t.Point}, Since: now,
+		Volumes: packMaps(maps)}
 }

@@ -146,6 +146,9 @@ func (s *stream) checkCommitted() error {
 		return nil
 	}
 	p := s.a.opts.Committed(s.conf.ID)
+	if _, gap := s.overflow.gap(&change.Attached{Committed: p}); gap {
+		return nil // its volumes were put back, and the first session says so
+	}
 	if _, err := s.locate(p); err != nil {
 		where := s.a.walDir()
 		if r := s.a.wal.Recovery(); r.TornFile != "" {

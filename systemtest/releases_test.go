@@ -178,8 +178,8 @@ func TestTwoReleases(t *testing.T) {
 			}
 		}
 	}
-	until(t, startTimeout, "feature level 1", func() error {
-		if got := c.halted(); !strings.Contains(got, "feature level 1") || !strings.Contains(got, "journal/seat") {
+	until(t, startTimeout, "feature level 2", func() error {
+		if got := c.halted(); !strings.Contains(got, "feature level 2") || !strings.Contains(got, "journal/seat") {
 			return errors.New(got)
 		}
 		return nil

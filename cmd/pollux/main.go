@@ -15,6 +15,7 @@ import (
 	"github.com/pollux-dr/pollux/cmd/pollux/benchmark"
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/cmd/pollux/dump"
+	"github.com/pollux-dr/pollux/cmd/pollux/failover"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -73,5 +74,6 @@ at any recovery point.
 		newDoctor, newTLS, newAudit, newRecover} {
 		root.AddCommand(add())
 	}
+	root.AddCommand(failover.New(version))
 	return cli.Strict(root)
 }

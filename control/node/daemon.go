@@ -112,6 +112,11 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	if err := d.lockState(); err != nil {
 		return err
 	}
+	if d.hooks.fs == vfs.Default {
+		if err := failoverPending(c.State); err != nil {
+			return err
+		}
+	}
 	adminhttp.WarnExposed(d.log, c.Secrets())
 	d.metrics = newMetrics(d)
 	var err error
@@ -151,18 +156,38 @@ func noDirectory(path string, err error) error {
 }
 
 // lockState keeps a second process away from the state directory.
-func (d *Daemon) lockState() error {
-	path := filepath.Join(d.conf.State, "lock")
-	l, err := d.hooks.fs.Lock(path)
+func (d *Daemon) lockState() (err error) {
+	d.lock, err = lockState(d.hooks.fs, d.conf.State)
+	return err
+}
+
+func lockState(fs vfs.FS, dir string) (io.Closer, error) {
+	path := filepath.Join(dir, "lock")
+	l, err := fs.Lock(path)
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
-		return fail.New(fail.Refused, "lock", d.conf.State, "another process uses this state directory").
+		return nil, fail.New(fail.Refused, "lock", dir, "another process uses this state directory").
 			WithHint("is the agent already running?")
 	case err != nil:
-		return fail.Wrap(fail.Denied, "lock", path, err)
+		return nil, fail.Wrap(fail.Denied, "lock", path, err)
 	}
-	d.lock = l
-	return nil
+	return l, nil
+}
+
+// LockState keeps agents and other verbs away from the state directory of a configuration, which
+// it makes if it is not there; look makes none. Errors: fail.Refused where one is at work.
+func LockState(c *config.Agent, look bool) (unlock func(), err error) {
+	if _, err := os.Stat(c.State); look && errors.Is(err, os.ErrNotExist) {
+		return func() {}, nil
+	}
+	if err := os.MkdirAll(c.State, 0o700); err != nil {
+		return nil, noDirectory(c.State, err)
+	}
+	l, err := lockState(vfs.Default, c.State)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = l.Close() }, nil
 }
 
 // openJournal opens this host's member of the journal, if it has one, and prepares

@@ -118,7 +118,7 @@ func (r *recovery) run(ctx context.Context) (rep *Report, err error) {
 			"its journal was on this host, and is lost as well").
 			WithHint("pollux restore brings the volumes back from the object store")
 	}
-	unlock, err := r.lock()
+	unlock, err := node.LockState(conf, r.DryRun)
 	if err != nil {
 		return nil, err
 	}
@@ -166,23 +166,6 @@ func (r *recovery) run(ctx context.Context) (rep *Report, err error) {
 	}
 	rep.Seconds = time.Since(start).Seconds()
 	return rep, nil
-}
-
-// lock takes the state directory. A dry run makes none.
-func (r *recovery) lock() (unlock func(), err error) {
-	dir := r.conf.State
-	if _, err := os.Stat(dir); r.DryRun && errors.Is(err, os.ErrNotExist) {
-		return func() {}, nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fail.Wrap(fail.Denied, "create", dir, err)
-	}
-	l, err := vfs.Default.Lock(filepath.Join(dir, "lock"))
-	if err != nil {
-		return nil, fail.New(fail.Refused, "lock", dir, "another process uses this state directory").
-			WithHint("stop the agent first")
-	}
-	return func() { _ = l.Close() }, nil
 }
 
 // look finds out from the journal what the agent had.

@@ -75,7 +75,8 @@ type figures struct {
 
 func (v view) figures() figures {
 	f, id := v.fsm, v.fsm.id
-	if seat := f.state.Seat; seat.Epoch > 0 { // else those that it was born with
+	// Else those that it was born with, or has inherited and not said yet.
+	if seat := f.state.Seat; seat.Epoch > 0 && seat.Epoch >= id.Epoch {
 		id.Epoch, id.Site = seat.Epoch, seat.Site
 	}
 	return figures{id: id, applied: f.applied, durableApplied: f.durableApplied, copied: f.copied,

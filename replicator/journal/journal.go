@@ -27,6 +27,15 @@ type identity struct {
 	Epoch   uint64    `json:"epoch"`
 	Site    string    `json:"site"`
 	Created time.Time `json:"created"`
+	// Inherited is set in a journal that went on here from an object log.
+	Inherited *inheritance `json:"inherited,omitempty"`
+}
+
+// inheritance is how and when an epoch began.
+type inheritance struct {
+	First uint64    `json:"first"` // its first journal index
+	How   string    `json:"how"`   // state.MoveForced or state.MovePlanned
+	Time  time.Time `json:"time"`
 }
 
 // Journal is one member of a Raft group. It is safe for concurrent use. It opens, wires

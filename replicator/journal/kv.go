@@ -63,12 +63,9 @@ func openKV(fs vfs.FS, dir string, log *slog.Logger) (*pebble.DB, error) {
 				WithHint("make room there, a megabyte at least, and start again")
 		}
 	}
-	t := trouble{log: log}
-	opts := &pebble.Options{FS: fs, Logger: pebbleLogger{log}, FormatMajorVersion: pebble.FormatNewest,
-		EventListener: &pebble.EventListener{BackgroundError: t.note}, MemTableSize: 4 << 20, MaxOpenFiles: 128}
-	opts.CacheSize = 8 << 20
+	opts := kvOptions(fs, log)
 	if _, err := fs.Stat(dir); oserror.IsNotExist(err) {
-		if err := createKV(fs, dir, opts); err != nil {
+		if err := createKV(fs, dir, opts, func(*pebble.DB) error { return nil }); err != nil {
 			return nil, fail.Wrap(fail.Full, "create", dir, err)
 		}
 	}
@@ -77,6 +74,18 @@ func openKV(fs vfs.FS, dir string, log *slog.Logger) (*pebble.DB, error) {
 		return nil, fail.Wrap(openKind(err), "open", dir, err)
 	}
 	return db, nil
+}
+
+// kvOptions are Pebble's; log may be nil.
+func kvOptions(fs vfs.FS, log *slog.Logger) *pebble.Options {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	t := trouble{log: log}
+	opts := &pebble.Options{FS: fs, Logger: pebbleLogger{log}, FormatMajorVersion: pebble.FormatNewest,
+		EventListener: &pebble.EventListener{BackgroundError: t.note}, MemTableSize: 4 << 20, MaxOpenFiles: 128}
+	opts.CacheSize = 8 << 20
+	return opts
 }
 
 // openKind is the kind of an error of Pebble's open. It marks only some of what is
@@ -94,9 +103,9 @@ func openKind(err error) fail.Kind {
 	return fail.Damaged
 }
 
-// createKV makes the store aside and moves it into place when it is complete: a
-// power cut in the middle of Pebble's own creation leaves what it cannot open.
-func createKV(fs vfs.FS, dir string, opts *pebble.Options) error {
+// createKV makes the store aside, with what fill puts into it, and moves it into place when
+// it is complete: a power cut in the middle of Pebble's own creation leaves what it cannot open.
+func createKV(fs vfs.FS, dir string, opts *pebble.Options, fill func(*pebble.DB) error) error {
 	fresh := dir + ".new"
 	if err := fs.RemoveAll(fresh); err != nil && !oserror.IsNotExist(err) {
 		return err
@@ -105,7 +114,7 @@ func createKV(fs vfs.FS, dir string, opts *pebble.Options) error {
 	if err != nil {
 		return err
 	}
-	if err := db.Close(); err != nil {
+	if err := errors.Join(fill(db), db.Close()); err != nil {
 		return err
 	}
 	if err := fs.Rename(fresh, dir); err != nil {

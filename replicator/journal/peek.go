@@ -18,6 +18,7 @@ import (
 // Peeked is what a journal's directory says of it, as far as entries were applied.
 type Peeked struct {
 	Journal   uuid.UUID
+	Epoch     uint64
 	Next      uint64                           // journal index of the next entry
 	State     *state.State                     // the control state
 	Points    map[change.StreamID]change.Point // where the streams end
@@ -48,7 +49,7 @@ func peek(db *pebble.DB) (*Peeked, error) {
 	if f.id.Journal == uuid.Nil {
 		return nil, fail.New(fail.NotFound, "read", "journal identity", "this member was not let in to a journal yet")
 	}
-	out := &Peeked{Journal: f.id.Journal, Next: f.next, State: f.state, Points: f.points,
+	out := &Peeked{Journal: f.id.Journal, Epoch: f.id.Epoch, Next: f.next, State: f.state, Points: f.points,
 		Positions: map[string]uint64{}}
 	for name, t := range f.targets {
 		out.Positions[name] = t.Position

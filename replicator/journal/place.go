@@ -78,6 +78,9 @@ func (p *places) settle(ctx context.Context) error {
 				"because", err)
 		}
 	}
+	if moved, err := p.moveSeat(); !moved || err != nil {
+		return err
+	}
 	if err := p.takeSeat(own); err != nil {
 		return err
 	}
@@ -110,6 +113,23 @@ func (p *places) disagreement(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// moveSeat says that the journal went on here under its present epoch, where it was inherited. It
+// reports whether the seat is of that epoch.
+func (p *places) moveSeat() (bool, error) {
+	var seat state.Seat
+	p.fsm.view(func(s *state.State) { seat = s.Seat })
+	id := p.fsm.figures().id
+	if id.Inherited == nil || id.Epoch <= seat.Epoch {
+		return true, nil
+	}
+	if p.fsm.level() < state.LevelOf(state.KindSeatMove) {
+		return false, nil
+	}
+	_, err := p.proposer.Propose(state.KindSeatMove, state.SeatMove{From: max(seat.Epoch, 1), Epoch: id.Epoch,
+		Site: id.Site, First: id.Inherited.First, How: id.Inherited.How, Time: id.Inherited.Time})
+	return err == nil, err
 }
 
 // takeSeat says where the journal is, the first time; later it corrects the name, where own says

@@ -40,6 +40,7 @@ var commands = map[Kind]command{
 	KindSite:           strictMany((*Site).check, (*State).putSite),
 	KindSeat:           strictMany((*SeatPut).check, (*State).putSeat),
 	KindStreamMove:     strictMany((*StreamMove).check, (*State).moveStream),
+	KindSeatMove:       strictMany((*SeatMove).check, (*State).moveSeat),
 }
 
 // maxUnknown is what a command may hold beside twice what this release knows of it.

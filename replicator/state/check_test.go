@@ -156,10 +156,11 @@ func FuzzApply(f *testing.F) {
 	add(KindSite, Site{Name: "s", Targets: map[string]string{"x": "file:///x"}})
 	add(KindSeat, SeatPut{Site: "s", Epoch: 1})
 	add(KindStreamMove, StreamMove{Stream: testStream, From: "a", To: "b", Backings: map[string]string{"v": "/w"}})
+	add(KindSeatMove, SeatMove{From: 1, Epoch: 2, Site: "s", First: 9, How: MoveForced})
 	add(KindHorizon, Horizon{Groups: map[string]time.Time{"g": time.Unix(1, 0)}})
 	f.Fuzz(func(t *testing.T, kind uint16, body []byte, next uint16, more []byte) {
 		s := example(t)
-		s.Level = int(kind>>8) % 2
+		s.Level = int(kind>>8) % (Level + 1)
 		for _, c := range []struct {
 			kind Kind
 			body []byte

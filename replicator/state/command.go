@@ -46,6 +46,9 @@ const (
 	KindSeat         Kind = 22
 	KindStreamMove   Kind = 23
 
+	// From feature level 2 on.
+	KindSeatMove Kind = 24
+
 	KindIdentity Kind = 100 // the object log's first object
 	KindFence    Kind = 101
 )
@@ -65,7 +68,7 @@ var kindNames = map[Kind]string{
 	KindMarkConfirm: "mark-confirm", KindMarkVoid: "mark-void",
 	KindHorizon: "horizon", KindBookmarkRemove: "bookmark-remove",
 	KindStreamHorizon: "stream-horizon", KindFeatureLevel: "feature-level", KindGroupPatch: "group-patch",
-	KindSite: "site", KindSeat: "seat", KindStreamMove: "stream-move",
+	KindSite: "site", KindSeat: "seat", KindStreamMove: "stream-move", KindSeatMove: "seat-move",
 	KindIdentity: "identity", KindFence: "fence",
 }
 
@@ -256,6 +259,7 @@ type Fence struct {
 	NextIndex uint64                           `json:"next_index"`
 	Streams   map[change.StreamID]change.Point `json:"streams"`
 	Reason    string                           `json:"reason"`
+	Site      string                           `json:"site,omitempty"` // where it goes on, if that is another one
 }
 
 // Envelope bytes come before every command's JSON:

@@ -122,6 +122,17 @@ func goldenLevel1() []vector {
 	}
 }
 
+// goldenLevel2 are commands of feature level 2, to apply after those.
+func goldenLevel2() []vector {
+	return []vector{
+		{name: "feature-level-2", kind: KindFeatureLevel, want: FeatureLevel{Level: 2}},
+		{name: "seat-move", kind: KindSeatMove, want: SeatMove{From: 2, Epoch: 3, Site: "north", First: 4711,
+			How: MoveForced, Time: goldenTime(14)}},
+		{name: "seat-move-planned", kind: KindSeatMove, want: SeatMove{From: 3, Epoch: 4, Site: "south", First: 4800,
+			How: MovePlanned, Time: goldenTime(15)}},
+	}
+}
+
 // goldenDocuments are the documents of an object log.
 func goldenDocuments() []vector {
 	return []vector{
@@ -180,6 +191,8 @@ func TestGoldenCommands(t *testing.T) {
 	keptState(t, "state.txt", s)
 	apply(goldenLevel1())
 	keptState(t, "state-level1.txt", s)
+	apply(goldenLevel2())
+	keptState(t, "state-level2.txt", s)
 	for _, v := range goldenDocuments() {
 		maps.DeleteFunc(missing, func(_ string, n uint64) bool { return n == uint64(v.kind) })
 		v.kept(t)
@@ -188,7 +201,8 @@ func TestGoldenCommands(t *testing.T) {
 		t.Errorf("no vector of %v", slices.Sorted(maps.Keys(missing)))
 	}
 
-	golden.Filled(t, s.Groups, s.Streams, s.Volumes, s.Bookmarks, s.Barriers, s.Audits, s.Sites, s.Seat, goldenRest())
+	golden.Filled(t, s.Groups, s.Streams, s.Volumes, s.Bookmarks, s.Barriers, s.Audits, s.Sites, s.Seat, s.Moves,
+		goldenRest())
 	for name, v := range goldenRest() {
 		b, err := json.Marshal(v)
 		if err != nil {

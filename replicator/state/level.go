@@ -16,7 +16,8 @@ import (
 //
 //	0  all commands up to stream-horizon
 //	1  group-patch, site, seat and stream-move; feature-level itself needs none
-const Level = 1
+//	2  seat-move
+const Level = 2
 
 // FeatureLevel raises the feature level of a journal, one by one.
 type FeatureLevel struct {
@@ -55,7 +56,8 @@ func knownLevel(level int) error {
 func LevelOf(kind Kind) int { return levels[kind] }
 
 // levels are those of kinds above 0. What raises the level cannot need one.
-var levels = map[Kind]int{KindGroupPatch: 1, KindSite: 1, KindSeat: 1, KindStreamMove: 1}
+var levels = map[Kind]int{KindGroupPatch: 1, KindSite: 1, KindSeat: 1, KindStreamMove: 1,
+	KindSeatMove: 2}
 
 // CheckLevel refuses a command that not all members of a journal know yet, which has a
 // feature level.

@@ -78,6 +78,16 @@ func (s *State) loadJournal(key string, b []byte) error {
 			s.Seat = seat
 		}
 		return err
+	case keyMoves:
+		var m seatMoves
+		err := json.Unmarshal(b, &m)
+		if err == nil {
+			err = m.check()
+		}
+		if err == nil {
+			s.Moves = m.Moves
+		}
+		return err
 	}
 	return unknownKey()
 }

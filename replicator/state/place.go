@@ -255,7 +255,9 @@ func (s *State) mayMove(st *Stream, r *StreamMove) error {
 	if s.Groups[st.Group] == nil {
 		return noSuch("group", st.Group)
 	}
-	if st.Resyncing() { // what changed is known to the former agent alone
+	// What changed is known to the former agent alone; but a forced failover, which has gone back
+	// to the last point, has it from the log.
+	if st.Resyncing() && s.Level < LevelOf(KindSeatMove) {
 		return refused("a resync has not ended, and its newest state is no point")
 	}
 	if s.StreamOf(st.Group, r.To) != nil {

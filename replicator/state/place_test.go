@@ -34,7 +34,8 @@ func TestLevel(t *testing.T) {
 	s := example(t)
 	before := saved(s)
 	for kind, v := range map[Kind]any{KindGroupPatch: GroupPatch{Name: "g"}, KindSeat: SeatPut{Site: "x", Epoch: 1},
-		KindSite: Site{Name: "x"}, KindStreamMove: StreamMove{Stream: testStream, From: "a", To: "b"}} {
+		KindSite: Site{Name: "x"}, KindStreamMove: StreamMove{Stream: testStream, From: "a", To: "b"},
+		KindSeatMove: SeatMove{From: 1, Epoch: 2, Site: "x", First: 9, How: MoveForced}} {
 		if _, err := apply(s, kind, v); !fail.Is(err, fail.Refused) {
 			t.Errorf("%v at level 0: %v", kind, err)
 		}
@@ -161,6 +162,7 @@ func TestStreamMove(t *testing.T) {
 // TestStreamMoveRefused: a move that was thought out for another state changes nothing.
 func TestStreamMoveRefused(t *testing.T) {
 	s := raised(t)
+	s.Level = LevelOf(KindStreamMove)
 	other := uuid.New()
 	must(t, s, KindStreamCreate, Stream{ID: other, Group: "g", Agent: "c"})
 	must(t, s, KindVolumeCreate, Volume{Name: "w", Group: "g", Stream: other, Agent: "c", SizeBytes: 1, Backing: "/w"})
@@ -197,6 +199,8 @@ func TestStreamMoveRefused(t *testing.T) {
 	if saved(s) != before {
 		t.Error("what was refused changed the state")
 	}
+	s.Level = LevelOf(KindSeatMove) // a forced failover knows from the log what changed
+	must(t, s, KindStreamMove, StreamMove{Stream: uuid.UUID{8}, From: "e", To: "b"})
 }
 
 // TestGroupPatch: a patch changes what it names, of what was looked at.

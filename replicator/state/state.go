@@ -28,6 +28,7 @@ type State struct {
 	Barriers  map[string]*Barrier  // by group: the newest over several hosts
 	Sites     map[string]*Site
 	Seat      Seat              // where the journal is
+	Moves     []SeatMove        // how it came there, oldest first
 	Level     int               // the feature level: see level.go
 	Audits    map[uint64]*Audit // the newest, by number modulo KeptAudits
 	audits    uint64            // how many there were
@@ -298,13 +299,16 @@ func (s *State) StreamOf(group, agent string) *Stream {
 const (
 	keyLevel = "journal/level"
 	keySeat  = "journal/seat"
+	keyMoves = "journal/moves"
 )
 
 // KeyLevel is the feature level from which on there is a key; copies of the state that
 // earlier releases keep have no place for it.
 func KeyLevel(key string) int {
-	switch what, _, _ := strings.Cut(key, "/"); what {
-	case "journal", "site":
+	switch what, _, _ := strings.Cut(key, "/"); {
+	case key == keyMoves:
+		return 2
+	case what == "journal", what == "site":
 		return 1
 	}
 	return 0
@@ -340,6 +344,9 @@ func (s *State) Keys() []string {
 	if s.Seat.Epoch > 0 {
 		keys = append(keys, keySeat)
 	}
+	if len(s.Moves) > 0 {
+		keys = append(keys, keyMoves)
+	}
 	return keys
 }
 
@@ -350,6 +357,8 @@ func (s *State) Save(key string) []byte {
 		return encode(FeatureLevel{s.Level})
 	case keySeat:
 		return encode(s.Seat)
+	case keyMoves:
+		return encode(seatMoves{s.Moves})
 	}
 	what, name, _ := strings.Cut(key, "/")
 	var v any

@@ -1,0 +1,209 @@
+// Package failover is the verb that moves a journal to this site: its flags, what it shows before
+// and after, and what is typed. Package control/promote does it.
+package failover
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pollux-dr/pollux/cmd/pollux/cli"
+	"github.com/pollux-dr/pollux/control/promote"
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
+	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/twin"
+)
+
+type flags struct {
+	force     bool
+	path      string
+	target    string
+	at        string
+	point     cli.PointFlag
+	agents    []string
+	backings  []string
+	patience  quantity.Duration
+	keepAck   bool
+	overwrite bool
+	yes       bool
+	dryRun    bool
+	json      bool
+}
+
+// New makes `pollux failover`.
+func New(version string) *cobra.Command {
+	var f flags
+	c := &cobra.Command{Use: "failover --force -c agent.yaml",
+		Short: "Take a journal over at this site, without its former seat",
+		Long: `For the loss of a site. On a host at this site, whose configuration names the object
+store that outlived the loss, it takes the farthest log that it can reach and fences it
+under the next epoch, so that nothing counts any more that the lost site still writes;
+makes the journal's state of what the log holds; gives the volumes to the agent of the
+configuration; and restores them to their newest point. Then start the agent: it goes on
+with the same log. Nothing is asked of the lost site.
+
+What the log did not get is lost. It shows what it found, and asks for the journal's name,
+before it changes anything. A run that was cut short goes on when it is called again.`,
+		Args: cobra.NoArgs}
+	fl := c.Flags()
+	fl.BoolVar(&f.force, "force", false, "without the former seat: what it did not hand over is lost")
+	fl.StringVarP(&f.path, "config", "c", "/etc/pollux/agent.yaml", "the configuration of the agent at this site")
+	fl.StringVar(&f.target, "store", "", "name or URL of the target whose log is taken (default: the farthest that "+
+		"is not at the lost site)")
+	f.point.At = &f.at
+	fl.Var(&f.point, "at", "point to go on from: LSN, time or bookmark (default: the newest); later writes "+
+		"stay in the log, and can be restored")
+	fl.StringSliceVar(&f.agents, "agent", nil, "agent of the lost site whose volumes are taken (default: all)")
+	fl.StringSliceVar(&f.backings, "backing", nil, "where a volume goes: VOLUME=PATH "+
+		"(default: below the state directory)")
+	fl.Var(&f.patience, "patience", "how long to try a store that does not answer")
+	fl.BoolVar(&f.keepAck, "keep-ack", false, "leave groups at an ack that cannot be kept here: their writers wait")
+	fl.BoolVar(&f.overwrite, "overwrite", false, "restore even where a backing is there already")
+	fl.BoolVar(&f.yes, "yes", false, "do not ask")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "show what would be taken over, change nothing")
+	fl.BoolVar(&f.json, "json", false, "print one JSON object and nothing else")
+	c.RunE = func(c *cobra.Command, _ []string) error { return f.run(c, version) }
+	return c
+}
+
+func (f *flags) run(c *cobra.Command, version string) error {
+	if !f.force {
+		return fail.New(fail.Invalid, "failover", "", "say how").
+			WithHint("--force takes the journal over without its former seat, which must not come back as it was")
+	}
+	backings, err := f.places()
+	if err != nil {
+		return err
+	}
+	conf, err := config.LoadAgent(f.path)
+	if err != nil {
+		return err
+	}
+	rep, err := promote.Force(c.Context(), promote.Options{Conf: conf, Path: f.path, Target: f.target, At: f.at,
+		Agents: f.agents, Backings: backings, KeepAck: f.keepAck, Overwrite: f.overwrite, DryRun: f.dryRun,
+		Version: version, Operator: cli.Operator(),
+		Open:    func(ctx context.Context, t config.Target) (objstore.Store, func(), error) { return f.open(ctx, t) },
+		Confirm: func(found *promote.Report) error { return f.confirm(c, found) },
+		Tell:    func(text string) { fmt.Fprintln(c.ErrOrStderr(), "pollux:", text) },
+		Stage: func(what string) (twin.Progress, func()) {
+			bar := cli.NewProgress(c.ErrOrStderr(), what)
+			return bar.Update, bar.End
+		},
+		Logger: slog.New(slog.NewTextHandler(cli.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))})
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return cli.PrintJSON(c.OutOrStdout(), rep)
+	}
+	f.report(c.OutOrStdout(), rep)
+	return nil
+}
+
+// places reads --backing.
+func (f *flags) places() (map[string]string, error) {
+	out := map[string]string{}
+	for _, b := range f.backings {
+		name, path, ok := strings.Cut(b, "=")
+		if !ok || name == "" || !strings.HasPrefix(path, "/") {
+			return nil, fail.New(fail.Invalid, "failover", "--backing "+b, "it is not VOLUME=/PATH").
+				WithHint("--backing db=/dev/vg0/db, say")
+		}
+		out[name] = path
+	}
+	return out, nil
+}
+
+// open opens a target's store to write to it.
+func (f *flags) open(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
+	return cli.OpenStore(ctx, &cli.StoreFlags{URL: t.URL, Writes: true, Patience: f.patience,
+		Options: objstore.Options{Endpoint: t.Endpoint, Region: t.Region, CredentialsFile: t.CredentialsFile,
+			CAFile: t.CAFile, Lock: objstore.LockRule{Mode: strings.ToUpper(t.ObjectLock.Mode),
+				For: time.Duration(t.ObjectLock.For)}}})
+}
+
+// confirm shows what was found, and what is going to be lost.
+func (f *flags) confirm(c *cobra.Command, rep *promote.Report) error {
+	var b strings.Builder
+	describe(&b, rep)
+	fmt.Fprintf(&b, "The former seat%s is fenced for good: what it wrote and did not upload is lost, "+
+		"unless it comes back.", at(rep.FromSite))
+	return cli.Confirm(c, b.String(), rep.Name, f.yes)
+}
+
+func at(site string) string {
+	if site == "" {
+		return ""
+	}
+	return " at " + site
+}
+
+// describe says what was found.
+func describe(w io.Writer, rep *promote.Report) {
+	fmt.Fprintf(w, "journal %s (%s), epoch %d%s: its log in target %s ends at journal index %d\n", rep.Name,
+		rep.Journal, rep.FromEpoch, at(rep.FromSite), rep.Target, rep.Index)
+	if !rep.LastSign.IsZero() {
+		fmt.Fprintf(w, "it was written to last at %s\n", rep.LastSign.Format(time.DateTime))
+	}
+	for _, o := range rep.Others {
+		fmt.Fprintf(w, "target %s%s: %s", o.Target, at(o.Site), o.State)
+		if o.Error != "" {
+			fmt.Fprintf(w, ": %s", o.Error)
+		}
+		fmt.Fprintln(w)
+	}
+	rows := [][]string{{"GROUP", "POINT", "TIME", "AGE", "ACK", ""}}
+	for _, g := range rep.Groups {
+		ack, note := g.Ack, g.Note
+		if g.AckWas != "" {
+			ack = g.AckWas + " -> " + g.Ack
+		}
+		if g.Unprotected {
+			note = strings.TrimPrefix(note+"; unprotected from then on: no target outside "+rep.Site+" has it", "; ")
+		}
+		rows = append(rows, []string{g.Name, fmt.Sprintf("LSN %d of %d", g.LSN, g.HeadLSN),
+			g.Time.Format(time.DateTime), text.Duration(time.Duration(g.AgeSeconds * 1e9)), ack, note})
+	}
+	text.Table(w, rows)
+	rows = [][]string{{"VOLUME", "GROUP", "SIZE", "BACKING", "WAS"}}
+	for _, v := range rep.Volumes {
+		rows = append(rows, []string{v.Name, v.Group, quantity.Bytes(v.Size).String(), v.Backing, v.Was})
+	}
+	text.Table(w, rows)
+	for _, name := range rep.Skipped {
+		fmt.Fprintf(w, "volume %s was never complete in the store: it is lost\n", name)
+	}
+}
+
+func (f *flags) report(w io.Writer, rep *promote.Report) {
+	switch {
+	case rep.DryRun:
+		describe(w, rep)
+		fmt.Fprintf(w, "nothing was changed; --force without --dry-run would take journal %s to %s as epoch %d\n",
+			rep.Name, rep.Site, rep.Epoch)
+		return
+	case rep.Done:
+		fmt.Fprintf(w, "journal %s has its seat at %s since epoch %d already: nothing was changed\n", rep.Name,
+			rep.Site, rep.Epoch)
+		return
+	}
+	fmt.Fprintf(w, "journal %s has its seat at %s now, epoch %d\n", rep.Name, rep.Site, rep.Epoch)
+	for _, g := range rep.Groups {
+		fmt.Fprintf(w, "group %s goes on from LSN %d, %s old when it was taken", g.Name, g.LSN,
+			text.Duration(time.Duration(g.AgeSeconds*1e9)))
+		if g.Unprotected {
+			fmt.Fprint(w, "; it is unprotected: add a target outside this site")
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintf(w, "%d volumes in %s; start the agent now: pollux agent -c %s\n", len(rep.Volumes),
+		text.Duration(time.Duration(rep.Seconds*1e9)), f.path)
+}

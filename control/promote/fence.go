@@ -1,0 +1,136 @@
+package promote
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/pollux-dr/pollux/internal/clock"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/claim"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// fence makes the log ours: from here on nothing that the former seat writes counts. What it wrote
+// until then is taken along, so the log is read again up to the fence.
+func (r *run) fence(ctx context.Context) error {
+	if r.intent.Fence != nil {
+		return r.reread(ctx)
+	}
+	c := claim.Arrive(r.intent.Token)
+	for c.Step() != claim.Done {
+		if err := r.claimStep(ctx, &c); err != nil {
+			return r.explainLoss(err)
+		}
+	}
+	r.intent.Fence = &fenced{Position: c.Place().Position - 1, Next: c.Place().Next, At: clock.Now().UTC()}
+	if err := r.reread(ctx); err != nil {
+		return err
+	}
+	points, err := r.branches(ctx)
+	if err != nil {
+		return err
+	}
+	r.intent.Points = points
+	return r.saveIntent()
+}
+
+// claimStep carries out one step of the claim.
+func (r *run) claimStep(ctx context.Context, c *claim.Claim) error {
+	store, at := r.found.store, c.Place()
+	switch c.Step() {
+	case claim.Read:
+		x, err := objlog.ReadIndex(ctx, store, at.Position)
+		if fail.Is(err, fail.NotFound) {
+			return c.Absent()
+		}
+		if err == nil {
+			dead := r.found.log.State.DeadFrom(x.Token.Epoch)
+			_, err = c.Found(claim.Object{Type: x.Type, Token: x.Token, First: x.FirstIndex, Last: x.LastIndex}, dead)
+		}
+		return fail.At("claim", store.URL()+"/"+objlog.ObjectName(at.Position), err)
+	case claim.Create:
+		if err := r.upTo(ctx, at); err != nil {
+			return err
+		}
+		err := store.Create(ctx, objlog.ObjectName(at.Position), r.fenceObject(at))
+		if fail.Is(err, fail.Exists) {
+			c.Refused()
+			return nil
+		}
+		if err == nil {
+			c.Created()
+		}
+		return err
+	default:
+		k, err := claim.NewestCatalog(ctx, store, r.intent.Journal, c.Began())
+		if err == nil {
+			err = c.Catalog(k)
+		}
+		return err
+	}
+}
+
+// upTo sees to it that the log was read as far as the fence is going to stand: what it says of
+// the streams is taken from there.
+func (r *run) upTo(ctx context.Context, at claim.Place) error {
+	if r.found.end.Position == at.Position && r.found.end.Index+1 == at.Next {
+		return nil
+	}
+	if err := r.readAgain(ctx); err != nil {
+		return err
+	}
+	if r.found.end.Index+1 < at.Next {
+		return fail.New(fail.Retry, "read", r.found.store.URL(), fmt.Sprintf("it ends at journal index %d, and was "+
+			"seen to reach %d", r.found.end.Index, at.Next-1))
+	}
+	return nil
+}
+
+func (r *run) fenceObject(at claim.Place) []byte {
+	doc := state.Fence{NextIndex: at.Next, Streams: r.found.points(), Site: r.intent.Site,
+		Reason: fmt.Sprintf("failover from %s to %s", r.intent.FromSite, r.intent.Site)}
+	return segment.Document(segment.Head{Type: segment.Fence, Journal: r.intent.Journal, Token: r.intent.Token,
+		ChecksTail: true, Position: at.Position, DurablePosition: at.Position, FirstIndex: at.Next,
+		Time: clock.Now().UnixNano()}, state.KindFence, doc)
+}
+
+// readAgain opens the log anew.
+func (r *run) readAgain(ctx context.Context) error {
+	f := r.found
+	fresh := &found{}
+	if err := fresh.look(ctx, r, f.target); err != nil {
+		return err
+	}
+	f.closers = append(f.closers, fresh.closers...)
+	f.store, f.log, f.end = fresh.store, fresh.log, fresh.end
+	return nil
+}
+
+// reread reads the log with the fence, and makes sure that it counts.
+func (r *run) reread(ctx context.Context) error {
+	if err := r.readAgain(ctx); err != nil {
+		return err
+	}
+	f, at := r.found, r.intent.Fence.place()
+	if f.end.Position < at.Position || f.log.Epoch < r.intent.Token.Epoch {
+		return fail.New(fail.Retry, "read", f.store.URL(), fmt.Sprintf("the fence at position %d is not to be seen yet",
+			r.intent.Fence.Position)).WithHint("repeat the verb: it goes on from here")
+	}
+	if f.log.Epoch > r.intent.Token.Epoch {
+		return r.explainLoss(fail.New(fail.Fenced, "take", f.store.URL(), fmt.Sprintf("it went on under epoch %d",
+			f.log.Epoch)))
+	}
+	return nil
+}
+
+// explainLoss says what a lost race means here.
+func (r *run) explainLoss(err error) error {
+	if !fail.Is(err, fail.Fenced) {
+		return err
+	}
+	return (&fail.Error{Kind: fail.Fenced, Op: "fail over", Object: "journal " + NameOf(r.intent.Journal), Err: err}).
+		WithHint("another site has taken the journal over, and this one has changed nothing that counts: look at the " +
+			"log with pollux doctor --store " + r.found.store.URL() + ", and move " + r.conf.State + " away here")
+}

@@ -1,0 +1,84 @@
+package promote
+
+import (
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/control/node"
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/metafile"
+	"github.com/pollux-dr/pollux/replicator/objlog/claim"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
+)
+
+// intent is what a failover is about, durable before its first step, and how far it is. A repeat
+// takes from it what was decided, whatever it is told: the writer's id above all, without which
+// its own fence would be another's.
+type intent struct {
+	Version  int       `json:"version"`
+	ID       uuid.UUID `json:"id"`
+	Began    time.Time `json:"began"`
+	Journal  uuid.UUID `json:"journal"`
+	FromSite string    `json:"from_site"`
+	Target   string    `json:"target"`
+	// Token is the one that the log is fenced with.
+	Token segment.Token `json:"token"`
+	Site  string        `json:"site"`
+	At    string        `json:"at,omitempty"`
+	// Agents are those whose streams go on here.
+	Agents   []string          `json:"agents"`
+	Backings map[string]string `json:"backings,omitempty"` // by volume
+	// Fence is set when the log is fenced: where history goes on.
+	Fence *fenced `json:"fence,omitempty"`
+	// Points are where each stream ended in the log, and where its volumes go on.
+	Points map[change.StreamID]branch `json:"points,omitempty"`
+	// Images are the volumes that have theirs.
+	Images map[string]bool `json:"images,omitempty"`
+	// Done is when the agent's state was complete.
+	Done time.Time `json:"done,omitzero"`
+}
+
+// fenced is a claim that is done.
+type fenced struct {
+	Position uint64    `json:"position"` // of the fence
+	Next     uint64    `json:"next"`     // the journal index behind it
+	At       time.Time `json:"at"`
+}
+
+// branch is where a stream ended, and the point whose content its volumes have: an earlier one
+// where that was asked for, or where the newest was none. To is then where the stream goes on,
+// behind a gap.
+type branch struct {
+	Head change.Point `json:"head"`
+	LSN  uint64       `json:"lsn"`
+	Time time.Time    `json:"time"`
+	To   change.Point `json:"to,omitzero"`
+	Note string       `json:"note,omitempty"` // why the point is not the newest
+}
+
+// back reports whether the volumes go back before the stream's end.
+func (b *branch) back() bool { return b.LSN != b.Head.LSN }
+
+// place is the claim's at its end.
+func (f *fenced) place() claim.Place { return claim.Place{Position: f.Position + 1, Next: f.Next} }
+
+func (r *run) saveIntent() error {
+	r.intent.Version = metafile.Version
+	return metafile.Save(r.fs, node.FailoverPath(r.conf.State), r.intent)
+}
+
+func loadIntent(fs vfs.FS, state string) (*intent, error) {
+	in := &intent{}
+	found, err := metafile.Load(fs, node.FailoverPath(state), "the record of a failover is damaged: "+
+		"move the state directory away and repeat the verb; its fence stands, and the next has a higher epoch", in)
+	if err != nil || !found {
+		return nil, err
+	}
+	if in.Token.Epoch == 0 || in.Journal == uuid.Nil {
+		return nil, fail.New(fail.Damaged, "load", node.FailoverPath(state), "it names no journal or epoch")
+	}
+	return in, nil
+}

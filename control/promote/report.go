@@ -1,0 +1,127 @@
+package promote
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/clock"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// The states of another target.
+const (
+	OtherLost      = "not asked" // it is at the lost site
+	OtherUnreached = "not reached"
+	OtherBehind    = "behind" // its log ends before the one that is taken
+)
+
+// Other is a target whose log is not taken.
+type Other struct {
+	Target string `json:"target"`
+	Site   string `json:"site,omitempty"`
+	State  string `json:"state"`
+	Error  string `json:"error,omitempty"`
+}
+
+// Group is what becomes of one.
+type Group struct {
+	Name       string    `json:"name"`
+	LSN        uint64    `json:"lsn"` // the point that it goes on from
+	Time       time.Time `json:"time"`
+	AgeSeconds float64   `json:"age_seconds"` // of the point, when it was shown
+	HeadLSN    uint64    `json:"head_lsn"`    // where the log ends
+	Note       string    `json:"note,omitempty"`
+	Ack        string    `json:"ack"`
+	AckWas     string    `json:"ack_was,omitempty"` // what it was, where that cannot be kept here
+	// Unprotected: nothing outside this site holds what is written from now on.
+	Unprotected bool `json:"unprotected"`
+}
+
+// Volume is one of them.
+type Volume struct {
+	Name    string `json:"name"`
+	Group   string `json:"group"`
+	Size    int64  `json:"size_bytes"`
+	LSN     uint64 `json:"lsn"`
+	Backing string `json:"backing"`
+	Was     string `json:"was"` // at the backing's place, before
+}
+
+// Report is what was taken over, or would be.
+type Report struct {
+	Journal   uuid.UUID `json:"journal"`
+	Name      string    `json:"name"` // of the journal, as it is to be typed
+	FromSite  string    `json:"from_site"`
+	FromEpoch uint64    `json:"from_epoch"`
+	Site      string    `json:"site"`
+	Epoch     uint64    `json:"epoch"`
+	Target    string    `json:"target"`
+	Store     string    `json:"store"`
+	Index     uint64    `json:"index"` // the last journal index of the log
+	// LastSign is when the log was written to last, by the clock of the former seat.
+	LastSign time.Time `json:"last_sign"`
+	Agents   []string  `json:"agents"`
+	Groups   []Group   `json:"groups"`
+	Volumes  []Volume  `json:"volumes"`
+	Skipped  []string  `json:"skipped,omitempty"` // volumes that were never complete in the store
+	Others   []Other   `json:"others"`
+	// RPOSeconds is the age of the oldest point that a group goes on from, when the failover was
+	// decided: at most so much is lost, if the clocks of both sites agree.
+	RPOSeconds float64 `json:"rpo_seconds"`
+	Seconds    float64 `json:"seconds"`
+	DryRun     bool    `json:"dry_run"`
+	Resumed    bool    `json:"resumed,omitempty"` // an earlier run had begun it
+	Done       bool    `json:"done,omitempty"`    // and had ended it: nothing was changed
+}
+
+// NameOf is a journal's name for people.
+func NameOf(journal uuid.UUID) string { return journal.String()[:8] }
+
+// describe fills in what is known before anything is changed.
+func (rep *Report) describe(r *run) {
+	f := r.found
+	l := f.log
+	rep.Journal, rep.Name = l.Identity.Journal, NameOf(l.Identity.Journal)
+	rep.FromSite, rep.FromEpoch = l.State.Seat.Site, max(l.Epoch, l.State.Seat.Epoch)
+	rep.Epoch = rep.FromEpoch + 1
+	if r.intent != nil {
+		rep.FromSite, rep.Epoch = r.intent.FromSite, r.intent.Token.Epoch
+		rep.FromEpoch = rep.Epoch - 1
+	}
+	rep.Target, rep.Store, rep.Index = f.target.Name, f.store.URL(), f.end.Index
+	rep.Others, rep.Agents = f.others, r.agents()
+	rep.LastSign = f.lastSign(context.Background())
+}
+
+// protectedElsewhere reports whether a target of the configuration outlives the loss of this site.
+func (r *run) protectedElsewhere() bool {
+	for _, t := range r.conf.Journal.Targets {
+		if !t.Optional && t.Site != r.conf.Site && t.Name == r.found.target.Name {
+			return true
+		}
+	}
+	return false
+}
+
+// ackHere is what a group's ack can be at a seat of one member, with what holds its writes.
+func (r *run) ackHere(g *state.Group) (ack, was string) {
+	lower := g.Ack == "journal" || g.Ack == "remote" && !r.protectedElsewhere()
+	if !lower || r.KeepAck {
+		return g.Ack, ""
+	}
+	return "local", g.Ack
+}
+
+// group describes one whose volumes go on from a branch.
+func (r *run) group(g *state.Group, b *branch) Group {
+	out := Group{Name: g.Name, LSN: b.LSN, Time: b.Time, HeadLSN: b.Head.LSN, Note: b.Note,
+		Unprotected: !r.protectedElsewhere()}
+	out.Ack, out.AckWas = r.ackHere(g)
+	if !b.Time.IsZero() {
+		out.AgeSeconds = max(0, clock.Now().Sub(b.Time).Seconds())
+	}
+	r.rep.RPOSeconds = max(r.rep.RPOSeconds, out.AgeSeconds)
+	return out
+}
