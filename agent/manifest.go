@@ -4,7 +4,6 @@ import (
 	"hash/crc32"
 	"slices"
 
-	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/pollux-dr/pollux/internal/change"
@@ -141,6 +140,3 @@ func saveMeta(fs vfs.FS, path string, v any) error { return metafile.Save(fs, pa
 func loadMeta(fs vfs.FS, path string, v any) (found bool, err error) {
 	return metafile.Load(fs, path, "restore this host's volumes from the object store", v)
 }
-
-// isNotExist knows the in-memory filesystem's errors as well as the system's.
-func isNotExist(err error) bool { return oserror.IsNotExist(err) }
