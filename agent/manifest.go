@@ -184,3 +184,17 @@ func loadMeta(fs vfs.FS, path string, v any) (found bool, err error) {
 
 // isNotExist knows the in-memory filesystem's errors as well as the system's.
 func isNotExist(err error) bool { return oserror.IsNotExist(err) }
+
+// VolumesIn names the volumes of the agent whose state directory is dir, without opening it;
+// none where there is no agent. Errors: fail.Damaged, fail.Unsupported.
+func VolumesIn(fs vfs.FS, dir string) (names []string, err error) {
+	var m manifest
+	a := &Agent{opts: Options{StateDir: dir}}
+	if _, err := loadMeta(fs, a.manifestPath(), &m); err != nil {
+		return nil, err
+	}
+	for i := range m.Volumes {
+		names = append(names, m.Volumes[i].Name)
+	}
+	return names, nil
+}
