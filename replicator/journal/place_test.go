@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -78,7 +79,8 @@ func TestEarlierMembers(t *testing.T) {
 	c.start(last)
 	c.await("its refusal", func() bool {
 		err := c.members[last].Waiting()
-		return err != nil && strings.Contains(err.Error(), "feature level 0, the journal has 1")
+		return err != nil && strings.Contains(err.Error(),
+			fmt.Sprintf("feature level 0, the journal has %d", state.Level))
 	})
 	c.stop(last)
 	if err := os.RemoveAll(c.path(last)); err != nil {
