@@ -3,6 +3,7 @@ package twin
 import (
 	"context"
 	"hash/crc32"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -120,4 +121,30 @@ func (m *Image) Blocks(ctx context.Context, blocks []extent.Block, fn func(b *ex
 		})
 	}
 	return g.Wait()
+}
+
+// Assemble reads the parts of extents that lie in [off, off+len(buf)) of the volume into
+// buf, each block once. Bytes that no extent has stay as they are. It returns how many plain
+// bytes were read for it. Errors: fail.NotFound where garbage collection has moved a block
+// (see Current), fail.Damaged.
+func (m *Image) Assemble(ctx context.Context, buf []byte, off int64, extents []extent.Extent) (int64, error) {
+	byBlock := map[extent.BlockAddr][]*extent.Extent{}
+	var blocks []extent.Block
+	read := int64(0)
+	for i := range extents {
+		p := extents[i].Addr()
+		if byBlock[p] == nil {
+			blocks = append(blocks, extents[i].Block)
+			read += int64(extents[i].Block.PlainBytes)
+		}
+		byBlock[p] = append(byBlock[p], &extents[i])
+	}
+	slices.SortFunc(blocks, extent.CompareBlocks)
+	return read, m.Blocks(ctx, blocks, func(b *extent.Block, plain []byte) error {
+		for _, e := range byBlock[b.Addr()] {
+			from, to := max(e.Off, off), min(e.End(), off+int64(len(buf)))
+			copy(buf[from-off:to-off], plain[int64(e.At)+from-e.Off:])
+		}
+		return nil
+	})
 }

@@ -94,6 +94,7 @@ type Plan struct {
 	ours      bool // the image goes with the plan
 	needs     *extentmap.ByBlock
 	base      *Base
+	want      func(e *extent.Extent) bool // nil: all
 	dir       string
 	seen      uint64 // the catalog by which needs was made
 	moves     Moves
@@ -154,7 +155,7 @@ func (l *Log) Plan(ctx context.Context, p Point, base *Base, dir string) (*Plan,
 	if err != nil {
 		return nil, err
 	}
-	return newPlan(ctx, image, true, base, dir)
+	return newPlan(ctx, image, true, base, nil, dir)
 }
 
 // catalogNumber is that of the catalog through which blocks are found; 0 is none.
@@ -167,11 +168,18 @@ func (l *Log) catalogNumber() uint64 {
 
 // Plan is that of all that the image holds.
 func (m *Image) Plan(ctx context.Context, dir string) (*Plan, error) {
-	return newPlan(ctx, m, false, nil, dir)
+	return newPlan(ctx, m, false, nil, nil, dir)
 }
 
-func newPlan(ctx context.Context, m *Image, ours bool, base *Base, dir string) (*Plan, error) {
-	pl := &Plan{Point: m.Point, image: m, ours: ours, needs: extentmap.NewByBlock(dir), base: base, dir: dir}
+// PlanOf is that of the extents that are wanted: of what a target lacks, which somebody
+// knows better than a Base says.
+func (m *Image) PlanOf(ctx context.Context, dir string, want func(e *extent.Extent) bool) (*Plan, error) {
+	return newPlan(ctx, m, false, nil, want, dir)
+}
+
+func newPlan(ctx context.Context, m *Image, ours bool, base *Base, want func(e *extent.Extent) bool, dir string) (
+	*Plan, error) {
+	pl := &Plan{Point: m.Point, image: m, ours: ours, needs: extentmap.NewByBlock(dir), base: base, want: want, dir: dir}
 	if err := pl.fill(ctx); err != nil {
 		return pl, errors.Join(err, pl.Close())
 	}
@@ -195,12 +203,20 @@ func (pl *Plan) fill(ctx context.Context) (err error) {
 	return err
 }
 
+// need takes an extent into the plan, if it is wanted.
+func (pl *Plan) need(e *extent.Extent) error {
+	if pl.want != nil && !pl.want(e) {
+		return nil
+	}
+	return pl.needs.Add(e)
+}
+
 // all plans for a target of zeros.
 func (pl *Plan) all(ctx context.Context) error {
 	return pl.image.Map.Each(ctx, false, func(_ int64, extents []extent.Extent) error {
 		for i := range extents {
 			pl.LiveBytes += extents[i].Len
-			if err := pl.needs.Add(&extents[i]); err != nil {
+			if err := pl.need(&extents[i]); err != nil {
 				return err
 			}
 		}
@@ -256,7 +272,7 @@ func (pl *Plan) leaf(have, wrote []extent.Extent, base *Base) error {
 	var err error
 	add := func(e extent.Extent) {
 		if err == nil {
-			err = pl.needs.Add(&e)
+			err = pl.need(&e)
 		}
 	}
 	data := rangeset.New() // what has data now

@@ -1,6 +1,8 @@
 package extent
 
 import (
+	"slices"
+
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
@@ -64,6 +66,23 @@ func (e *Extent) Cut(off, n int64) Extent {
 		out.At += uint32(off - e.Off)
 	}
 	return out
+}
+
+// Within returns those of extents, which are in order and do not overlap, that have a part in
+// [from, to).
+func Within(extents []Extent, from, to int64) []Extent {
+	reaches := func(e Extent, off int64) int {
+		if e.End() <= off {
+			return -1
+		}
+		return 1
+	}
+	lo, _ := slices.BinarySearchFunc(extents, from, reaches)
+	hi := lo
+	for hi < len(extents) && extents[hi].Off < to {
+		hi++
+	}
+	return extents[lo:hi]
 }
 
 // Of calls fn with the extents of entry i of an object, oldest first, up to an LSN.

@@ -2,7 +2,6 @@ package mount
 
 import (
 	"context"
-	"slices"
 	"sync"
 
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
@@ -44,23 +43,16 @@ func (d *Device) fetchNow(ctx context.Context, k int64, f *filled) error {
 		return err
 	}
 	end := min(f.off+f.n*pageBytes, d.size)
-	at, _ := slices.BinarySearchFunc(extents, f.off, func(e extent.Extent, off int64) int {
-		if e.End() <= off {
-			return -1
-		}
-		return 1
-	})
-	extents = extents[at:]
-	for at = 0; at < len(extents) && extents[at].Off < end; at++ {
-	}
-	extents = extents[:at]
+	extents = extent.Within(extents, f.off, end)
 	if len(extents) == 0 {
 		return nil
 	}
 	buf := make([]byte, end-f.off)
-	if err := d.assemble(ctx, buf, f.off, extents); err != nil {
+	read, err := d.image.Assemble(ctx, buf, f.off, extents)
+	if err != nil {
 		return err
 	}
+	d.stats.store.Add(read)
 	f.buf = buf
 	for i := range extents {
 		for p := max(extents[i].Off, f.off); p < min(extents[i].End(), end); p = (p/pageBytes + 1) * pageBytes {
@@ -68,28 +60,6 @@ func (d *Device) fetchNow(ctx context.Context, k int64, f *filled) error {
 		}
 	}
 	return nil
-}
-
-// assemble reads the extents' parts within [off, off+len(buf)) into buf.
-func (d *Device) assemble(ctx context.Context, buf []byte, off int64, extents []extent.Extent) error {
-	byBlock := map[extent.BlockAddr][]*extent.Extent{}
-	var blocks []extent.Block
-	for i := range extents {
-		p := extents[i].Addr()
-		if byBlock[p] == nil {
-			blocks = append(blocks, extents[i].Block)
-		}
-		byBlock[p] = append(byBlock[p], &extents[i])
-	}
-	slices.SortFunc(blocks, extent.CompareBlocks)
-	return d.image.Blocks(ctx, blocks, func(b *extent.Block, plain []byte) error {
-		d.stats.store.Add(int64(len(plain)))
-		for _, e := range byBlock[b.Addr()] {
-			from, to := max(e.Off, off), min(e.End(), off+int64(len(buf)))
-			copy(buf[from-off:to-off], plain[int64(e.At)+from-e.Off:])
-		}
-		return nil
-	})
 }
 
 // offer keeps pages where there is room; the disk being full is nobody's fault.
