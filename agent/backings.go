@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -63,6 +64,40 @@ func (s *stream) syncBackings() error {
 		if err := v.back.Sync(); err != nil {
 			return s.syncFailed(v, err)
 		}
+	}
+	return nil
+}
+
+// SyncBacking makes durable what a backing was given, by whomever: for a backing that is
+// written to by others beside the agent. When it fails, the agent writes again what it had
+// written, as after a checkpoint that failed. Errors: fail.Retry where no volume has the
+// backing, or its group is suspended.
+func (a *Agent) SyncBacking(b backing.Backing) error {
+	var v *Volume
+	a.mu.Lock()
+	for _, o := range a.volumes {
+		if o.back == b {
+			v = o
+		}
+	}
+	a.mu.Unlock()
+	if v == nil {
+		return fail.New(fail.Retry, "sync", "backing", "no volume has it now")
+	}
+	s := v.s
+	if s.suspended != nil {
+		return fail.New(fail.Retry, "sync backing of", v.conf.Name, "its group is suspended: "+s.suspended.Error())
+	}
+	s.ckpt.mu.Lock()
+	defer s.ckpt.mu.Unlock()
+	s.mu.Lock()
+	err := s.backings.syncErr
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := b.Sync(); err != nil {
+		return s.syncFailed(v, err)
 	}
 	return nil
 }

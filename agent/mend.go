@@ -20,11 +20,14 @@ func (s *stream) mend(ctx context.Context) error {
 	}
 	s.ckpt.mu.Lock()
 	defer s.ckpt.mu.Unlock()
-	written, err := s.applyAgain(ctx, s.sinceCheckpoint())
+	frames, volumes := s.sinceCheckpoint(), s.a.volumesOf(s)
+	for _, v := range volumes {
+		v.back.Unsynced()
+	}
+	written, err := s.applyAgain(ctx, frames)
 	if err != nil {
 		return err
 	}
-	volumes := s.a.volumesOf(s)
 	sums := make([][]uint32, len(volumes))
 	for i, v := range volumes {
 		if sums[i], err = v.sums(written[v.conf.Number]); err != nil {

@@ -12,6 +12,7 @@ func (a absent) Zero(int64, int64, bool) error          { return a.err }
 func (a absent) StartSync(int64, int64)                 {}
 func (a absent) Forget(int64, int64)                    {}
 func (a absent) Sync() error                            { return a.err }
+func (a absent) Unsynced()                              {}
 func (a absent) SizeBytes() int64                       { return 0 }
 func (a absent) Data(int64) (start, n int64, err error) { return 0, 0, a.err }
 func (a absent) Whole() error                           { return nil }

@@ -30,6 +30,9 @@ type Backing interface {
 	// same bytes: the kernel says once that it could not write them, and takes them
 	// for clean from then on. They are to be written anew.
 	Sync() error
+	// Unsynced says after a Sync that failed that all which was written since the last
+	// one that did not is written again now. Nobody reads meanwhile.
+	Unsynced()
 	// Forget drops what memory caches of a range that was synced, so that the next
 	// read comes from the medium. It promises nothing.
 	Forget(off, n int64)
@@ -252,6 +255,8 @@ func (b *osBacking) Sync() error {
 	return ioError("sync backing", b.path, b.control(unix.Fdatasync))
 }
 
+func (b *osBacking) Unsynced() {}
+
 func (b *osBacking) Whole() error {
 	if b.device {
 		return nil
@@ -360,6 +365,8 @@ func (b *vfsBacking) Forget(int64, int64) {}
 func (b *vfsBacking) Sync() error {
 	return fail.Wrap(fail.Internal, "sync backing", b.path, b.f.SyncData())
 }
+
+func (b *vfsBacking) Unsynced() {}
 
 func (b *vfsBacking) Data(off int64) (int64, int64, error) {
 	return off, max(0, b.size-off), nil
