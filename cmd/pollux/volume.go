@@ -76,7 +76,7 @@ on when this command is interrupted; ` + "`pollux volume ls`" + ` then shows whe
 func printVolumes(c *cobra.Command, vols []api.Volume) {
 	rows := [][]string{{"VOLUME", "GROUP", "AGENT", "SIZE", "READY", "BACKING", "NBD"}}
 	for _, v := range vols {
-		rows = append(rows, []string{v.Name, v.Group, v.Agent, quantity.Bytes(v.SizeBytes).String(), fmt.Sprint(v.Ready), v.Backing, v.NBD})
+		rows = append(rows, []string{v.Name, v.Group, v.Agent, quantity.Bytes(v.SizeBytes).String(), v.State(), v.Backing, v.NBD})
 	}
 	text.Table(c.OutOrStdout(), rows)
 }

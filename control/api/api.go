@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
@@ -73,6 +74,28 @@ type Volume struct {
 	Backing   string `json:"backing"`
 	NBD       string `json:"nbd"` // URI
 	Ready     bool   `json:"ready"`
+	// Hydration is there while the backing is filled from the object store.
+	Hydration *Hydration `json:"hydration,omitempty"`
+}
+
+// State is Ready in words, and how far the hydration is.
+func (v *Volume) State() string {
+	if v.Hydration != nil {
+		return fmt.Sprintf("%v, %d%% hydrated", v.Ready, v.Hydration.Percent)
+	}
+	return fmt.Sprint(v.Ready)
+}
+
+// Hydration is how far the backing of a volume is that serves while its blocks still come from
+// the object store.
+type Hydration struct {
+	Volume        string `json:"volume"` // as the store has it
+	LSN           uint64 `json:"lsn"`    // the point that it is filled with
+	SizeBytes     int64  `json:"size_bytes"`
+	HydratedBytes int64  `json:"hydrated_bytes"` // here: fetched, written or without data
+	FetchedBytes  int64  `json:"fetched_bytes"`  // from the store since the agent's start
+	Percent       int    `json:"percent"`
+	Error         string `json:"error,omitempty"` // why it does not go on
 }
 
 // VolumeCreate asks for a new volume.
@@ -322,6 +345,8 @@ type AgentStatus struct {
 	Connections    int     `json:"nbd_connections"`
 	NewGeneration  bool    `json:"new_generation"` // this start found no arena
 	UptimeSeconds  float64 `json:"uptime_seconds"`
+	// Hydrating are the backings that are still being filled from the object store.
+	Hydrating []Hydration `json:"hydrating,omitempty"`
 }
 
 // Service is what a daemon can do for operators.

@@ -86,7 +86,7 @@ func (m *crashModel) image(lsn uint64) []byte {
 // crashDaemon starts a daemon whose disk is fs, and whose clock jumps back and forth
 // by up to an hour, every time that it is looked at. With odd seeds its uploader folds
 // all that it may.
-func crashDaemon(ctx context.Context, fs vfs.FS, dir string, seed uint64) (*Daemon, error) {
+func crashDaemon(ctx context.Context, fs vfs.FS, dir string, seed uint64, set ...func(*config.Agent)) (*Daemon, error) {
 	conf, err := config.ParseAgent("crash.yaml", []byte(fmt.Sprintf(`
 name: crash
 state: /state
@@ -126,6 +126,9 @@ journal:
 	}
 	if seed%2 == 1 {
 		s.foldFrom = -1
+	}
+	for _, f := range set {
+		f(conf)
 	}
 	s.now = func() time.Time { return time.Now().Add(rand.N(2*time.Hour) - time.Hour) }
 	return start(ctx, conf, "test", slog.New(slog.DiscardHandler), s)

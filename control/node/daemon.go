@@ -51,6 +51,7 @@ type Daemon struct {
 	http    adminhttp.HTTP
 
 	quiescing quiescing
+	hydrating *hydrations
 	accepted  sync.Map // group to volume: backings accepted since this start, for the next one
 
 	verbs  chan struct{} // holds one while a state-changing verb runs; see lockVerbs
@@ -89,7 +90,11 @@ func start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 		verbs: make(chan struct{}, 1), listening: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	if err := d.open(ctx, d.ctx); err != nil {
+	d.hydrating = newHydrations(d)
+	stop := context.AfterFunc(ctx, d.hydrating.end) // the agent's start may wait for the store
+	err := d.open(ctx, d.ctx)
+	stop()
+	if err != nil {
 		_ = d.Close()
 		return nil, err
 	}
@@ -267,7 +272,7 @@ func (d *Daemon) openAgent() (err error) {
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
 		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs,
 		CheckpointInterval: d.hooks.checkpoint,
-		CreateBacking:      d.hooks.createBacking, OpenBacking: d.hooks.openBacking,
+		CreateBacking:      d.hooks.createBacking, OpenBacking: d.hydrating.openBacking,
 	}
 	if d.journal.Alone() {
 		o.Reference, o.Committed, o.Remote, o.Dial = true, d.host.Point, d.host.Durable, d.dialHere
@@ -277,6 +282,7 @@ func (d *Daemon) openAgent() (err error) {
 	if d.agent, err = agent.Open(o); err != nil {
 		return err
 	}
+	close(d.hydrating.ready)
 	if d.host != nil {
 		d.host.SetSource(d.agent.Frame)
 	}
@@ -351,6 +357,7 @@ func (d *Daemon) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	var errs []error
+	defer time.AfterFunc(fetchTimeout, d.hydrating.end).Stop()
 	d.http.Close()
 	if d.lockVerbs(ctx, "stop", "agent") == nil { // the last of them has returned, or hangs for good
 		defer d.endTurn()
@@ -363,6 +370,7 @@ func (d *Daemon) Close() error {
 	}
 	d.cancel()
 	d.wg.Wait()
+	d.hydrating.close()
 	if d.host != nil {
 		errs = append(errs, d.host.Close())
 	}

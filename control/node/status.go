@@ -17,7 +17,8 @@ func (d *Daemon) common() verbs.Common {
 func (d *Daemon) own(m *status.Model) {
 	m.Version, m.Uptime = d.version, time.Since(d.start)
 	m.Certificates = adminhttp.Certificates(d.conf.Certificates(), m.Now)
-	m.Agent = &status.Agent{Name: d.conf.Name, Status: d.agent.Status(), Accepted: map[string]string{}}
+	m.Agent = &status.Agent{Name: d.conf.Name, Status: d.agent.Status(), Accepted: map[string]string{},
+		Hydrating: d.hydrating.all()}
 	if d.nbd != nil {
 		m.Agent.Connections = d.nbd.Connections()
 	}

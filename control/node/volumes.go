@@ -292,7 +292,7 @@ func (d service) volume(v *state.Volume) api.Volume {
 	}
 	u := url.URL{Scheme: "nbd+unix", Path: "/" + v.Name, RawQuery: "socket=" + d.conf.NBD.Unix}
 	return api.Volume{Name: v.Name, Group: v.Group, Agent: v.Agent, SizeBytes: v.SizeBytes, Backing: v.Backing,
-		Ready: ready, NBD: "nbd+unix://" + u.Path + "?" + u.RawQuery}
+		Ready: ready, NBD: "nbd+unix://" + u.Path + "?" + u.RawQuery, Hydration: d.hydrating.of(v.Backing)}
 }
 
 // elsewhere refuses what only a volume's own agent can do.

@@ -63,6 +63,8 @@ type Agent struct {
 	// Accepted are volumes by their group: a backing was accepted for them, which the next start
 	// takes.
 	Accepted map[string]string
+	// Hydrating are backings that are still being filled from the object store, by volume.
+	Hydrating []api.Hydration
 }
 
 // Read takes what the model needs of a control state, which it does not keep.

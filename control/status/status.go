@@ -20,6 +20,7 @@ func (m *Model) Status() api.Status {
 		out.Agent.Name, out.Agent.Connections, out.Agent.NewGeneration = a.Name, a.Connections, a.NewArena
 		out.Agent.MemoryBytes, out.Agent.MemoryBudget = a.Arena.UsedBytes, a.Arena.TotalBytes
 		out.Agent.WALBytes, out.Agent.WALBudgetBytes = a.WAL.LiveBytes, a.WAL.BudgetBytes
+		out.Agent.Hydrating = a.Hydrating
 		out.Agent.WrittenBytes, out.Agent.StoredBytes = a.PlainBytes, a.StoredBytes
 	}
 	for i := range m.Journal.Targets {

@@ -26,6 +26,9 @@ type Agent struct {
 	Runtime string         `yaml:"runtime"` // on tmpfs; default /dev/shm/pollux
 	Socket  string         `yaml:"socket"`  // control; default <state>/control.sock
 	Memory  quantity.Bytes `yaml:"memory"`  // acknowledged writes in flight; default 128MiB
+	// HydrateRate bounds what a backing that is filled from the store reads each second; default
+	// none.
+	HydrateRate quantity.Bytes `yaml:"hydrate_rate"`
 
 	WAL     WAL     `yaml:"wal"`
 	NBD     NBD     `yaml:"nbd"`

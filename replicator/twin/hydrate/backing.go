@@ -35,6 +35,8 @@ type Disk interface {
 
 // Options say how an image is filled.
 type Options struct {
+	// Context ends, beside Close, what waits for the store; nil never does.
+	Context context.Context
 	// Image opens the point. It is called when the store is needed first, and again while it
 	// fails; it may wait. What it returns is closed by the Backing.
 	Image func(ctx context.Context, p Point) (*twin.Image, error)
@@ -59,6 +61,9 @@ func (o *Options) complete() {
 			*d.p = d.v
 		}
 	}
+	if o.Context == nil {
+		o.Context = context.Background()
+	}
 	if o.Notify == nil {
 		o.Notify = func(error) {}
 	}
@@ -76,11 +81,13 @@ type Backing struct {
 	o     Options
 	pages *pages
 	done  atomic.Bool // all is here, and the side file is gone
+	// closed is set before a last time that all pages' locks are free: from then on nothing is
+	// fetched into the image.
+	closed atomic.Bool
 
 	syncing sync.Mutex // one Sync at a time
 	side    *side      // under syncing
 	durable int64      // pages that the side file has; under syncing
-	closed  bool       // under syncing
 	lost    error      // of a Sync; what it should have made durable may be lost; under syncing
 
 	claims  claims
@@ -117,7 +124,7 @@ func open(d Disk, p Place, o Options) (*Backing, error) {
 		return nil, err
 	}
 	b := &Backing{Disk: d, place: p, point: s.head.Point, o: o, side: s, pages: pages, durable: pages.here.Load()}
-	b.ctx, b.end = context.WithCancel(context.Background())
+	b.ctx, b.end = context.WithCancel(o.Context)
 	if err := b.belongs(); err != nil {
 		b.end()
 		s.close()
@@ -272,7 +279,10 @@ func (b *Backing) Sync() error {
 	}
 	b.syncing.Lock()
 	defer b.syncing.Unlock()
-	if b.closed || b.done.Load() {
+	if b.closed.Load() {
+		return b.isClosed("sync")
+	}
+	if b.done.Load() {
 		return b.Disk.Sync()
 	}
 	if b.lost != nil { // the kernel would not say so twice
@@ -338,13 +348,21 @@ func (b *Backing) Data(off int64) (start, n int64, err error) {
 	return off, max(0, b.point.SizeBytes-off), nil
 }
 
+func (b *Backing) isClosed(op string) error {
+	return fail.New(fail.NotFound, op, b.place.Path, "the volume was removed")
+}
+
 // Close ends all that waits for the store.
 func (b *Backing) Close() error {
 	b.end()
 	b.syncing.Lock()
-	b.closed = true
+	b.closed.Store(true)
 	b.side.close()
 	b.syncing.Unlock()
+	for i := range b.pages.locks {
+		b.pages.locks[i].Lock()
+		b.pages.locks[i].Unlock() //nolint:staticcheck // who had it before is done
+	}
 	b.use()
 	return errors.Join(b.leave(), b.Disk.Close())
 }

@@ -174,6 +174,9 @@ func (b *Backing) put(f *fetched) error {
 	l := b.pages.lock(f.first)
 	l.Lock()
 	defer l.Unlock()
+	if b.closed.Load() {
+		return b.isClosed("fetch")
+	}
 	end := f.first + int64(len(f.state))
 	for i := f.first; i < end; {
 		s := f.state[i-f.first]

@@ -2,6 +2,7 @@ package hydrate
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -58,8 +59,8 @@ func (b *Backing) Hydrate(ctx context.Context, run Run) error {
 	for wait := b.o.MinWait; !b.done.Load(); {
 		before := b.pages.here.Load()
 		err := f.pass()
-		if serr := f.sync(); err == nil {
-			err = serr
+		if ctx.Err() == nil {
+			err = errors.Join(err, f.sync())
 		}
 		switch {
 		case b.done.Load():
@@ -148,6 +149,9 @@ func (f *filler) zero(from, to int64) error {
 	l := f.pages.lock(from)
 	l.Lock()
 	defer l.Unlock()
+	if f.closed.Load() {
+		return f.isClosed("fill")
+	}
 	for from < to {
 		first, n := f.pages.missing(from, to)
 		if n == 0 {
