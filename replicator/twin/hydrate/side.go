@@ -195,6 +195,30 @@ func decode(b []byte, fn func(run)) (h Head, records uint64, err error) {
 
 func pageCount(size int64) int64 { return (size + pageBytes - 1) / pageBytes }
 
+// PageRun are pages of a volume, one behind the other.
+type PageRun struct {
+	First int64 `json:"first"`
+	Pages int64 `json:"pages"`
+}
+
+// Contents are what a side file says.
+type Contents struct {
+	Head
+	Records uint64    `json:"records"` // that are whole
+	Here    []PageRun `json:"here"`    // in order
+}
+
+// Decode reads a side file: as far as it can, where it is damaged. Errors: fail.Damaged,
+// fail.Unsupported.
+func Decode(b []byte) (c Contents, err error) {
+	var runs []run
+	c.Head, c.Records, err = decode(b, func(r run) { runs = append(runs, r) })
+	for _, r := range join(runs) {
+		c.Here = append(c.Here, PageRun{r.first, r.n})
+	}
+	return c, err
+}
+
 // side is an open side file. One goroutine at a time uses it.
 type side struct {
 	fs      vfs.FS
