@@ -87,6 +87,12 @@ func (m *crashModel) image(lsn uint64) []byte {
 // by up to an hour, every time that it is looked at. With odd seeds its uploader folds
 // all that it may.
 func crashDaemon(ctx context.Context, fs vfs.FS, dir string, seed uint64, set ...func(*config.Agent)) (*Daemon, error) {
+	return crashDaemonOver(ctx, fs, dir, seed, func(b backing.Backing) backing.Backing { return b }, set...)
+}
+
+// crashDaemonOver is crashDaemon with something over its backings.
+func crashDaemonOver(ctx context.Context, fs vfs.FS, dir string, seed uint64,
+	over func(backing.Backing) backing.Backing, set ...func(*config.Agent)) (*Daemon, error) {
 	conf, err := config.ParseAgent("crash.yaml", []byte(fmt.Sprintf(`
 name: crash
 state: /state
@@ -122,7 +128,13 @@ journal:
 			}
 			return false, errors.Join(d.Sync(), d.Close())
 		},
-		openBacking: func(path string, size int64) (backing.Backing, error) { return backing.OpenVFS(fs, path, size) },
+		openBacking: func(path string, size int64) (backing.Backing, error) {
+			b, err := backing.OpenVFS(fs, path, size)
+			if err != nil {
+				return nil, err
+			}
+			return over(b), nil
+		},
 	}
 	if seed%2 == 1 {
 		s.foldFrom = -1

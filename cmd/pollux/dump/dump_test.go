@@ -18,6 +18,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin/hydrate"
 	"github.com/pollux-dr/pollux/wal"
 )
 
@@ -201,5 +202,34 @@ func TestDumpWAL(t *testing.T) {
 	if out, err := runVerb(t, "dump", "wal", dir); fail.ExitCode(err) != 9 ||
 		!strings.Contains(out, "neither a frame nor a Raft entry") {
 		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+// TestDumpHydrating shows a side file, and damage of one.
+func TestDumpHydrating(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "v.img")
+	at := hydrate.Point{Journal: dumpJournal, Stream: dumpStream, Volume: "disk1", Number: 2, Epoch: 1, LSN: 42,
+		SizeBytes: 1 << 20}
+	if err := hydrate.Create(hydrate.Place{Path: path}, at); err != nil {
+		t.Fatal(err)
+	}
+	side := path + hydrate.SideSuffix
+	out, err := runVerb(t, "dump", "hydrating", side)
+	if err != nil || !strings.Contains(out, "volume disk1 at LSN 42") || !strings.Contains(out, "0 of 256 pages") {
+		t.Errorf("%q, %v", out, err)
+	}
+	if out, err = runVerb(t, "dump", "hydrating", side, "--json"); err != nil || !strings.Contains(out, `"lsn": 42`) {
+		t.Errorf("%q, %v", out, err)
+	}
+	b, err := os.ReadFile(side)
+	if err == nil {
+		b[20] ^= 1
+		err = os.WriteFile(side, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := runVerb(t, "dump", "hydrating", side); !fail.Is(err, fail.Damaged) {
+		t.Error(err)
 	}
 }
