@@ -161,6 +161,37 @@ func (s *Stream) NewestGap() (to change.Point) {
 	return to
 }
 
+// GapBefore returns what the stream left out just before an LSN, nil where it has a
+// record there.
+func (s *Stream) GapBefore(lsn uint64) *Gap {
+	if s != nil {
+		for i := range s.Gaps {
+			if s.Gaps[i].To.LSN+1 == lsn {
+				return &s.Gaps[i]
+			}
+		}
+	}
+	return nil
+}
+
+// ForgotGapBefore reports whether the stream's gaps around an LSN are not listed any more,
+// so that there may have been one just before it.
+func (s *Stream) ForgotGapBefore(lsn uint64) bool {
+	return s != nil && lsn <= s.Forgotten+1 && s.Forgotten > 0
+}
+
+// Consistent reports whether an LSN is a recovery point, as far as resyncs go.
+func (s *Stream) Consistent(lsn uint64) bool {
+	if s != nil {
+		for i := range s.Resyncs {
+			if r := &s.Resyncs[i]; lsn > r.After && (r.Until == 0 || lsn < r.Until) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // ResyncBegin leaves out what a stream lost of its history.
 type ResyncBegin struct {
 	Stream change.StreamID `json:"stream"`

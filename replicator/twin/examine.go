@@ -156,7 +156,7 @@ func Examine(ctx context.Context, s objstore.Store, fn func(*Object) error) (*To
 			*o = Object{} // fn has had it; the log may be long
 		}
 	}
-	x.totals.LastIndex, x.totals.Epoch = x.rules.next-1, x.rules.cur.Epoch
+	x.totals.LastIndex, x.totals.Epoch = x.rules.Next-1, x.rules.Token.Epoch
 	for _, id := range slices.SortedFunc(maps.Keys(x.parts), func(a, b change.StreamID) int {
 		return cmp.Compare(a.String(), b.String())
 	}) {

@@ -21,7 +21,7 @@ import (
 // examiner walks a log from its first object to its last.
 type examiner struct {
 	store  objstore.Store
-	rules  rules
+	rules  objlog.Rules
 	points map[change.StreamID]change.Point
 	lost   bool               // something was damaged: state and chains have a gap
 	floor  uint64             // positions below may be gone
@@ -113,7 +113,7 @@ func (x *examiner) gaps(objects []*Object) []*Object {
 		}
 		if through := min(o.Position, reached); next < through {
 			m := &Object{Position: next, Name: objlog.ObjectName(next), Standing: Missing}
-			m.note((&Log{store: x.store}).missing(next, o.Position))
+			m.note(objlog.ErrMissing(x.store.URL(), next, o.Position))
 			if through-next > 1 {
 				m.Err = fail.At("open", fmt.Sprintf("positions %d to %d", next, through-1), m.Err)
 			}
@@ -132,9 +132,9 @@ func (x *examiner) gaps(objects []*Object) []*Object {
 
 // standings applies the rules of fences.
 func (x *examiner) standings(objects []*Object) {
-	x.rules.next = 1
+	x.rules.Next = 1
 	if x.from != nil {
-		x.rules.next, x.rules.cur = x.from.Index+1, x.from.Token
+		x.rules.Next, x.rules.Token = x.from.Index+1, x.from.Token
 	}
 	var valid []*Object
 	for i, o := range objects {
@@ -146,18 +146,18 @@ func (x *examiner) standings(objects []*Object) {
 		}
 		switch {
 		case o.Index == nil || o.Standing == Beyond:
-			x.rules.lost = x.rules.lost || o.Standing != Beyond
+			x.rules.Lost = x.rules.Lost || o.Standing != Beyond
 			continue
 		case i == 0 && o.Position == 0:
 			x.identity(o)
 			continue
-		case x.rules.journal == [16]byte{}:
-			x.rules.journal = o.Index.Journal // the identity cannot be read
+		case x.rules.Journal == [16]byte{}:
+			x.rules.Journal = o.Index.Journal // the identity cannot be read
 		}
-		ok, err := x.rules.judge(o.Index)
+		ok, err := x.rules.Judge(o.Index)
 		if err != nil {
 			o.note(fail.New(fail.Damaged, "read", x.at(o), err.Error()))
-			x.rules.lost = true
+			x.rules.Lost = true
 			continue
 		}
 		if !ok {
@@ -183,7 +183,7 @@ func (x *examiner) identity(o *Object) {
 		o.note(fail.New(fail.Damaged, "read", x.at(o),
 			fmt.Sprintf("position 0 is a %v, not the log's identity", o.Index.Type)))
 	}
-	x.rules.journal = o.Index.Journal
+	x.rules.Journal = o.Index.Journal
 }
 
 func (x *examiner) at(o *Object) string { return x.store.URL() + "/" + o.Name }
@@ -307,17 +307,17 @@ func (x *examiner) follow(o *Object) error {
 			continue
 		}
 		// Behind damage they may not apply, and those that do tell of gaps.
-		if err := apply(x.state, c.kind, c.Body); err != nil && !x.lost {
+		if err := objlog.Replay(x.state, c.kind, c.Body); err != nil && !x.lost {
 			return fail.At("apply", fmt.Sprintf("journal index %d", c.Index), err)
 		}
 	}
 	for _, f := range o.frames {
 		at, known := x.points[f.header.Stream]
-		if g := gapBefore(x.state, f.header.Stream, f.header.FirstLSN); g != nil && g.From == at {
+		if g := x.state.Streams[f.header.Stream].GapBefore(f.header.FirstLSN); g != nil && g.From == at {
 			at = g.To
 		}
 		if known || !x.lost {
-			if err := f.header.Follows(at); err != nil && !forgotten(x.state, f.header.Stream, f.header.FirstLSN) {
+			if err := f.header.Follows(at); err != nil && !x.state.Streams[f.header.Stream].ForgotGapBefore(f.header.FirstLSN) {
 				o.note(fail.At("read", x.at(o), err))
 			}
 		}

@@ -154,10 +154,10 @@ func (l *Log) changed(ctx context.Context, id change.StreamID, after, through ui
 		if e.Stream != id || e.LastLSN <= after || e.FirstLSN > through {
 			return 0, nil
 		}
-		if g := gapBefore(l.State, id, e.FirstLSN); g != nil {
+		if g := l.State.Streams[id].GapBefore(e.FirstLSN); g != nil {
 			prev = g.To.Hash
 		}
-		if t.Prev != prev && !forgotten(l.State, id, e.FirstLSN) {
+		if t.Prev != prev && !l.State.Streams[id].ForgotGapBefore(e.FirstLSN) {
 			return 0, fail.New(fail.Damaged, "check chain", id.String(),
 				fmt.Sprintf("frame at LSN %d follows hash %s, but the one before it is %s", e.FirstLSN, t.Prev, prev))
 		}

@@ -85,20 +85,20 @@ func (l *Log) damagedObject(o objlog.ObjectID, format string, args ...any) error
 // without a gap, up to the first object that breaks the log.
 func (l *Log) order(ctx context.Context, all []footer, rest []located) error {
 	first := l.next
-	r := rules{journal: l.Identity.Journal, next: l.next, cur: l.token}
-	defer func() { l.next, l.token = r.next, r.cur }()
+	r := objlog.Rules{Journal: l.Identity.Journal, Next: l.next, Token: l.token}
+	defer func() { l.next, l.token = r.Next, r.Token }()
 	for i := range all {
 		x, err, valid := all[i].x, all[i].err, false
 		position := l.End - uint64(len(all)-i)
 		if err == nil {
-			if valid, err = r.judge(x); err != nil {
+			if valid, err = r.Judge(x); err != nil {
 				err = l.damaged(x.Position, "%v", err)
 			}
 		}
 		switch {
 		case err != nil:
 			l.stop(position, err)
-			return l.branch(ctx, r.cur, all[i+1:], rest)
+			return l.branch(ctx, r.Token, all[i+1:], rest)
 		case !valid:
 			l.Void++
 		case x.Type == segment.Fence:
@@ -115,7 +115,7 @@ func (l *Log) order(ctx context.Context, all []footer, rest []located) error {
 		}
 	}
 	if l.Damage != nil { // an object is missing behind all of these
-		return l.branch(ctx, r.cur, nil, rest)
+		return l.branch(ctx, r.Token, nil, rest)
 	}
 	return nil
 }
@@ -177,28 +177,9 @@ func (l *Log) DamageOf(volumes ...*state.Volume) error {
 
 // gap reports whether a resync closed the gap before an LSN.
 func (l *Log) gap(id change.StreamID, last, first uint64) bool {
-	g := gapBefore(l.State, id, first)
-	return g != nil && g.From.LSN == last || first > last && forgotten(l.State, id, first)
-}
-
-// forgotten reports whether a stream's gaps around an LSN are not listed any more, so
-// that there may have been one just before it.
-func forgotten(s *state.State, id change.StreamID, lsn uint64) bool {
-	st := s.Streams[id]
-	return st != nil && lsn <= st.Forgotten+1 && st.Forgotten > 0
-}
-
-// gapBefore returns what a stream left out just before an LSN, nil where it has a
-// record there.
-func gapBefore(s *state.State, id change.StreamID, lsn uint64) *state.Gap {
-	if st := s.Streams[id]; st != nil {
-		for i := range st.Gaps {
-			if st.Gaps[i].To.LSN+1 == lsn {
-				return &st.Gaps[i]
-			}
-		}
-	}
-	return nil
+	st := l.State.Streams[id]
+	g := st.GapBefore(first)
+	return g != nil && g.From.LSN == last || first > last && st.ForgotGapBefore(first)
 }
 
 // replay applies the log's commands to the control state, up to the first object
@@ -263,23 +244,13 @@ func (l *Log) replayObject(x *segment.Index, bodies []byte) error {
 		}
 		kind, body, err := x.Command(bodies[e.Offset-lo:][:e.Bytes], k)
 		if err == nil {
-			err = apply(l.State, kind, body)
+			err = objlog.Replay(l.State, kind, body)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// apply is State.Apply on a command that the journal accepted: the state must
-// take it too.
-func apply(s *state.State, kind state.Kind, body []byte) error {
-	_, err := s.Apply(kind, body)
-	if err == nil || fail.Is(err, fail.Unsupported) {
-		return err
-	}
-	return fail.Wrap(fail.Damaged, "apply", kind.String(), err)
 }
 
 func isCommand(e *segment.Entry) bool {

@@ -180,19 +180,19 @@ func (l *Log) list(ctx context.Context, first uint64) (there, rest []located, er
 	l.Beyond = len(all) - n
 	free := first + uint64(n)
 	for _, o := range all[n:] {
-		gone := free == 0 || missing(free, o.position, nil)
+		gone := free == 0 || objlog.ProvesMissing(free, o.position, nil)
 		if !gone {
 			x, err := objlog.ReadIndex(ctx, l.store, o.position)
 			if ctx.Err() != nil {
 				return nil, nil, err
 			}
-			gone = err == nil && missing(free, o.position, x)
+			gone = err == nil && objlog.ProvesMissing(free, o.position, x)
 		}
 		if gone && free == 0 {
-			return nil, nil, l.missing(0, o.position)
+			return nil, nil, objlog.ErrMissing(l.store.URL(), 0, o.position)
 		}
 		if gone {
-			l.stop(free, l.missing(free, o.position))
+			l.stop(free, objlog.ErrMissing(l.store.URL(), free, o.position))
 			break
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"math"
 	"slices"
 
 	"github.com/pollux-dr/pollux/replicator/objlog"
@@ -95,6 +96,7 @@ type Plan struct {
 	needs     *extentmap.ByBlock
 	base      *Base
 	want      func(e *extent.Extent) bool // nil: all
+	dirty     Dirty // of the base
 	dir       string
 	seen      uint64 // the catalog by which needs was made
 	moves     Moves
@@ -240,11 +242,21 @@ func (pl *Plan) difference(ctx context.Context, base *Base) error {
 			return err
 		}
 		b, bok, err := touched.Next(ctx, leaf)
-		if err != nil || (!aok && !bok) {
+		if err != nil {
 			return err
 		}
-		if leaf = a; !aok || (bok && b < a) {
-			leaf = b
+		c, cok := pl.dirty.next(leaf)
+		if !aok && !bok && !cok {
+			return nil
+		}
+		leaf = math.MaxInt64
+		for _, next := range []struct {
+			leaf int64
+			ok   bool
+		}{{a, aok}, {b, bok}, {c, cok}} {
+			if next.ok {
+				leaf = min(leaf, next.leaf)
+			}
 		}
 		have, err := m.Resolve(ctx, leaf, false)
 		if err != nil {
@@ -252,7 +264,7 @@ func (pl *Plan) difference(ctx context.Context, base *Base) error {
 		}
 		wrote, err := touched.Resolve(ctx, leaf, true)
 		if err == nil {
-			err = pl.leaf(have, wrote, base)
+			err = pl.leaf(have, append(wrote, pl.dirty.leaves[leaf]...), base)
 		}
 		if err != nil {
 			return err

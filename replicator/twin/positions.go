@@ -3,11 +3,9 @@ package twin
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog"
-	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
@@ -94,18 +92,4 @@ func contiguous(all []located, first uint64) int {
 		}
 	}
 	return len(all)
-}
-
-// missing tells whether an object that exists proves that position `first`,
-// which does not, once did: a writer creates at most segment.MaxInFlight beyond
-// what is durable, and says in each object what it knew durable. x may be nil
-// where only the position is known.
-func missing(first, position uint64, x *segment.Index) bool {
-	return position > first+segment.MaxInFlight || (x != nil && x.DurablePosition > first)
-}
-
-func (l *Log) missing(first, position uint64) error {
-	return fail.New(fail.Damaged, "open", l.at(first),
-		fmt.Sprintf("the object is missing, but position %d exists", position)).
-		WithHint("an object of the log was deleted; restore it from a version or replica of the bucket")
 }

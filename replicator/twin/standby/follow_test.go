@@ -1,0 +1,34 @@
+package standby
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/pollux-dr/pollux/internal/seed"
+)
+
+// TestFollow: volumes are copied, later ones too, and what is written then is applied.
+func TestFollow(t *testing.T) {
+	r := newRig(t)
+	random := rand.New(rand.NewPCG(seed.New(t), 1))
+	r.log.Volume("a", rigVolume)
+	r.log.Random(random, 10)
+	r.open()
+	r.must(r.settle())
+	r.newest(1)
+	r.log.Random(random, 20)
+	r.must(r.settle())
+	r.newest(1)
+	r.log.Volume("b", rigVolume/2)
+	r.log.Folding = true
+	r.log.Random(random, 30)
+	r.must(r.settle())
+	r.newest(2)
+	r.open() // a restart
+	r.log.Random(random, 10)
+	r.must(r.settle())
+	r.newest(2)
+	if r.disk.copies != 2 {
+		t.Errorf("%d whole copies were made", r.disk.copies)
+	}
+}

@@ -1,0 +1,212 @@
+package standby
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/image"
+)
+
+// file is an open image.
+type file interface {
+	WriteAt(p []byte, off int64) (int, error)
+	Zero(off, n int64) error
+	Sync() error
+	Close() error
+}
+
+// disk is where images are.
+type disk interface {
+	// Open opens a whole image of a volume.
+	Open(path string, size int64) (file, error)
+	// Check refuses a place that holds anything.
+	Check(path string, size int64) error
+	// Copy writes an image as of a point to a place that Check let pass, or going on from an
+	// earlier Copy there; anew: whatever is there. It is durable when Copy returns.
+	Copy(ctx context.Context, l *twin.Log, p twin.Point, path string, anew bool, run copyRun) error
+}
+
+// copyRun says how a copy is made.
+type copyRun struct {
+	bytesPerSecond int64
+	progress       twin.Progress
+}
+
+// osDisk are files and devices of the system.
+type osDisk struct{}
+
+func (osDisk) Open(path string, size int64) (file, error) { return image.InPlace(path, size) }
+
+func (osDisk) Check(path string, size int64) error {
+	t, err := image.Inspect(path, size)
+	if err != nil {
+		return err
+	}
+	return t.Refused(false)
+}
+
+func (osDisk) Copy(ctx context.Context, l *twin.Log, p twin.Point, path string, anew bool, run copyRun) error {
+	t, err := image.Inspect(path, p.Volume.SizeBytes)
+	if err != nil {
+		return err
+	}
+	if err := t.Refused(true); err != nil { // somebody else's by now
+		return err
+	}
+	_, err = image.Restore(ctx, l, p, t, image.Options{Overwrite: true, Resume: !anew, Restart: anew,
+		BytesPerSecond: run.bytesPerSecond,
+		Stage:          func(string) (twin.Progress, func()) { return run.progress, func() {} }})
+	return err
+}
+
+// write writes what the batch has of each stream to the images of the volumes that follow, and
+// syncs them. An image that cannot be written is followed no more until it is made good: it
+// does not hold up the others.
+func (b *batch) write(ctx context.Context, todo map[change.StreamID][]entryRef) error {
+	if len(todo) == 0 {
+		return nil
+	}
+	if b.s.cur.Through < b.c.Position {
+		note := b.s.cur.clone()
+		note.Through = b.c.Position
+		if err := b.s.save(note, false); err != nil {
+			return err
+		}
+	}
+	b.c.Through = b.c.Position
+	failed := map[string]error{}
+	touched := map[string]file{}
+	for _, id := range sortedStreams(todo) {
+		numbers := b.c.numbers(id)
+		for _, e := range todo[id] {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := b.writeEntry(ctx, id, &e, numbers, touched, failed); err != nil {
+				return err
+			}
+		}
+	}
+	for name, f := range touched {
+		if failed[name] == nil {
+			failed[name] = f.Sync()
+		}
+	}
+	for name, err := range failed {
+		if err == nil {
+			continue
+		}
+		v := b.c.Volumes[name]
+		was, now := b.s.cur.stream(v.Stream).Applied, b.c.stream(v.Stream).Applied
+		v.Following, v.Low, v.High, v.Hash = false, was.LSN, now.LSN, now.Hash
+		b.s.closeFile(name)
+		b.s.noteVolume(name, err)
+		b.s.o.Logger.Error("an image cannot be written", "volume", name, "path", v.Path, "err", err)
+	}
+	return nil
+}
+
+// writeEntry writes one frame or fold. What it names outside of a volume is damage.
+func (b *batch) writeEntry(ctx context.Context, id change.StreamID, e *entryRef, numbers map[uint32]string,
+	touched map[string]file, failed map[string]error) error {
+	o, err := b.s.object(ctx, e.position)
+	if err != nil {
+		return err
+	}
+	for i := range o.Entries {
+		x := &o.Entries[i]
+		if !x.OfStream() || x.Stream != id || x.Index != e.index {
+			continue
+		}
+		err := b.s.decoder.changes(o, i, func(volume uint32, off, n int64, data []byte) error {
+			name, ours := numbers[volume]
+			if !ours || failed[name] != nil {
+				return nil
+			}
+			size := b.c.Volumes[name].Size
+			if off+n > size {
+				return fail.New(fail.Damaged, "apply", "volume "+name,
+					fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", n, off, size))
+			}
+			f, err := b.s.open(name, b.c.Volumes[name])
+			if err == nil {
+				touched[name] = f
+				err = put(f, off, n, data)
+			}
+			if err != nil {
+				failed[name] = err
+			}
+			return nil
+		})
+		return fail.At("apply", fmt.Sprintf("%s/%s at byte %d", b.s.o.Store.URL(), objlog.ObjectName(e.position),
+			x.Offset), err)
+	}
+	return errDamaged(b.s.o.Store.URL(), e.position, "it has no entry of journal index %d", e.index)
+}
+
+func put(f file, off, n int64, data []byte) error {
+	if data == nil {
+		return f.Zero(off, n)
+	}
+	_, err := f.WriteAt(data, off)
+	return fail.Wrap(fail.Full, "write", "image", err)
+}
+
+// open returns the open image of a volume.
+func (s *Standby) open(name string, v *volumeCursor) (file, error) {
+	if f := s.files[name]; f != nil {
+		return f, nil
+	}
+	f, err := s.o.disk.Open(v.Path, v.Size)
+	if err == nil {
+		s.files[name] = f
+	}
+	return f, err
+}
+
+// wantIn takes what is wanted into a cursor, by the control state.
+func (s *Standby) wantIn(c *cursor) {
+	wanted := map[string]bool{}
+	for _, w := range s.o.Want(s.state) {
+		v := s.state.Volumes[w.Name]
+		if v == nil || v.Removed {
+			continue
+		}
+		wanted[w.Name] = true
+		have := c.Volumes[w.Name]
+		if have == nil || have.Number != v.Number || have.Path != w.Path {
+			s.closeFile(w.Name)
+			c.Volumes[w.Name] = &volumeCursor{Number: v.Number, Stream: v.Stream, Size: v.SizeBytes, Path: w.Path}
+		}
+	}
+	for name := range c.Volumes {
+		if !wanted[name] {
+			s.closeFile(name)
+			delete(c.Volumes, name)
+		}
+	}
+}
+
+// want is wantIn of the present cursor; it becomes durable with the next.
+func (s *Standby) want() {
+	if s.cur.Volumes == nil {
+		s.cur.Volumes = map[string]*volumeCursor{}
+	}
+	s.wantIn(s.cur)
+}
+
+// retryAfter is how long a volume that cannot be brought to its point waits.
+const retryAfter = 5 * time.Second
+
+// notYet is of a volume that has to wait for the log.
+type notYet struct{ why string }
+
+func (e notYet) Error() string { return e.why }
+
+func isNotYet(err error) bool { var e notYet; return errors.As(err, &e) }
