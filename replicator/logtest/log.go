@@ -47,8 +47,10 @@ type Log struct {
 	Exact   map[uint64]bool // LSNs at which a frame ends
 
 	Point    change.Point
-	Position uint64 // of the next object
-	index    uint64 // of the next entry
+	Position uint64       // of the next object
+	index    uint64       // of the next entry
+	gap      change.Point // to which the newest Leap leads
+	leaps    int
 	token    segment.Token
 	number   uint32
 	entries  []segment.Entry

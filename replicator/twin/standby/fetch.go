@@ -164,9 +164,14 @@ func (s *Standby) lost(ctx context.Context) error {
 				continue // it proves nothing
 			}
 		}
-		if objlog.ProvesMissing(s.fetched, position, x) {
-			return objlog.ErrMissing(s.o.Store.URL(), s.fetched, position)
+		if !objlog.ProvesMissing(s.fetched, position, x) {
+			continue
 		}
+		_, err := s.o.Store.Size(ctx, objlog.ObjectName(s.fetched)) // it may have come before the later one was listed
+		if fail.Is(err, fail.NotFound) {
+			err = objlog.ErrMissing(s.o.Store.URL(), s.fetched, position)
+		}
+		return err
 	}
 	return nil
 }

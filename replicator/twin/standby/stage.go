@@ -41,6 +41,9 @@ func openStage(fs vfs.FS, dir string) (*stage, error) {
 	if err := fs.MkdirAll(dir, 0o700); err != nil {
 		return nil, fail.Wrap(fail.Denied, "create", dir, err)
 	}
+	if err := atomicfile.SyncDir(fs, fs.PathDir(dir)); err != nil {
+		return nil, fail.Wrap(fail.Full, "sync", fs.PathDir(dir), err)
+	}
 	names, err := fs.List(dir)
 	if err != nil {
 		return nil, fail.Wrap(fail.Denied, "list", dir, err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -119,6 +120,9 @@ func Open(o Options) (*Standby, error) {
 	var err error
 	if err = o.FS.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fail.Wrap(fail.Denied, "create", o.Dir, err)
+	}
+	if err := atomicfile.SyncDir(o.FS, o.FS.PathDir(o.Dir)); err != nil {
+		return nil, fail.Wrap(fail.Full, "sync", o.FS.PathDir(o.Dir), err)
 	}
 	if s.stage, err = openStage(o.FS, o.FS.PathJoin(o.Dir, "staged")); err != nil {
 		return nil, err
