@@ -140,3 +140,17 @@ func saveMeta(fs vfs.FS, path string, v any) error { return metafile.Save(fs, pa
 func loadMeta(fs vfs.FS, path string, v any) (found bool, err error) {
 	return metafile.Load(fs, path, "restore this host's volumes from the object store", v)
 }
+
+// VolumesIn names the volumes of the agent whose state directory is dir, without opening it;
+// none where there is no agent. Errors: fail.Damaged, fail.Unsupported.
+func VolumesIn(fs vfs.FS, dir string) (names []string, err error) {
+	var m manifest
+	a := &Agent{opts: Options{StateDir: dir}}
+	if _, err := loadMeta(fs, a.manifestPath(), &m); err != nil {
+		return nil, err
+	}
+	for i := range m.Volumes {
+		names = append(names, m.Volumes[i].Name)
+	}
+	return names, nil
+}

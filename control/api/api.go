@@ -203,6 +203,8 @@ type Status struct {
 	Agent   AgentStatus    `json:"agent"`
 	// Certificates are those that the daemon's configuration names.
 	Certificates []CertificateStatus `json:"certificates,omitempty"`
+	// Standby is of a standby's daemon, which has nothing of the above.
+	Standby *StandbyStatus `json:"standby,omitempty"`
 }
 
 // CertificateStatus is until when a certificate holds.

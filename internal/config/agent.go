@@ -40,6 +40,8 @@ type Agent struct {
 	Log      Log      `yaml:"log"`
 	// Quiesce are hooks round bookmarks, by group.
 	Quiesce []Quiesce `yaml:"quiesce"`
+	// Standby is what the host follows until its journal is promoted here.
+	Standby Standby `yaml:"standby"`
 }
 
 // Quiesce says how a group's application is made to stand still for a bookmark.
@@ -218,6 +220,7 @@ func (c *Agent) setDefaults() {
 			c.Quiesce[i].Limit = quantity.Duration(10 * time.Second)
 		}
 	}
+	c.Standby.setDefaults(c.State)
 	if j := &c.Journal; len(j.Addresses) == 0 { // else all of it is the journal's own
 		defBytes(&j.LogBudget, 2<<30)
 		defBytes(&j.OptionalBacklog, min(j.LogBudget, c.WAL.Budget)/2)
@@ -310,6 +313,9 @@ func (c *Agent) check() (setting string, err error) {
 	}
 	if setting, err := c.Journal.check(c.Identity, c.WAL.Budget); err != nil {
 		return "journal." + setting, err
+	}
+	if setting, err := c.Standby.check(c.Journal.Targets); err != nil {
+		return "standby." + setting, err
 	}
 	return "", nil
 }

@@ -96,7 +96,7 @@ type Plan struct {
 	needs     *extentmap.ByBlock
 	base      *Base
 	want      func(e *extent.Extent) bool // nil: all
-	dirty     Dirty // of the base
+	dirty     Dirty                       // of the base
 	dir       string
 	seen      uint64 // the catalog by which needs was made
 	moves     Moves

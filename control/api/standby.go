@@ -1,0 +1,58 @@
+package api
+
+import (
+	"context"
+	"time"
+)
+
+// StandbyStatus is where a standby is. Every lag is against the log's end as it was seen at AsOf.
+type StandbyStatus struct {
+	Name          string         `json:"name"`
+	Site          string         `json:"site"`
+	Version       string         `json:"version"`
+	UptimeSeconds float64        `json:"uptime_seconds"`
+	Target        string         `json:"target"`
+	URL           string         `json:"url"`
+	Journal       string         `json:"journal,omitempty"` // "" before the log was opened for the first time
+	Epoch         uint64         `json:"epoch"`
+	Position      uint64         `json:"position"`        // of the next object to be applied
+	StagedBytes   int64          `json:"staged_bytes"`    // on local disk
+	DelaySeconds  float64        `json:"delay_seconds"`   // how old what is applied has to be
+	AsOf          time.Time      `json:"as_of,omitzero"`  // zero: the end was not seen since the start
+	Error         string         `json:"error,omitempty"` // why it does not go on
+	Groups        []StandbyGroup `json:"groups"`
+}
+
+// StandbyGroup sums up the images of a group's volumes.
+type StandbyGroup struct {
+	Name       string          `json:"name"`
+	State      string          `json:"state"` // the worst of its volumes'
+	LagSeconds float64         `json:"lag_seconds"`
+	LagBytes   int64           `json:"lag_bytes"`
+	Volumes    []StandbyVolume `json:"volumes"`
+}
+
+// StandbyVolume is where the image of a volume is.
+type StandbyVolume struct {
+	Name       string    `json:"name"`
+	Path       string    `json:"path"`
+	State      string    `json:"state"` // following, behind, copying, waiting or stalled
+	Reason     string    `json:"reason,omitempty"`
+	Percent    float64   `json:"percent,omitempty"` // of a copy
+	LSN        uint64    `json:"lsn"`               // of the point that it holds; 0: none yet
+	Time       time.Time `json:"time,omitzero"`     // of that point
+	LagSeconds float64   `json:"lag_seconds"`
+	LagBytes   int64     `json:"lag_bytes"`
+}
+
+// StandbyService is what the daemon of a standby can do for operators.
+type StandbyService interface {
+	Status(ctx context.Context, _ struct{}) (Status, error)
+}
+
+// StandbyHandler serves a standby.
+func StandbyHandler(s StandbyService, audit Audit) *Mux {
+	m := newMux(audit)
+	query(m, VerbStatus, s.Status)
+	return m
+}
