@@ -28,13 +28,13 @@ under peers and are let in by themselves. Under systemd it notifies readiness.`,
 		if err != nil {
 			return err
 		}
-		log := newLogger(conf.Log)
+		log := cli.NewLogger(conf.Log)
 		d, err := member.Start(c.Context(), conf, version, log)
 		if err != nil {
 			return config.Listening(conf, path, err)
 		}
 		log.Info("serving", "version", version, "listen", conf.Listen, "control", conf.Socket)
-		return runDaemon(c.Context(), log, d)
+		return cli.RunDaemon(c.Context(), log, d)
 	}
 	c.AddCommand(
 		newMembers("init", "Begin a new journal with this host as its first member", cobra.NoArgs, api.VerbJournalInit,

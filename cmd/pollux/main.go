@@ -16,6 +16,7 @@ import (
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/cmd/pollux/dump"
 	"github.com/pollux-dr/pollux/cmd/pollux/failover"
+	"github.com/pollux-dr/pollux/cmd/pollux/standby"
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
@@ -44,7 +45,8 @@ func run(args []string) int {
 	return fail.ExitCode(err)
 }
 
-func newBench() *cobra.Command { return benchmark.New(version) }
+func newBench() *cobra.Command   { return benchmark.New(version) }
+func newStandby() *cobra.Command { return standby.New(version) }
 
 // exitCode ends the process with a status and no message: the verb has said all.
 type exitCode int
@@ -71,7 +73,7 @@ at any recovery point.
 	root.SetFlagErrorFunc(cli.FlagError)
 	for _, add := range []func() *cobra.Command{newAgent, newJournal, newGroup, newVolume, newBookmark, newStatus,
 		newPoints, newRestore, newMount, newClone, newVerify, newGC, newCost, newGuard, newDemo, newBench, dump.New,
-		newDoctor, newTLS, newAudit, newRecover} {
+		newDoctor, newTLS, newAudit, newRecover, newStandby} {
 		root.AddCommand(add())
 	}
 	root.AddCommand(failover.New(version))

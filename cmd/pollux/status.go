@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
+	"github.com/pollux-dr/pollux/cmd/pollux/standby"
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
@@ -120,6 +121,8 @@ func checkStatus(w io.Writer, f *cli.DaemonFlags, st *api.Status, err error) err
 	code, line := 0, groupsWell(st.Groups)
 	if err != nil {
 		code, line = 2, err.Error()
+	} else if st.Standby != nil {
+		code, line = standby.Check(st.Standby, time.Now())
 	}
 	var bad []string // the worst first
 	for s := 2; s > 0; s-- {
@@ -210,6 +213,10 @@ func printStreams(w io.Writer, groups []api.GroupStatus) {
 }
 
 func printStatus(w io.Writer, st *api.Status) {
+	if st.Standby != nil {
+		standby.Print(w, st.Standby, time.Now())
+		return
+	}
 	rows := [][]string{{"GROUP", "ROLE", "STATE", "ACK", "LAG", "BEHIND", "LAST LSN", "DURABLE LSN", "REASON"}}
 	for _, g := range st.Groups {
 		ack := g.Ack
