@@ -9,7 +9,8 @@ import (
 
 // TestStandby: what cannot work is refused with its line, and what is followed is found.
 func TestStandby(t *testing.T) {
-	const head = "name: a\nstate: /s\njournal:\n  targets: [{name: x, url: \"file:///x\"}, {name: y, url: \"file:///y\"}]\n" +
+	const head = "name: a\nstate: /s\njournal:\n  targets: [{name: x, url: \"file:///x\"}, " +
+		"{name: y, url: \"file:///y\"}]\n" +
 		"standby:\n"
 	for text, want := range map[string]string{
 		"  target: z":                          "agent.yaml:6: standby.target: ",

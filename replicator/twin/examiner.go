@@ -317,7 +317,8 @@ func (x *examiner) follow(o *Object) error {
 			at = g.To
 		}
 		if known || !x.lost {
-			if err := f.header.Follows(at); err != nil && !x.state.Streams[f.header.Stream].ForgotGapBefore(f.header.FirstLSN) {
+			if err := f.header.Follows(at); err != nil &&
+				!x.state.Streams[f.header.Stream].ForgotGapBefore(f.header.FirstLSN) {
 				o.note(fail.At("read", x.at(o), err))
 			}
 		}

@@ -70,7 +70,8 @@ func Print(w io.Writer, st *api.StandbyStatus, now time.Time) {
 	case st.Journal == "":
 		fmt.Fprintf(w, "\nthe log at %s has not been opened yet\n", st.URL)
 	case st.AsOf.IsZero():
-		fmt.Fprintf(w, "\njournal %s: epoch %d; the end of the log was not seen since the start\n", st.Journal, st.Epoch)
+		fmt.Fprintf(w, "\njournal %s: epoch %d; the end of the log was not seen since the start\n", st.Journal,
+			st.Epoch)
 	default:
 		fmt.Fprintf(w, "\njournal %s: epoch %d; the end of the log as of %s, %s ago\n", st.Journal, st.Epoch,
 			st.AsOf.UTC().Format(time.RFC3339), text.Duration(now.Sub(st.AsOf)))

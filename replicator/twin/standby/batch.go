@@ -273,7 +273,7 @@ func (b *batch) letGo() error {
 	held := int64(0)
 	for _, sc := range b.c.Streams {
 		for _, p := range sc.Held {
-			held += b.s.stage.files[p.Position].bytes
+			held += b.s.stage.size(p.Position)
 		}
 	}
 	if held <= b.s.o.StageBytes/2 {

@@ -2,6 +2,7 @@ package standby
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,9 +17,10 @@ const patience = 3
 // CatchUp ends the following: it takes everything below a position of the log, whatever the
 // delay, applies to each stream's newest consistent point, brings what is not there yet, and
 // returns what the images hold, by volume, when they are synced. A volume of which there is no
-// point yet is left out. It is for a promotion that has put a fence at that position, so that
-// all below is there: what the store does not show is waited for until ctx ends. It may be called
-// again after an error; Run is refused from the first call on.
+// point yet is left out; with the error of one that cannot be brought, the others are returned.
+// It is for a promotion that has put a fence at that position, so that all below is there: what
+// the store does not show is waited for until ctx ends. It may be called again after an error;
+// Run is refused from the first call on.
 func (s *Standby) CatchUp(ctx context.Context, end uint64) (map[string]Held, error) {
 	s.control.Lock()
 	s.stopped = true
@@ -30,7 +32,7 @@ func (s *Standby) CatchUp(ctx context.Context, end uint64) (map[string]Held, err
 	defer s.running.Unlock()
 	defer s.closeFiles()
 	s.o.Delay = 0
-	for failed := 0; s.cur == nil || s.cur.Position < end; {
+	for tries := 0; s.cur == nil || s.cur.Position < end; {
 		busy, err := s.stepTo(ctx, end)
 		if ctx.Err() != nil {
 			if err == nil {
@@ -40,30 +42,39 @@ func (s *Standby) CatchUp(ctx context.Context, end uint64) (map[string]Held, err
 			return nil, err
 		}
 		s.noteError(err)
-		if failed++; err == nil || fail.Is(err, fail.Retry) || fail.Is(err, fail.NotFound) {
-			failed = 0
+		if tries++; err == nil || fail.Is(err, fail.Retry) || fail.Is(err, fail.NotFound) {
+			tries = 0
 		}
-		if failed > patience {
+		if tries > patience {
 			return nil, err
 		}
 		if !busy {
 			s.wait(ctx, s.o.MinPoll)
 		}
 	}
+	var failed []error
 	for _, name := range s.notFollowing() {
-		for {
-			err := s.bring(ctx, name)
-			s.noteBrought(name, err)
-			if err == nil || isNotYet(err) && s.unborn(name) {
-				break
-			}
-			if !isNotYet(err) || ctx.Err() != nil {
-				return nil, err
-			}
-			s.wait(ctx, s.o.MinPoll)
+		if err := s.bringNow(ctx, name); err != nil {
+			failed = append(failed, fail.At("bring to its point", "volume "+name, err))
 		}
 	}
-	return s.holding(), nil
+	return s.holding(), errors.Join(failed...)
+}
+
+// bringNow brings a volume to its point, however long the store does not show it. One of which
+// there is no point is left as it is.
+func (s *Standby) bringNow(ctx context.Context, name string) error {
+	for {
+		err := s.bring(ctx, name)
+		s.noteBrought(name, err)
+		switch {
+		case err == nil || isNotYet(err) && s.unborn(name):
+			return nil
+		case !isNotYet(err) || ctx.Err() != nil:
+			return err
+		}
+		s.wait(ctx, s.o.MinPoll)
+	}
 }
 
 func (s *Standby) stepTo(ctx context.Context, end uint64) (busy bool, err error) {

@@ -27,7 +27,7 @@ const (
 // fetch reads and stages the next objects, and returns how many. A position that is not there
 // is no error.
 func (s *Standby) fetch(ctx context.Context) (n int, err error) {
-	if s.stage.bytes >= s.o.StageBytes && s.fetched > s.cur.Position {
+	if s.stage.total() >= s.o.StageBytes && s.fetched > s.now().Position {
 		return 0, nil
 	}
 	if now := s.o.Now(); s.seen.IsZero() || now.Sub(s.seen) > checkAfter || now.Before(s.seen) {
@@ -50,6 +50,7 @@ func (s *Standby) fetch(ctx context.Context) (n int, err error) {
 		}
 		n++
 		s.fetched++
+		s.noteMore()
 		s.seen, s.missed = s.o.Now(), time.Time{}
 		if s.width = min(2*s.width, maxWidth); len(got.o.raw) > wideBytes {
 			s.width = 1
@@ -118,7 +119,7 @@ func (s *Standby) check(ctx context.Context) (went bool, err error) {
 		return false, err
 	}
 	if n := len(numbers); n > 0 && numbers[n-1]+1 != s.passed {
-		c, err := catalog.Newest(ctx, s.o.Store, s.cur.Journal)
+		c, err := catalog.Newest(ctx, s.o.Store, s.now().Journal)
 		if err != nil {
 			return false, err
 		}

@@ -264,7 +264,8 @@ func (r *rig) compare(strict bool) map[string]uint64 {
 			if !strict {
 				continue
 			}
-			r.t.Fatalf("volume %s holds hash %s at LSN %d, the log says %s, %v, %v", name, h.Hash, h.LSN, hash, known, err)
+			r.t.Fatalf("volume %s holds hash %s at LSN %d, the log says %s, %v, %v", name, h.Hash, h.LSN,
+				hash, known, err)
 		}
 		p, err := l.Resolve(r.t.Context(), v, fmt.Sprint(h.LSN), r.now)
 		if err != nil {
@@ -275,7 +276,8 @@ func (r *rig) compare(strict bool) map[string]uint64 {
 			r.t.Fatal(err)
 		}
 		if got := r.disk.images[h.Path].content(); !bytes.Equal(got, want) {
-			r.t.Fatalf("volume %s at LSN %d: the image differs from the twin at byte %d", name, h.LSN, differ(got, want))
+			r.t.Fatalf("volume %s at LSN %d: the image differs from the twin at byte %d", name, h.LSN,
+				differ(got, want))
 		}
 		out[name] = h.LSN
 	}

@@ -1,9 +1,13 @@
 package standby
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -11,13 +15,16 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 )
 
-// stage keeps objects on local disk from when they were read until nothing needs them. It is
-// for one goroutine at a time.
+// stage keeps objects on local disk from when they were read until nothing needs them. Objects
+// are put and got by one goroutine at a time; anybody may ask for sizes.
 type stage struct {
-	fs    vfs.FS
-	dir   string
+	fs  vfs.FS
+	dir string
+
+	mu    sync.Mutex // of files and bytes
 	files map[uint64]staged
 	bytes int64
+
 	// recent are objects that are in memory as well.
 	recent      map[uint64]*object
 	recentBytes int64
@@ -72,16 +79,45 @@ func (s *stage) path(position uint64) string {
 	return s.fs.PathJoin(s.dir, fmt.Sprintf(stagedPrefix+"%020d", position))
 }
 
-func (s *stage) has(position uint64) bool { _, ok := s.files[position]; return ok }
+func (s *stage) has(position uint64) bool { _, ok := s.file(position); return ok }
+
+func (s *stage) file(position uint64) (staged, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, ok := s.files[position]
+	return f, ok
+}
+
+// note says what is staged at a position; nil is nothing.
+func (s *stage) note(position uint64, f *staged) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bytes -= s.files[position].bytes
+	if delete(s.files, position); f != nil {
+		s.files[position] = *f
+		s.bytes += f.bytes
+	}
+}
+
+// size is how much is staged at a position, and total in all.
+func (s *stage) size(position uint64) int64 {
+	f, _ := s.file(position)
+	return f.bytes
+}
+
+func (s *stage) total() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes
+}
 
 // put makes an object durable.
 func (s *stage) put(o *object) error {
 	path := s.path(o.Position)
-	if err := atomicfile.WriteFile(s.fs, path, o.raw); err != nil {
+	if err := atomicfile.WriteFile(s.fs, path, bytes.Clone(o.raw)); err != nil {
 		return fail.Wrap(fail.Full, "stage", path, err)
 	}
-	s.bytes += int64(len(o.raw)) - s.files[o.Position].bytes
-	s.files[o.Position] = staged{int64(len(o.raw)), o.Time}
+	s.note(o.Position, &staged{int64(len(o.raw)), o.Time})
 	s.remember(o)
 	return nil
 }
@@ -112,13 +148,13 @@ func (s *stage) get(position uint64) (*object, error) {
 		s.forget(position)
 		return nil, fail.At("read", path, err)
 	}
-	s.files[position] = staged{int64(len(raw)), o.Time}
+	s.note(position, &staged{int64(len(raw)), o.Time})
 	return o, nil
 }
 
 // when is the time of a staged object.
 func (s *stage) when(position uint64) (int64, error) {
-	if f := s.files[position]; f.time != 0 {
+	if f, _ := s.file(position); f.time != 0 {
 		return f.time, nil
 	}
 	o, err := s.get(position)
@@ -135,8 +171,7 @@ func (s *stage) forget(position uint64) {
 	if !s.has(position) {
 		return
 	}
-	s.bytes -= s.files[position].bytes
-	delete(s.files, position)
+	s.note(position, nil)
 	if o := s.recent[position]; o != nil {
 		s.recentBytes -= int64(len(o.raw))
 		delete(s.recent, position)
@@ -146,7 +181,10 @@ func (s *stage) forget(position uint64) {
 
 // drop removes what nothing needs any more: all before a position that is not held.
 func (s *stage) drop(before uint64, held map[uint64]bool) {
-	for position := range s.files {
+	s.mu.Lock()
+	there := slices.Collect(maps.Keys(s.files))
+	s.mu.Unlock()
+	for _, position := range there {
 		if position < before && !held[position] {
 			s.forget(position)
 		}
@@ -155,6 +193,8 @@ func (s *stage) drop(before uint64, held map[uint64]bool) {
 
 // from is how many bytes are staged from a position on.
 func (s *stage) from(position uint64) (n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for p, f := range s.files {
 		if p >= position {
 			n += f.bytes

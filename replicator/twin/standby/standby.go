@@ -144,6 +144,14 @@ func Open(o Options) (*Standby, error) {
 	return s, nil
 }
 
+// now is the present cursor, nil where there is none yet. Cursors are replaced, and what of one is
+// read here does not change.
+func (s *Standby) now() *cursor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cur
+}
+
 func (s *Standby) cursorPath() string { return s.o.FS.PathJoin(s.o.Dir, "cursor.json") }
 
 // resume finds out which of the staged objects follow the cursor.
@@ -241,11 +249,12 @@ func (s *Standby) wait(ctx context.Context, d time.Duration) {
 
 // step does what there is to do; busy is that there may be more at once.
 func (s *Standby) step(ctx context.Context) (busy bool, err error) {
-	if s.cur == nil {
+	c := s.now()
+	if c == nil {
 		return true, s.begin(ctx)
 	}
 	fetched, ferr := 0, error(nil)
-	if s.cur.Through <= s.cur.Position { // else what is noted comes first, and is here
+	if c.Through <= c.Position { // else what is noted comes first, and is here
 		fetched, ferr = s.fetch(ctx)
 	}
 	applied, err := s.applyDue(ctx, everything, s.o.Now().Add(-s.o.Delay))

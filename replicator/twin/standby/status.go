@@ -20,7 +20,7 @@ const (
 	Stalled   = "stalled"   // it cannot go on; the reason says why
 )
 
-// behindAfter is from which lag on a volume counts as behind.
+// behindAfter is from which lag on, beside the delay, a volume counts as behind.
 const behindAfter = 10 * time.Second
 
 // VolumeStatus is where a volume's image is.
@@ -69,6 +69,7 @@ type shown struct {
 	written  map[string]int64 // by volume: when the journal wrote its point, ns
 	complete map[string]bool  // it has all that was taken of its stream
 	end      time.Time        // when the end was last seen
+	atEnd    bool             // nothing was read since
 	waiting  int64            // bytes that are staged, and not applied, of all streams
 	err      error
 	reasons  map[string]error
@@ -87,7 +88,14 @@ func (s *Standby) noteError(err error) {
 func (s *Standby) noteEnd(now time.Time) {
 	s.shown.mu.Lock()
 	defer s.shown.mu.Unlock()
-	s.shown.end = now
+	s.shown.end, s.shown.atEnd = now, true
+}
+
+// noteMore says that an object was read, so that there may be more.
+func (s *Standby) noteMore() {
+	s.shown.mu.Lock()
+	defer s.shown.mu.Unlock()
+	s.shown.atEnd = false
 }
 
 func (s *Standby) noteVolume(name string, err error) {
@@ -122,12 +130,13 @@ func (s *Standby) publish() {
 	written, complete := map[string]int64{}, map[string]bool{}
 	if c := s.cur; c != nil {
 		st.Journal, st.Epoch, st.Position = c.Journal.String(), c.Token.Epoch, c.Position
-		st.Staged = s.stage.bytes
+		st.Staged = s.stage.total()
 		s.shown.waiting = s.stage.from(c.Position)
 		byGroup := map[string]*GroupStatus{}
 		for _, name := range slices.Sorted(maps.Keys(c.Volumes)) {
 			v, sv, sc := c.Volumes[name], s.state.Volumes[name], c.stream(c.Volumes[name].Stream)
-			out := VolumeStatus{Name: name, Path: v.Path, State: Copying, LSN: sc.Applied.LSN, Time: time.Unix(0, sc.Time)}
+			out := VolumeStatus{Name: name, Path: v.Path, State: Copying, LSN: sc.Applied.LSN,
+				Time: time.Unix(0, sc.Time)}
 			switch {
 			case sc.Broken != "":
 				out.State, out.Reason = Stalled, sc.Broken
@@ -144,7 +153,7 @@ func (s *Standby) publish() {
 			}
 			written[name], complete[name] = sc.Written, v.Following && sc.Applied == sc.Tail
 			for _, p := range sc.Held {
-				out.LagBytes += s.stage.files[p.Position].bytes
+				out.LagBytes += s.stage.size(p.Position)
 			}
 			g := byGroup[out.Group]
 			if g == nil {
@@ -203,14 +212,14 @@ func (s *Standby) finish(v *VolumeStatus, now time.Time) {
 		v.Percent = p
 	}
 	v.LagBytes += h.waiting
-	caughtUp := h.complete[v.Name] && h.waiting == 0 && !h.end.IsZero()
+	caughtUp := h.complete[v.Name] && h.waiting == 0 && h.atEnd
 	if !caughtUp && h.written[v.Name] > 0 {
 		v.LagSeconds = max(0, now.Sub(time.Unix(0, h.written[v.Name])).Seconds())
 	}
 	if h.err != nil && v.State == Following {
 		v.State, v.Reason = Stalled, cmp.Or(v.Reason, fail.Explain(h.err))
 	}
-	if v.State == Following && v.LagSeconds > behindAfter.Seconds() {
+	if v.State == Following && v.LagSeconds > (behindAfter+s.o.Delay).Seconds() {
 		v.State = Behind
 	}
 }
