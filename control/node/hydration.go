@@ -133,7 +133,8 @@ func (h *hydrations) image(ctx context.Context, p hydrate.Point) (*twin.Image, e
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	first := fail.New(fail.Refused, "hydrate", p.String(), "this agent's configuration names no target to read it from").
+	first := fail.New(fail.Refused, "hydrate", p.String(),
+		"this agent's configuration names no target to read it from").
 		WithHint("name the store under journal.targets")
 	var worst error = first
 	for i, t := range h.d.conf.Journal.Targets {

@@ -181,7 +181,8 @@ func (m *Image) PlanOf(ctx context.Context, dir string, want func(e *extent.Exte
 
 func newPlan(ctx context.Context, m *Image, ours bool, base *Base, want func(e *extent.Extent) bool, dir string) (
 	*Plan, error) {
-	pl := &Plan{Point: m.Point, image: m, ours: ours, needs: extentmap.NewByBlock(dir), base: base, want: want, dir: dir}
+	pl := &Plan{Point: m.Point, image: m, ours: ours, needs: extentmap.NewByBlock(dir), base: base, want: want,
+		dir: dir}
 	if err := pl.fill(ctx); err != nil {
 		return pl, errors.Join(err, pl.Close())
 	}

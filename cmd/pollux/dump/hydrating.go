@@ -52,7 +52,8 @@ func printHydrating(w io.Writer, c *hydrate.Contents) error {
 	for _, r := range c.Here {
 		here += r.Pages
 	}
-	_, err := fmt.Fprintf(w, "%s of epoch %d, journal %s, %d bytes: %d of %d pages of %d bytes are here, in %d records\n",
+	_, err := fmt.Fprintf(w,
+		"%s of epoch %d, journal %s, %d bytes: %d of %d pages of %d bytes are here, in %d records\n",
 		c.Point.String(), c.Epoch, c.Journal, c.SizeBytes, here, (c.SizeBytes+c.PageBytes-1)/c.PageBytes, c.PageBytes,
 		c.Records)
 	for _, r := range c.Here {

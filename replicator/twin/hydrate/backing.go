@@ -137,7 +137,8 @@ func open(d Disk, p Place, o Options) (*Backing, error) {
 func (b *Backing) belongs() error {
 	refuse := func(why string) error {
 		return fail.New(fail.Refused, "open", b.place.Path, why).
-			WithHint("if the image is complete, as one is that was restored to this place, move " + b.side.path + " away")
+			WithHint("if the image is complete, as one is that was restored to this place, move " +
+				b.side.path + " away")
 	}
 	if n := b.SizeBytes(); n != b.point.SizeBytes {
 		return refuse(fmt.Sprintf("the volume has %d bytes, the side file is of one of %d", n, b.point.SizeBytes))

@@ -70,8 +70,8 @@ func (p *Place) Pending() (bool, error) {
 	if p.real() && !p.device() && provenance.Hydrating(p.Path) != "" {
 		return false, fail.New(fail.Damaged, "open", p.Path,
 			"it was being filled from the object store, and "+side+", which says what of it is here, is not there").
-			WithHint("put the side file back beside it; if it is lost, restore the volume's newest point to its place, " +
-				"and say pollux volume accept")
+			WithHint("put the side file back beside it; if it is lost, restore the volume's newest point " +
+				"to its place, and say pollux volume accept")
 	}
 	return false, nil
 }

@@ -244,7 +244,8 @@ func (b *Backing) patiently(ctx context.Context, f func(*twin.Image) error) erro
 		if err == nil {
 			err = f(image)
 			if fail.Is(err, fail.NotFound) { // and no newer catalog knows it either
-				err = &fail.Error{Kind: fail.Damaged, Op: "read", Object: b.point.String(), Err: err, Hint: fail.HintOf(err)}
+				err = &fail.Error{Kind: fail.Damaged, Op: "read", Object: b.point.String(), Err: err,
+					Hint: fail.HintOf(err)}
 			}
 		}
 		if err == nil {

@@ -34,7 +34,8 @@ func TestGoldenSide(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Head != sampleHead || c.Records != 2 || !slices.Equal(c.Here, []PageRun{{0, 305}, {70000, 2}, {1<<18 - 1, 1}}) {
+	here := []PageRun{{0, 305}, {70000, 2}, {1<<18 - 1, 1}}
+	if c.Head != sampleHead || c.Records != 2 || !slices.Equal(c.Here, here) {
 		t.Errorf("%+v", c)
 	}
 }
