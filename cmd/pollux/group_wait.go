@@ -23,7 +23,7 @@ func newGroupWait() *cobra.Command {
 	c := &cobra.Command{Use: "wait GROUP", Short: "Wait until everything written by now is durable in the remote store",
 		Args: cobra.ExactArgs(1), Long: `Waits until everything that was written to the group by now is durable in every
 required target. It ends with an error, and says why, where waiting does not
-help: the group is Fenced, Faulted, Suspended or Unprotected, or nothing was
+help: the group is Superseded, Fenced, Faulted, Suspended or Unprotected, or nothing was
 written yet and a target has never answered.`}
 	f.Add(c)
 	c.Flags().Var(&timeout, "timeout", "give up after this time (0: never)")
@@ -121,6 +121,8 @@ func groupWaits(st *api.Status, p *api.GroupProgress, goal uint64) (unheard stri
 		case "Fenced":
 			kind, hint = fail.Fenced, "another writer holds its object log, or the target is another journal's: "+
 				"nothing written here arrives there"
+		case "Superseded":
+			kind, hint = fail.Fenced, "use it there; pollux failback makes a standby of this host"
 		case "Faulted", "Unprotected":
 		case "Suspended": // what is durable stays so, and nothing more becomes it
 			if goal > 0 && p.DurableLSN >= goal {

@@ -23,7 +23,7 @@ func newStatus() *cobra.Command {
 		Long: `With --check it prints one line and exits 0 when all groups replicate within their
 RPO target, 1 when one is Lagging, Throttled, Paused, Resyncing or Initializing, or a target has
 failed for half a minute, and 2 when
-one is Fenced, Faulted, Suspended or Unprotected, replication to a target has
+one is Superseded, Fenced, Faulted, Suspended or Unprotected, replication to a target has
 stopped for good, or the agent does not answer. It takes five seconds at most.`}
 	f.Add(c)
 	c.Flags().BoolVar(&watch, "watch", false, "repeat every second until interrupted")

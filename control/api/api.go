@@ -296,6 +296,8 @@ type JournalStatus struct {
 	LogBytes       int64  `json:"log_bytes"`
 	LogBudgetBytes int64  `json:"log_budget_bytes"`
 	Error          string `json:"error"`
+	// Superseded is set where the journal has its seat elsewhere now.
+	Superseded *change.Superseded `json:"superseded,omitempty"`
 }
 
 // TargetStatus is where a target's object log stands.

@@ -12,4 +12,5 @@ const (
 	Fenced       = "Fenced"
 	Unprotected  = "Unprotected" // no required target is outside the seat's site
 	Faulted      = "Faulted"
+	Superseded   = "Superseded" // the journal went on elsewhere, under a higher epoch: nothing is served here
 )

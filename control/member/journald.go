@@ -20,7 +20,9 @@ import (
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/catalogs"
+	"github.com/pollux-dr/pollux/control/seat"
 	"github.com/pollux-dr/pollux/control/verbs"
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/pki"
@@ -103,6 +105,18 @@ func (d *Daemon) open(ctx context.Context) error {
 		_ = l.Close()
 		return err
 	}
+	over, err := seat.Load(vfs.Default, c.State)
+	if err != nil {
+		_ = l.Close()
+		return err
+	}
+	if over != nil {
+		d.host.Supersede(*over)
+	}
+	d.wg.Go(func() {
+		seat.Watch(d.ctx, seat.Options{Journal: d.host, Host: d.host, Targets: c.Targets, FS: vfs.Default,
+			State: c.State, Logger: d.log, Superseded: func(*change.Superseded) {}})
+	})
 	d.wg.Go(func() {
 		select {
 		case <-d.host.Failed():

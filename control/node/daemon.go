@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -20,7 +21,9 @@ import (
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/catalogs"
+	"github.com/pollux-dr/pollux/control/seat"
 	"github.com/pollux-dr/pollux/control/verbs"
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbd"
@@ -49,6 +52,9 @@ type Daemon struct {
 	nbd     *nbd.Server
 	metrics *metrics
 	http    adminhttp.HTTP
+
+	// superseded says that the journal has its seat elsewhere: nothing is served.
+	superseded atomic.Pointer[change.Superseded]
 
 	quiescing quiescing
 	hydrating *hydrations
@@ -124,7 +130,11 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	}
 	adminhttp.WarnExposed(d.log, c.Secrets())
 	d.metrics = newMetrics(d)
-	var err error
+	over, err := seat.Load(d.hooks.fs, c.State)
+	if err != nil {
+		return err
+	}
+	d.superseded.Store(over)
 	if err = d.openJournal(ctx); err != nil {
 		return err
 	}
@@ -143,6 +153,13 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if err = d.newNBD(); err != nil {
+		return err
+	}
+	d.wg.Go(func() { d.watchSeat(run) })
+	if d.host != nil && d.host.Leads() {
+		d.host.AwaitClaims(ctx, claimLimit)
 	}
 	if err = d.serveNBD(run); err != nil {
 		return err
@@ -240,6 +257,9 @@ func (d *Daemon) openHost(ctx context.Context) (err error) {
 		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: d.conf.Identity.Files().Dial}
 	}
 	if d.host, err = journalnode.Open(ctx, o); err == nil {
+		if over := d.superseded.Load(); over != nil {
+			d.host.Supersede(*over)
+		}
 		d.watch(d.host.Failed(), d.host.Err)
 	}
 	return err

@@ -261,7 +261,7 @@ func TestOneDescription(t *testing.T) {
 	if _, err := svc.VolumeCreate(ctx, api.VolumeCreate{Name: "v", Group: "g", SizeBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	e := exports{d.agent}
+	e := exports{d.agent, d}
 	list := e.List(ctx)
 	dev, err := e.Open(ctx, "v")
 	if err != nil {

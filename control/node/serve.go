@@ -51,9 +51,15 @@ func (d *Daemon) serveJournal(ctx context.Context) error {
 }
 
 // exports offers the agent's volumes over NBD.
-type exports struct{ a *agent.Agent }
+type exports struct {
+	a *agent.Agent
+	d *Daemon
+}
 
 func (e exports) Open(_ context.Context, name string) (block.Device, error) {
+	if err := e.d.maySeat("open", "volume "+name); err != nil {
+		return nil, err
+	}
 	if vols := e.a.Volumes(); name == "" && len(vols) == 1 {
 		name = vols[0].Name
 	}
@@ -62,6 +68,9 @@ func (e exports) Open(_ context.Context, name string) (block.Device, error) {
 
 func (e exports) List(context.Context) []nbd.Export {
 	var out []nbd.Export
+	if e.d.superseded.Load() != nil {
+		return nil
+	}
 	for _, v := range e.a.Volumes() {
 		if dev, err := e.a.Device(v.Name); err == nil { // those that Open does
 			out = append(out, nbd.ExportOf(v.Name, dev))
@@ -70,9 +79,10 @@ func (e exports) List(context.Context) []nbd.Export {
 	return out
 }
 
-func (d *Daemon) serveNBD(ctx context.Context) error {
+// newNBD makes the server of the volumes, which does not listen yet.
+func (d *Daemon) newNBD() error {
 	c := d.conf.NBD
-	o := nbd.Options{Exports: exports{d.agent}, MaxConnections: c.MaxConnections,
+	o := nbd.Options{Exports: exports{d.agent, d}, MaxConnections: c.MaxConnections,
 		StallLimit: time.Duration(c.StallLimit), Logger: d.log, Metrics: d.metrics,
 		ReceiveBudgetBytes: int64(d.conf.Memory) / 2}
 	if c.TCP != "" {
@@ -86,6 +96,11 @@ func (d *Daemon) serveNBD(ctx context.Context) error {
 		o.RequireTLS = true
 	}
 	d.nbd = nbd.New(o)
+	return nil
+}
+
+func (d *Daemon) serveNBD(ctx context.Context) error {
+	c := d.conf.NBD
 	l, err := adminhttp.ListenUnix(c.Unix)
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ var precedence = []struct {
 	state string
 	holds func(*facts) (reason string, holds bool)
 }{
+	{api.Superseded, (*facts).superseded},
 	{api.Faulted, (*facts).faulted},
 	{api.Fenced, (*facts).fenced},
 	{api.Suspended, (*facts).suspended},
@@ -46,6 +47,7 @@ type facts struct {
 	accepted string // the volume whose backing was accepted
 	targets  targets
 	lag      time.Duration
+	over     *change.Superseded
 }
 
 func (f *facts) state() (state, reason string) {
@@ -55,6 +57,34 @@ func (f *facts) state() (state, reason string) {
 		}
 	}
 	return api.Replicating, ""
+}
+
+// superseded says where the group went on, and what of it never left this site.
+func (f *facts) superseded() (string, bool) {
+	s := f.over
+	if s == nil {
+		return "", false
+	}
+	where := fmt.Sprintf("it went on under epoch %d", s.Epoch)
+	if s.Site != "" {
+		where = fmt.Sprintf("it went on at %s under epoch %d", s.Site, s.Epoch)
+	}
+	if s.Branch == 0 {
+		return where + "; nothing is served here, and what of it never left this site is being found out", true
+	}
+	for _, st := range f.Streams {
+		from, last := s.Streams[st.ID].LSN, st.Last
+		if f.stream.Conf.ID == st.ID {
+			last = f.stream.LastLSN
+		}
+		switch {
+		case last > from:
+			where += fmt.Sprintf("; LSN %d to %d of agent %s never left this site", from+1, last, st.Agent)
+		default:
+			where += fmt.Sprintf(" from LSN %d of agent %s", from, st.Agent)
+		}
+	}
+	return where + "; nothing is served here", true
 }
 
 func (f *facts) faulted() (string, bool) {

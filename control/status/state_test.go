@@ -47,6 +47,17 @@ var conditions = []struct {
 	name, state, reason string
 	make                func(world)
 }{
+	{"the journal is elsewhere", "Superseded", "at busan under epoch 2; LSN 7 to 9 of agent a never left this site",
+		func(w world) {
+			w.Journal.Superseded = &change.Superseded{Own: 1, Epoch: 2, Site: "busan", Branch: 12,
+				Streams: map[change.StreamID]change.Point{w.group.Streams[0].ID: {LSN: 6}}}
+		}},
+	{"the journal is elsewhere, nobody knows where", "Superseded", "under epoch 2; nothing is served here",
+		func(w world) {
+			if w.Journal.Superseded == nil {
+				w.Journal.Superseded = &change.Superseded{Own: 1, Epoch: 2}
+			}
+		}},
 	{"the agent cannot go on", "Faulted", "poisoned",
 		func(w world) { w.Agent.Err = errors.New("the WAL is poisoned") }},
 	{"the stream is fenced", "Fenced", "another lease", func(w world) {

@@ -40,7 +40,7 @@ func (m *Model) journal() api.JournalStatus {
 	j := &m.Journal
 	out := api.JournalStatus{ID: j.Journal.String(), Leader: j.Leads, LeaderAddress: j.Leader, Term: j.Term,
 		Epoch: j.Epoch, Site: j.Site, FeatureLevel: j.Level, Voters: j.Voters, Members: j.Members, LogBytes: j.LogBytes,
-		LogBudgetBytes: j.LogBudget}
+		LogBudgetBytes: j.LogBudget, Superseded: j.Superseded}
 	if j.Journal == uuid.Nil {
 		out.ID = "" // not heard of yet
 	}
@@ -56,7 +56,7 @@ func (m *Model) journal() api.JournalStatus {
 }
 
 func (m *Model) group(g *Group, t targets) api.GroupStatus {
-	f := facts{Group: g, now: m.Now, targets: t}
+	f := facts{Group: g, now: m.Now, targets: t, over: m.Journal.Superseded}
 	out := api.GroupStatus{Name: g.Name, Role: "primary", Site: m.Journal.Site, Standbys: standbys(g.Standbys),
 		Ack: g.Ack, RPOTargetSeconds: g.RPOTargetSeconds, Streams: []api.StreamStatus{}}
 	own := m.own(g.Name)
@@ -84,6 +84,9 @@ func (m *Model) group(g *Group, t targets) api.GroupStatus {
 	}
 	out.LagSeconds, out.BacklogBytes = f.lag.Seconds(), out.LagBytes
 	out.State, out.Reason = f.state()
+	if out.State == api.Superseded {
+		out.Role = "superseded"
+	}
 	return out
 }
 

@@ -65,6 +65,22 @@ type JournalInfo struct {
 	LogBytes  int64        `json:"log_bytes"`
 	LogBudget int64        `json:"log_budget_bytes"`
 	Targets   []TargetInfo `json:"targets"`
+	// Superseded is set once the journal is known to have its seat elsewhere.
+	Superseded *Superseded `json:"superseded,omitempty"`
+}
+
+// Superseded says where and how a journal went on without the seat that says so: nothing that it
+// wrote behind the branch point is a part of the journal's history.
+type Superseded struct {
+	Own    uint64 `json:"own_epoch"`
+	Epoch  uint64 `json:"epoch"`            // of the seat that follows
+	Target string `json:"target"`           // whose log says so
+	Site   string `json:"site,omitempty"`   // of the seat that follows; "" while it is not known
+	How    string `json:"how,omitempty"`    // the seat moved: forced, or planned
+	Branch uint64 `json:"branch,omitempty"` // the first journal index that is not common; 0 while it is not known
+	// Streams are where the common history ends, by stream.
+	Streams map[StreamID]Point `json:"streams,omitempty"`
+	Time    time.Time          `json:"time"` // when it was noticed
 }
 
 // States of an optional target for which the journal no longer kept what it lacked.

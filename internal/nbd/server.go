@@ -222,6 +222,18 @@ func (s *Server) Detach(dev block.Device) {
 	}
 }
 
+// DetachAll takes their devices away from all connections, as Detach does, and closes those that
+// still negotiate. Exports must no longer offer anything.
+func (s *Server) DetachAll() {
+	for _, c := range s.snapshot() {
+		if c.exported() != nil {
+			c.detach()
+		} else {
+			c.kill()
+		}
+	}
+}
+
 // Connections is the number of clients connected now, negotiating ones included.
 func (s *Server) Connections() int {
 	s.mu.Lock()

@@ -307,5 +307,6 @@ func (j *Journal) Info() change.JournalInfo {
 	if targets != nil {
 		out.Targets = targets()
 	}
+	out.Superseded = j.Superseded()
 	return out
 }

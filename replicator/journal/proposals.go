@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -17,6 +18,7 @@ type proposer struct {
 	failure func() error // why the journal cannot go on, if it cannot
 	members *membership
 	ctx     context.Context // ends with the journal
+	over    atomic.Pointer[change.Superseded]
 }
 
 // start proposes an entry, which begins with what it is.
@@ -57,6 +59,9 @@ func (p *proposer) Propose(kind state.Kind, v any) (uint64, error) {
 // asked, does not refuse. Nothing else gets into Raft's log.
 func (p *proposer) proposeChecked(command []byte, may func(state.Kind, []byte) error) (uint64, error) {
 	kind, body, err := state.Open(command)
+	if err == nil {
+		err = p.mayExtend()
+	}
 	if err == nil {
 		err = state.Check(kind, body)
 	}

@@ -164,6 +164,9 @@ func (s *session) receive(ctx context.Context, queue chan<- pending) error {
 			if !mine {
 				return fail.New(fail.Fenced, "append to", a.Stream.String(), "this session has no such lease")
 			}
+			if err := s.proposer.mayExtend(); err != nil {
+				return err
+			}
 			p := pending{stream: a.Stream, future: s.proposer.start(tagAppend, b)}
 			select {
 			case queue <- p:

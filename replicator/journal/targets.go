@@ -2,9 +2,11 @@ package journal
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/notify"
 )
 
@@ -78,4 +80,36 @@ func (t *targets) set() error {
 	}
 	_, err := t.proposer.apply(tagTarget, mustJSON(targetPut{Targets: t.opts.Targets, Required: required}))
 	return err
+}
+
+// PointsBefore is where each stream stands just before a journal index that some target has
+// reached at the most: nothing behind the target's end was given up here. Errors: fail.NotFound
+// where the entries up to it are not here any more.
+func (j *Journal) PointsBefore(index uint64) (map[change.StreamID]change.Point, error) {
+	var best string
+	var from uint64
+	for name, t := range j.fsm.allTargets() {
+		if t.Index < index && (best == "" || t.Index > from) {
+			best, from = name, t.Index
+		}
+	}
+	points := j.TargetPoints(best)
+	if points == nil {
+		return nil, fail.New(fail.NotFound, "read", "journal", fmt.Sprintf("no target ends before entry %d", index))
+	}
+	next := from + 1
+	err := j.Entries(next, func(e Entry) bool {
+		if e.Index != next || e.Index >= index {
+			return false
+		}
+		if e.OfStream() {
+			points[e.Stream] = change.Point{LSN: e.LastLSN, Hash: e.Hash}
+		}
+		next++
+		return true
+	})
+	if err == nil && next < index {
+		err = fail.New(fail.NotFound, "read", "journal", fmt.Sprintf("entry %d is not here any more", next))
+	}
+	return points, err
 }

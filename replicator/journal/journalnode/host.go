@@ -17,6 +17,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/journal/uploader"
+	"github.com/pollux-dr/pollux/replicator/objlog/claim"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -125,16 +126,20 @@ func lockRule(tc config.Target) objstore.LockRule {
 // Run uploads while this member leads, until ctx ends.
 func (h *Host) Run(ctx context.Context) {
 	h.Lead(ctx, func(ctx context.Context, term uint64) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
 		var wg sync.WaitGroup
 		for _, t := range h.targets {
-			wg.Go(func() { h.upload(ctx, t, term) })
+			if h.Superseded() == nil {
+				wg.Go(func() { h.upload(ctx, t, term, cancel) })
+			}
 		}
 		wg.Wait()
 	})
 }
 
 // upload runs a target's uploader under one lead.
-func (h *Host) upload(ctx context.Context, t *target, term uint64) {
+func (h *Host) upload(ctx context.Context, t *target, term uint64, endAll func()) {
 	siblings := map[string]objstore.Store{}
 	for _, s := range h.targets {
 		if s != t {
@@ -146,10 +151,52 @@ func (h *Host) upload(ctx context.Context, t *target, term uint64) {
 		RequestsPerSecond: *t.conf.Requests.Rate, Burst: t.conf.Requests.Burst})
 	t.begin(up)
 	err := up.Run(ctx)
+	if epoch, yes := claim.Superseded(err); yes {
+		h.supersede(t, epoch)
+		endAll() // the other logs may not know yet
+	}
 	if err != nil && ctx.Err() == nil {
 		h.o.Logger.Error("replication to this target has stopped", "target", t.conf.Name, "err", err,
 			"hint", fail.HintOf(err))
 	}
+}
+
+// supersede is told that a target's log went on under a higher epoch.
+func (h *Host) supersede(t *target, epoch uint64) {
+	if h.Superseded() != nil {
+		return
+	}
+	_, own, _ := h.ID()
+	h.o.Logger.Error("the journal has its seat elsewhere: this member extends nothing any more",
+		"target", t.conf.Name, "epoch", epoch, "own_epoch", own)
+	h.Supersede(change.Superseded{Own: own, Epoch: epoch, Target: t.conf.Name, Time: clock.Now().UTC()})
+}
+
+// AwaitClaims waits until the uploader of each target has its log, or something to say against it,
+// and for limit at most: who serves only then does not serve what a successor has gone on from.
+func (h *Host) AwaitClaims(ctx context.Context, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for _, t := range h.targets {
+		for !t.claimed() && h.Superseded() == nil && ctx.Err() == nil {
+			select {
+			case <-time.After(claimPoll):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+const claimPoll = 5 * time.Millisecond
+
+func (t *target) claimed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.up == nil {
+		return t.early != nil
+	}
+	st := t.up.Status()
+	return st.Claimed || st.Err != nil
 }
 
 // begin takes over from the uploader of an earlier lead.
@@ -204,6 +251,7 @@ func (h *Host) Targets() []change.TargetInfo {
 		}
 		h.View(func(s *state.State) { info.Site = cmp.Or(s.SiteOf(info.Name), info.Site) })
 		info.LagSeconds, info.BacklogBytes = lag.Seconds(), bytes
+		info.Fenced = info.Fenced || h.Superseded() != nil
 		out = append(out, info)
 	}
 	return out

@@ -37,7 +37,7 @@ func (u *Uploader) claim(ctx context.Context) error {
 	}
 	u.pos, u.next = c.Place().Position, c.Place().Next
 	u.mu.Lock()
-	u.status.Position, u.status.Index = u.pos, u.next-1
+	u.status.Position, u.status.Index, u.status.Claimed = u.pos, u.next-1, true
 	u.mu.Unlock()
 	u.note(nil)
 	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: u.pos, Index: u.next - 1, Token: u.token})

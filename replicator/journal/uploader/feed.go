@@ -13,6 +13,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/claim"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 )
 
@@ -255,9 +256,12 @@ func (u *Uploader) stepOver(ctx context.Context, ob *object, exists error) error
 	case x.Journal == id && x.Token == u.token:
 		return exists // ours, which another answer will say
 	case x.Journal != id || c >= 0 || !u.alone():
-		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+objlog.ObjectName(ob.pos),
-			fmt.Sprintf("another writer has taken the log over: journal %s, %v; ours is %s, %v",
-				x.Journal, x.Token, id, u.token))
+		lost := fmt.Errorf("another writer has taken the log over: journal %s; ours is %s", x.Journal, id)
+		if x.Journal == id {
+			lost = &claim.Lost{Ours: u.token, Theirs: x.Token}
+		}
+		return &fail.Error{Kind: fail.Fenced, Op: "extend", Object: u.o.Store.URL() + "/" + objlog.ObjectName(ob.pos),
+			Err: lost}
 	}
 	ob.pos++
 	u.pos = ob.pos + 1

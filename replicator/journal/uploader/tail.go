@@ -47,6 +47,9 @@ func (u *Uploader) checkTail(ctx context.Context, first uint64) error {
 	if err != nil {
 		return err
 	}
+	if c != nil && c.End.Token.Epoch > u.token.Epoch {
+		return fail.At("extend", u.o.Store.URL()+"/"+objlog.ObjectName(first), claim.ErrLost(u.token, c.End.Token))
+	}
 	if c != nil && c.Passed {
 		return fail.New(fail.Fenced, "extend", u.o.Store.URL()+"/"+objlog.ObjectName(first),
 			"the newest catalog has passed this position: another writer has gone on behind it").

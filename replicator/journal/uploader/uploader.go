@@ -99,6 +99,7 @@ type Status struct {
 	Fenced      bool  // for good: another writer owns the log
 	Stopped     bool  // for good, as Err says
 	Filling     bool  // from a sibling's log
+	Claimed     bool  // the log is ours
 	// OldestRequest is when the oldest object under way was sent; zero: none is.
 	OldestRequest time.Time
 	Objects       int64 // created by this process

@@ -1,6 +1,7 @@
 package claim
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -88,7 +89,7 @@ func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
 	order := o.Token.Compare(c.token)
 	switch {
 	case order > 0 || order == 0 && o.Token.Writer != c.token.Writer:
-		return false, lost(c.token, o.Token)
+		return false, ErrLost(c.token, o.Token)
 	case order == 0 && o.Type == segment.Fence && o.First <= c.at.Next: // the answer to our create was lost
 		c.refused = false
 		c.created(o)
@@ -144,7 +145,7 @@ func (c *Claim) Refused() { c.refused, c.step = true, Read }
 func (c *Claim) Catalog(k *Catalog) error {
 	switch {
 	case k != nil && later(k.End.Token, c.token):
-		return lost(c.token, k.End.Token)
+		return ErrLost(c.token, k.End.Token)
 	case c.fenced && (k == nil || !k.Passed):
 		c.step = Done
 		return nil
@@ -168,7 +169,27 @@ func later(theirs, ours segment.Token) bool {
 
 func damaged(why string) error { return fail.New(fail.Damaged, "follow", "object log", why) }
 
-func lost(ours, theirs segment.Token) error {
-	return fail.New(fail.Fenced, "claim", "object log", fmt.Sprintf("another writer holds it: %v; ours is %v",
-		theirs, ours)).WithHint("this journal was replaced elsewhere; do not start it again")
+// ErrLost is the error of a log that another writer holds.
+func ErrLost(ours, theirs segment.Token) error {
+	return (&fail.Error{Kind: fail.Fenced, Op: "claim", Object: "object log", Err: &Lost{ours, theirs}}).
+		WithHint("this journal was replaced elsewhere; do not start it again")
+}
+
+// Lost is the cause of an error: another writer holds the log. Where its epoch is higher, the
+// journal has its seat elsewhere.
+type Lost struct{ Ours, Theirs segment.Token }
+
+// Error says who holds it.
+func (l *Lost) Error() string {
+	return fmt.Sprintf("another writer holds it: %v; ours is %v", l.Theirs, l.Ours)
+}
+
+// Superseded reports whether an error says that a log went on under a higher epoch than ours, and
+// under which.
+func Superseded(err error) (epoch uint64, yes bool) {
+	var l *Lost
+	if errors.As(err, &l) && l.Theirs.Epoch > l.Ours.Epoch {
+		return l.Theirs.Epoch, true
+	}
+	return 0, false
 }
