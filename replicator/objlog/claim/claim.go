@@ -50,8 +50,9 @@ type Claim struct {
 	first   Place // where the walk began
 	at      Place
 	step    Step
-	fenced  bool // the fence was created
-	refused bool // a create was refused at a position that read as free
+	fenced  bool   // the fence was created
+	refused bool   // a create was refused at a position that read as free
+	last    uint64 // the journal index of the hand-over that is taken up; 0 where there is none
 }
 
 // Return claims a log for a writer whose journal has written up to place: behind that there is
@@ -65,6 +66,26 @@ func Return(token segment.Token, at Place) Claim {
 // there is none, from the log's beginning.
 func Arrive(token segment.Token) Claim {
 	return Claim{token: token, first: Place{Position: 1, Next: 1}, step: FindCatalog}
+}
+
+// TakeOver claims a log for a site to which its seat has handed over with the entry at journal index
+// last. at is a place at or before it, up to which the site has read. The fence goes right behind
+// that entry or nowhere: whoever creates the next object of the log decides, the seat by taking
+// the hand-over back (ErrRolledBack) or the site by its fence.
+func TakeOver(token segment.Token, at Place, last uint64) Claim {
+	return Claim{token: token, first: at, at: at, step: Read, last: last}
+}
+
+// ErrRolledBack is the cause of an error: the seat went on behind the hand-over.
+var ErrRolledBack = errors.New("the seat has taken the hand-over back, and goes on")
+
+// beyond refuses a history that goes on behind a hand-over.
+func (c *Claim) beyond(next uint64) error {
+	if c.last == 0 || next <= c.last+1 {
+		return nil
+	}
+	return &fail.Error{Kind: fail.Refused, Op: "take over", Object: fmt.Sprintf("journal index %d", c.last),
+		Err: ErrRolledBack}
 }
 
 // Step is what is to be done next.
@@ -107,6 +128,9 @@ func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
 	case deadFrom > 0 && o.Last >= deadFrom: // the branch that ends here is dead, or its end is
 		c.at.Token = o.Token
 	default:
+		if err := c.beyond(o.Last + 1); err != nil {
+			return false, err
+		}
 		c.at.Token, c.at.Next, counts = o.Token, o.Last+1, true
 	}
 	c.at.Position++
@@ -115,11 +139,15 @@ func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
 }
 
 // Absent says that there is no object at Position. It is an error, to be waited out, where the
-// store has refused a create there.
+// store has refused a create there, and before the entry of a hand-over.
 func (c *Claim) Absent() error {
 	if c.refused {
 		return fail.New(fail.Retry, "claim", fmt.Sprintf("position %d", c.at.Position),
 			"the store refuses to create it, and does not have it")
+	}
+	if c.last > 0 && c.at.Next <= c.last {
+		return fail.New(fail.Retry, "claim", fmt.Sprintf("position %d", c.at.Position),
+			fmt.Sprintf("the log ends at journal index %d, before the hand-over at %d", c.at.Next-1, c.last))
 	}
 	c.step = Create
 	return nil
@@ -155,6 +183,9 @@ func (c *Claim) Catalog(k *Catalog) error {
 			WithHint("this journal's state is older than its bucket, or it was replaced elsewhere: " +
 				"do not start it again")
 	case k != nil: // the walk begins at it; a fence that was created is at a freed position
+		if err := c.beyond(k.End.Next); err != nil {
+			return err
+		}
 		c.first = k.End
 	}
 	c.at, c.fenced, c.refused, c.step = c.first, false, false, Read

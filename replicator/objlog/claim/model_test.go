@@ -1,6 +1,7 @@
 package claim
 
 import (
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
@@ -17,7 +18,8 @@ import (
 // for as long as nothing stops it, and sites that take over by force, from any moment to any
 // other. All of them sleep, crash and begin again between any two steps, the store loses answers
 // and carries out creates long after they were sent, and garbage collection frees what a catalog
-// has passed. Writers claim with Claim itself.
+// has passed. A seat may hand over, and take that back: then a site takes it up behind the entry
+// that says so, or not at all. Writers claim with Claim itself.
 
 const (
 	modelPositions = 14
@@ -30,6 +32,7 @@ const (
 type object struct {
 	Object
 	durable uint64 // the position that its writer knew as durable
+	hand    bool   // a segment that hands over to whoever comes
 }
 
 // phase is what an actor is about.
@@ -54,6 +57,8 @@ type actor struct {
 	ghostAt uint64
 	careful uint8 // creates that have to come one at a time, where an older writer's may still arrive
 	crashes uint8
+	handed  bool   // a writing one has handed over, and does nothing but take that back
+	planned uint64 // a claiming one takes up the hand-over at this journal index; 0: by force
 }
 
 // world is a state of the model.
@@ -156,6 +161,10 @@ func (w world) actor(i int, visit func(string, world)) {
 		b.token = segment.Token{Epoch: end.Token.Epoch + 1, Writer: writerID(i, a.crashes)}
 		b.phase, b.claim = claiming, Arrive(b.token)
 		visit(say("begins to take over"), n)
+		if at, ok := n.handedOver(); ok {
+			b.planned, b.claim = at.Next-1, TakeOver(b.token, at, at.Next-1)
+			visit(say("begins to take the hand-over up"), n)
+		}
 	case claiming:
 		w.claimStep(i, say, visit)
 		w.crash(i, say, visit)
@@ -176,6 +185,9 @@ func (w world) crash(i int, say func(string) string, visit func(string, world)) 
 	b.crashes++
 	if a.phase == claiming { // what it is about was written down: the same token
 		b.claim = Arrive(b.token)
+		if b.planned > 0 { // from where it had read up to
+			b.claim = TakeOver(b.token, a.claim.first, b.planned)
+		}
 	} else { // a new leader of the same seat
 		at := b.at
 		if at.Position = b.counted; at.Position == 0 {
@@ -218,11 +230,26 @@ func (w *world) nextAt(position uint64) uint64 {
 
 func (w *world) fenceOf(a *actor) object {
 	at := a.claim.Place()
-	return object{Object{Type: segment.Fence, Token: a.token, First: at.Next}, at.Position}
+	return object{Object{Type: segment.Fence, Token: a.token, First: at.Next}, at.Position, false}
 }
 
 func (w *world) segmentOf(a *actor) object {
-	return object{Object{Type: segment.Segment, Token: a.token, First: a.at.Next, Last: a.at.Next}, a.counted}
+	return object{Object{Type: segment.Segment, Token: a.token, First: a.at.Next, Last: a.at.Next}, a.counted, false}
+}
+
+// handedOver is the place behind the last entry of history where that hands over.
+func (w *world) handedOver() (at Place, yes bool) {
+	at.Next = 1
+	w.lineage(func(p uint64, o *object, counts bool) {
+		switch {
+		case !counts:
+		case o.Type == segment.Segment:
+			at, yes = Place{Position: p + 1, Next: o.Last + 1, Token: o.Token}, o.hand
+		case o.Token.Epoch > at.Token.Epoch:
+			yes = false
+		}
+	})
+	return at, yes
 }
 
 // claimStep does what a claim says, and tells it what came of that.
@@ -260,6 +287,8 @@ func (w world) claimStep(i int, say func(string) string, visit func(string, worl
 	}
 	switch {
 	case fail.Is(err, fail.Retry):
+	case errors.Is(err, ErrRolledBack):
+		a.phase = lostOut
 	case err != nil && !fail.Is(err, fail.Fenced):
 		n.bad = say(what + ": " + err.Error())
 	case err != nil:
@@ -283,7 +312,10 @@ func (w *world) claimed(i int) {
 	w.lineage(func(p uint64, o *object, counts bool) {
 		switch {
 		case counts && o.Type == segment.Fence && o.Token == a.token:
-			if found = true; o.First != next {
+			if found = true; a.planned > 0 && a.token.Term == 0 && o.First != a.planned+1 {
+				w.bad = fmt.Sprintf("actor %d took up the hand-over at %d, and goes on at %d", i, a.planned, o.First)
+			}
+			if o.First != next {
 				w.bad = fmt.Sprintf("actor %d's fence at %d goes on at %d, and history at %d", i, p, o.First, next)
 			}
 		case counts && o.Type == segment.Segment:
@@ -313,7 +345,7 @@ func (w world) write(i int, say func(string) string, visit func(string, world)) 
 	if p >= w.limit {
 		return
 	}
-	if a.ghostAt == 0 && p+1 < w.limit && a.careful == 0 { // several are on their way at once, and overtake each other
+	if a.ghostAt == 0 && p+1 < w.limit && a.careful == 0 && !a.handed { // several are on their way at once, and overtake each other
 		ahead := n
 		b := &ahead.actors[i]
 		b.ghost, b.ghostAt = w.segmentOf(a), p+1
@@ -330,10 +362,21 @@ func (w world) write(i int, say func(string) string, visit func(string, world)) 
 		visit(say(fmt.Sprintf("meets another writer at %d", p)), n)
 		return
 	}
-	n.put(p, n.segmentOf(a))
 	a.careful = max(a.careful, 1) - 1
 	a.pending, a.at.Position, a.at.Next = p, p+1, a.at.Next+1
-	visit(say(fmt.Sprintf("creates %d", p)), n)
+	what := "creates"
+	if a.handed { // and from here on, once this counts, its writers go on
+		what = "takes the hand-over back with"
+	} else if a.ghostAt == 0 { // nothing else of it is on its way
+		hand := n
+		o := hand.segmentOf(&w.actors[i])
+		o.hand, hand.actors[i].handed = true, true
+		hand.put(p, o)
+		visit(say(fmt.Sprintf("hands over with %d", p)), hand)
+	}
+	a.handed = false
+	n.put(p, n.segmentOf(&w.actors[i]))
+	visit(say(fmt.Sprintf("%s %d", what, p)), n)
 }
 
 // collect makes catalogs and frees what they have passed, but for what a fenced writer could try.
