@@ -346,6 +346,9 @@ func (f *fsm) applyAppend(b *pebble.Batch, l *raft.Log) result {
 				a.Lease.Number, a.Lease.Epoch, st.Lease.Number, st.Lease.Epoch)).
 			WithHint("another agent, or a newer session of this one, has taken the stream over")}
 	}
+	if f.state.HandedOver() {
+		return result{point: at, err: fail.At("append to", "group "+st.Group, state.ErrHandedOver(f.state.HandOver.To))}
+	}
 	fresh, end, err := a.Fresh(at)
 	for i := range fresh {
 		if err == nil && fresh[i].Item.Body == nil && f.copied > 0 {

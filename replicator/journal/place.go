@@ -62,6 +62,9 @@ func (p *places) keep(ctx context.Context) {
 
 // settle does all of it. What it cannot do yet it does when it is called again.
 func (p *places) settle(ctx context.Context) error {
+	if _, err := p.moveSeat(); err != nil { // where it was handed over, nothing else comes before
+		return err
+	}
 	if err := p.raiseLevel(ctx); err != nil {
 		return err
 	}

@@ -41,6 +41,7 @@ var commands = map[Kind]command{
 	KindSeat:           strictMany((*SeatPut).check, (*State).putSeat),
 	KindStreamMove:     strictMany((*StreamMove).check, (*State).moveStream),
 	KindSeatMove:       strictMany((*SeatMove).check, (*State).moveSeat),
+	KindHandOver:       strict((*HandOver).check, (*State).handOver),
 }
 
 // maxUnknown is what a command may hold beside twice what this release knows of it.
@@ -134,6 +135,9 @@ func (s *State) Apply(kind Kind, body []byte) (changed []string, err error) {
 	c, err := commandOf(kind)
 	if err == nil {
 		err = CheckLevel(kind, s.Level)
+	}
+	if err == nil {
+		err = s.mayTake(kind)
 	}
 	if err == nil {
 		changed, err = c.apply(s, body)

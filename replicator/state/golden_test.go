@@ -133,6 +133,22 @@ func goldenLevel2() []vector {
 	}
 }
 
+// goldenLevel3 are commands of feature level 3, to apply after those.
+func goldenLevel3() []vector {
+	over := HandOver{ID: goldenMark, Phase: HandOverPrepare, From: 4, To: "west", Target: "far", LimitSeconds: 30,
+		Time: goldenTime(16)}
+	hand := over
+	hand.Phase, hand.Host = HandOverHand, "host-w"
+	back := hand
+	back.Phase, back.Reason = HandOverBack, "nobody took it up within 30 s"
+	return []vector{
+		{name: "feature-level-3", kind: KindFeatureLevel, want: FeatureLevel{Level: 3}},
+		{name: "hand-over-prepare", kind: KindHandOver, want: over},
+		{name: "hand-over", kind: KindHandOver, want: hand},
+		{name: "hand-over-back", kind: KindHandOver, want: back},
+	}
+}
+
 // goldenDocuments are the documents of an object log.
 func goldenDocuments() []vector {
 	return []vector{
@@ -140,6 +156,8 @@ func goldenDocuments() []vector {
 			Created: goldenTime(0)}},
 		{name: "fence", kind: KindFence, want: Fence{NextIndex: 77, Reason: "leader host-b of term 3",
 			Streams: map[change.StreamID]change.Point{goldenStream: {LSN: 40, Hash: goldenHash}}}},
+		{name: "ready", kind: KindReady, want: Ready{ID: goldenMark, Site: "west", Host: "host-w", Index: 4800,
+			Refusal: "volume db is being copied", Time: goldenTime(17)}},
 	}
 }
 
@@ -193,6 +211,8 @@ func TestGoldenCommands(t *testing.T) {
 	keptState(t, "state-level1.txt", s)
 	apply(goldenLevel2())
 	keptState(t, "state-level2.txt", s)
+	apply(goldenLevel3())
+	keptState(t, "state-level3.txt", s)
 	for _, v := range goldenDocuments() {
 		maps.DeleteFunc(missing, func(_ string, n uint64) bool { return n == uint64(v.kind) })
 		v.kept(t)
@@ -202,7 +222,7 @@ func TestGoldenCommands(t *testing.T) {
 	}
 
 	golden.Filled(t, s.Groups, s.Streams, s.Volumes, s.Bookmarks, s.Barriers, s.Audits, s.Sites, s.Seat, s.Moves,
-		goldenRest())
+		s.HandOver, goldenRest())
 	for name, v := range goldenRest() {
 		b, err := json.Marshal(v)
 		if err != nil {

@@ -78,6 +78,20 @@ func (s *State) loadJournal(key string, b []byte) error {
 			s.Seat = seat
 		}
 		return err
+	case keyHandOver:
+		if len(b) == 0 || string(b) == "null" {
+			s.HandOver = nil
+			return nil
+		}
+		r := new(HandOver)
+		err := json.Unmarshal(b, r)
+		if err == nil {
+			err = r.check()
+		}
+		if err == nil {
+			s.HandOver = r
+		}
+		return err
 	case keyMoves:
 		var m seatMoves
 		err := json.Unmarshal(b, &m)

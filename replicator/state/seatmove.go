@@ -49,7 +49,11 @@ func (s *State) moveSeat(r *SeatMove) ([]string, error) {
 	}
 	s.Seat = Seat{Site: r.Site, Epoch: r.Epoch, Since: r.Time}
 	s.Moves = append(s.Moves[:len(s.Moves):len(s.Moves)], *r) // readers may have the old one
-	return []string{keySeat, keyMoves}, nil
+	keys := []string{keySeat, keyMoves}
+	if s.HandOver != nil { // it is over
+		s.HandOver, keys = nil, append(keys, keyHandOver)
+	}
+	return keys, nil
 }
 
 // DeadFrom is the journal index from which on what a writer of an epoch wrote is a dead branch,

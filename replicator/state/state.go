@@ -29,6 +29,7 @@ type State struct {
 	Sites     map[string]*Site
 	Seat      Seat              // where the journal is
 	Moves     []SeatMove        // how it came there, oldest first
+	HandOver  *HandOver         // the newest of this epoch; nil where there was none
 	Level     int               // the feature level: see level.go
 	Audits    map[uint64]*Audit // the newest, by number modulo KeptAudits
 	audits    uint64            // how many there were
@@ -300,6 +301,8 @@ const (
 	keyLevel = "journal/level"
 	keySeat  = "journal/seat"
 	keyMoves = "journal/moves"
+
+	keyHandOver = "journal/hand-over"
 )
 
 // KeyLevel is the feature level from which on there is a key; copies of the state that
@@ -308,6 +311,8 @@ func KeyLevel(key string) int {
 	switch what, _, _ := strings.Cut(key, "/"); {
 	case key == keyMoves:
 		return 2
+	case key == keyHandOver:
+		return 3
 	case what == "journal", what == "site":
 		return 1
 	}
@@ -347,6 +352,9 @@ func (s *State) Keys() []string {
 	if len(s.Moves) > 0 {
 		keys = append(keys, keyMoves)
 	}
+	if s.HandOver != nil {
+		keys = append(keys, keyHandOver)
+	}
 	return keys
 }
 
@@ -359,6 +367,11 @@ func (s *State) Save(key string) []byte {
 		return encode(s.Seat)
 	case keyMoves:
 		return encode(seatMoves{s.Moves})
+	case keyHandOver:
+		if s.HandOver == nil {
+			return nil
+		}
+		return encode(s.HandOver)
 	}
 	what, name, _ := strings.Cut(key, "/")
 	var v any

@@ -234,7 +234,8 @@ func (w *world) fenceOf(a *actor) object {
 }
 
 func (w *world) segmentOf(a *actor) object {
-	return object{Object{Type: segment.Segment, Token: a.token, First: a.at.Next, Last: a.at.Next}, a.counted, false}
+	o := Object{Type: segment.Segment, Token: a.token, First: a.at.Next, Last: a.at.Next}
+	return object{Object: o, durable: a.counted}
 }
 
 // handedOver is the place behind the last entry of history where that hands over.
@@ -313,7 +314,8 @@ func (w *world) claimed(i int) {
 		switch {
 		case counts && o.Type == segment.Fence && o.Token == a.token:
 			if found = true; a.planned > 0 && a.token.Term == 0 && o.First != a.planned+1 {
-				w.bad = fmt.Sprintf("actor %d took up the hand-over at %d, and goes on at %d", i, a.planned, o.First)
+				w.bad = fmt.Sprintf("actor %d took up the hand-over at %d, and goes on at %d", i, a.planned,
+					o.First)
 			}
 			if o.First != next {
 				w.bad = fmt.Sprintf("actor %d's fence at %d goes on at %d, and history at %d", i, p, o.First, next)
