@@ -347,7 +347,8 @@ func (w world) write(i int, say func(string) string, visit func(string, world)) 
 	if p >= w.limit {
 		return
 	}
-	if a.ghostAt == 0 && p+1 < w.limit && a.careful == 0 && !a.handed { // several are on their way at once, and overtake each other
+	if a.ghostAt == 0 && p+1 < w.limit && a.careful == 0 && !a.handed {
+		// several are on their way at once, and overtake each other
 		ahead := n
 		b := &ahead.actors[i]
 		b.ghost, b.ghostAt = w.segmentOf(a), p+1
