@@ -46,6 +46,7 @@ type Agent struct {
 	slow           atomic.Bool
 	waiting        atomic.Int64 // flushes that wait for the journal's word
 	mapping        sync.Mutex   // held by Changed
+	parked         atomic.Pointer[Parking]
 	count          counters
 
 	ctx    context.Context

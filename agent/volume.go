@@ -47,6 +47,9 @@ func (v *Volume) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := v.check("read", off, int64(len(p))); err != nil {
 		return err
 	}
+	if err := v.unparked(ctx); err != nil {
+		return err
+	}
 	var few [8]overlay.Range
 	missing := v.overlay.Read(p, off, few[:0])
 	if len(missing) == 0 {

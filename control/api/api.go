@@ -368,6 +368,7 @@ type Service interface {
 	BookmarkList(ctx context.Context, r List) ([]Bookmark, error)
 	BookmarkRemove(ctx context.Context, r BookmarkRemove) (Bookmark, error)
 	AuditList(ctx context.Context, r AuditQuery) ([]AuditEntry, error)
+	HandOver(ctx context.Context, r HandOver) (HandOverReport, error)
 }
 
 // AuditQuery asks for the newest entries; 0 for all that the journal has at hand.

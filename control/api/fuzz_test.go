@@ -18,6 +18,7 @@ import (
 // willing does nothing of what it is asked, and succeeds.
 type willing struct{}
 
+func (willing) HandOver(context.Context, HandOver) (h HandOverReport, err error)  { return }
 func (willing) Status(context.Context, struct{}) (s Status, err error)            { return }
 func (willing) GroupPut(context.Context, GroupPut) (g Group, err error)           { return }
 func (willing) GroupList(context.Context, List) (g []Group, err error)            { return }

@@ -23,6 +23,7 @@ const (
 	VerbVolumeRemove   = "volume-remove"
 	VerbVolumeAccept   = "volume-accept"
 	VerbVolumeChanged  = "volume-changed"
+	VerbHandOver       = "hand-over"
 	VerbBookmarkAdd    = "bookmark-add"
 	VerbBookmarkList   = "bookmark-list"
 	VerbBookmarkRemove = "bookmark-remove"
@@ -53,6 +54,7 @@ func Handler(s Service, audit Audit) *Mux {
 	query(m, VerbBookmarkList, s.BookmarkList)
 	mutate(m, VerbBookmarkRemove, s.BookmarkRemove)
 	query(m, VerbAuditList, s.AuditList)
+	mutate(m, VerbHandOver, s.HandOver)
 	return m
 }
 

@@ -12,5 +12,6 @@ const (
 	Fenced       = "Fenced"
 	Unprotected  = "Unprotected" // no required target is outside the seat's site
 	Faulted      = "Faulted"
-	Superseded   = "Superseded" // the journal went on elsewhere, under a higher epoch: nothing is served here
+	FailingOver  = "FailingOver" // handed over, and not taken up yet: all I/O waits
+	Superseded   = "Superseded"  // the journal went on elsewhere, under a higher epoch: nothing is served here
 )

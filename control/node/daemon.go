@@ -60,6 +60,10 @@ type Daemon struct {
 	hydrating *hydrations
 	accepted  sync.Map // group to volume: backings accepted since this start, for the next one
 
+	// handing ends a hand-over that is under way when the daemon stops.
+	handing     context.Context
+	stopHanding context.CancelFunc
+
 	verbs  chan struct{} // holds one while a state-changing verb runs; see lockVerbs
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -96,6 +100,7 @@ func start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 		verbs: make(chan struct{}, 1), listening: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.handing, d.stopHanding = context.WithCancel(d.ctx)
 	d.hydrating = newHydrations(d)
 	stop := context.AfterFunc(ctx, d.hydrating.end) // the agent's start may wait for the store
 	err := d.open(ctx, d.ctx)
@@ -160,6 +165,9 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	d.wg.Go(func() { d.watchSeat(run) })
 	if d.host != nil && d.host.Leads() {
 		d.host.AwaitClaims(ctx, claimLimit)
+		d.wg.Go(func() {
+			d.resolveHandOver(d.handing)
+		})
 	}
 	if err = d.serveNBD(run); err != nil {
 		return err
@@ -379,10 +387,14 @@ func (d *Daemon) Close() error {
 	var errs []error
 	defer time.AfterFunc(fetchTimeout, d.hydrating.end).Stop()
 	d.http.Close()
+	d.stopHanding()
 	if d.lockVerbs(ctx, "stop", "agent") == nil { // the last of them has returned, or hangs for good
 		defer d.endTurn()
 	}
 	if d.nbd != nil {
+		if d.journal != nil && d.host != nil && d.unresolved() != nil { // what waits would wait for ever
+			d.nbd.DetachAll()
+		}
 		errs = append(errs, d.nbd.Shutdown(ctx))
 	}
 	if d.agent != nil {

@@ -57,7 +57,7 @@ type exports struct {
 }
 
 func (e exports) Open(_ context.Context, name string) (block.Device, error) {
-	if err := e.d.maySeat("open", "volume "+name); err != nil {
+	if err := e.d.mayServe(name); err != nil {
 		return nil, err
 	}
 	if vols := e.a.Volumes(); name == "" && len(vols) == 1 {

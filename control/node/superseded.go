@@ -8,6 +8,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal"
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // claimLimit is for how long a start waits for a look at the targets before it serves: a store that
@@ -37,4 +38,13 @@ func (d *Daemon) maySeat(op, object string) error {
 		return (&fail.Error{Kind: fail.Fenced, Op: op, Object: object, Err: err}).WithHint(fail.HintOf(err))
 	}
 	return nil
+}
+
+// mayServe refuses clients where the seat is elsewhere, or where nobody knows yet.
+func (d *Daemon) mayServe(volume string) error {
+	err := d.maySeat("open", "volume "+volume)
+	if r := d.unresolved(); err == nil && r != nil && r.Phase != state.HandOverPrepare {
+		err = fail.At("open", "volume "+volume, state.ErrHandedOver(r.To))
+	}
+	return err
 }

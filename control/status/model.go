@@ -27,11 +27,13 @@ type Model struct {
 // Journal is where a journal stands, with its targets.
 type Journal struct {
 	change.JournalInfo
-	Leads  bool  // from this process
-	Alone  bool  // its only member is in this process
-	Level  int   // its feature level
-	Synced bool  // its control state is known here
-	Err    error // why it does not go on here, or cannot be reached
+	Leads  bool // from this process
+	Alone  bool // its only member is in this process
+	Level  int  // its feature level
+	Synced bool // its control state is known here
+	// Handing is a hand-over of which nobody knows yet whether it is taken up.
+	Handing *state.HandOver
+	Err     error // why it does not go on here, or cannot be reached
 }
 
 // Group is a group's policy, and what the control state says of its volumes and streams.
@@ -70,6 +72,9 @@ type Agent struct {
 // Read takes what the model needs of a control state, which it does not keep.
 func (m *Model) Read(s *state.State) {
 	m.Journal.Level = s.Level
+	if s.HandedOver() {
+		m.Journal.Handing = s.HandOver
+	}
 	m.Groups = make([]Group, 0, len(s.Groups))
 	at := make(map[string]int, len(s.Groups))
 	for i, g := range state.Sorted(s.Groups, func(g *state.Group) string { return g.Name }) {

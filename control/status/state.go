@@ -11,6 +11,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/wal"
 )
 
@@ -22,6 +23,7 @@ var precedence = []struct {
 	holds func(*facts) (reason string, holds bool)
 }{
 	{api.Superseded, (*facts).superseded},
+	{api.FailingOver, (*facts).failingOver},
 	{api.Faulted, (*facts).faulted},
 	{api.Fenced, (*facts).fenced},
 	{api.Suspended, (*facts).suspended},
@@ -48,9 +50,10 @@ type facts struct {
 	targets  targets
 	lag      time.Duration
 	over     *change.Superseded
+	handing  *state.HandOver // of which nobody knows yet who takes it up
 }
 
-func (f *facts) state() (state, reason string) {
+func (f *facts) state() (is, reason string) {
 	for _, row := range precedence {
 		if reason, holds := row.holds(f); holds {
 			return row.state, reason
@@ -85,6 +88,20 @@ func (f *facts) superseded() (string, bool) {
 		}
 	}
 	return where + "; nothing is served here", true
+}
+
+// failingOver: the journal was handed over, and nobody knows yet who goes on.
+func (f *facts) failingOver() (string, bool) {
+	r := f.handing
+	if r == nil {
+		return "", false
+	}
+	if r.Phase == state.HandOverHand {
+		return fmt.Sprintf("handed over to host %s at %s; all I/O waits, for %g s at most", r.Host, r.To,
+			r.LimitSeconds), true
+	}
+	return fmt.Sprintf("the hand-over to %s is being taken back; all I/O waits until the log of target %s has that: %s",
+		r.To, r.Target, r.Reason), true
 }
 
 func (f *facts) faulted() (string, bool) {

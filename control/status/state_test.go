@@ -58,6 +58,16 @@ var conditions = []struct {
 				w.Journal.Superseded = &change.Superseded{Own: 1, Epoch: 2}
 			}
 		}},
+	{"it is taken back", "FailingOver", "being taken back; all I/O waits until the log of target x has that: late",
+		func(w world) {
+			w.Journal.Handing = &state.HandOver{Phase: state.HandOverBack, To: "busan", Target: "x", Reason: "late"}
+		}},
+	{"it is handed over", "FailingOver", "handed over to host b at busan; all I/O waits, for 30 s at most",
+		func(w world) {
+			if w.Journal.Handing == nil {
+				w.Journal.Handing = &state.HandOver{Phase: state.HandOverHand, To: "busan", Host: "b", LimitSeconds: 30}
+			}
+		}},
 	{"the agent cannot go on", "Faulted", "poisoned",
 		func(w world) { w.Agent.Err = errors.New("the WAL is poisoned") }},
 	{"the stream is fenced", "Fenced", "another lease", func(w world) {

@@ -56,7 +56,7 @@ func (m *Model) journal() api.JournalStatus {
 }
 
 func (m *Model) group(g *Group, t targets) api.GroupStatus {
-	f := facts{Group: g, now: m.Now, targets: t, over: m.Journal.Superseded}
+	f := facts{Group: g, now: m.Now, targets: t, over: m.Journal.Superseded, handing: m.Journal.Handing}
 	out := api.GroupStatus{Name: g.Name, Role: "primary", Site: m.Journal.Site, Standbys: standbys(g.Standbys),
 		Ack: g.Ack, RPOTargetSeconds: g.RPOTargetSeconds, Streams: []api.StreamStatus{}}
 	own := m.own(g.Name)

@@ -135,17 +135,20 @@ func goldenLevel2() []vector {
 
 // goldenLevel3 are commands of feature level 3, to apply after those.
 func goldenLevel3() []vector {
-	over := HandOver{ID: goldenMark, Phase: HandOverPrepare, From: 4, To: "west", Target: "far", LimitSeconds: 30,
+	prepare := HandOver{ID: goldenMark, Phase: HandOverPrepare, From: 4, To: "west", Target: "far", LimitSeconds: 30,
 		Time: goldenTime(16)}
-	hand := over
+	hand := prepare
 	hand.Phase, hand.Host = HandOverHand, "host-w"
 	back := hand
 	back.Phase, back.Reason = HandOverBack, "nobody took it up within 30 s"
+	over := back
+	over.Phase = HandOverOver
 	return []vector{
 		{name: "feature-level-3", kind: KindFeatureLevel, want: FeatureLevel{Level: 3}},
-		{name: "hand-over-prepare", kind: KindHandOver, want: over},
+		{name: "hand-over-prepare", kind: KindHandOver, want: prepare},
 		{name: "hand-over", kind: KindHandOver, want: hand},
 		{name: "hand-over-back", kind: KindHandOver, want: back},
+		{name: "hand-over-over", kind: KindHandOver, want: over},
 	}
 }
 

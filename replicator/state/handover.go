@@ -13,12 +13,15 @@ import (
 const (
 	HandOverPrepare = "prepare" // the site that shall go on is asked to get ready
 	HandOverHand    = "hand"    // the seat takes nothing more; the log's next object decides
-	HandOverBack    = "back"    // the seat goes on: nobody took it up, or it was not handed over at all
+	HandOverBack    = "back"    // nobody took it up: the seat takes it back, if the log lets it
+	HandOverOver    = "over"    // the seat goes on
 )
 
-// HandOver moves the seat in order. From the phase hand on the journal takes nothing but back:
-// that entry is the last one of its epoch, where a site takes the hand-over up. Who creates the
-// object of the log behind it decides: the new seat with its fence, or the old one with back.
+// HandOver moves the seat in order. From the phase hand on the journal takes nothing but the next
+// phases: that entry is the last one of its epoch, where a site takes the hand-over up. Who creates
+// the object of the log behind it decides: the new seat with its fence, or the old one with back.
+// Only when the log that decides has that does the seat go on, which is over. A hand-over that was
+// prepared, and no more, is over at once.
 type HandOver struct {
 	ID     uuid.UUID `json:"id"`
 	Phase  string    `json:"phase"`
@@ -37,7 +40,7 @@ const maxHandOverSeconds = 3600
 
 func (r *HandOver) check() error {
 	err := first(CheckName("site", r.To), checkText("target", r.Target), checkText("reason", r.Reason),
-		checkOneOf("phase", r.Phase, HandOverPrepare, HandOverHand, HandOverBack))
+		checkOneOf("phase", r.Phase, HandOverPrepare, HandOverHand, HandOverBack, HandOverOver))
 	switch {
 	case err != nil:
 		return err
@@ -51,14 +54,29 @@ func (r *HandOver) check() error {
 		return invalid("a hand-over without a target whose log decides")
 	case r.Host != "":
 		return checkAgent(r.Host)
-	case r.Phase == HandOverHand:
+	case r.Phase == HandOverHand || r.Phase == HandOverBack:
 		return invalid("a hand-over to no host")
 	}
 	return nil
 }
 
 // HandedOver reports whether the seat has handed over, and takes nothing more.
-func (s *State) HandedOver() bool { return s.HandOver != nil && s.HandOver.Phase == HandOverHand }
+func (s *State) HandedOver() bool {
+	return s.HandOver != nil && (s.HandOver.Phase == HandOverHand || s.HandOver.Phase == HandOverBack)
+}
+
+// follows reports whether a phase comes behind another one of the same hand-over.
+func follows(phase, before string) bool {
+	switch before {
+	case HandOverPrepare:
+		return phase == HandOverHand || phase == HandOverOver
+	case HandOverHand:
+		return phase == HandOverBack
+	case HandOverBack:
+		return phase == HandOverOver
+	}
+	return false
+}
 
 // ErrHandedOver is the error of what is not taken any more.
 func ErrHandedOver(to string) error {
@@ -92,8 +110,8 @@ func (s *State) handOver(r *HandOver) (string, error) {
 		return refuse("it is being handed over already")
 	case r.Phase != HandOverPrepare && !ours:
 		return refuse("another hand-over has begun")
-	case r.Phase == HandOverHand && now.Phase != HandOverPrepare, r.Phase == HandOverBack && now.Phase == HandOverBack:
-		return refuse("this hand-over has ended")
+	case r.Phase != HandOverPrepare && !follows(r.Phase, now.Phase):
+		return refuse("this hand-over is in phase " + now.Phase + ", which " + r.Phase + " does not follow")
 	case r.Phase == HandOverHand && s.resyncing():
 		return refuse("a resync has not ended: there is no recovery point to go on from")
 	}

@@ -172,6 +172,15 @@ func (h *Host) supersede(t *target, epoch uint64) {
 	h.Supersede(change.Superseded{Own: own, Epoch: epoch, Target: t.conf.Name, Time: clock.Now().UTC()})
 }
 
+// SupersededBy is supersede of a target by its name, for who has seen that by itself.
+func (h *Host) SupersededBy(target string, epoch uint64) {
+	for _, t := range h.targets {
+		if t.conf.Name == target {
+			h.supersede(t, epoch)
+		}
+	}
+}
+
 // AwaitClaims waits until the uploader of each target has its log, or something to say against it,
 // and for limit at most: who serves only then does not serve what a successor has gone on from.
 func (h *Host) AwaitClaims(ctx context.Context, limit time.Duration) {
