@@ -23,6 +23,7 @@ import (
 )
 
 type flags struct {
+	planned   planned
 	force     bool
 	path      string
 	target    string
@@ -35,15 +36,19 @@ type flags struct {
 	overwrite bool
 	yes       bool
 	dryRun    bool
-	json      bool
 }
 
 // New makes `pollux failover`.
 func New(version string) *cobra.Command {
 	var f flags
-	c := &cobra.Command{Use: "failover --force -c agent.yaml",
-		Short: "Take a journal over at this site, without its former seat",
-		Long: `For the loss of a site. On a host at this site, whose configuration names the object
+	c := &cobra.Command{Use: "failover {--force -c agent.yaml | --planned --to SITE}",
+		Short: "Move a journal to another site, in order, or without its former seat",
+		Long: `With --planned, the journal's seat, which is asked (--socket, --address), has I/O wait,
+brings all of it into the log that the standby at SITE follows, and hands over; there it
+goes on. Nothing is lost. Where it is not taken up within the limit, it is taken back, and
+I/O goes on at the seat.
+
+With --force, for the loss of a site. On a host at this site, whose configuration names the object
 store that outlived the loss, it takes the farthest log that it can reach and fences it
 under the next epoch, so that nothing counts any more that the lost site still writes;
 makes the journal's state of what the log holds; gives the volumes to the agent of the
@@ -69,15 +74,18 @@ before it changes anything. A run that was cut short goes on when it is called a
 	fl.BoolVar(&f.overwrite, "overwrite", false, "restore even where a backing is there already")
 	fl.BoolVar(&f.yes, "yes", false, "do not ask")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "show what would be taken over, change nothing")
-	fl.BoolVar(&f.json, "json", false, "print one JSON object and nothing else")
+	f.planned.add(c)
 	c.RunE = func(c *cobra.Command, _ []string) error { return f.run(c, version) }
 	return c
 }
 
 func (f *flags) run(c *cobra.Command, version string) error {
-	if !f.force {
+	switch {
+	case f.force == f.planned.on:
 		return fail.New(fail.Invalid, "failover", "", "say how").
-			WithHint("--force takes the journal over without its former seat, which must not come back as it was")
+			WithHint("--planned --to SITE hands the journal over in order, with its seat; --force takes it over without")
+	case f.planned.on:
+		return f.planned.run(c, f.dryRun)
 	}
 	backings, err := f.places()
 	if err != nil {
@@ -101,7 +109,7 @@ func (f *flags) run(c *cobra.Command, version string) error {
 	if err != nil {
 		return err
 	}
-	if f.json {
+	if f.planned.daemon.JSON {
 		return cli.PrintJSON(c.OutOrStdout(), rep)
 	}
 	f.report(c.OutOrStdout(), rep)
