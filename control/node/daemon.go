@@ -27,6 +27,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbd"
+	"github.com/pollux-dr/pollux/internal/parked"
 	"github.com/pollux-dr/pollux/internal/private"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/journal/journalclient"
@@ -50,6 +51,7 @@ type Daemon struct {
 	audit   *verbs.Auditor
 	agent   *agent.Agent
 	nbd     *nbd.Server
+	parked  *parked.Server // nbd, where clients were attached before; else nil
 	metrics *metrics
 	http    adminhttp.HTTP
 
@@ -88,6 +90,7 @@ type testHooks struct {
 	foldFrom      int64
 	catalogs      func(*catalogs.Options)
 	now           func() time.Time
+	parked        *parked.Server // no hook: StartParked's
 }
 
 // Start brings everything up. It returns when volumes are served.
@@ -95,9 +98,17 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 	return start(ctx, conf, version, log, testHooks{fs: vfs.Default})
 }
 
+// StartParked is Start with a server to which clients are attached already: their I/O goes on when
+// volumes are served. With an error the server is as it was.
+func StartParked(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, p *parked.Server) (
+	*Daemon, error) {
+	return start(ctx, conf, version, log, testHooks{fs: vfs.Default, parked: p})
+}
+
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s testHooks) (*Daemon, error) {
 	d := &Daemon{conf: conf, version: version, log: log, hooks: s, start: time.Now(), failed: make(chan error, 16),
-		verbs: make(chan struct{}, 1), listening: make(chan struct{})}
+		parked: s.parked,
+		verbs:  make(chan struct{}, 1), listening: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.handing, d.stopHanding = context.WithCancel(d.ctx)
@@ -106,6 +117,9 @@ func start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 	err := d.open(ctx, d.ctx)
 	stop()
 	if err != nil {
+		if d.parked != nil {
+			d.nbd = nil // the clients stay
+		}
 		_ = d.Close()
 		return nil, err
 	}

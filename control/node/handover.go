@@ -200,7 +200,8 @@ func (h *handing) awaitReady(ctx context.Context, wait time.Duration) error {
 		select {
 		case <-time.After(handOverPoll):
 		case <-ctx.Done():
-			return fail.New(fail.Retry, "hand over to", h.r.To, fmt.Sprintf("no standby there answered within %v", wait)).
+			return fail.New(fail.Retry, "hand over to", h.r.To,
+				fmt.Sprintf("no standby there answered within %v", wait)).
 				WithHint("is pollux standby running there, does it follow target " + h.target.Name +
 					", and may it write there? Nothing was changed here")
 		}

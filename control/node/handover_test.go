@@ -120,7 +120,8 @@ func handOverSite(t *testing.T) (*Daemon, *config.Agent, *neighbour) {
 	if _, err := svc.GroupPut(t.Context(), api.GroupPut{Name: "g", Create: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := svc.VolumeCreate(t.Context(), api.VolumeCreate{Name: "v", Group: "g", SizeBytes: 1 << 20}); err != nil {
+	_, err = svc.VolumeCreate(t.Context(), api.VolumeCreate{Name: "v", Group: "g", SizeBytes: 1 << 20})
+	if err != nil {
 		t.Fatal(err)
 	}
 	s, err := objstore.Open(t.Context(), "file://"+store, objstore.Options{})
