@@ -91,7 +91,8 @@ func (d service) mayHandOver(r *api.HandOver) (*handing, error) {
 	}
 	if !d.journal.Alone() {
 		return no(fail.Refused, "the journal has other members, or is on other hosts",
-			"only an embedded journal can be handed over so far: stop its writers, and use pollux failover --force there")
+			"only an embedded journal can be handed over so far: stop its writers, and use pollux failover "+
+				"--force there")
 	}
 	_, epoch, _ := d.journal.ID()
 	h := &handing{Daemon: d.Daemon, r: state.HandOver{ID: uuid.New(), From: epoch, To: r.To,
@@ -112,7 +113,8 @@ func (d service) mayHandOver(r *api.HandOver) (*handing, error) {
 	for _, g := range d.Model().Status().Groups {
 		if g.State != api.Replicating && g.State != api.Lagging {
 			return no(fail.Refused, "group "+g.Name+" is "+g.State+": "+g.Reason,
-				"a hand-over takes all of a journal's groups, and those replicate: mend it, or use pollux failover --force")
+				"a hand-over takes all of a journal's groups, and those replicate: mend it, or use "+
+					"pollux failover --force")
 		}
 	}
 	return h, nil
@@ -190,7 +192,8 @@ func (h *handing) awaitReady(ctx context.Context, wait time.Duration) error {
 			return fail.New(fail.Refused, "hand over to", h.r.To, "host "+ready.Host+" cannot take it up: "+
 				ready.Refusal).WithHint("pollux status there says more")
 		case err == nil && ready.Site != h.r.To:
-			return fail.New(fail.Refused, "hand over to", h.r.To, "host "+ready.Host+" answers, which is at "+ready.Site)
+			return fail.New(fail.Refused, "hand over to", h.r.To,
+				"host "+ready.Host+" answers, which is at "+ready.Site)
 		case err == nil:
 			h.r.Host = ready.Host
 			return nil

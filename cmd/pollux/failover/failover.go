@@ -83,7 +83,8 @@ func (f *flags) run(c *cobra.Command, version string) error {
 	switch {
 	case f.force == f.planned.on:
 		return fail.New(fail.Invalid, "failover", "", "say how").
-			WithHint("--planned --to SITE hands the journal over in order, with its seat; --force takes it over without")
+			WithHint("--planned --to SITE hands the journal over in order, with its seat; " +
+				"--force takes it over without")
 	case f.planned.on:
 		return f.planned.run(c, f.dryRun)
 	}
