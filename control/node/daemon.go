@@ -366,7 +366,7 @@ func (d *Daemon) Close() error {
 		errs = append(errs, d.nbd.Shutdown(ctx))
 	}
 	if d.agent != nil {
-		errs = append(errs, d.agent.Close(ctx))
+		errs = append(errs, d.hydrating.stopAgent(ctx))
 	}
 	d.cancel()
 	d.wg.Wait()

@@ -26,8 +26,10 @@ const (
 	// storeConnections is how many connections fill images.
 	storeConnections = 16
 	// fetchTimeout is how long a stop waits for the store, which those wait for who read or
-	// write what is not here yet.
+	// write what is not here yet; and applyGrace how long after that it waits for what can be
+	// applied without it.
 	fetchTimeout = 5 * time.Second
+	applyGrace   = time.Second
 	// tellHydrationEvery is how often the log says what holds up a volume's hydration.
 	tellHydrationEvery = time.Minute
 )
@@ -104,7 +106,7 @@ func (h *hydrations) openBacking(path string, sizeBytes int64) (backing.Backing,
 func (h *hydrations) fill(path string, b *hydrate.Backing) {
 	defer func() {
 		h.mu.Lock()
-		if h.open[path] == b {
+		if h.open[path] == b && (b.Done() || h.ctx.Err() == nil) { // a stop leaves it half
 			delete(h.open, path)
 		}
 		h.mu.Unlock()
@@ -205,6 +207,24 @@ func (h *hydrations) all() (out []api.Hydration) {
 	}
 	slices.SortFunc(out, func(a, b api.Hydration) int { return cmp.Compare(a.Volume, b.Volume) })
 	return out
+}
+
+// stopAgent makes durable what was acknowledged. What changes a part of a page that is not here
+// cannot be applied while the store is away: the WAL keeps it for the next start.
+func (h *hydrations) stopAgent(ctx context.Context) error {
+	limited, cancel := context.WithCancel(ctx)
+	defer cancel()
+	filling := len(h.all()) > 0
+	if filling {
+		defer context.AfterFunc(h.ctx, func() { time.AfterFunc(applyGrace, cancel) })()
+	}
+	err := h.d.agent.Close(limited)
+	if filling && h.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		h.d.log.Warn("some writes lack blocks of the object store, and are applied at the next start: the WAL has them",
+			"err", err)
+		return nil
+	}
+	return err
 }
 
 // close comes when nobody reads any more.
