@@ -147,6 +147,7 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	if err = d.serveNBD(run); err != nil {
 		return err
 	}
+	d.wg.Go(func() { d.releasePoints(run) })
 	return d.serveHTTP()
 }
 

@@ -22,8 +22,8 @@ func TestCollected(t *testing.T) {
 	for _, kept := range []bool{true, false} {
 		const size = 4 << 20
 		g := newRig(t, seed.New(t), size, func(l *logtest.Log, r *rand.Rand) {
-			l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
-				Retention: &state.Retention{EveryWriteSeconds: 60}})
+			l.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle",
+				PITR: state.PITRFold, Retention: &state.Retention{EveryWriteSeconds: 60}})
 			large(l, r)
 		})
 		l := g.log
