@@ -37,8 +37,8 @@ type Options struct {
 	DryRun    bool // change nothing
 	// WaitForData restores volumes wholly before the agent can start.
 	WaitForData bool
-	Version   string
-	Operator  string // who asks, for the audit
+	Version     string
+	Operator    string // who asks, for the audit
 	// Open opens a target's store for writing.
 	Open func(ctx context.Context, t config.Target) (objstore.Store, func(), error)
 	// Confirm is asked before anything is changed; its error ends the run.
