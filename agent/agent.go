@@ -162,17 +162,22 @@ func (a *Agent) Err() error {
 // ctx ends before that, it stops all the same: nothing is lost, the next start
 // has more to do.
 func (a *Agent) Close(ctx context.Context) error {
+	streams := a.snapshotStreams()
 	var first error
-	for _, s := range a.snapshotStreams() {
-		err := s.flush(ctx)
-		if err == nil && s.suspended == nil {
-			err = s.await(ctx, func() bool { return s.apply.applied.LSN >= s.wal.durableLSN })
-		}
-		if err == nil && s.suspended == nil {
-			err = s.checkpoint()
-		}
+	note := func(err error) bool {
 		if first == nil {
 			first = err
+		}
+		return err == nil
+	}
+	flushed := map[*stream]bool{}
+	for _, s := range streams { // all before any is waited for that cannot be applied now
+		flushed[s] = note(s.flush(ctx))
+	}
+	for _, s := range streams {
+		if flushed[s] && s.suspended == nil &&
+			note(s.await(ctx, func() bool { return s.apply.applied.LSN >= s.wal.durableLSN })) {
+			note(s.checkpoint())
 		}
 	}
 	closed := fail.New(fail.Refused, "use", "agent "+a.opts.Name, "it is shut down")

@@ -4,7 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/control/node"
 	"github.com/pollux-dr/pollux/internal/config"
 )
 
@@ -22,14 +21,7 @@ acknowledged durable and ends. Under systemd it notifies readiness.`,
 		if err != nil {
 			return err
 		}
-		log := cli.NewLogger(conf.Log)
-		cli.GuardMemory(log)
-		d, err := node.Start(c.Context(), conf, version, log)
-		if err != nil {
-			return config.Listening(conf, path, err)
-		}
-		log.Info("serving", "version", version, "nbd", conf.NBD.Unix, "control", conf.Socket)
-		return cli.RunDaemon(c.Context(), log, d)
+		return cli.RunAgent(c.Context(), conf, path, version)
 	}
 	return c
 }

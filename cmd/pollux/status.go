@@ -256,6 +256,9 @@ func printStatus(w io.Writer, st *api.Status) {
 				t.Catalog.Position, t.Catalog.Error)
 		}
 	}
+	for i := range st.Agent.Hydrating {
+		fmt.Fprintf(w, "\n%v\n", &st.Agent.Hydrating[i])
+	}
 	for _, c := range st.Certificates {
 		if c.Warning != "" {
 			fmt.Fprintf(w, "\ncertificate %s: %s\n", c.File, c.Warning)

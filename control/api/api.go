@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/text"
 )
 
 // Group is a consistency group with its policy.
@@ -94,8 +95,25 @@ type Hydration struct {
 	SizeBytes     int64  `json:"size_bytes"`
 	HydratedBytes int64  `json:"hydrated_bytes"` // here: fetched, written or without data
 	FetchedBytes  int64  `json:"fetched_bytes"`  // from the store since the agent's start
-	Percent       int    `json:"percent"`
-	Error         string `json:"error,omitempty"` // why it does not go on
+	LeftBytes     int64  `json:"left_bytes"`     // at most so much is to be fetched still
+	// BytesPerSecond is what came from the store in the last seconds.
+	BytesPerSecond int64  `json:"bytes_per_second"`
+	Percent        int    `json:"percent"`
+	Error          string `json:"error,omitempty"` // why it does not go on
+}
+
+// String says how far it is in one line.
+func (h *Hydration) String() string {
+	s := fmt.Sprintf("volume %s is served while it comes from the object store (LSN %d): %d%%, %s left, %s/s", h.Volume,
+		h.LSN, h.Percent, text.Bytes(h.LeftBytes), text.Bytes(h.BytesPerSecond))
+	if h.BytesPerSecond > 0 {
+		left := time.Duration(float64(h.LeftBytes) / float64(h.BytesPerSecond) * 1e9)
+		s += ", " + text.Duration(left) + " to go at most"
+	}
+	if h.Error != "" {
+		s += "; it does not go on: " + h.Error
+	}
+	return s
 }
 
 // VolumeCreate asks for a new volume.

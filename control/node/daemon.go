@@ -186,6 +186,7 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	if err = d.serveNBD(run); err != nil {
 		return err
 	}
+	d.wg.Go(func() { d.releasePoints(run) })
 	return d.serveHTTP()
 }
 
@@ -412,7 +413,7 @@ func (d *Daemon) Close() error {
 		errs = append(errs, d.nbd.Shutdown(ctx))
 	}
 	if d.agent != nil {
-		errs = append(errs, d.agent.Close(ctx))
+		errs = append(errs, d.hydrating.stopAgent(ctx))
 	}
 	d.cancel()
 	d.wg.Wait()

@@ -26,10 +26,28 @@ const (
 	// storeConnections is how many connections fill images.
 	storeConnections = 16
 	// fetchTimeout is how long a stop waits for the store, which those wait for who read or
-	// write what is not here yet.
+	// write what is not here yet; and applyGrace how long after that it waits for what can be
+	// applied without it.
 	fetchTimeout = 5 * time.Second
+	applyGrace   = time.Second
 	// tellHydrationEvery is how often the log says what holds up a volume's hydration.
 	tellHydrationEvery = time.Minute
+)
+
+// filling is one of them, and how fast it goes.
+type filling struct {
+	*hydrate.Backing
+	samples []sample // of the last rateSpan, the oldest first; under hydrations.mu
+}
+
+type sample struct {
+	at    time.Time
+	bytes int64
+}
+
+const (
+	rateSpan  = 10 * time.Second
+	rateEvery = time.Second
 )
 
 // hydrations are this host's backings that are still being filled from the object store.
@@ -39,16 +57,18 @@ type hydrations struct {
 	end   context.CancelFunc
 	ready chan struct{} // closed when the agent is there
 
+	ended chan struct{} // holds one when a backing is complete
+
 	mu   sync.Mutex
-	open map[string]*hydrate.Backing // by path
+	open map[string]*filling // by path
 
 	opening chan struct{} // holds one while a point is opened
 	stores  map[string]objstore.Store
 }
 
 func newHydrations(d *Daemon) *hydrations {
-	h := &hydrations{d: d, ready: make(chan struct{}), open: map[string]*hydrate.Backing{},
-		opening: make(chan struct{}, 1), stores: map[string]objstore.Store{}}
+	h := &hydrations{d: d, ready: make(chan struct{}), open: map[string]*filling{},
+		ended: make(chan struct{}, 1), opening: make(chan struct{}, 1), stores: map[string]objstore.Store{}}
 	h.ctx, h.end = context.WithCancel(context.Background())
 	return h
 }
@@ -94,17 +114,21 @@ func (h *hydrations) openBacking(path string, sizeBytes int64) (backing.Backing,
 		return nil, err
 	}
 	h.mu.Lock()
-	h.open[path] = hb
+	f := &filling{Backing: hb}
+	h.open[path] = f
 	h.mu.Unlock()
-	h.d.wg.Go(func() { h.fill(path, hb) })
+	h.d.wg.Go(func() { h.fill(path, f) })
 	return hb, nil
 }
 
 // fill brings all of a backing here, until that is closed.
-func (h *hydrations) fill(path string, b *hydrate.Backing) {
+func (h *hydrations) fill(path string, b *filling) {
+	stop := make(chan struct{})
+	defer close(stop)
+	h.d.wg.Go(func() { h.measure(b, stop) })
 	defer func() {
 		h.mu.Lock()
-		if h.open[path] == b {
+		if h.open[path] == b && (b.Done() || h.ctx.Err() == nil) { // a stop leaves it half
 			delete(h.open, path)
 		}
 		h.mu.Unlock()
@@ -115,14 +139,49 @@ func (h *hydrations) fill(path string, b *hydrate.Backing) {
 	err := b.Hydrate(h.d.ctx, hydrate.Run{BytesPerSecond: int64(h.d.conf.HydrateRate), Sync: func() error {
 		select {
 		case <-h.ready:
-			return h.d.agent.SyncBacking(b)
+			return h.d.agent.SyncBacking(b.Backing)
 		default:
 			return fail.New(fail.Retry, "sync", path, "the agent is not there yet")
 		}
 	}})
 	if err == nil {
 		h.d.log.Info("the backing is complete; the store is not needed for it any more", "backing", path)
+		select {
+		case h.ended <- struct{}{}:
+		default:
+		}
 	}
+}
+
+// measure notes now and then how far a backing is.
+func (h *hydrations) measure(b *filling, stop <-chan struct{}) {
+	tick := time.NewTicker(rateEvery)
+	defer tick.Stop()
+	for {
+		h.mu.Lock()
+		b.samples = append(b.samples, sample{clock.Now(), b.Stats().FetchedBytes})
+		for len(b.samples) > int(rateSpan/rateEvery)+1 {
+			b.samples = b.samples[1:]
+		}
+		h.mu.Unlock()
+		select {
+		case <-tick.C:
+		case <-stop:
+			return
+		}
+	}
+}
+
+// rate is how much of the store came in a second of late.
+func (b *filling) rate(now time.Time, fetched int64) int64 {
+	if len(b.samples) == 0 {
+		return 0
+	}
+	first := b.samples[0]
+	if span := now.Sub(first.at).Seconds(); span > 0 {
+		return max(0, int64(float64(fetched-first.bytes)/span))
+	}
+	return 0
 }
 
 // image opens a point in the first of the targets that has it. One opens at a time.
@@ -177,13 +236,16 @@ func (h *hydrations) imageAt(ctx context.Context, t config.Target, p hydrate.Poi
 func (h *hydrations) of(path string) *api.Hydration {
 	h.mu.Lock()
 	b := h.open[path]
-	h.mu.Unlock()
 	if b == nil || b.Done() {
+		h.mu.Unlock()
 		return nil
 	}
 	s, p := b.Stats(), b.Point()
+	rate := b.rate(clock.Now(), s.FetchedBytes)
+	h.mu.Unlock()
 	out := &api.Hydration{Volume: p.Volume, LSN: p.LSN, SizeBytes: s.SizeBytes, HydratedBytes: s.HereBytes,
-		FetchedBytes: s.FetchedBytes, Percent: int(float64(s.HereBytes) / float64(s.SizeBytes) * 100)}
+		FetchedBytes: s.FetchedBytes, LeftBytes: s.SizeBytes - s.HereBytes, BytesPerSecond: rate,
+		Percent: int(float64(s.HereBytes) / float64(s.SizeBytes) * 100)}
 	if s.Error != nil {
 		out.Error = fail.Explain(s.Error)
 	}
@@ -205,6 +267,24 @@ func (h *hydrations) all() (out []api.Hydration) {
 	}
 	slices.SortFunc(out, func(a, b api.Hydration) int { return cmp.Compare(a.Volume, b.Volume) })
 	return out
+}
+
+// stopAgent makes durable what was acknowledged. What changes a part of a page that is not here
+// cannot be applied while the store is away: the WAL keeps it for the next start.
+func (h *hydrations) stopAgent(ctx context.Context) error {
+	limited, cancel := context.WithCancel(ctx)
+	defer cancel()
+	filling := len(h.all()) > 0
+	if filling {
+		defer context.AfterFunc(h.ctx, func() { time.AfterFunc(applyGrace, cancel) })()
+	}
+	err := h.d.agent.Close(limited)
+	if filling && h.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		h.d.log.Warn("some writes lack blocks of the object store, and are applied at the next start: the WAL has them",
+			"err", err)
+		return nil
+	}
+	return err
 }
 
 // close comes when nobody reads any more.

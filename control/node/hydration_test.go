@@ -161,16 +161,15 @@ func readAndWrite(ctx context.Context, d *Daemon, m *crashModel, rnd *rand.Rand)
 	return nil
 }
 
-// TestHydrating: the backing of a volume is lost. Its agent serves it over NBD at once, of an
-// image that is filled from the store; it is stopped half way, and goes on; in the end all is
-// here, and the store is not needed.
-func TestHydrating(t *testing.T) {
-	conf, dir := regressConf(t)
+// lostBacking is an agent that is stopped, whose volume v holds `want` and has an image in place of
+// its lost backing, which is to be filled from the store, slowly.
+func lostBacking(t *testing.T, r *rand.Rand) (conf *config.Agent, dir string, hooks testHooks, want []byte) {
+	t.Helper()
+	conf, dir = regressConf(t)
 	ctx := context.Background()
-	r := rand.New(rand.NewPCG(seed.New(t), 1))
-	const size = 16 << 20
+	const size = hydratingBytes
 	img := filepath.Join(dir, "v.img")
-	want := make([]byte, size)
+	want = make([]byte, size)
 	for i := range want[:size*3/4] {
 		want[i] = byte(r.Uint32())
 	}
@@ -178,7 +177,7 @@ func TestHydrating(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The WAL is trimmed soon: else the image would be filled from it.
-	hooks := testHooks{walSegment: 1 << 20, checkpoint: 3 * time.Millisecond}
+	hooks = testHooks{walSegment: 1 << 20, checkpoint: 3 * time.Millisecond}
 	d := startTest(t, conf, hooks)
 	svc := d.service()
 	if _, err := svc.GroupPut(ctx, api.GroupPut{Name: "g", Create: true}); err != nil {
@@ -201,8 +200,7 @@ func TestHydrating(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	place := HydratingPlace(conf, img)
-	if err := hydrate.Create(place, at); err != nil {
+	if err := hydrate.Create(HydratingPlace(conf, img), at); err != nil {
 		t.Fatal(err)
 	}
 	conf.HydrateRate = quantity.Bytes(1)
@@ -211,8 +209,21 @@ func TestHydrating(t *testing.T) {
 		t.Fatal(err)
 	}
 	stopTest(t, d)
+	return conf, dir, hooks, want
+}
 
-	d = startTest(t, conf, hooks)
+const hydratingBytes = 16 << 20
+
+// TestHydrating: the backing of a volume is lost. Its agent serves it over NBD at once, of an
+// image that is filled from the store; it is stopped half way, and goes on; in the end all is
+// here, and the store is not needed.
+func TestHydrating(t *testing.T) {
+	r := rand.New(rand.NewPCG(seed.New(t), 1))
+	conf, dir, hooks, want := lostBacking(t, r)
+	ctx, img := context.Background(), filepath.Join(dir, "v.img")
+	const size = hydratingBytes
+	place := HydratingPlace(conf, img)
+	d := startTest(t, conf, hooks)
 	exercise(t, d, r, want, 40)
 	before := hydrationOf(t, d)
 	if before == nil || before.HydratedBytes == 0 || before.HydratedBytes >= size || before.Volume != "v" {
@@ -246,6 +257,60 @@ func TestHydrating(t *testing.T) {
 	if got, err := os.ReadFile(img); err != nil || !bytes.Equal(got, want) {
 		t.Error("the image differs: ", err)
 	}
+}
+
+// TestStopAway: while the store is away, an agent stops in seconds, though a client waits for
+// what is not here, and a write of a part of a page cannot be applied. The write is not lost.
+func TestStopAway(t *testing.T) {
+	r := rand.New(rand.NewPCG(seed.New(t), 1))
+	conf, dir, hooks, want := lostBacking(t, r)
+	d := startTest(t, conf, hooks)
+	remote := filepath.Join(dir, "remote")
+	if err := os.Rename(remote, remote+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := nbdclient.Dial(t.Context(), "nbd+unix:///v?socket="+conf.NBD.Unix, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	part := []byte("a part of a page")
+	copy(want[8<<20+100:], part)
+	if err := errors.Join(c.WriteAt(t.Context(), part, 8<<20+100, 0), c.Flush(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- c.ReadAt(context.Background(), make([]byte, 100), 4<<20) }()
+	for deadline := time.Now().Add(crashTimeout); hydrationOf(t, d).Error == ""; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the status does not say that the store is away")
+		}
+	}
+	select {
+	case err := <-ended:
+		t.Error("the read did not wait: ", err)
+	default:
+	}
+	began := time.Now()
+	stopTest(t, d)
+	if took := time.Since(began); took > fetchTimeout+10*applyGrace {
+		t.Errorf("it took %v to stop", took)
+	}
+	if err := os.Rename(remote+"-away", remote); err != nil {
+		t.Fatal(err)
+	}
+	conf.HydrateRate = 0
+	d = startTest(t, conf, hooks)
+	exercise(t, d, r, want, 10)
+	got := make([]byte, len(part))
+	dev, err := d.agent.Device("v")
+	if err == nil {
+		err = dev.ReadAt(t.Context(), got, 8<<20+100)
+	}
+	if err != nil || !bytes.Equal(got, want[8<<20+100:][:len(part)]) {
+		t.Errorf("%q, %v", got, err)
+	}
+	stopTest(t, d)
 }
 
 func stopTest(t *testing.T, d *Daemon) {

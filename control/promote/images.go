@@ -60,7 +60,8 @@ func (r *run) survey(ctx context.Context) error {
 			return err
 		}
 		r.rep.Volumes = append(r.rep.Volumes, Volume{Name: v.Name, Group: v.Group, Size: v.SizeBytes,
-			LSN: points[v.Stream].LSN, Backing: r.backingOf(v), Was: t.What})
+			LSN: points[v.Stream].LSN, Backing: r.backingOf(v), Was: t.What,
+			Hydrates: r.firstWhole(v, points[v.Stream].LSN, t) == "" || r.intent != nil && r.intent.Hydrates[v.Name]})
 	}
 	for name := range r.Backings {
 		if v := s.Volumes[name]; v == nil || v.Removed {
@@ -108,12 +109,7 @@ func (r *run) image(ctx context.Context, v *state.Volume, path string) error {
 		return fail.New(fail.Damaged, "restore", v.Name,
 			fmt.Sprintf("the log's point is LSN %d now, and was %d when it was fenced", p.LSN, want))
 	}
-	t, err := image.Inspect(path, v.SizeBytes)
-	if err != nil {
-		return err
-	}
-	if _, err := image.Restore(ctx, r.found.log, p, t,
-		image.Options{Overwrite: true, Restart: true, Stage: r.Stage}); err != nil {
+	if err := r.place(ctx, v, p, path); err != nil {
 		return err
 	}
 	if r.intent.Images == nil {

@@ -37,6 +37,12 @@ type intent struct {
 	Points map[change.StreamID]branch `json:"points,omitempty"`
 	// Images are the volumes that have theirs.
 	Images map[string]bool `json:"images,omitempty"`
+	// WaitForData: no volume is served before all of it is here.
+	WaitForData bool `json:"wait_for_data,omitempty"`
+	// Hydrates are the volumes that are filled while they serve, and Keeps the bookmarks that keep
+	// the points they are filled with: group/name to LSN. The agent removes those in the end.
+	Hydrates map[string]bool   `json:"hydrates,omitempty"`
+	Keeps    map[string]uint64 `json:"keeps,omitempty"`
 	// Done is when the agent's state was complete.
 	Done time.Time `json:"done,omitzero"`
 }

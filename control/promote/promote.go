@@ -35,8 +35,10 @@ type Options struct {
 	KeepAck   bool // leave groups at an ack that cannot be kept here
 	Overwrite bool // restore even where a backing is there already
 	DryRun    bool // change nothing
-	Version   string
-	Operator  string // who asks, for the audit
+	// WaitForData restores volumes wholly before the agent can start.
+	WaitForData bool
+	Version     string
+	Operator    string // who asks, for the audit
 	// Open opens a target's store for writing.
 	Open func(ctx context.Context, t config.Target) (objstore.Store, func(), error)
 	// Confirm is asked before anything is changed; its error ends the run.
@@ -85,18 +87,28 @@ func Force(ctx context.Context, o Options) (*Report, error) {
 		if err := s.do(ctx); err != nil {
 			return nil, err
 		}
-		if r.step != nil {
-			if err := r.step(s.name); err != nil {
-				return nil, err
-			}
+		if err := r.done(s.name); err != nil {
+			return nil, err
 		}
 	}
 	r.intent.Done = clock.Now().UTC()
 	if err := r.saveIntent(); err != nil {
 		return nil, err
 	}
+	for i := range r.rep.Volumes {
+		v := &r.rep.Volumes[i]
+		v.Hydrates = r.intent.Hydrates[v.Name]
+	}
 	r.rep.Seconds = time.Since(began).Seconds()
 	return r.rep, nil
+}
+
+// done tells a test of a step that is done.
+func (r *run) done(step string) error {
+	if r.step == nil {
+		return nil
+	}
+	return r.step(step)
 }
 
 // begin finds out what there is, and writes down what is going to be done.
@@ -140,7 +152,7 @@ func (r *run) decide() error {
 	l := r.found.log
 	r.intent = &intent{ID: uuid.New(), Began: clock.Now().UTC(), Journal: l.Identity.Journal,
 		Target: r.found.target.Name, FromSite: l.State.Seat.Site, Site: r.conf.Site, At: r.At,
-		Agents: r.rep.Agents, Backings: r.Backings,
+		Agents: r.rep.Agents, Backings: r.Backings, WaitForData: r.WaitForData,
 		Token: segment.Token{Epoch: r.rep.Epoch, Writer: uuid.New()}}
 	if err := os.MkdirAll(r.conf.State, 0o700); err != nil {
 		return fail.Wrap(fail.Denied, "create", r.conf.State, err)

@@ -159,7 +159,7 @@ func (s *sites) options(c *config.Agent) Options {
 // and what is written there goes on in the same log. A run that was cut short behind any step
 // is gone on with by the next, and one more changes nothing.
 func TestForce(t *testing.T) {
-	for _, cut := range []string{"", "fence", "journal", "images", "commands", "agent"} {
+	for _, cut := range []string{"", "fence", "journal", "create", "images", "keep", "commands", "agent"} {
 		t.Run("cut behind "+cut, func(t *testing.T) {
 			s := newSites(t)
 			s.primary()
@@ -248,6 +248,7 @@ func TestForceBack(t *testing.T) {
 	s := newSites(t)
 	s.primary()
 	b := s.conf("host-b", "busan")
+	b.HydrateRate = 1 // what is put back is read through the image
 	o := s.options(b)
 	o.At = "good"
 	rep, err := Force(t.Context(), o)

@@ -47,6 +47,8 @@ type Volume struct {
 	LSN     uint64 `json:"lsn"`
 	Backing string `json:"backing"`
 	Was     string `json:"was"` // at the backing's place, before
+	// Hydrates: it is filled from the object store while it serves.
+	Hydrates bool `json:"hydrates"`
 }
 
 // Report is what was taken over, or would be.

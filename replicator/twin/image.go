@@ -56,6 +56,9 @@ func (m *Image) Refresh(ctx context.Context, seen uint64, cause error) error {
 		return nil // somebody else did
 	}
 	l, err := Open(ctx, m.log.store, nil)
+	if fail.Is(err, fail.NotFound) { // not one object: all of the log is away, as a bucket that is not mounted
+		return &fail.Error{Kind: fail.Retry, Op: "read", Object: m.log.store.URL(), Err: err, Hint: fail.HintOf(err)}
+	}
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,8 @@ type flags struct {
 	backings  []string
 	patience  quantity.Duration
 	keepAck   bool
+	wait      bool
+	serve     bool
 	overwrite bool
 	yes       bool
 	dryRun    bool
@@ -52,8 +54,9 @@ With --force, for the loss of a site. On a host at this site, whose configuratio
 store that outlived the loss, it takes the farthest log that it can reach and fences it
 under the next epoch, so that nothing counts any more that the lost site still writes;
 makes the journal's state of what the log holds; gives the volumes to the agent of the
-configuration; and restores them to their newest point. Then start the agent: it goes on
-with the same log. Nothing is asked of the lost site.
+configuration. Then start the agent, or let --serve go on as the agent: it goes on with the
+same log, and serves the volumes at once, at their newest point, while their blocks still
+come from the object store. Nothing is asked of the lost site.
 
 What the log did not get is lost. It shows what it found, and asks for the journal's name,
 before it changes anything. A run that was cut short goes on when it is called again.`,
@@ -71,6 +74,9 @@ before it changes anything. A run that was cut short goes on when it is called a
 		"(default: below the state directory)")
 	fl.Var(&f.patience, "patience", "how long to try a store that does not answer")
 	fl.BoolVar(&f.keepAck, "keep-ack", false, "leave groups at an ack that cannot be kept here: their writers wait")
+	fl.BoolVar(&f.wait, "wait-for-data", false, "restore the volumes wholly before they can be served "+
+		"(default: they are served while they are filled)")
+	fl.BoolVar(&f.serve, "serve", false, "go on as the agent of the configuration, until SIGTERM or SIGINT")
 	fl.BoolVar(&f.overwrite, "overwrite", false, "restore even where a backing is there already")
 	fl.BoolVar(&f.yes, "yes", false, "do not ask")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "show what would be taken over, change nothing")
@@ -98,7 +104,7 @@ func (f *flags) run(c *cobra.Command, version string) error {
 	}
 	rep, err := promote.Force(c.Context(), promote.Options{Conf: conf, Path: f.path, Target: f.target, At: f.at,
 		Agents: f.agents, Backings: backings, KeepAck: f.keepAck, Overwrite: f.overwrite, DryRun: f.dryRun,
-		Version: version, Operator: cli.Operator(),
+		WaitForData: f.wait, Version: version, Operator: cli.Operator(),
 		Open:    func(ctx context.Context, t config.Target) (objstore.Store, func(), error) { return f.open(ctx, t) },
 		Confirm: func(found *promote.Report) error { return f.confirm(c, found) },
 		Tell:    func(text string) { fmt.Fprintln(c.ErrOrStderr(), "pollux:", text) },
@@ -110,11 +116,15 @@ func (f *flags) run(c *cobra.Command, version string) error {
 	if err != nil {
 		return err
 	}
-	if f.planned.daemon.JSON {
-		return cli.PrintJSON(c.OutOrStdout(), rep)
+	if !f.planned.daemon.JSON {
+		f.report(c.OutOrStdout(), rep)
+	} else if err := cli.PrintJSON(c.OutOrStdout(), rep); err != nil {
+		return err
 	}
-	f.report(c.OutOrStdout(), rep)
-	return nil
+	if !f.serve || rep.DryRun {
+		return nil
+	}
+	return cli.RunAgent(c.Context(), conf, f.path, version)
 }
 
 // places reads --backing.
@@ -182,9 +192,13 @@ func describe(w io.Writer, rep *promote.Report) {
 			g.Time.Format(time.DateTime), text.Duration(time.Duration(g.AgeSeconds * 1e9)), ack, note})
 	}
 	text.Table(w, rows)
-	rows = [][]string{{"VOLUME", "GROUP", "SIZE", "BACKING", "WAS"}}
+	rows = [][]string{{"VOLUME", "GROUP", "SIZE", "BACKING", "WAS", "SERVED"}}
 	for _, v := range rep.Volumes {
-		rows = append(rows, []string{v.Name, v.Group, quantity.Bytes(v.Size).String(), v.Backing, v.Was})
+		served := "when it is restored"
+		if v.Hydrates {
+			served = "at once, while it is filled"
+		}
+		rows = append(rows, []string{v.Name, v.Group, quantity.Bytes(v.Size).String(), v.Backing, v.Was, served})
 	}
 	text.Table(w, rows)
 	for _, name := range rep.Skipped {
@@ -213,6 +227,19 @@ func (f *flags) report(w io.Writer, rep *promote.Report) {
 		}
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintf(w, "%d volumes in %s; start the agent now: pollux agent -c %s\n", len(rep.Volumes),
-		text.Duration(time.Duration(rep.Seconds*1e9)), f.path)
+	filled := 0
+	for _, v := range rep.Volumes {
+		if v.Hydrates {
+			filled++
+		}
+	}
+	fmt.Fprintf(w, "%d volumes in %s", len(rep.Volumes), text.Duration(time.Duration(rep.Seconds*1e9)))
+	if filled > 0 {
+		fmt.Fprintf(w, "; %d of them are filled from %s while they serve: pollux status says how far", filled,
+			rep.Store)
+	}
+	if !f.serve {
+		fmt.Fprintf(w, "; start the agent now: pollux agent -c %s", f.path)
+	}
+	fmt.Fprintln(w)
 }

@@ -360,10 +360,7 @@ func (b *Backing) Close() error {
 	b.closed.Store(true)
 	b.side.close()
 	b.syncing.Unlock()
-	for i := range b.pages.locks {
-		b.pages.locks[i].Lock()
-		b.pages.locks[i].Unlock() //nolint:staticcheck // who had it before is done
-	}
+	b.pages.settle()
 	b.use()
 	return errors.Join(b.leave(), b.Disk.Close())
 }

@@ -114,6 +114,23 @@ func Create(p Place, at Point) error {
 	return fail.Wrap(fail.Full, "create image", p.Path, atomicfile.Finish(p.fs(), f, p.Path, err))
 }
 
+// Made reports whether the place has the image of a point, as Create has made it or further. Errors:
+// fail.Damaged for a side file that cannot be read.
+func Made(p Place, at Point) (bool, error) {
+	for _, path := range []string{p.Path, p.Side()} {
+		if _, err := p.fs().Stat(path); oserror.IsNotExist(err) {
+			return false, nil
+		} else if err != nil {
+			return false, fail.Wrap(fail.Internal, "look for", path, err)
+		}
+	}
+	h, err := readSide(p.fs(), p.Side(), func(run) {})
+	if err != nil || h.Point != at {
+		return false, err
+	}
+	return h.ID == "" || !p.real() || provenance.Hydrating(p.Path) == h.ID, nil
+}
+
 func measure(p *Place, size int64) error {
 	f, err := os.Open(p.Path)
 	if err != nil {

@@ -199,6 +199,54 @@ func TestAway(t *testing.T) {
 	}
 }
 
+// TestNoLog: where even the log is not to be found, as in a directory that is not mounted, reads
+// wait: that is no damage.
+func TestNoLog(t *testing.T) {
+	g := newRig(t, seed.New(t), 1<<20, large)
+	noted := make(chan error, 100)
+	g.o.Notify = func(err error) {
+		select {
+		case noted <- err:
+		default:
+		}
+	}
+	g.create()
+	g.compare(0, 100) // the log is open
+	g.store.gone.Store(true)
+	ended := make(chan error, 1)
+	go func() { ended <- g.ReadAt(make([]byte, 100), 512<<10) }()
+	select {
+	case err := <-ended:
+		t.Fatal("it did not wait: ", err)
+	case err := <-noted:
+		if !fail.Is(err, fail.Retry) {
+			t.Error(err)
+		}
+	}
+	g.store.gone.Store(false)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	g.hydrate()
+	g.stop()
+}
+
+// TestGarbage: an image holds anything where no page is here, as a device does, or a file after a
+// crash: clients' writes that were not synced, in holes too. None of it stays.
+func TestGarbage(t *testing.T) {
+	for _, background := range []bool{false, true} {
+		g := newRig(t, seed.New(t), extent.LeafBytes+1<<20, mixed(10)).create()
+		if err := g.disk.WriteAt(bytes.Repeat([]byte{0xee}, len(g.want)), 0); err != nil {
+			t.Fatal(err)
+		}
+		if !background {
+			g.compare(0, int64(len(g.want)))
+		}
+		g.hydrate()
+		g.stop()
+	}
+}
+
 // TestDamage: what lies in a damaged object cannot be read, and says why; all else is read and
 // brought here, and when the object is mended, so is the rest.
 func TestDamage(t *testing.T) {

@@ -59,6 +59,14 @@ func newPages(size int64) *pages {
 
 func (p *pages) lock(page int64) *sync.RWMutex { return &p.locks[page/leafPages%stripes] }
 
+// settle waits until those are done who have a lock now.
+func (p *pages) settle() {
+	for i := range p.locks {
+		p.locks[i].Lock()
+		defer p.locks[i].Unlock()
+	}
+}
+
 func (p *pages) has(page int64) bool {
 	b := p.leaf[page/leafPages].Load()
 	return b != nil && b.has(page%leafPages)

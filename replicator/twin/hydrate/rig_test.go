@@ -80,6 +80,7 @@ type counted struct {
 	objstore.Store
 	reads atomic.Int64
 	away  atomic.Bool
+	gone  atomic.Bool            // has nothing at all
 	bend  atomic.Pointer[string] // damages what is read of objects with this name
 
 	mu    sync.Mutex
@@ -89,6 +90,9 @@ type counted struct {
 func (c *counted) Read(ctx context.Context, name string, off, n int64, buf []byte) ([]byte, error) {
 	if c.away.Load() {
 		return nil, fail.New(fail.Retry, "read", name, "the store is away")
+	}
+	if c.gone.Load() {
+		return nil, fail.New(fail.NotFound, "read", name, "no such object")
 	}
 	c.reads.Add(1)
 	out, err := c.Store.Read(ctx, name, off, n, buf)

@@ -39,6 +39,12 @@ func Absent(path string, size int64) *Target {
 	return &Target{Path: path, Size: size, What: "new file"}
 }
 
+// Exists reports whether there is something at the path.
+func (t *Target) Exists() bool { return t.exists }
+
+// Device reports whether a block device is there.
+func (t *Target) Device() bool { return t.device }
+
 // Inspect looks at path without changing anything. A target that can never
 // take the volume is an error; one that would lose something has objections.
 func Inspect(path string, size int64) (*Target, error) {
