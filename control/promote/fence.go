@@ -2,6 +2,7 @@ package promote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/pollux-dr/pollux/internal/clock"
@@ -18,9 +19,13 @@ func (r *run) fence(ctx context.Context) error {
 	if r.intent.Fence != nil {
 		return r.reread(ctx)
 	}
-	c := claim.Arrive(r.intent.Token)
+	c := r.intent.claim()
 	for c.Step() != claim.Done {
-		if err := r.claimStep(ctx, &c); err != nil {
+		err := r.claimStep(ctx, &c)
+		if errors.Is(err, claim.ErrRolledBack) {
+			return errors.Join(err, r.forget())
+		}
+		if err != nil {
 			return r.explainLoss(err)
 		}
 	}
@@ -90,7 +95,7 @@ func (r *run) upTo(ctx context.Context, at claim.Place) error {
 
 func (r *run) fenceObject(at claim.Place) []byte {
 	doc := state.Fence{NextIndex: at.Next, Streams: r.found.points(), Site: r.intent.Site,
-		Reason: fmt.Sprintf("failover from %s to %s", r.intent.FromSite, r.intent.Site)}
+		Reason: fmt.Sprintf("%s failover from %s to %s", r.intent.how(), r.intent.FromSite, r.intent.Site)}
 	return segment.Document(segment.Head{Type: segment.Fence, Journal: r.intent.Journal, Token: r.intent.Token,
 		ChecksTail: true, Position: at.Position, DurablePosition: at.Position, FirstIndex: at.Next,
 		Time: clock.Now().UnixNano()}, state.KindFence, doc)

@@ -7,11 +7,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/control/node"
+	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/metafile"
 	"github.com/pollux-dr/pollux/replicator/objlog/claim"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // intent is what a failover is about, durable before its first step, and how far it is. A repeat
@@ -26,8 +28,10 @@ type intent struct {
 	Target   string    `json:"target"`
 	// Token is the one that the log is fenced with.
 	Token segment.Token `json:"token"`
-	Site  string        `json:"site"`
-	At    string        `json:"at,omitempty"`
+	// HandOver is the one that is taken up; nil: it is taken without the former seat.
+	HandOver *HandOver `json:"hand_over,omitempty"`
+	Site     string    `json:"site"`
+	At       string    `json:"at,omitempty"`
 	// Agents are those whose streams go on here.
 	Agents   []string          `json:"agents"`
 	Backings map[string]string `json:"backings,omitempty"` // by volume
@@ -45,6 +49,35 @@ type intent struct {
 	Keeps    map[string]uint64 `json:"keeps,omitempty"`
 	// Done is when the agent's state was complete.
 	Done time.Time `json:"done,omitzero"`
+}
+
+// HandOver is a hand-over as a standby read it.
+type HandOver struct {
+	ID    uuid.UUID   `json:"id"`
+	Index uint64      `json:"index"` // journal index of the entry that hands over
+	At    claim.Place `json:"at"`    // a place of the log at or before it
+}
+
+// how the seat moves.
+func (in *intent) how() string {
+	if in.HandOver != nil {
+		return state.MovePlanned
+	}
+	return state.MoveForced
+}
+
+// claim is the walk to the fence.
+func (in *intent) claim() claim.Claim {
+	if h := in.HandOver; h != nil {
+		return claim.TakeOver(in.Token, h.At, h.Index)
+	}
+	return claim.Arrive(in.Token)
+}
+
+// forget drops the record of a hand-over that was taken back: nothing was changed.
+func (r *run) forget() error {
+	r.intent = nil
+	return atomicfile.Remove(r.fs, node.FailoverPath(r.conf.State))
 }
 
 // fenced is a claim that is done.

@@ -19,7 +19,7 @@ func (r *run) journalDir() string { return filepath.Join(r.conf.State, "journal"
 func (r *run) inherit(context.Context) error {
 	f, in := r.found, r.intent
 	h := &journal.Heritage{Journal: in.Journal, Created: f.log.Identity.Created, Epoch: in.Token.Epoch, Site: in.Site,
-		Next: in.Fence.Next, How: state.MoveForced, Time: in.Fence.At, State: f.log.State, Points: f.points(),
+		Next: in.Fence.Next, How: in.how(), Time: in.Fence.At, State: f.log.State, Points: f.points(),
 		Targets: map[string]journal.InheritedTarget{}}
 	for _, t := range r.conf.Journal.Targets {
 		at := journal.InheritedTarget{Target: journal.Target{Required: !t.Optional}}
@@ -144,7 +144,7 @@ func (r *run) lowerAcks(j *journal.Journal) error {
 func (r *run) note(j *journal.Journal) error {
 	in := r.intent
 	request, err := json.Marshal(map[string]any{"id": in.ID, "from_site": in.FromSite, "site": in.Site,
-		"epoch": in.Token.Epoch, "target": in.Target, "at": in.At, "agents": in.Agents})
+		"epoch": in.Token.Epoch, "target": in.Target, "at": in.At, "agents": in.Agents, "how": in.how()})
 	if err != nil {
 		return fail.Wrap(fail.Internal, "encode", "audit", err)
 	}

@@ -27,7 +27,9 @@ type Options struct {
 	// Target is the name or URL of the one whose log is taken; "" is the farthest of those
 	// outside the lost site.
 	Target string
-	At     string // the point that volumes go on from, as --at; "" is the newest
+	// HandOver is the one that is taken up, of Target's log; nil takes the journal over by force.
+	HandOver *HandOver
+	At       string // the point that volumes go on from, as --at; "" is the newest
 	// Agents are those whose streams go on here; none are all.
 	Agents []string
 	// Backings are where volumes go, by name; the others go below the state directory.
@@ -152,7 +154,7 @@ func (r *run) decide() error {
 	l := r.found.log
 	r.intent = &intent{ID: uuid.New(), Began: clock.Now().UTC(), Journal: l.Identity.Journal,
 		Target: r.found.target.Name, FromSite: l.State.Seat.Site, Site: r.conf.Site, At: r.At,
-		Agents: r.rep.Agents, Backings: r.Backings, WaitForData: r.WaitForData,
+		Agents: r.rep.Agents, Backings: r.Backings, HandOver: r.HandOver, WaitForData: r.WaitForData,
 		Token: segment.Token{Epoch: r.rep.Epoch, Writer: uuid.New()}}
 	if err := os.MkdirAll(r.conf.State, 0o700); err != nil {
 		return fail.Wrap(fail.Denied, "create", r.conf.State, err)

@@ -24,9 +24,9 @@ const (
 
 // Place is how far a walk has come.
 type Place struct {
-	Position uint64        // the next one
-	Next     uint64        // the journal index that follows
-	Token    segment.Token // the one in force
+	Position uint64        `json:"position"` // the next one
+	Next     uint64        `json:"next"`     // the journal index that follows
+	Token    segment.Token `json:"token"`    // the one in force
 }
 
 // Object is what counts of an object for the walk.

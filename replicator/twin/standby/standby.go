@@ -13,6 +13,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/notify"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -110,6 +111,7 @@ type Standby struct {
 	control sync.Mutex // of stop and stopped
 
 	shown shown
+	taken notify.Notifier // after every batch
 }
 
 // Open reads what an earlier run left, and asks the store for nothing. Errors: fail.Damaged where
@@ -230,7 +232,7 @@ func (s *Standby) Run(ctx context.Context) error {
 		case err != nil:
 			poll = s.o.MaxPoll
 		}
-		s.wait(ctx, poll)
+		s.wait(ctx, s.pollFor(poll))
 		poll = min(2*poll, s.o.MaxPoll)
 	}
 	return nil

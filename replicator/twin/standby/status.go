@@ -124,6 +124,7 @@ func (s *Standby) progressOf(name string) twin.Progress {
 // publish makes what the cursor says visible. Called with mu held, or before anybody else is
 // there.
 func (s *Standby) publish() {
+	defer s.taken.Broadcast()
 	s.shown.mu.Lock()
 	defer s.shown.mu.Unlock()
 	st := Status{Store: s.o.Store.URL(), Groups: []GroupStatus{}}

@@ -1,0 +1,61 @@
+package standby
+
+import (
+	"time"
+
+	"github.com/pollux-dr/pollux/replicator/objlog/claim"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// Handing is a hand-over as the log says it, where the standby is.
+type Handing struct {
+	state.HandOver
+	At claim.Place // behind what was taken of the log
+	// Following reports that all wanted volumes are where their streams are.
+	Following bool
+	// Unwanted are volumes of the journal that are not followed here.
+	Unwanted []string
+}
+
+// Handing is the newest hand-over of the epoch; nil where there is none.
+func (s *Standby) Handing() *Handing {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur == nil || s.state.HandOver == nil {
+		return nil
+	}
+	h := &Handing{HandOver: *s.state.HandOver, Following: true,
+		At: claim.Place{Position: s.cur.Position, Next: s.cur.Index, Token: s.cur.Token}}
+	for _, v := range state.Sorted(s.state.Volumes, func(v *state.Volume) string { return v.Name }) {
+		if v.Removed {
+			continue
+		}
+		switch c := s.cur.Volumes[v.Name]; {
+		case c == nil:
+			h.Unwanted = append(h.Unwanted, v.Name)
+		case !c.Following:
+			h.Following = false
+		}
+	}
+	return h
+}
+
+// handingPoll is how often the log's end is looked at while a hand-over is under way: until the
+// other site goes on, its clients wait.
+const handingPoll = 20 * time.Millisecond
+
+// pollFor is how long to wait for more, which otherwise is d.
+func (s *Standby) pollFor(d time.Duration) time.Duration {
+	h := s.Handing()
+	if h == nil || h.Phase == state.HandOverOver {
+		return d
+	}
+	soon := 2*time.Duration(h.LimitSeconds*float64(time.Second)) + time.Minute
+	if age := s.o.Now().Sub(h.Time); age > soon || age < -soon { // nobody has ended it
+		return d
+	}
+	return min(d, handingPoll)
+}
+
+// Changed returns a channel that is closed when more of the log was taken.
+func (s *Standby) Changed() <-chan struct{} { return s.taken.Next() }
