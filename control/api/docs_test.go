@@ -17,6 +17,7 @@ var requests = map[string]any{
 	VerbVolumeCreate: VolumeCreate{}, VerbVolumeList: List{}, VerbVolumeRemove: VolumeRemove{},
 	VerbVolumeAccept: VolumeAccept{}, VerbVolumeChanged: VolumeChanged{},
 	VerbBookmarkAdd: BookmarkAdd{}, VerbBookmarkList: List{}, VerbBookmarkRemove: BookmarkRemove{},
+	VerbFailover:  Failover{},
 	VerbAuditList: AuditQuery{}, VerbJournalList: struct{}{}, VerbJournalInit: JournalInit{},
 	VerbJournalJoin: JournalJoin{}, VerbJournalRemove: JournalRemove{}, VerbJournalTransfer: JournalTransfer{},
 }

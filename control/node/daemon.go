@@ -65,7 +65,8 @@ type Daemon struct {
 
 const closeTimeout = 60 * time.Second
 
-// testHooks are where crash tests put another disk under the daemon.
+// testHooks are where crash tests put another disk under the daemon, and where StartLocked says what
+// is held.
 type testHooks struct {
 	fs            vfs.FS
 	createBacking func(path string, sizeBytes int64) (existed bool, err error)
@@ -78,6 +79,7 @@ type testHooks struct {
 	foldFrom      int64
 	catalogs      func(*catalogs.Options)
 	now           func() time.Time
+	lock          io.Closer // of the state directory, where it is held already
 }
 
 // Start brings everything up. It returns when volumes are served.
@@ -85,8 +87,16 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 	return start(ctx, conf, version, log, testHooks{fs: vfs.Default})
 }
 
+// StartLocked is Start by a process that holds the lock of the state directory already, which is
+// the daemon's from then on.
+func StartLocked(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, lock io.Closer) (
+	*Daemon, error) {
+	return start(ctx, conf, version, log, testHooks{fs: vfs.Default, lock: lock})
+}
+
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s testHooks) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, hooks: s, start: time.Now(), failed: make(chan error, 16),
+	d := &Daemon{conf: conf, version: version, log: log, hooks: s, lock: s.lock, start: time.Now(),
+		failed: make(chan error, 16),
 		verbs: make(chan struct{}, 1), listening: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -162,6 +172,9 @@ func noDirectory(path string, err error) error {
 
 // lockState keeps a second process away from the state directory.
 func (d *Daemon) lockState() (err error) {
+	if d.lock != nil {
+		return nil
+	}
 	d.lock, err = lockState(d.hooks.fs, d.conf.State)
 	return err
 }

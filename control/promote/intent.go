@@ -37,6 +37,10 @@ type intent struct {
 	Points map[change.StreamID]branch `json:"points,omitempty"`
 	// Images are the volumes that have theirs.
 	Images map[string]bool `json:"images,omitempty"`
+	// CaughtUp: what the standby here had is used. Warm are the volumes whose backings its
+	// images are.
+	CaughtUp bool            `json:"caught_up,omitempty"`
+	Warm     map[string]bool `json:"warm,omitempty"`
 	// Done is when the agent's state was complete.
 	Done time.Time `json:"done,omitzero"`
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/standby"
 )
 
 // Options say what fails over, and who is asked and told.
@@ -35,8 +36,11 @@ type Options struct {
 	KeepAck   bool // leave groups at an ack that cannot be kept here
 	Overwrite bool // restore even where a backing is there already
 	DryRun    bool // change nothing
-	Version   string
-	Operator  string // who asks, for the audit
+	// Standby is the engine of the standby that runs in this process; the lock of the state
+	// directory is its caller's then. Without it that of one which has ended here is used.
+	Standby  *standby.Standby
+	Version  string
+	Operator string // who asks, for the audit
 	// Open opens a target's store for writing.
 	Open func(ctx context.Context, t config.Target) (objstore.Store, func(), error)
 	// Confirm is asked before anything is changed; its error ends the run.
@@ -46,7 +50,8 @@ type Options struct {
 	Stage  func(what string) (twin.Progress, func())
 	Logger *slog.Logger
 
-	// step, if set, is a test's: it is told of each step that is done.
+	// Step, and step, if set, are a test's: they are told of each step that is done.
+	Step func(name string) error
 	step func(name string) error
 }
 
@@ -58,6 +63,7 @@ type run struct {
 	intent *intent
 	found  *found // the log
 	rep    *Report
+	warm   bool // Standby is there, and its images may be used
 }
 
 // Force takes the journal over without its former seat. The agent of the configuration can be
@@ -65,12 +71,17 @@ type run struct {
 // is done changes nothing.
 func Force(ctx context.Context, o Options) (*Report, error) {
 	r := &run{Options: o, conf: o.Conf, fs: vfs.Default, rep: &Report{Site: o.Conf.Site, DryRun: o.DryRun}}
-	began := time.Now()
-	unlock, err := node.LockState(r.conf, o.DryRun)
-	if err != nil {
-		return nil, err
+	if r.step == nil {
+		r.step = o.Step
 	}
-	defer unlock()
+	began := time.Now()
+	if o.Standby == nil {
+		unlock, err := node.LockState(r.conf, o.DryRun)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
 	if err := r.begin(ctx); err != nil {
 		return nil, err
 	}
@@ -95,6 +106,9 @@ func Force(ctx context.Context, o Options) (*Report, error) {
 	if err := r.saveIntent(); err != nil {
 		return nil, err
 	}
+	for i := range r.rep.Volumes {
+		r.rep.Volumes[i].Warm = r.intent.Warm[r.rep.Volumes[i].Name]
+	}
 	r.rep.Seconds = time.Since(began).Seconds()
 	return r.rep, nil
 }
@@ -108,6 +122,9 @@ func (r *run) begin(ctx context.Context) (err error) {
 		return err
 	}
 	if r.found, err = r.find(ctx); err != nil {
+		return err
+	}
+	if err = r.openStandby(); err != nil {
 		return err
 	}
 	if r.intent == nil {

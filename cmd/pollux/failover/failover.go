@@ -87,6 +87,9 @@ func (f *flags) run(c *cobra.Command, version string) error {
 	if err != nil {
 		return err
 	}
+	if rep, err := f.running(c, conf, backings); rep != nil || err != nil {
+		return f.show(c, rep, err)
+	}
 	rep, err := promote.Force(c.Context(), promote.Options{Conf: conf, Path: f.path, Target: f.target, At: f.at,
 		Agents: f.agents, Backings: backings, KeepAck: f.keepAck, Overwrite: f.overwrite, DryRun: f.dryRun,
 		Version: version, Operator: cli.Operator(),
@@ -98,6 +101,11 @@ func (f *flags) run(c *cobra.Command, version string) error {
 			return bar.Update, bar.End
 		},
 		Logger: slog.New(slog.NewTextHandler(cli.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))})
+	return f.show(c, rep, err)
+}
+
+// show prints what became of it.
+func (f *flags) show(c *cobra.Command, rep *promote.Report, err error) error {
 	if err != nil {
 		return err
 	}
@@ -125,9 +133,7 @@ func (f *flags) places() (map[string]string, error) {
 // open opens a target's store to write to it.
 func (f *flags) open(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
 	return cli.OpenStore(ctx, &cli.StoreFlags{URL: t.URL, Writes: true, Patience: f.patience,
-		Options: objstore.Options{Endpoint: t.Endpoint, Region: t.Region, CredentialsFile: t.CredentialsFile,
-			CAFile: t.CAFile, Lock: objstore.LockRule{Mode: strings.ToUpper(t.ObjectLock.Mode),
-				For: time.Duration(t.ObjectLock.For)}}})
+		Options: promote.StoreOptions(t)})
 }
 
 // confirm shows what was found, and what is going to be lost.
@@ -203,6 +209,12 @@ func (f *flags) report(w io.Writer, rep *promote.Report) {
 			fmt.Fprint(w, "; it is unprotected: add a target outside this site")
 		}
 		fmt.Fprintln(w)
+	}
+	warm(w, rep)
+	if rep.RTOSeconds > 0 {
+		fmt.Fprintf(w, "%d volumes are served here, %s after the verb\n", len(rep.Volumes),
+			text.Duration(time.Duration(rep.RTOSeconds*1e9)))
+		return
 	}
 	fmt.Fprintf(w, "%d volumes in %s; start the agent now: pollux agent -c %s\n", len(rep.Volumes),
 		text.Duration(time.Duration(rep.Seconds*1e9)), f.path)
