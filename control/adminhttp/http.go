@@ -1,6 +1,7 @@
 package adminhttp
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -79,6 +80,16 @@ func (h *HTTP) ServeBeyond(control config.Control, id config.Identity, verbs htt
 		h.Serve(l, only)
 	}
 	return nil
+}
+
+// Leave gives up the listeners at once, so that another daemon can have their addresses, and lets
+// the verbs that are being carried out end.
+func (h *HTTP) Leave() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // it waits for nobody
+	for _, s := range h.servers {
+		_ = s.Shutdown(ctx)
+	}
 }
 
 // Close ends the servers, and with them the verbs' contexts.

@@ -13,6 +13,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -29,6 +30,9 @@ type Client struct {
 	http   http.Client
 	limit  time.Duration // how long it may say nothing
 	cert   string        // the file of the one that is shown
+
+	// Told, if set, hears how far a verb is.
+	Told func(line string)
 }
 
 const (
@@ -78,7 +82,13 @@ func (c *Client) Call(ctx context.Context, verb string, req, resp any) error {
 	silence := time.AfterFunc(c.limit, func() { cancel(errSilent) })
 	defer silence.Stop()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		Got1xxResponse: func(int, textproto.MIMEHeader) error { silence.Reset(c.limit); return nil }})
+		Got1xxResponse: func(_ int, h textproto.MIMEHeader) error {
+			silence.Reset(c.limit)
+			if line, err := strconv.Unquote(h.Get(progressHeader)); err == nil && c.Told != nil {
+				c.Told(line)
+			}
+			return nil
+		}})
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.scheme+"://pollux/v1/"+verb, bytes.NewReader(body))
 	if err != nil {
 		return fail.Wrap(fail.Internal, "call", verb, err)

@@ -17,7 +17,8 @@ var requests = map[string]any{
 	VerbVolumeCreate: VolumeCreate{}, VerbVolumeList: List{}, VerbVolumeRemove: VolumeRemove{},
 	VerbVolumeAccept: VolumeAccept{}, VerbVolumeChanged: VolumeChanged{},
 	VerbBookmarkAdd: BookmarkAdd{}, VerbBookmarkList: List{}, VerbBookmarkRemove: BookmarkRemove{},
-	VerbHandOver: HandOver{}, VerbAuditList: AuditQuery{}, VerbJournalList: struct{}{}, VerbJournalInit: JournalInit{},
+	VerbHandOver: HandOver{}, VerbFailover: Failover{},
+	VerbAuditList: AuditQuery{}, VerbJournalList: struct{}{}, VerbJournalInit: JournalInit{},
 	VerbJournalJoin: JournalJoin{}, VerbJournalRemove: JournalRemove{}, VerbJournalTransfer: JournalTransfer{},
 }
 

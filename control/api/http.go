@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/change"
@@ -27,6 +28,7 @@ const (
 	VerbBookmarkAdd    = "bookmark-add"
 	VerbBookmarkList   = "bookmark-list"
 	VerbBookmarkRemove = "bookmark-remove"
+	VerbFailover       = "failover"
 
 	VerbAuditList       = "audit-list"
 	VerbJournalList     = "journal-list"
@@ -139,8 +141,9 @@ func handle[Req, Resp any](m *Mux, verb string, alters bool, do func(context.Con
 			writeJSON(w, http.StatusBadRequest, change.FaultOf(fail.Wrap(fail.Invalid, "decode request", verb, err)))
 			return
 		}
-		resting := beat(w, r)
-		resp, err := do(r.Context(), who, req)
+		lines := make(chan string)
+		resting := beat(w, r, lines)
+		resp, err := do(context.WithValue(r.Context(), linesKey{}, lines), who, req)
 		resting()
 		if err != nil {
 			writeJSON(w, http.StatusUnprocessableEntity, change.FaultOf(err))
@@ -150,25 +153,49 @@ func handle[Req, Resp any](m *Mux, verb string, alters bool, do func(context.Con
 	})
 }
 
-// beat tells the client now and then that its verb is being carried out, until resting
-// is called. One that hears nothing takes the daemon for dead.
-func beat(w http.ResponseWriter, r *http.Request) (resting func()) {
-	if !r.ProtoAtLeast(1, 1) {
-		return func() {}
+// progressHeader of an answer that is not the last has a line of how far the verb is, quoted as in Go.
+const progressHeader = "Pollux-Progress"
+
+type linesKey struct{}
+
+// Progress tells whoever called the verb of this context a line of how far it is. It does nothing
+// where nobody listens.
+func Progress(ctx context.Context, line string) {
+	lines, _ := ctx.Value(linesKey{}).(chan string)
+	select {
+	case lines <- line: // a nil channel takes none
+	case <-time.After(beatEvery): // the caller is gone
 	}
+}
+
+// beat tells the client now and then that its verb is being carried out, and how far it is, until
+// resting is called. One that hears nothing takes the daemon for dead.
+func beat(w http.ResponseWriter, r *http.Request, lines <-chan string) (resting func()) {
 	stop, stopped := make(chan struct{}), make(chan struct{})
+	say := func(line string) {
+		if !r.ProtoAtLeast(1, 1) {
+			return
+		}
+		if line != "" {
+			w.Header().Set(progressHeader, strconv.QuoteToASCII(line))
+			defer w.Header().Del(progressHeader)
+		}
+		w.WriteHeader(http.StatusProcessing)
+	}
 	go func() {
 		defer close(stopped)
 		tick := time.NewTicker(beatEvery)
 		defer tick.Stop()
 		for {
+			line := ""
 			select {
 			case <-tick.C:
-				w.WriteHeader(http.StatusProcessing)
+			case line = <-lines:
 			case <-stop:
 				return
-			case <-r.Context().Done():
-				return
+			}
+			if r.Context().Err() == nil {
+				say(line)
 			}
 		}
 	}()

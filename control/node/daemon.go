@@ -77,7 +77,8 @@ type Daemon struct {
 
 const closeTimeout = 60 * time.Second
 
-// testHooks are where crash tests put another disk under the daemon.
+// testHooks are where crash tests put another disk under the daemon, and where StartLocked says what
+// is held.
 type testHooks struct {
 	fs            vfs.FS
 	createBacking func(path string, sizeBytes int64) (existed bool, err error)
@@ -90,7 +91,8 @@ type testHooks struct {
 	foldFrom      int64
 	catalogs      func(*catalogs.Options)
 	now           func() time.Time
-	parked        *parked.Server // no hook: StartParked's
+	parked        *parked.Server // no hook: StartLocked's
+	lock          io.Closer      // the same: of the state directory
 }
 
 // Start brings everything up. It returns when volumes are served.
@@ -98,17 +100,17 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 	return start(ctx, conf, version, log, testHooks{fs: vfs.Default})
 }
 
-// StartParked is Start with a server to which clients are attached already: their I/O goes on when
-// volumes are served. With an error the server is as it was.
-func StartParked(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, p *parked.Server) (
-	*Daemon, error) {
-	return start(ctx, conf, version, log, testHooks{fs: vfs.Default, parked: p})
+// StartLocked is Start by a process that holds the lock of the state directory already, which is
+// the daemon's from then on. Clients may be attached already, to p: their I/O goes on when volumes
+// are served. With an error that server is as it was.
+func StartLocked(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, lock io.Closer,
+	p *parked.Server) (*Daemon, error) {
+	return start(ctx, conf, version, log, testHooks{fs: vfs.Default, lock: lock, parked: p})
 }
 
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s testHooks) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, hooks: s, start: time.Now(), failed: make(chan error, 16),
-		parked: s.parked,
-		verbs:  make(chan struct{}, 1), listening: make(chan struct{})}
+	d := &Daemon{conf: conf, version: version, log: log, hooks: s, lock: s.lock, parked: s.parked, start: time.Now(),
+		failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.handing, d.stopHanding = context.WithCancel(d.ctx)
@@ -202,6 +204,9 @@ func noDirectory(path string, err error) error {
 
 // lockState keeps a second process away from the state directory.
 func (d *Daemon) lockState() (err error) {
+	if d.lock != nil {
+		return nil
+	}
 	d.lock, err = lockState(d.hooks.fs, d.conf.State)
 	return err
 }

@@ -32,7 +32,7 @@ func (r *run) backingOf(v *state.Volume) string {
 	if path := backings[v.Name]; path != "" {
 		return path
 	}
-	return filepath.Join(r.conf.State, "volumes", v.Name+".img")
+	return r.conf.Standby.PathOf(v.Name)
 }
 
 // survey looks at the places of the volumes, and says what would be lost there.
@@ -51,8 +51,12 @@ func (r *run) survey(ctx context.Context) error {
 			r.rep.Skipped = append(r.rep.Skipped, v.Name)
 			continue
 		}
+		if w := r.warmVolume(v, points[v.Stream].LSN); w != nil {
+			r.rep.Volumes = append(r.rep.Volumes, *w)
+			continue
+		}
 		t, err := r.placeOf(v)
-		if err == nil && r.intent == nil {
+		if err == nil && r.intent == nil && !r.imageOf(v).Ours {
 			t.Interrupted(v, &image.Options{})
 			err = t.Refused(r.Overwrite)
 		}
@@ -83,6 +87,9 @@ func (r *run) placeOf(v *state.Volume) (*image.Target, error) {
 
 // images brings the volumes to the points that they go on from.
 func (r *run) images(ctx context.Context) error {
+	if err := r.warmImages(ctx); err != nil {
+		return err
+	}
 	for _, v := range r.ready() {
 		path := r.backingOf(v)
 		if !hostdev.BelowDev(path) {
@@ -112,9 +119,14 @@ func (r *run) image(ctx context.Context, v *state.Volume, path string) error {
 	if err := r.place(ctx, v, p, path); err != nil {
 		return err
 	}
+	r.hasImage(v.Name)
+	return r.saveIntent()
+}
+
+// hasImage notes that a volume has its image.
+func (r *run) hasImage(volume string) {
 	if r.intent.Images == nil {
 		r.intent.Images = map[string]bool{}
 	}
-	r.intent.Images[v.Name] = true
-	return r.saveIntent()
+	r.intent.Images[volume] = true
 }

@@ -47,6 +47,10 @@ type intent struct {
 	// the points they are filled with: group/name to LSN. The agent removes those in the end.
 	Hydrates map[string]bool   `json:"hydrates,omitempty"`
 	Keeps    map[string]uint64 `json:"keeps,omitempty"`
+	// CaughtUp: what the standby here had is used. Warm are the volumes whose backings its
+	// images are.
+	CaughtUp bool            `json:"caught_up,omitempty"`
+	Warm     map[string]bool `json:"warm,omitempty"`
 	// Done is when the agent's state was complete.
 	Done time.Time `json:"done,omitzero"`
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/standby"
 )
 
 // Options say what fails over, and who is asked and told.
@@ -39,8 +40,11 @@ type Options struct {
 	DryRun    bool // change nothing
 	// WaitForData restores volumes wholly before the agent can start.
 	WaitForData bool
-	Version     string
-	Operator    string // who asks, for the audit
+	// Standby is the engine of the standby that runs in this process; the lock of the state
+	// directory is its caller's then. Without it that of one which has ended here is used.
+	Standby  *standby.Standby
+	Version  string
+	Operator string // who asks, for the audit
 	// Open opens a target's store for writing.
 	Open func(ctx context.Context, t config.Target) (objstore.Store, func(), error)
 	// Confirm is asked before anything is changed; its error ends the run.
@@ -50,7 +54,8 @@ type Options struct {
 	Stage  func(what string) (twin.Progress, func())
 	Logger *slog.Logger
 
-	// step, if set, is a test's: it is told of each step that is done.
+	// Step, and step, if set, are a test's: they are told of each step that is done.
+	Step func(name string) error
 	step func(name string) error
 }
 
@@ -62,6 +67,7 @@ type run struct {
 	intent *intent
 	found  *found // the log
 	rep    *Report
+	warm   bool // Standby is there, and its images may be used
 }
 
 // Force takes the journal over without its former seat. The agent of the configuration can be
@@ -69,12 +75,17 @@ type run struct {
 // is done changes nothing.
 func Force(ctx context.Context, o Options) (*Report, error) {
 	r := &run{Options: o, conf: o.Conf, fs: vfs.Default, rep: &Report{Site: o.Conf.Site, DryRun: o.DryRun}}
-	began := time.Now()
-	unlock, err := node.LockState(r.conf, o.DryRun)
-	if err != nil {
-		return nil, err
+	if r.step == nil {
+		r.step = o.Step
 	}
-	defer unlock()
+	began := time.Now()
+	if o.Standby == nil {
+		unlock, err := node.LockState(r.conf, o.DryRun)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
 	if err := r.begin(ctx); err != nil {
 		return nil, err
 	}
@@ -99,7 +110,7 @@ func Force(ctx context.Context, o Options) (*Report, error) {
 	}
 	for i := range r.rep.Volumes {
 		v := &r.rep.Volumes[i]
-		v.Hydrates = r.intent.Hydrates[v.Name]
+		v.Hydrates, v.Warm = r.intent.Hydrates[v.Name], r.intent.Warm[v.Name]
 	}
 	r.rep.Seconds = time.Since(began).Seconds()
 	return r.rep, nil
@@ -122,6 +133,9 @@ func (r *run) begin(ctx context.Context) (err error) {
 		return err
 	}
 	if r.found, err = r.find(ctx); err != nil {
+		return err
+	}
+	if err = r.openStandby(); err != nil {
 		return err
 	}
 	if r.intent == nil {

@@ -49,6 +49,8 @@ type Volume struct {
 	Was     string `json:"was"` // at the backing's place, before
 	// Hydrates: it is filled from the object store while it serves.
 	Hydrates bool `json:"hydrates"`
+	// Warm: its backing is the image of the standby here.
+	Warm bool `json:"warm"`
 }
 
 // Report is what was taken over, or would be.
@@ -73,6 +75,9 @@ type Report struct {
 	// decided: at most so much is lost, if the clocks of both sites agree.
 	RPOSeconds float64 `json:"rpo_seconds"`
 	Seconds    float64 `json:"seconds"`
+	// RTOSeconds is from the confirmed verb to where the volumes are served, by the daemon that
+	// the standby has become; 0: an agent has yet to be started.
+	RTOSeconds float64 `json:"rto_seconds,omitempty"`
 	DryRun     bool    `json:"dry_run"`
 	Resumed    bool    `json:"resumed,omitempty"` // an earlier run had begun it
 	Done       bool    `json:"done,omitempty"`    // and had ended it: nothing was changed

@@ -20,10 +20,10 @@ import (
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/api"
+	"github.com/pollux-dr/pollux/control/promote"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin/standby"
 )
 
@@ -54,28 +54,50 @@ type Daemon struct {
 	wg     sync.WaitGroup
 	failed chan error
 
-	mu     sync.Mutex
-	closed bool
-	next   Process       // what it became
-	became chan struct{} // closed when next is set
+	// guard is called before the process becomes an agent's.
+	guard func()
+	// turn holds one while a failover runs; verbs is the context of it.
+	turn     chan struct{}
+	verbs    context.Context
+	endVerbs context.CancelFunc
+	closed   bool                    // the standby has ended; of whoever has the turn
+	step     func(name string) error // a test's, in a failover
+
+	mu        sync.Mutex
+	next      Process       // what it became
+	became    chan struct{} // closed when next is set
+	promoting bool          // a failover that was begun is not done
+	promotion error         // why it does not go on
+}
+
+// Options are what Start needs beside a configuration.
+type Options struct {
+	Version string
+	Logger  *slog.Logger
+	// Guard is called before the process becomes an agent's: what that needs of the system.
+	Guard func()
+
+	step func(name string) error // a test's, in a failover
 }
 
 // Start brings a standby up. It returns when it answers on its control socket; it needs no store
-// for that. Errors: fail.Invalid where the target is not said, fail.Refused where the state
-// directory is in use, or is an agent's that has volumes.
-func Start(_ context.Context, conf *config.Agent, version string, log *slog.Logger) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, start: time.Now(), failed: make(chan error, 4),
-		became: make(chan struct{})}
-	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
+// for that. Where a failover has fenced the log and is not done it goes on with that; where one is
+// done, it is the agent that it has become. Errors: fail.Invalid where the target is not said,
+// fail.Refused where the state directory is in use, or is that of an agent that has volumes.
+func Start(ctx context.Context, conf *config.Agent, o Options) (*Daemon, error) {
+	d := &Daemon{conf: conf, version: o.Version, log: o.Logger, start: time.Now(), failed: make(chan error, 4),
+		became: make(chan struct{}), guard: o.Guard, turn: make(chan struct{}, 1), step: o.step}
+	d.http = adminhttp.HTTP{Log: d.log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	if err := d.open(); err != nil {
+	d.verbs, d.endVerbs = context.WithCancel(context.Background())
+	if err := d.open(ctx); err != nil {
 		_ = d.Close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *Daemon) open() (err error) {
+func (d *Daemon) open(ctx context.Context) (err error) {
 	c := d.conf
 	if d.target, err = c.Followed(); err != nil {
 		return err
@@ -88,24 +110,46 @@ func (d *Daemon) open() (err error) {
 	if err := d.lockState(); err != nil {
 		return err
 	}
+	stage, err := promote.StageOf(c.State)
+	switch {
+	case err != nil:
+		return err
+	case stage == promote.Done:
+		return d.become(ctx)
+	case stage == promote.None:
+		if err := d.notAnAgent(); err != nil {
+			return err
+		}
+	case stage == promote.Begun:
+		d.promoting, d.promotion = true, errBegun
+	case stage == promote.Fenced:
+		d.promoting = true
+	}
 	adminhttp.WarnExposed(d.log, c.Secrets())
 	d.metrics = newMetrics(d)
 	d.store = d.openStore()
-	d.engine, err = standby.Open(standby.Options{Store: d.store, Dir: filepath.Join(c.State, "standby"), Want: d.want,
-		Delay: time.Duration(c.Standby.Delay), BytesPerSecond: int64(c.Standby.CopyRate),
+	d.engine, err = standby.Open(standby.Options{Store: d.store, Dir: promote.StandbyDir(c.State),
+		Want: promote.Wanted(c), Delay: time.Duration(c.Standby.Delay), BytesPerSecond: int64(c.Standby.CopyRate),
 		StageBytes: int64(c.Standby.StageBudget), Logger: d.log})
 	if err != nil {
 		return err
+	}
+	if err := d.serveHTTP(); err != nil {
+		return err
+	}
+	if stage == promote.Fenced { // its images may be the agent's already
+		d.goOn()
+		return nil
 	}
 	d.wg.Go(func() {
 		if err := d.engine.Run(d.ctx); err != nil {
 			d.log.Error("the standby does not follow", "err", err)
 		}
 	})
-	return d.serveHTTP()
+	return nil
 }
 
-// lockState keeps a second process away from the state directory, and this one from an agent's.
+// lockState keeps a second process away from the state directory.
 func (d *Daemon) lockState() error {
 	state := d.conf.State
 	var err error
@@ -117,6 +161,12 @@ func (d *Daemon) lockState() error {
 	case err != nil:
 		return fail.Wrap(fail.Denied, "lock", state, err)
 	}
+	return nil
+}
+
+// notAnAgent keeps a standby away from an agent's state directory.
+func (d *Daemon) notAnAgent() error {
+	state := d.conf.State
 	volumes, err := agent.VolumesIn(vfs.Default, filepath.Join(state, "agent"))
 	if err != nil {
 		return err
@@ -149,16 +199,6 @@ func (d *Daemon) openStore() objstore.Store {
 // fails; it is made again after that all the same.
 const patience = 10 * time.Second
 
-// want is standby.Options.Want: the volumes of the groups that are configured.
-func (d *Daemon) want(s *state.State) (out []standby.Volume) {
-	for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
-		if !v.Removed && d.conf.Standby.Follows(v.Group) {
-			out = append(out, standby.Volume{Name: v.Name, Path: d.conf.Standby.PathOf(v.Name)})
-		}
-	}
-	return out
-}
-
 func (d *Daemon) serveHTTP() error {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(d.metrics)
@@ -189,32 +229,6 @@ func (d *Daemon) spawn(part func() error) {
 	})
 }
 
-// Become ends the following for good: what lies below a position of the log, at which the caller
-// has put a fence, is taken and applied, the images are synced, and the state directory and the
-// control socket are given up. Then next is called with what the images hold, and what it starts
-// in this process is what Wait and Close are of from then on. It is for a promotion. After an
-// error of the engine the standby still answers, but follows no more: Become may be called again,
-// and a restart follows again.
-func (d *Daemon) Become(ctx context.Context, end uint64,
-	next func(ctx context.Context, held map[string]standby.Held) (Process, error)) error {
-	held, err := d.engine.CatchUp(ctx, end)
-	if err != nil {
-		return err
-	}
-	if err := d.stop(); err != nil {
-		return err
-	}
-	p, err := next(ctx, held)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.next = p
-	close(d.became)
-	return nil
-}
-
 // Wait blocks until ctx ends, a part cannot go on, or what the standby became cannot.
 func (d *Daemon) Wait(ctx context.Context) error {
 	select {
@@ -227,35 +241,36 @@ func (d *Daemon) Wait(ctx context.Context) error {
 	}
 }
 
-// Close stops following, or what the standby became. The next start goes on from here.
+// Close stops following, a failover that is under way, or what the standby became. The next start
+// goes on from here.
 func (d *Daemon) Close() error {
+	d.endVerbs()
+	d.turn <- struct{}{} // a failover has ended
+	defer func() { <-d.turn }()
 	d.mu.Lock()
 	next := d.next
 	d.mu.Unlock()
 	if next != nil {
 		return next.Close()
 	}
-	return d.stop()
+	return d.stop(d.http.Close, true)
 }
 
-// stop ends all of it, once.
-func (d *Daemon) stop() error {
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		return nil
-	}
-	d.closed = true
-	d.mu.Unlock()
-	d.http.Close()
-	d.cancel()
-	d.wg.Wait()
+// stop ends all of the standby, once. With unlock the state directory is given up, too.
+func (d *Daemon) stop(endHTTP func(), unlock bool) error {
 	var errs []error
-	if d.store != nil {
-		errs = append(errs, d.store.Close())
+	if !d.closed {
+		d.closed = true
+		endHTTP()
+		d.cancel()
+		d.wg.Wait()
+		if d.store != nil {
+			errs = append(errs, d.store.Close())
+		}
 	}
-	if d.lock != nil {
+	if d.lock != nil && unlock {
 		errs = append(errs, d.lock.Close())
+		d.lock = nil
 	}
 	err := errors.Join(errs...)
 	return fail.Wrap(fail.KindOf(err), "stop", "standby", err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/api"
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/twin/standby"
 )
 
@@ -39,6 +40,14 @@ func (d *Daemon) status() *api.StandbyStatus {
 				LagBytes: v.LagBytes})
 		}
 		out.Groups = append(out.Groups, group)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if out.Promoting = d.promoting; d.promoting {
+		out.Error = "a failover to this site is under way"
+		if d.promotion != nil {
+			out.Error = fail.Explain(d.promotion)
+		}
 	}
 	return out
 }

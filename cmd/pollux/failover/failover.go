@@ -102,6 +102,9 @@ func (f *flags) run(c *cobra.Command, version string) error {
 	if err != nil {
 		return err
 	}
+	if rep, err := f.running(c, conf, backings); rep != nil || err != nil {
+		return f.show(c, rep, err)
+	}
 	rep, err := promote.Force(c.Context(), promote.Options{Conf: conf, Path: f.path, Target: f.target, At: f.at,
 		Agents: f.agents, Backings: backings, KeepAck: f.keepAck, Overwrite: f.overwrite, DryRun: f.dryRun,
 		WaitForData: f.wait, Version: version, Operator: cli.Operator(),
@@ -113,18 +116,22 @@ func (f *flags) run(c *cobra.Command, version string) error {
 			return bar.Update, bar.End
 		},
 		Logger: slog.New(slog.NewTextHandler(cli.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))})
+	if err := f.show(c, rep, err); err != nil || !f.serve || rep.DryRun {
+		return err
+	}
+	return cli.RunAgent(c.Context(), conf, f.path, version)
+}
+
+// show prints what became of it.
+func (f *flags) show(c *cobra.Command, rep *promote.Report, err error) error {
 	if err != nil {
 		return err
 	}
-	if !f.planned.daemon.JSON {
-		f.report(c.OutOrStdout(), rep)
-	} else if err := cli.PrintJSON(c.OutOrStdout(), rep); err != nil {
-		return err
+	if f.planned.daemon.JSON {
+		return cli.PrintJSON(c.OutOrStdout(), rep)
 	}
-	if !f.serve || rep.DryRun {
-		return nil
-	}
-	return cli.RunAgent(c.Context(), conf, f.path, version)
+	f.report(c.OutOrStdout(), rep)
+	return nil
 }
 
 // places reads --backing.
@@ -144,9 +151,7 @@ func (f *flags) places() (map[string]string, error) {
 // open opens a target's store to write to it.
 func (f *flags) open(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
 	return cli.OpenStore(ctx, &cli.StoreFlags{URL: t.URL, Writes: true, Patience: f.patience,
-		Options: objstore.Options{Endpoint: t.Endpoint, Region: t.Region, CredentialsFile: t.CredentialsFile,
-			CAFile: t.CAFile, Lock: objstore.LockRule{Mode: strings.ToUpper(t.ObjectLock.Mode),
-				For: time.Duration(t.ObjectLock.For)}}})
+		Options: promote.StoreOptions(t)})
 }
 
 // confirm shows what was found, and what is going to be lost.
@@ -226,6 +231,12 @@ func (f *flags) report(w io.Writer, rep *promote.Report) {
 			fmt.Fprint(w, "; it is unprotected: add a target outside this site")
 		}
 		fmt.Fprintln(w)
+	}
+	warm(w, rep)
+	if rep.RTOSeconds > 0 {
+		fmt.Fprintf(w, "%d volumes are served here, %s after the verb\n", len(rep.Volumes),
+			text.Duration(time.Duration(rep.RTOSeconds*1e9)))
+		return
 	}
 	filled := 0
 	for _, v := range rep.Volumes {

@@ -23,7 +23,8 @@ func New(version string) *cobra.Command {
 		Long: `Runs in the foreground until SIGTERM or SIGINT. It reads one target of the configuration,
 which is that of the agent that this host becomes when the journal is promoted here, and
 keeps an image of each volume of the wanted groups, seconds behind. pollux status --socket
-shows how far behind. Under systemd it notifies readiness.`,
+shows how far behind. Under systemd it notifies readiness. pollux failover --force with the
+same configuration makes it the agent, and it starts as the agent from then on.`,
 		Args: cobra.NoArgs,
 	}
 	c.Flags().StringVarP(&path, "config", "c", "/etc/pollux/standby.yaml", "configuration file")
@@ -33,11 +34,12 @@ shows how far behind. Under systemd it notifies readiness.`,
 			return err
 		}
 		log := cli.NewLogger(conf.Log)
-		d, err := standby.Start(c.Context(), conf, version, log)
+		d, err := standby.Start(c.Context(), conf, standby.Options{Version: version, Logger: log,
+			Guard: func() { cli.GuardMemory(log) }})
 		if err != nil {
 			return config.Listening(conf, path, err)
 		}
-		log.Info("following", "version", version, "state", conf.State, "control", conf.Socket)
+		log.Info("started", "version", version, "state", conf.State, "control", conf.Socket)
 		return cli.RunDaemon(c.Context(), log, d)
 	}
 	return c

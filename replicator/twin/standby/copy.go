@@ -30,6 +30,9 @@ type job struct {
 	written int64 // when the journal wrote that
 }
 
+// errCopy is of a volume that would have to be copied wholly, which CatchUp does not wait for.
+var errCopy = errors.New("it has no whole image")
+
 // errUnrelated is of an image of which is not known any more what differs from the log.
 var errUnrelated = errors.New("what the image has beyond the log is not known any more")
 
@@ -341,6 +344,9 @@ func (s *Standby) difference(ctx context.Context, l *twin.Log, plan *twin.Plan, 
 
 // copy writes a whole image.
 func (s *Standby) copy(ctx context.Context, l *twin.Log, p twin.Point, j *job, anew bool) error {
+	if s.whole {
+		return errCopy
+	}
 	if !j.v.Begun {
 		if err := s.o.disk.Check(j.v.Path, j.v.Size); err != nil {
 			return err

@@ -312,6 +312,15 @@ func TestRun(t *testing.T) {
 		r.log.Random(random, 4)
 		r.s.Status()
 	}
+	for whole := 0; whole < 2; { // what has no image is not waited for by CatchUp
+		whole = 0
+		for _, i := range r.s.Images() {
+			if i.Whole {
+				whole++
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
 	held, err := r.s.CatchUp(t.Context(), r.log.Position)
 	r.must(err)
 	r.must(<-done)

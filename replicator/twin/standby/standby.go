@@ -96,6 +96,7 @@ type Standby struct {
 	passed  uint64    // the newest catalog that was looked at, plus one
 	width   int       // how many objects are asked for at once
 	decoder decoder
+	whole   bool // only whole images count: CatchUp has begun
 
 	mu    sync.Mutex // of what follows; held while a batch is applied, or the last step of a copy made
 	cur   *cursor    // nil before the log was opened for the first time
