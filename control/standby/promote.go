@@ -57,7 +57,8 @@ func (d *Daemon) failOver(r api.Failover, tell func(line string)) (*promote.Repo
 		tell(line)
 	}
 	rep, err := promote.Force(d.verbs, promote.Options{Conf: d.conf, Path: "this standby's configuration",
-		Target: r.Target, At: r.At, Agents: r.Agents, Backings: r.Backings, KeepAck: r.KeepAck, WaitForData: r.WaitForData, Overwrite: r.Overwrite,
+		Target: r.Target, At: r.At, Agents: r.Agents, Backings: r.Backings, KeepAck: r.KeepAck,
+		WaitForData: r.WaitForData, Overwrite: r.Overwrite,
 		DryRun: r.DryRun, Standby: d.engine, Version: d.version, Operator: cmp.Or(r.By, d.conf.Name),
 		Open: d.opener(time.Duration(r.PatienceSeconds * 1e9)), Tell: say,
 		Confirm: func(found *promote.Report) error { return d.confirmed(&r, found) },

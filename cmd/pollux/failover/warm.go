@@ -32,8 +32,9 @@ func (f *flags) running(c *cobra.Command, conf *config.Agent, backings map[strin
 		return promote.DoneAt(conf)
 	}
 	daemon.Told = func(line string) { fmt.Fprintln(c.ErrOrStderr(), "pollux:", line) }
-	req := api.Failover{Target: f.target, At: f.at, Agents: f.agents, Backings: backings, KeepAck: f.keepAck, WaitForData: f.wait,
-		Overwrite: f.overwrite, PatienceSeconds: time.Duration(f.patience).Seconds(), By: cli.Operator(),
+	req := api.Failover{Target: f.target, At: f.at, Agents: f.agents, Backings: backings, KeepAck: f.keepAck,
+		WaitForData: f.wait,
+		Overwrite:   f.overwrite, PatienceSeconds: time.Duration(f.patience).Seconds(), By: cli.Operator(),
 		DryRun: true}
 	found, err := call(c, daemon, req)
 	if err != nil || f.dryRun || found.Done {
