@@ -32,8 +32,9 @@ func newFollower(t *testing.T, s *site, more string) *follower {
 		t.Fatal(err)
 	}
 	f := &follower{t: t, site: s, dir: dir}
-	y := fmt.Sprintf("name: host2\nsite: elsewhere\nstate: %s\nruntime: %s\nsocket: %s\njournal:\n  targets:\n"+
-		"    - name: faraway\n      url: %s\n", f.state(), f.path("run"), f.socket(), s.conf.url)
+	y := fmt.Sprintf("name: host2\nsite: elsewhere\nstate: %s\nruntime: %s\nsocket: %s\nmemory: 32MiB\nnbd:\n"+
+		"  unix: %s\njournal:\n  targets:\n    - name: faraway\n      url: %s\n", f.state(), f.path("run"), f.socket(),
+		f.path("nbd.sock"), s.conf.url)
 	if s.conf.endpoint != "" {
 		y += fmt.Sprintf("      endpoint: %s\n      credentials_file: %s\n", s.conf.endpoint, s.conf.credentials)
 	}
