@@ -178,7 +178,7 @@ func (b *filling) rate(now time.Time, fetched int64) int64 {
 		return 0
 	}
 	first := b.samples[0]
-	if span := now.Sub(first.at).Seconds(); span > 0 {
+	if span := now.Sub(first.at).Seconds(); span >= 2*rateEvery.Seconds() {
 		return max(0, int64(float64(fetched-first.bytes)/span))
 	}
 	return 0
