@@ -189,7 +189,6 @@ func (x *sites) dead(n int) (last uint64) {
 	common.History, common.Times, common.Exact = maps.Clone(x.log.History), maps.Clone(x.log.Times),
 		maps.Clone(x.log.Exact)
 	last = x.write(n)
-	x.logA.upTo(0) // reads nothing yet, but begins
 	*x.log, common = common, *x.log
 	x.log.Position = common.Position // of the scratch log
 	return last
@@ -199,7 +198,6 @@ func (x *sites) dead(n int) (last uint64) {
 func (x *sites) failOver() {
 	t := x.t
 	t.Helper()
-	x.logA.upTo(0)
 	l, err := twin.Open(t.Context(), x.store, nil)
 	if err != nil || l.Damage != nil {
 		t.Fatal(err, l)

@@ -1,9 +1,13 @@
 package uploader
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
 // branches are logs that are behind, or have a dead branch, in all the ways in which catalogs and
@@ -94,7 +98,7 @@ func TestBroughtInLineThroughCrashes(t *testing.T) {
 			make(x)
 			x.failOver()
 			x.more(3)
-			x.crashes()
+			x.crashes(func() {})
 			x.equal(x.store, 1)
 			x.equal(x.a, 1)
 		})
@@ -102,7 +106,7 @@ func TestBroughtInLineThroughCrashes(t *testing.T) {
 }
 
 // crashes brings log a in line, with the process ending behind any few objects.
-func (x *sites) crashes() {
+func (x *sites) crashes(meanwhile func()) {
 	x.t.Helper()
 	cut := &cutStore{Store: x.a}
 	for n := 0; ; n++ {
@@ -120,6 +124,7 @@ func (x *sites) crashes() {
 			}
 		}
 		stop()
+		meanwhile()
 		if err := x.j.Close(); err != nil {
 			x.t.Fatal(err)
 		}
@@ -128,4 +133,108 @@ func (x *sites) crashes() {
 			time.Sleep(time.Millisecond)
 		}
 	}
+}
+
+// empty are logs to be filled from their very beginning.
+var empty = map[string]func(x *sites){
+	"of few objects": func(x *sites) {
+		x.logB.upTo(x.write(20))
+	},
+	"with a catalog": func(x *sites) {
+		x.logB.upTo(x.write(40))
+		x.collect(x.store, false)
+		x.logB.upTo(x.write(10))
+	},
+	"whose beginning is gone":  func(x *sites) { x.age(); x.logB.upTo(x.write(10)) },
+	"that ends at its catalog": func(x *sites) { x.age() },
+}
+
+// age has log b lose its beginning to garbage collection, a few times over.
+func (x *sites) age() {
+	for range 4 {
+		x.write(60)
+		x.moveHorizon()
+		x.logB.upTo(x.write(1))
+		x.collect(x.store, true)
+	}
+	if x.oldest(x.store) < 10 {
+		x.t.Fatal("the beginning of log b is still there")
+	}
+}
+
+// TestEmptyTarget: an empty bucket gets all the points that its sibling has.
+func TestEmptyTarget(t *testing.T) {
+	for name, make := range empty {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			x := newSites(t)
+			make(x)
+			x.failOver()
+			up, stop := x.run(x.a)
+			x.more(10)
+			x.inLine(up)
+			x.more(3)
+			x.inLine(up)
+			stop()
+			x.equal(x.store, x.oldest(x.store))
+			x.equal(x.a, x.oldest(x.store))
+			x.samePoints()
+			x.collect(x.a, true)
+			x.equal(x.a, x.log.Point.LSN)
+		})
+	}
+}
+
+// TestEmptyTargetThroughCrashes: the process ends behind any few objects, and garbage is collected
+// in the sibling meanwhile.
+func TestEmptyTargetThroughCrashes(t *testing.T) {
+	for name, make := range empty {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			x := newSites(t)
+			make(x)
+			x.failOver()
+			x.more(3)
+			x.crashes(func() {
+				if x.r.IntN(3) == 0 {
+					x.collect(x.store, true)
+				}
+			})
+			x.equal(x.store, x.oldest(x.store))
+			x.equal(x.a, x.oldest(x.store))
+			x.samePoints()
+		})
+	}
+}
+
+// samePoints: whatever is a point of log b is one of log a, with the same bytes.
+func (x *sites) samePoints() {
+	x.t.Helper()
+	if a, b := x.oldest(x.a), x.oldest(x.store); a != b {
+		x.t.Errorf("the points of a begin at LSN %d, of b at %d", a, b)
+	}
+	for lsn := range x.log.History {
+		b, bok := x.restore(x.store, lsn)
+		a, aok := x.restore(x.a, lsn)
+		if aok != bok || !bytes.Equal(a, b) {
+			x.t.Errorf("LSN %d is a point of a: %v, of b: %v; equal: %v", lsn, aok, bok, bytes.Equal(a, b))
+		}
+	}
+}
+
+func (x *sites) restore(s objstore.Store, lsn uint64) ([]byte, bool) {
+	l, err := twin.Open(x.t.Context(), s, nil)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	v, err := l.Volume("v")
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	p, err := l.Resolve(x.t.Context(), v, fmt.Sprint(lsn), x.log.Clock)
+	got := memory(make([]byte, 1<<20))
+	if err == nil {
+		_, err = l.Restore(x.t.Context(), p, got)
+	}
+	return got, err == nil
 }

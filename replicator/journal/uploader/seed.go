@@ -242,18 +242,33 @@ func (s *seeder) fits(ctx context.Context) (bool, error) {
 	return same && err == nil, err
 }
 
-// same reports whether an object is the sibling's.
+// same reports whether an object is the sibling's: of the log's objects the head says what the
+// checksums at the end do not.
 func (s *seeder) same(ctx context.Context, name string) (bool, error) {
-	a, err := s.u.o.Store.Read(ctx, name, -seedTail, -1, nil)
+	ours, size, head, err := endOf(ctx, s.u.o.Store, name)
 	if err != nil {
 		return false, err
 	}
-	b, err := s.from.Read(ctx, name, -seedTail, -1, nil)
+	theirs, _, theirHead, err := endOf(ctx, s.from, name)
 	if err != nil {
 		return false, s.moved(err)
 	}
-	n, err := s.u.o.Store.Size(ctx, name)
-	return n == s.all[name] && bytes.Equal(a, b), err
+	return size == s.all[name] && bytes.Equal(ours, theirs) && head == theirHead, nil
+}
+
+// endOf is the end of an object, its size, and of one of the log its head.
+func endOf(ctx context.Context, s objstore.Store, name string) (tail []byte, size int64, head segment.Head, err error) {
+	tail, err = s.Read(ctx, name, -seedTail, -1, nil)
+	if err == nil {
+		size, err = s.Size(ctx, name)
+	}
+	if pos, ok := objlog.PositionOf(name); ok && err == nil {
+		var x *segment.Index
+		if x, err = objlog.ReadIndex(ctx, s, pos); err == nil {
+			head = x.Head
+		}
+	}
+	return tail, size, head, err
 }
 
 // copyAll copies what is not there yet, the log's last object first.
