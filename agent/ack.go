@@ -206,7 +206,7 @@ func (s *stream) keptNow() EffectiveAck {
 	what := fmt.Sprintf("the journal has committed LSN %d of %d", s.ship.committed.LSN, s.order.nextLSN-1)
 	switch {
 	case s.conf.Ack == AckRemote:
-		what = fmt.Sprintf("the remote targets hold LSN %d of %d", s.ship.durable, s.order.nextLSN-1)
+		what = fmt.Sprintf("the remote targets hold LSN %d of %d", s.ship.remote, s.order.nextLSN-1)
 	case few:
 		what = fmt.Sprintf("the journal has %d voters, and ack: journal needs %d", s.ship.voters, MinVoters)
 	}

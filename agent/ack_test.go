@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/change"
 )
 
 // ackAgent is an agent whose journal cannot be reached.
@@ -120,5 +122,27 @@ func TestLagAfterRestart(t *testing.T) {
 	defer a.Close(context.Background())
 	if st := a.Status().Streams[0]; st.Lag < time.Hour || st.LagBytes < 777 {
 		t.Errorf("lag %v, %d bytes", st.Lag, st.LagBytes)
+	}
+}
+
+// TestRemoteGoesBack: when another target becomes required, what the required ones hold may be
+// less than before. A FLUSH then waits for that one too.
+func TestRemoteGoesBack(t *testing.T) {
+	o := regressOpts(t)
+	sc := StreamConf{ID: uuid.New(), Number: 1, Group: "g", Policy: Policy{Ack: AckRemote, OnLoss: LossWait}}
+	vc := VolumeConf{Name: "v", Number: 2, Group: "g", Stream: sc.ID, SizeBytes: 1 << 20,
+		Backing: filepath.Join(t.TempDir(), "v.img")}
+	a := ackAgent(t, o, sc, vc)
+	defer a.Close(context.Background())
+	s := a.streams[sc.ID]
+	for _, c := range []struct{ durable, promised uint64 }{{9, 9}, {4, 4}, {12, 12}} {
+		s.acked(&change.Ack{Stream: sc.ID, Durable: c.durable})
+		s.mu.Lock()
+		kept, _ := s.promised(c.promised)
+		more, _ := s.promised(c.promised + 1)
+		s.mu.Unlock()
+		if !kept || more {
+			t.Errorf("the targets hold %d: LSN %d is promised: %v, one more: %v", c.durable, c.promised, kept, more)
+		}
 	}
 }

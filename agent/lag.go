@@ -39,7 +39,7 @@ func (a *Agent) whenWas(t int64) int64 {
 func (s *stream) lag() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at, ok := s.oldest(s.ship.durable)
+	at, ok := s.oldest(min(s.ship.durable, s.ship.remote))
 	if d := s.overflow.dropped; d != nil && (!ok || d.at < at) {
 		at, ok = d.at, true
 	}
@@ -53,7 +53,7 @@ func (s *stream) lag() time.Duration {
 // bytes there. Called with mu held.
 func (s *stream) lagBytes() int64 {
 	n := s.order.bytes() + s.evicted.lag.bytes()
-	for i := len(s.wal.refs) - 1; i >= 0 && s.wal.refs[i].last > s.ship.durable; i-- {
+	for i := len(s.wal.refs) - 1; i >= 0 && s.wal.refs[i].last > min(s.ship.durable, s.ship.remote); i-- {
 		n += int64(s.wal.refs[i].bytes)
 	}
 	return n

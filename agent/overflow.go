@@ -293,7 +293,7 @@ func (s *stream) noPoint() error {
 // mu held.
 func (s *stream) remote() uint64 {
 	if d := s.overflow.dropped; d != nil {
-		return min(s.ship.durable, d.known[0].LSN)
+		return min(s.ship.remote, d.known[0].LSN)
 	}
-	return s.ship.durable
+	return s.ship.remote
 }

@@ -134,6 +134,7 @@ func (s *stream) recovered() error {
 	s.ack.flushed = s.enc.tail.LSN  // perhaps a flush was answered for all of it
 	if s.a.opts.Remote != nil {
 		s.ship.durable = min(s.a.opts.Remote(s.conf.ID), s.enc.tail.LSN)
+		s.ship.remote = s.ship.durable
 	}
 	return nil
 }

@@ -16,7 +16,8 @@ type shipState struct {
 	attached  bool
 	committed change.Point // accepted by the journal
 	released  uint64       // the journal needs no bytes up to here
-	durable   uint64       // in every remote target
+	durable   uint64       // was in every remote target at some time
+	remote    uint64       // is in every remote target: goes back when another one becomes required
 	voters    int          // of the journal, as it said last
 	sent      uint64       // handed to the present session
 	mayHave   uint64       // the journal was sent no more than this
@@ -51,6 +52,7 @@ func (s *stream) attach(at *change.Attached) (uint64, error) {
 	s.ship.gap, s.ship.moved = at.Gap, time.Now()
 	s.ship.released = max(s.ship.released, at.Released)
 	s.ship.durable, s.ship.voters = max(s.ship.durable, at.Durable), at.Voters
+	s.ship.remote = at.Durable
 	s.evicted.lag.drop(s.ship.durable)
 	s.overflow.settle(s.ship.durable)
 	s.progress.broadcast()
@@ -70,6 +72,7 @@ func (s *stream) acked(ack *change.Ack) {
 		if s.ship.committed != ack.Committed {
 			s.ship.moved = time.Now()
 		}
+		s.ship.remote = ack.Durable
 		s.ship.committed, s.ship.consistent = ack.Committed, !ack.Unsound
 	}
 	s.ship.voters = ack.Voters

@@ -345,13 +345,21 @@ type TargetStatus struct {
 // TargetStatusOf turns a journal's words about a target into status.
 func TargetStatusOf(t *change.TargetInfo) TargetStatus {
 	out := TargetStatus{Name: t.Name, URL: t.URL, Site: t.Site, Position: t.Position, Optional: t.Optional,
-		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, State: t.State, Reason: t.Reason,
+		ShippedBytes: t.Bytes, ShippedObject: t.Objects, Error: t.Error, State: t.State, Reason: reasonOf(t),
 		Stopped: t.Stopped, LagSeconds: t.LagSeconds, BacklogBytes: t.BacklogBytes, FoldedFrom: t.FoldedFrom,
 		FoldedTo: t.FoldedTo, Catalog: t.Catalog}
 	if !t.LastSuccess.IsZero() {
 		out.LastSuccess = &t.LastSuccess
 	}
 	return out
+}
+
+// reasonOf is why a target is not in line, and how far its filling is.
+func reasonOf(t *change.TargetInfo) string {
+	if t.Filled == "" {
+		return t.Reason
+	}
+	return t.Filled + "; " + t.Reason
 }
 
 // AgentStatus are the host's own figures.

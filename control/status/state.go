@@ -266,12 +266,15 @@ type targets struct {
 const slowRequest = 3 * time.Second
 
 // Unprotected says why nothing that a journal's targets hold outlives the loss of its site, "" where
-// a required one is elsewhere, or where nothing is known of them.
+// a required one is elsewhere and has all that the journal does not hold any more, or where nothing
+// is known of them.
 func Unprotected(j *change.JournalInfo) string {
-	spare := ""
+	spare, behind := "", ""
 	for i := range j.Targets {
 		switch t := &j.Targets[i]; {
 		case t.Site == j.Site:
+		case !t.Optional && t.State != "":
+			behind = asideReason(t)
 		case !t.Optional:
 			return ""
 		default:
@@ -281,6 +284,9 @@ func Unprotected(j *change.JournalInfo) string {
 	switch {
 	case len(j.Targets) == 0 || j.Site == "":
 		return ""
+	case behind != "":
+		return fmt.Sprintf("all required targets that are in line are at site %s, where the journal is: %s", j.Site,
+			behind)
 	case spare != "":
 		return fmt.Sprintf("all required targets are at site %s, where the journal is, and are lost with it: "+
 			"make target %s required, which is elsewhere", j.Site, spare)
@@ -298,13 +304,15 @@ func judge(j *change.JournalInfo, now time.Time) (out targets) {
 		switch {
 		case t.Optional:
 			if out.aside == "" && (t.State != "" || t.Error != "") {
-				out.aside = optionalReason(t)
+				out.aside = asideReason(t)
 			}
 		case t.Fenced:
 			out.fenced = cmp.Or(t.Error, "another writer holds the object log of target "+t.Name)
 		case t.Stopped && t.Error != "":
 			out.stopped = "target " + t.Name + ": " + t.Error
 		case out.failing != "":
+		case t.State != "":
+			out.failing = asideReason(t)
 		case t.Error != "":
 			out.failing = "target " + t.Name + ": " + t.Error
 		case !t.OldestRequest.IsZero() && waited > slowRequest:
@@ -315,14 +323,17 @@ func judge(j *change.JournalInfo, now time.Time) (out targets) {
 	return out
 }
 
-// optionalReason says what is the matter with an optional target.
-func optionalReason(t *change.TargetInfo) string {
-	out := "optional target " + t.Name
+// asideReason says what is the matter with an optional target, or with one that is not in line.
+func asideReason(t *change.TargetInfo) string {
+	out := "target " + t.Name
+	if t.Optional {
+		out = "optional " + out
+	}
 	switch t.State {
 	case change.TargetLetGo:
 		out += " was let go: " + t.Reason
 	case change.TargetFilling:
-		out += " is filled again from another target"
+		out += " is filled from another target: " + cmp.Or(t.Filled, t.Reason)
 	}
 	if t.Error != "" {
 		out += ": " + t.Error

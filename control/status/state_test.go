@@ -100,6 +100,11 @@ var conditions = []struct {
 			w.Journal.Targets = append(w.Journal.Targets,
 				change.TargetInfo{Name: "spare", Site: "there", Optional: true})
 		}},
+	{"the only target elsewhere is not in line", "Unprotected", "target x is filled from another target: 3 of 9",
+		func(w world) {
+			w.Journal.Site, w.Journal.Targets[0].Site = "here", "there"
+			w.Journal.Targets[0].State, w.Journal.Targets[0].Filled = change.TargetFilling, "3 of 9"
+		}},
 	{"all targets are at the journal's site", "Unprotected", "all required targets are at site here", func(w world) {
 		w.Journal.Site, w.Journal.Targets[0].Site = "here", "here"
 	}},

@@ -83,9 +83,9 @@ type Superseded struct {
 	Time    time.Time          `json:"time"` // when it was noticed
 }
 
-// States of an optional target for which the journal no longer kept what it lacked.
+// States of a target for which the journal no longer kept what it lacked.
 const (
-	TargetLetGo   = "let go"  // it does not take it either
+	TargetLetGo   = "let go"  // it is in no way of getting it
 	TargetFilling = "filling" // it gets it from another target
 )
 
@@ -103,6 +103,7 @@ type TargetInfo struct {
 	// that the target lacks.
 	State         string    `json:"state,omitempty"`
 	Reason        string    `json:"reason,omitempty"`
+	Filled        string    `json:"filled,omitempty"` // how far, in words, while it is
 	Fenced        bool      `json:"fenced,omitempty"`
 	Stopped       bool      `json:"stopped,omitempty"`
 	OldestRequest time.Time `json:"oldest_request,omitzero"`

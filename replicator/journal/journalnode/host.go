@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/journal/uploader"
 	"github.com/pollux-dr/pollux/replicator/objlog/claim"
@@ -250,7 +252,7 @@ func (h *Host) Targets() []change.TargetInfo {
 	out := make([]change.TargetInfo, 0, len(h.targets))
 	for _, t := range h.targets {
 		at := h.Target(t.conf.Name)
-		info := t.info(leads, at)
+		info := t.info(leads, at, h.LastIndex())
 		lag, bytes := h.Behind(info.Index)
 		if let := at.LetGo; let != nil { // the journal no longer has what it lacks
 			bytes = max(bytes, let.Bytes)
@@ -266,7 +268,7 @@ func (h *Host) Targets() []change.TargetInfo {
 	return out
 }
 
-func (t *target) info(leads bool, at journal.Target) change.TargetInfo {
+func (t *target) info(leads bool, at journal.Target, last uint64) change.TargetInfo {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := t.sum
@@ -286,7 +288,7 @@ func (t *target) info(leads bool, at journal.Target) change.TargetInfo {
 			out.Fenced, out.Stopped = st.Fenced, st.Stopped
 			out.Catalog = t.catalog
 			if at.LetGo != nil && st.Filling && err == nil {
-				out.State = change.TargetFilling
+				out.State, out.Filled = change.TargetFilling, filled(&st, last)
 			}
 		}
 	}
@@ -294,6 +296,14 @@ func (t *target) info(leads bool, at journal.Target) change.TargetInfo {
 		out.Error = fail.Explain(err)
 	}
 	return out
+}
+
+// filled says how far a filling is.
+func filled(st *uploader.Status, last uint64) string {
+	if st.SeedBytes < st.SeedTotal {
+		return fmt.Sprintf("%s of %s that it begins with", text.Bytes(st.SeedBytes), text.Bytes(st.SeedTotal))
+	}
+	return fmt.Sprintf("up to journal index %d of %d", st.Index, last)
 }
 
 // Close ends the journal and the stores. Run has returned before.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
@@ -29,7 +30,17 @@ func (u *Uploader) claim(ctx context.Context) error {
 		}
 	}
 	u.unknown = t.Position <= 1
+	u.points = u.o.Journal.TargetPoints(u.o.Target)
+	if u.points == nil {
+		u.points = map[change.StreamID]change.Point{}
+	}
 	c := claim.Return(u.token, claim.Place{Position: max(1, t.Position), Next: t.Index + 1, Token: t.Token})
+	if u.arrives() {
+		if err := u.arrive(ctx); err != nil {
+			return err
+		}
+		c = claim.Arrive(u.token)
+	}
 	for c.Step() != claim.Done {
 		if err := u.claimStep(ctx, &c); err != nil {
 			return fail.At("claim", u.o.Store.URL()+"/"+objlog.ObjectName(c.Place().Position), err)
@@ -40,7 +51,11 @@ func (u *Uploader) claim(ctx context.Context) error {
 	u.status.Position, u.status.Index, u.status.Claimed = u.pos, u.next-1, true
 	u.mu.Unlock()
 	u.note(nil)
-	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: u.pos, Index: u.next - 1, Token: u.token})
+	up := journal.Uploaded{Target: u.o.Target, Position: u.pos, Index: u.next - 1, Token: u.token}
+	if u.arrives() { // nothing of it has been counted yet
+		up.Streams = u.points
+	}
+	return u.commit(ctx, up)
 }
 
 // claimStep carries out one step of a claim.
@@ -71,6 +86,9 @@ func (u *Uploader) claimStep(ctx context.Context, c *claim.Claim) error {
 			err = c.Catalog(k)
 		}
 		u.tail.checked = err == nil
+		if err == nil && c.Step() == claim.Read { // from the catalog's end on
+			u.points = maps.Clone(u.reached)
+		}
 		return err
 	}
 }
@@ -141,13 +159,21 @@ func (u *Uploader) checkFormat(ctx context.Context, x *segment.Index) error {
 
 // adopt takes an object that is already in the log into account.
 func (u *Uploader) adopt(ctx context.Context, x *segment.Index, c *claim.Claim) error {
-	counts, err := c.Found(claim.Object{Type: x.Type, Token: x.Token, First: x.FirstIndex, Last: x.LastIndex}, 0)
+	counts, err := c.Found(claim.Object{Type: x.Type, Token: x.Token, First: x.FirstIndex, Last: x.LastIndex},
+		u.deadFrom(x.Token.Epoch))
 	if err != nil || !counts {
+		return err
+	}
+	if err := u.sameMoves(ctx, x); err != nil {
 		return err
 	}
 	streams, err := u.matching(x, u.o.Store.URL()+"/"+objlog.ObjectName(x.Position))
 	if err != nil {
 		return err
+	}
+	maps.Copy(u.points, streams)
+	if u.arrives() { // it counts once our fence stands
+		return nil
 	}
 	return u.commit(ctx, journal.Uploaded{Target: u.o.Target, Position: x.Position + 1, Index: x.LastIndex,
 		Token: x.Token, Streams: streams})
@@ -228,7 +254,7 @@ func sameEntries(ours []journal.Entry, theirs []segment.Entry) (uint64, bool) {
 // fence creates our fence.
 func (u *Uploader) fence(ctx context.Context, at claim.Place) error {
 	id, _, _ := u.o.Journal.ID()
-	doc := state.Fence{NextIndex: at.Next, Streams: u.o.Journal.TargetPoints(u.o.Target), Reason: "writer started"}
+	doc := state.Fence{NextIndex: at.Next, Streams: u.points, Reason: "writer started"}
 	h := segment.Head{Type: segment.Fence, Journal: id, Token: u.token, ChecksTail: true,
 		Position: at.Position, DurablePosition: at.Position, FirstIndex: at.Next, Time: clock.Now().UnixNano()}
 	obj := segment.Document(h, state.KindFence, doc)

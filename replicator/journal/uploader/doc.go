@@ -10,5 +10,6 @@
 //
 // claim.go claims the log, feed.go feeds it, tail.go keeps what was created at a freed position
 // from counting, catchup.go folds while it is behind, fill.go makes up from a sibling's log what
-// the journal no longer holds. Package journalnode runs one per target.
+// the journal no longer holds; arrive.go brings a log in line that this journal has not written, and
+// seed.go begins an empty one. Package journalnode runs one per target.
 package uploader

@@ -185,6 +185,7 @@ func (u *Uploader) place(body []byte, last uint64, streams map[change.StreamID]c
 	ob := &object{pos: u.pos, last: last, streams: streams, body: body, done: make(chan struct{})}
 	u.pos++
 	u.next = last + 1
+	maps.Copy(u.points, streams)
 	return ob
 }
 

@@ -32,6 +32,18 @@ type filler struct {
 	pos   uint64           // the next one to look at
 	cur   segment.Token    // of the objects before it
 	ahead []*segment.Index // of pos and those behind it; nil stands for one that is gone
+	// deadFrom is state.State's: what lies on a dead branch is no history. Nil: there are none.
+	deadFrom func(epoch uint64) uint64
+}
+
+// dead reports whether an object is of a dead branch, or a part of it: then history goes on before
+// it, behind a fence further on.
+func (f *filler) dead(x *segment.Index) bool {
+	if f.deadFrom == nil {
+		return false
+	}
+	from := f.deadFrom(x.Token.Epoch)
+	return from > 0 && x.LastIndex >= from
 }
 
 // missing reports whether the journal does not keep the next entry for this target.
@@ -85,19 +97,19 @@ func (u *Uploader) fill(ctx context.Context) (*object, error) {
 // fillOne asks one sibling after another. Having read up to where one was, it has the
 // journal keep what comes: then there is little left to fill, and an end to it.
 func (u *Uploader) fillOne(ctx context.Context) (*object, error) {
-	if u.nearEnd {
+	t := u.o.Journal.Target(u.o.Target)
+	if t.LetGo != nil && t.From == 0 && (u.nearEnd || u.next >= u.o.Journal.Floor()) {
 		u.nearEnd = false
-		if t := u.o.Journal.Target(u.o.Target); t.LetGo != nil && t.From == 0 {
-			return nil, u.o.Journal.KeepFor(u.o.Target)
-		}
+		return nil, u.o.Journal.KeepFor(u.o.Target)
 	}
+	u.nearEnd = false
 	why := errors.New("there is no other target")
 	for _, name := range u.o.Journal.Sources(u.o.Target) {
 		if u.o.Siblings[name] == nil {
 			continue
 		}
 		if u.filler == nil || u.filler.name != name {
-			u.filler = &filler{name: name, store: u.o.Siblings[name]}
+			u.filler = &filler{name: name, store: u.o.Siblings[name], deadFrom: u.deadFrom}
 		}
 		end := u.o.Journal.Target(name)
 		if u.next > end.Index { // it has no more just now
@@ -105,6 +117,9 @@ func (u *Uploader) fillOne(ctx context.Context) (*object, error) {
 			return nil, nil
 		}
 		taken, last, err := u.take(ctx, u.filler, end.Position)
+		if err == nil {
+			err = u.goOn(taken)
+		}
 		if err == nil {
 			u.setFilling(true)
 			u.nearEnd = last >= end.Index
@@ -193,10 +208,10 @@ func (u *Uploader) lookAhead(ctx context.Context, f *filler, end uint64) error {
 	return g.Wait()
 }
 
-// wanted returns an object's entries from index next on. A void object has none, and
-// one that is gone may have been void.
+// wanted returns an object's entries from index next on. A void object has none, nor one of a dead
+// branch, and one that is gone may have been void.
 func (f *filler) wanted(x *segment.Index, next uint64) ([]segment.Entry, error) {
-	if x == nil || x.Type != segment.Segment || x.Token.Compare(f.cur) < 0 || x.LastIndex < next {
+	if x == nil || x.Type != segment.Segment || x.Token.Compare(f.cur) < 0 || x.LastIndex < next || f.dead(x) {
 		return nil, nil
 	}
 	if x.FirstIndex > next {

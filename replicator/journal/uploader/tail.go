@@ -64,6 +64,9 @@ func (u *Uploader) checkTail(ctx context.Context, first uint64) error {
 func (u *Uploader) newestCatalog(ctx context.Context, first uint64) (*claim.Catalog, error) {
 	u.tail.checked, u.tail.at = false, u.tail.sinceBoot()
 	u.tail.dates.Restart() // what is answered from here on counts
+	if u.arrives() {
+		return u.lookAround(ctx, first)
+	}
 	id, _, _ := u.o.Journal.ID()
 	return claim.NewestCatalog(ctx, u.o.Store, id, first)
 }

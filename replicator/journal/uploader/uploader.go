@@ -62,6 +62,10 @@ type Uploader struct {
 	tail  tail
 	// unknown: the journal knew nothing of the log when it was claimed.
 	unknown bool
+	// points are where the log brings each stream, with what is on its way.
+	points map[change.StreamID]change.Point
+	// reached is that at the end of the catalog from which a log is walked to which it arrives.
+	reached map[change.StreamID]change.Point
 
 	pos  uint64 // next position to use
 	next uint64 // next journal index to upload
@@ -100,6 +104,8 @@ type Status struct {
 	Stopped     bool  // for good, as Err says
 	Filling     bool  // from a sibling's log
 	Claimed     bool  // the log is ours
+	// SeedBytes of SeedTotal were copied from a sibling's log to begin this one; 0 of 0: none are to be.
+	SeedBytes, SeedTotal int64
 	// OldestRequest is when the oldest object under way was sent; zero: none is.
 	OldestRequest time.Time
 	Objects       int64 // created by this process
@@ -130,6 +136,7 @@ func New(o Options) *Uploader {
 	u.tail = newTail(o.Dates, o.SinceBoot)
 	u.window = maxWindowBytes
 	u.began, u.pace = map[uint64]time.Time{}, newPace()
+	u.points = map[change.StreamID]change.Point{}
 	t := o.Journal.Target(o.Target)
 	u.status = Status{Target: o.Target, URL: o.Store.URL(), Position: t.Position, Index: t.Index}
 	return u

@@ -130,9 +130,18 @@ const (
 // over, for the two newest know all that was ever deleted; two of them are fail.Retry, and so is
 // one that was listed and is gone by now.
 func Newest(ctx context.Context, s objstore.Store, journal uuid.UUID) (*Catalog, error) {
+	c, _, err := NewestOf(ctx, s, journal, nil)
+	return c, err
+}
+
+// NewestOf is Newest, and beside it the newest catalog of which dead does not say that it covers
+// a dead branch; nil where there is none. Of those before the newest, one that is gone or cannot
+// be read is passed over.
+func NewestOf(ctx context.Context, s objstore.Store, journal uuid.UUID, dead func(*Catalog) bool) (
+	newest, live *Catalog, err error) {
 	numbers, err := upTo(ctx, s)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	unknown := func(why error) error {
 		return (&fail.Error{Kind: fail.Retry, Op: "find the newest catalog in", Object: s.URL(), Err: why}).
@@ -142,25 +151,32 @@ func Newest(ctx context.Context, s objstore.Store, journal uuid.UUID) (*Catalog,
 	var unread error
 	for i := len(numbers) - 1; i >= 0; i-- {
 		c, err := Load(ctx, s, numbers[i])
+		ofObject := fail.Is(err, fail.Damaged) || fail.Is(err, fail.Unsupported)
 		switch {
 		case err == nil && c.Journal == journal:
-			return c, nil
+			if newest == nil {
+				newest = c
+			}
+			if dead == nil || !dead(c) {
+				return newest, c, nil
+			}
 		case err == nil: // another's, left in this place, says nothing
-		case fail.Is(err, fail.Damaged) || fail.Is(err, fail.Unsupported):
+		case newest != nil && (ofObject || fail.Is(err, fail.NotFound)):
+		case ofObject:
 			if unread != nil {
-				return nil, unknown(unread)
+				return nil, nil, unknown(unread)
 			}
 			unread = err
 		case fail.Is(err, fail.NotFound): // there are newer ones than were listed
-			return nil, unknown(err)
+			return nil, nil, unknown(err)
 		default:
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	if unread != nil && numbers[0] > 0 { // there were others before it
-		return nil, unknown(unread)
+	if newest == nil && unread != nil && numbers[0] > 0 { // there were others before it
+		return nil, nil, unknown(unread)
 	}
-	return nil, nil
+	return newest, nil, nil
 }
 
 // upTo is List, and what follows the last by name.

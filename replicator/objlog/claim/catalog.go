@@ -16,7 +16,29 @@ func NewestCatalog(ctx context.Context, s objstore.Store, journal uuid.UUID, beg
 	if c == nil || err != nil {
 		return nil, err
 	}
+	return Look(c, c, began), nil
+}
+
+// Look is what a log's newest catalog, and the newest of them that covers no dead branch, say to
+// a walk that began at a position; live is nil where there is none, and newest too where there
+// is no catalog at all.
+func Look(newest, live *catalog.Catalog, began uint64) *Catalog {
+	if newest == nil {
+		return nil
+	}
+	k := &Catalog{End: Place{Position: 1, Next: 1}, Passed: newest.Passed(began)}
+	if live != nil {
+		end := live.End()
+		k.End = Place{Position: end.Position, Next: end.Index + 1, Token: end.Token}
+	}
+	k.Freed = live != newest && newest.Passed(k.End.Position)
+	return k
+}
+
+// Dead reports whether a catalog covers a part of a dead branch. deadFrom is the journal index
+// from which on what an epoch wrote is one, 0 where none is: state.State has it.
+func Dead(c *catalog.Catalog, deadFrom func(epoch uint64) uint64) bool {
 	end := c.End()
-	return &Catalog{End: Place{Position: end.Position, Next: end.Index + 1, Token: end.Token},
-		Passed: c.Passed(began)}, nil
+	from := deadFrom(end.Token.Epoch)
+	return from > 0 && end.Index >= from
 }

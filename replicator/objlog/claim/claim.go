@@ -36,11 +36,14 @@ type Object struct {
 	First, Last uint64 // journal index
 }
 
-// Catalog is what counts of a catalog: where it ends, and whether the log has passed the
-// position at which the walk began, so that it may have been freed.
+// Catalog is what counts of a log's catalogs: where the newest that covers no dead branch ends
+// (the log's beginning where all do), and whether the log has passed the position at which the
+// walk began, so that it may have been freed.
 type Catalog struct {
 	End    Place
 	Passed bool
+	// Freed: a newer one, of a dead branch, has passed End as well. No walk can begin there.
+	Freed bool
 }
 
 // Claim is the walk of one writer. It is a plain value: a copy goes on by itself.
@@ -62,8 +65,8 @@ func Return(token segment.Token, at Place) Claim {
 	return Claim{token: token, returns: true, first: at, at: at, step: Read}
 }
 
-// Arrive claims a log for a writer that comes from elsewhere: from the newest catalog on. Where
-// there is none, from the log's beginning.
+// Arrive claims a log for a writer that comes from elsewhere: from the newest catalog on that
+// covers no dead branch. Where there is none, from the log's beginning.
 func Arrive(token segment.Token) Claim {
 	return Claim{token: token, first: Place{Position: 1, Next: 1}, step: FindCatalog}
 }
@@ -169,7 +172,7 @@ func (c *Claim) Refused() { c.refused, c.step = true, Read }
 
 // Catalog takes the newest catalog into account, nil where there is none. One that was read
 // before the fence was created does not count. Errors: fail.Fenced where the log went on under
-// another writer, for good.
+// another writer, for good; fail.Refused where there is no place from which it can be walked.
 func (c *Claim) Catalog(k *Catalog) error {
 	switch {
 	case k != nil && later(k.End.Token, c.token):
@@ -182,6 +185,10 @@ func (c *Claim) Catalog(k *Catalog) error {
 			"the newest catalog has passed this position: another writer has gone on behind it").
 			WithHint("this journal's state is older than its bucket, or it was replaced elsewhere: " +
 				"do not start it again")
+	case k != nil && k.Freed:
+		return fail.New(fail.Refused, "claim", fmt.Sprintf("position %d", k.End.Position),
+			"garbage was collected on a dead branch of this log, and nothing is left of where it went off").
+			WithHint("give this target a new, empty prefix: it is filled from another target")
 	case k != nil: // the walk begins at it; a fence that was created is at a freed position
 		if err := c.beyond(k.End.Next); err != nil {
 			return err
