@@ -20,6 +20,7 @@ import (
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/api"
+	"github.com/pollux-dr/pollux/control/failback/record"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -77,15 +78,21 @@ func Start(_ context.Context, conf *config.Agent, version string, log *slog.Logg
 
 func (d *Daemon) open() (err error) {
 	c := d.conf
-	if d.target, err = c.Followed(); err != nil {
-		return err
-	}
 	for _, dir := range []string{c.State, filepath.Dir(c.Socket), c.Standby.Dir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fail.Wrap(fail.Denied, "create", dir, err)
 		}
 	}
 	if err := d.lockState(); err != nil {
+		return err
+	}
+	if err := record.Pending(c.State); err != nil {
+		return err
+	}
+	if d.conf, err = record.Places(c); err != nil {
+		return err
+	}
+	if d.target, err = d.conf.Followed(); err != nil {
 		return err
 	}
 	adminhttp.WarnExposed(d.log, c.Secrets())
