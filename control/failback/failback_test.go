@@ -214,10 +214,7 @@ func TestRefused(t *testing.T) {
 	if _, err := Run(t.Context(), s.options(s.conf("host-c", "daegu"))); !fail.Is(err, fail.NotFound) {
 		t.Errorf("a host without a state: %v", err)
 	}
-	if _, err := Run(t.Context(), s.options(s.b)); !fail.Is(err, fail.Refused) {
-		t.Errorf("the seat, at work: %v", err)
-	}
-	s.must(s.db.Close())
+	s.closeB()
 	if _, err := Run(t.Context(), s.options(s.b)); !fail.Is(err, fail.Refused) || fail.HintOf(err) == "" {
 		t.Errorf("the seat: %v", err)
 	}
@@ -247,7 +244,7 @@ func TestCircle(t *testing.T) {
 	inLog := s.snapshot()
 	s.write(s.b, "v", 7)
 	lone := s.snapshot()
-	s.must(s.db.Close())
+	s.closeB()
 	s.must(os.Rename(s.store()+".away", s.store()))
 	s.images = inLog
 	o := s.promotion(s.a)

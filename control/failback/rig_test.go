@@ -197,8 +197,16 @@ func newStory(t *testing.T, alone func(s *sites, a *config.Agent)) *story {
 	_, err := promote.Force(t.Context(), s.promotion(out.b))
 	s.must(err)
 	out.db = s.start(out.b)
-	t.Cleanup(func() { _ = out.db.Close() })
+	t.Cleanup(out.closeB)
 	return out
+}
+
+// closeB stops the agent at B, once.
+func (s *story) closeB() {
+	if s.db != nil {
+		s.must(s.db.Close())
+	}
+	s.db = nil
 }
 
 func (s *sites) promotion(c *config.Agent) promote.Options {
