@@ -27,7 +27,7 @@ func BaseImage(ctx context.Context, l *twin.Log, b *branch.Branch, v *branch.Vol
 func basePoint(ctx context.Context, l *twin.Log, b *branch.Branch, v *branch.Volume) (p twin.Point, err error) {
 	base := b.Base(v)
 	if l.Identity.Journal != b.Journal {
-		return p, fail.New(fail.Refused, "open branch", b.ID, fmt.Sprintf("the log is of journal %s, and the branch of %s",
+		return p, fail.New(fail.Refused, "open branch", b.ID, fmt.Sprintf("the log is of journal %s, and it of %s",
 			l.Identity.Journal, b.Journal))
 	}
 	there, err := l.Volume(v.Name)
@@ -39,7 +39,8 @@ func basePoint(ctx context.Context, l *twin.Log, b *branch.Branch, v *branch.Vol
 	}
 	hash, known, err := l.HashAt(ctx, v.Stream, base.LSN)
 	if err == nil && known && hash != base.Hash {
-		err = fail.New(fail.Damaged, "open branch", b.ID, fmt.Sprintf("the log has another history at LSN %d", base.LSN))
+		err = fail.New(fail.Damaged, "open branch", b.ID, fmt.Sprintf("the log has another history at LSN %d",
+			base.LSN))
 	}
 	if err != nil {
 		return p, err
@@ -83,7 +84,8 @@ func Differences(ctx context.Context, l *twin.Log, state string, b *branch.Branc
 	if err != nil {
 		return nil, err
 	}
-	d := &Diff{Volume: v.Name, BaseLSN: p.LSN, Compared: v.Compared, Totals: v.Totals, NewestLSN: end.LSN, Both: []Span{}}
+	d := &Diff{Volume: v.Name, BaseLSN: p.LSN, Compared: v.Compared, Totals: v.Totals, NewestLSN: end.LSN,
+		Both: []Span{}}
 	wrote, err := l.Changed(ctx, v.Stream, p.LSN, end.LSN, "")
 	if err != nil {
 		return nil, err

@@ -73,7 +73,7 @@ func (r *run) look(ctx context.Context, t config.Target, journal uuid.UUID, epoc
 	case err != nil:
 		return err
 	case l.Identity.Journal != journal:
-		return fail.New(fail.Refused, "follow", s.URL(), fmt.Sprintf("it is the log of journal %s, and this host's is %s",
+		return fail.New(fail.Refused, "follow", s.URL(), fmt.Sprintf("it is of journal %s, and this host of %s",
 			l.Identity.Journal, journal))
 	case l.Damage != nil:
 		return l.Damage

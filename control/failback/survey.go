@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
@@ -21,7 +20,6 @@ import (
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/state"
-	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
 // survey finds out what is to be done, and changes nothing.
@@ -44,8 +42,8 @@ func (r *run) survey(ctx context.Context) error {
 	}
 	if t := r.conf.Standby.Target; t != "" && t != r.found.target.Name {
 		return fail.New(fail.Invalid, "fail back from", "target "+r.found.target.Name,
-			"standby.target in "+r.Path+" is "+t).WithHint("the log that is read is the one that is followed: correct " +
-			"one of the two")
+			"standby.target in "+r.Path+" is "+t).
+			WithHint("the log that is read is the one that is followed: correct one of the two")
 	}
 	next, doc, err := r.found.succession(ctx, epoch)
 	if err != nil {
@@ -65,7 +63,7 @@ func (r *run) survey(ctx context.Context) error {
 // former is the journal of this host, and the epoch under which it had its seat here.
 func (r *run) former(idle *agent.Idle) (uuid.UUID, uint64, error) {
 	if idle.Agent != r.conf.Name {
-		return uuid.Nil, 0, fail.New(fail.Refused, "fail back", r.agentDir(), fmt.Sprintf("it belongs to agent %q, not %q",
+		return uuid.Nil, 0, fail.New(fail.Refused, "fail back", r.agentDir(), fmt.Sprintf("it is of agent %q, not %q",
 			idle.Agent, r.conf.Name)).WithHint("set name in the configuration back")
 	}
 	dir := filepath.Join(r.conf.State, "journal")
@@ -104,7 +102,8 @@ func (r *run) surveyStream(ctx context.Context, idle *agent.Idle, sc *agent.Stre
 			continue
 		}
 		r.rec.Volumes = append(r.rec.Volumes, record.Volume{Name: v.conf.Name, Number: v.conf.Number,
-			Group: v.conf.Group, Stream: sc.ID, SizeBytes: v.conf.SizeBytes, Backing: v.conf.Backing, Mark: v.conf.Mark})
+			Group: v.conf.Group, Stream: sc.ID, SizeBytes: v.conf.SizeBytes, Backing: v.conf.Backing,
+			Mark: v.conf.Mark})
 	}
 	return nil
 }
@@ -141,91 +140,6 @@ func (r *run) volumesOf(idle *agent.Idle, id change.StreamID) (out []volume) {
 
 func (r *run) leave(name, why string) { r.rep.Left = append(r.rep.Left, Left{Volume: name, Why: why}) }
 
-// base decides where a stream's images go back to: the branch point where that is a recovery point
-// which the log still has, or the last before it.
-func (r *run) base(ctx context.Context, idle *agent.Idle, s *record.Stream, volumes []volume) error {
-	l := r.found.log
-	s.Base = s.Point
-	if at, ok := before(l.State.Streams[s.ID], s.Base.LSN); ok { // inside a resync
-		s.Base = change.Point{LSN: at}
-	}
-	hash, known, err := l.HashAt(ctx, s.ID, s.Base.LSN)
-	if err != nil {
-		return err
-	}
-	if known && s.Base == s.Point && hash != s.Point.Hash {
-		return fail.New(fail.Damaged, "read", r.found.store.URL(), fmt.Sprintf("the fence of epoch %d says that stream %s "+
-			"went on at %v, and the log has hash %s there", r.rec.Successor.Epoch, s.ID, s.Point, hash))
-	}
-	s.Base.Hash = hash
-	if !known || !r.readable(ctx, s.Base.LSN, volumes) {
-		return r.compareWithNewest(ctx, s, fmt.Sprintf("the log does not keep LSN %d any more", s.Base.LSN))
-	}
-	_, err = idle.Beyond(s.ID, s.Base)
-	if err == nil && r.accepted[s.ID].LSN > s.End.LSN { // the WAL lost what was durable
-		err = fail.New(fail.Damaged, "read", r.agentDir(), fmt.Sprintf("the journal had accepted %v, and the WAL ends at %v",
-			r.accepted[s.ID], s.End))
-	}
-	switch {
-	case r.Compare:
-		s.Compare, s.Why = true, "as it was asked for"
-	case fail.Is(err, fail.Fenced):
-		return (&fail.Error{Kind: fail.Fenced, Op: "fail back", Object: "group " + s.Group, Err: err}).
-			WithHint("is this state directory of the same journal's former seat? If so, --compare compares the volumes " +
-				"with the log, whatever the WAL says")
-	case err != nil:
-		s.Compare, s.Why = true, err.Error()
-	}
-	return nil
-}
-
-// before is the last recovery point before a resync in which an LSN lies.
-func before(st *state.Stream, lsn uint64) (uint64, bool) {
-	for i := range st.Resyncs {
-		if g := &st.Resyncs[i]; lsn > g.After && (g.Until == 0 || lsn < g.Until) {
-			return g.After, true
-		}
-	}
-	return 0, false
-}
-
-// readable reports whether the log still has an LSN as a point of those volumes that had one there.
-func (r *run) readable(ctx context.Context, lsn uint64, volumes []volume) bool {
-	for _, v := range volumes {
-		if v.log.FirstLSN > lsn {
-			continue
-		}
-		if _, err := r.point(ctx, v.conf.Name, lsn); err != nil {
-			return false
-		}
-	}
-	return true
-}
-
-// point resolves an LSN of a volume.
-func (r *run) point(ctx context.Context, name string, lsn uint64) (twin.Point, error) {
-	return r.found.log.PointOf(ctx, name, strconv.FormatUint(lsn, 10))
-}
-
-// compareWithNewest has a stream go to the newest point: all that differs from that is saved.
-func (r *run) compareWithNewest(ctx context.Context, s *record.Stream, why string) error {
-	l := r.found.log
-	end := l.EndOf(s.ID).Point
-	if at, ok := before(l.State.Streams[s.ID], end.LSN); ok {
-		end = change.Point{LSN: at}
-	}
-	hash, known, err := l.HashAt(ctx, s.ID, end.LSN)
-	if err != nil {
-		return err
-	}
-	if !known {
-		return fail.New(fail.NotFound, "fail back", "group "+s.Group, why+", and its newest point is not known")
-	}
-	end.Hash = hash
-	s.Base, s.Compare, s.Why = end, true, why
-	return nil
-}
-
 // checkVolumes refuses what cannot go back, before anything is changed.
 func (r *run) checkVolumes(idle *agent.Idle) error {
 	if len(r.rec.Volumes) == 0 {
@@ -260,7 +174,8 @@ func (r *run) checkVolume(v *record.Volume) error {
 	place := node.HydratingPlace(r.conf, v.Backing)
 	if pending, err := place.Pending(); err != nil || pending {
 		if err == nil {
-			err = fail.New(fail.Refused, "use", v.Backing, "it was never filled from the object store: not all of it is here").
+			err = fail.New(fail.Refused, "use", v.Backing, "it was never filled from the object store: some of it is "+
+				"not here").
 				WithHint("what it has is not saved by a failback; keep it, and follow with another state directory: " +
 					"pollux standby")
 		}
@@ -272,7 +187,7 @@ func (r *run) checkVolume(v *record.Volume) error {
 	}
 	defer b.Close()
 	if v.Mark != "" && !b.HasIdentity(v.Mark) {
-		return fail.New(fail.Refused, "use", v.Backing, "another file was put in the backing's place since it was attached").
+		return fail.New(fail.Refused, "use", v.Backing, "another file was put in its place since it was attached").
 			WithHint("put the right file back")
 	}
 	st, err := os.Stat(v.Backing)
@@ -296,8 +211,8 @@ func (r *run) refind(ctx context.Context) error {
 			return err
 		}
 		if !same {
-			return fail.New(fail.Fenced, "go on with", record.Path(r.conf.State), fmt.Sprintf("the log does not have %v of "+
-				"group %s any more, to which its images were to go back", s.Base, s.Group)).
+			return fail.New(fail.Fenced, "go on with", record.Path(r.conf.State), fmt.Sprintf("the log does not "+
+				"have %v of group %s any more, to which its images were to go back", s.Base, s.Group)).
 				WithHint("what only this host has is in " + r.conf.State + ": keep it, and follow with another state " +
 					"directory: pollux standby")
 		}

@@ -33,7 +33,8 @@ type flags struct {
 
 // New makes `pollux branch`.
 func New() *cobra.Command {
-	c := &cobra.Command{Use: "branch", Short: "What a former seat wrote that its journal does not have: ls, mount, diff, rm",
+	c := &cobra.Command{Use: "branch",
+		Short: "What a former seat wrote that its journal does not have: ls, mount, diff, rm",
 		Long: `pollux failback saves such writes as a branch, below the state directory of the host that
 made them. All of these run there, with the agent's configuration, beside a standby too.`}
 	c.AddCommand(newList(), newMount(), newDiff(), newRemove())
@@ -44,8 +45,8 @@ func (f *flags) add(c *cobra.Command, store bool) {
 	c.Flags().StringVarP(&f.path, "config", "c", "/etc/pollux/agent.yaml", "the configuration of the host")
 	c.Flags().BoolVar(&f.json, "json", false, "print one JSON object and nothing else")
 	if store {
-		c.Flags().StringVar(&f.target, "store", "", "name or URL of the target whose log is read (default: the one that "+
-			"was read for the failback)")
+		c.Flags().StringVar(&f.target, "store", "", "name or URL of the target whose log is read (default: the "+
+			"one that was read for the failback)")
 		c.Flags().Var(&f.patience, "patience", "how long to try a store that does not answer")
 	}
 }
@@ -200,7 +201,7 @@ func newRemove() *cobra.Command {
 			return err
 		}
 		if !dry {
-			what := fmt.Sprintf("What only this host wrote, and the former agent's state, is deleted for good: %s in %s",
+			what := fmt.Sprintf("What only this host wrote is deleted for good, and the agent's state: %s in %s",
 				text.Bytes(bytes), branch.PathOf(conf.State, id))
 			if err := cli.Confirm(c, what, id, yes); err != nil {
 				return err

@@ -62,8 +62,9 @@ func printBranch(w io.Writer, d *branchDump) error {
 	if d.SizeBytes == 0 { // not even the head could be read
 		return nil
 	}
-	_, err := fmt.Fprintf(w, "volume number %d, %d bytes, stream %s of journal %s: %d bytes in %d extents, written under "+
-		"epoch %d over %v\n", d.Volume, d.SizeBytes, d.Stream, d.Journal, d.Bytes, d.Totals.Extents, d.Epoch, d.Base)
+	_, err := fmt.Fprintf(w, "volume number %d, %d bytes, stream %s of journal %s: %d bytes in %d extents, written "+
+		"under epoch %d over %v\n", d.Volume, d.SizeBytes, d.Stream, d.Journal, d.Bytes, d.Totals.Extents, d.Epoch,
+		d.Base)
 	for _, r := range d.Ranges {
 		zeros := ""
 		if r.Zeros {

@@ -104,8 +104,9 @@ func site(name string) string {
 // describe says what was found.
 func describe(w io.Writer, rep *failback.Report) {
 	s := rep.Successor
-	fmt.Fprintf(w, "journal %s (%s), epoch %d%s: it went on%s under epoch %d at %s, behind journal index %d\n", rep.Name,
-		rep.Journal, rep.Epoch, site(rep.Site), site(s.Site), s.Epoch, s.Time.Format(time.DateTime), s.Index-1)
+	fmt.Fprintf(w, "journal %s (%s), epoch %d%s: it went on%s under epoch %d at %s, behind journal index %d\n",
+		rep.Name, rep.Journal, rep.Epoch, site(rep.Site), site(s.Site), s.Epoch, s.Time.Format(time.DateTime),
+		s.Index-1)
 	rows := [][]string{{"GROUP", "BRANCH POINT", "BACK TO", "LAST HERE", "WRITTEN", ""}}
 	for _, g := range rep.Groups {
 		when, note := "-", g.Why
@@ -143,8 +144,8 @@ func (f *flags) report(w io.Writer, rep *failback.Report) {
 		fmt.Fprintln(w, "nothing was changed")
 		return
 	case rep.Done:
-		fmt.Fprintf(w, "this host is a standby of journal %s already; what only it had is branch %s: nothing was changed\n",
-			rep.Name, rep.Branch)
+		fmt.Fprintf(w, "this host is a standby of journal %s already; what only it had is branch %s: nothing was "+
+			"changed\n", rep.Name, rep.Branch)
 		return
 	}
 	fmt.Fprintf(w, "branch %s has what only this host had: %s in %d volumes (pollux branch ls -c %s)\n", rep.Branch,

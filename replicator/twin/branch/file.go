@@ -124,7 +124,8 @@ func (w *Writer) record(kind byte, off, n int64, data []byte) error {
 
 // Add writes an extent: its bytes, or n zeros where data is nil.
 func (w *Writer) Add(off, n int64, data []byte) error {
-	if off < w.end || n <= 0 || n > w.head.SizeBytes-off || data != nil && (int64(len(data)) != n || n > MaxExtentBytes) {
+	if off < w.end || n <= 0 || n > w.head.SizeBytes-off ||
+		data != nil && (int64(len(data)) != n || n > MaxExtentBytes) {
 		return fail.New(fail.Internal, "write", "branch", fmt.Sprintf("an extent of %d bytes at %d behind %d", n, off,
 			w.end))
 	}

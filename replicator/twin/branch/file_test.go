@@ -75,7 +75,8 @@ func sampleBranch() *Branch {
 	at := time.Date(2026, 11, 29, 6, 0, 0, 0, time.UTC)
 	p := change.Point{LSN: 42, Hash: change.Hash{9}}
 	return &Branch{ID: "20261129-060000-01020000", Created: at, Journal: uuid.UUID{1, 2}, Epoch: 1, Site: "seoul",
-		Agent: "host-a", Successor: Successor{Epoch: 2, Site: "busan", Target: "far", Position: 9, Index: 100, Time: at},
+		Agent: "host-a", Successor: Successor{Epoch: 2, Site: "busan", Target: "far", Position: 9, Index: 100,
+			Time: at},
 		Streams: []Stream{{ID: uuid.UUID{3, 4}, Group: "g", Point: p, Base: p, End: change.Point{LSN: 50}, From: at,
 			To: at}},
 		Volumes: []Volume{{Name: "v", Number: 7, Group: "g", Stream: uuid.UUID{3, 4}, SizeBytes: 1 << 20,
