@@ -107,6 +107,12 @@ func (s *sites) write(c *config.Agent, volume string, block int64) {
 	s.must(n.Flush(s.t.Context()))
 }
 
+func (s *sites) createVolume(c *config.Agent, name string) {
+	s.t.Helper()
+	s.call(c, api.VerbVolumeCreate, api.VolumeCreate{Name: name, Group: "g", SizeBytes: volumeBytes})
+	s.images[name] = make([]byte, volumeBytes)
+}
+
 // zero makes a block zeros.
 func (s *sites) zero(c *config.Agent, volume string, block int64) {
 	s.t.Helper()
@@ -177,8 +183,7 @@ func newStory(t *testing.T, alone func(s *sites, a *config.Agent)) *story {
 	d := s.start(a)
 	s.call(a, api.VerbGroupPut, api.GroupPut{Name: "g", Create: true})
 	for _, name := range []string{"v", "w"} {
-		s.call(a, api.VerbVolumeCreate, api.VolumeCreate{Name: name, Group: "g", SizeBytes: volumeBytes})
-		s.images[name] = make([]byte, volumeBytes)
+		s.createVolume(a, name)
 		for block := range int64(64) {
 			s.write(a, name, 2*block)
 		}

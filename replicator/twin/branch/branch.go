@@ -79,7 +79,9 @@ func Dir(state string) string { return filepath.Join(state, "branches") }
 func PathOf(state, id string) string { return filepath.Join(Dir(state), id) }
 
 // Path is that of a file of a branch.
-func (b *Branch) Path(state string, v *Volume) string { return filepath.Join(PathOf(state, b.ID), v.File) }
+func (b *Branch) Path(state string, v *Volume) string {
+	return filepath.Join(PathOf(state, b.ID), v.File)
+}
 
 // Base is what a volume's extents lie over.
 func (b *Branch) Base(v *Volume) change.Point {
