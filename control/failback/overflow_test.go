@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/agent"
-	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/node"
 	"github.com/pollux-dr/pollux/internal/config"
 )
@@ -23,6 +22,9 @@ func (s *story) overflow() {
 		WALReserveBytes: 1 << 20, CheckpointInterval: 10 * time.Millisecond, SpillAfter: time.Nanosecond,
 		Dial: func(context.Context) (net.Conn, error) { return nil, errors.New("no journal") }})
 	s.must(err)
+	conf := a.Status().Streams[0].Conf
+	conf.Overflow = agent.OverflowBitmap // as where the journal is on other hosts
+	s.must(a.AddStream(conf))
 	dev, err := a.Device("v")
 	s.must(err)
 	at := func() *agent.Overflow { return a.Status().Streams[0].Overflow }
@@ -43,10 +45,8 @@ func (s *story) overflow() {
 // TestOverflow: what has left the WAL is in its bitmap, and goes back as well; nothing is compared.
 // Where the bitmap does not reach back to the branch point either, the volumes are.
 func TestOverflow(t *testing.T) {
-	bitmap := "bitmap"
 	for _, committed := range []bool{false, true} {
 		s := newStory(t, func(s *sites, a *config.Agent) {
-			s.call(a, api.VerbGroupPut, api.GroupPut{Name: "g", Overflow: &bitmap})
 			if committed { // by the journal at A, which has it in its WAL alone
 				alone(s, a)
 			}
