@@ -18,8 +18,9 @@ func (s *story) overflow() {
 	s.t.Helper()
 	ctx := s.t.Context()
 	a, err := agent.Open(agent.Options{Name: s.a.Name, StateDir: filepath.Join(s.a.State, "agent"),
-		ArenaPath: node.ArenaPath(s.a), MemoryBytes: int64(s.a.Memory), WALBudgetBytes: 16 << 20, WALSegmentBytes: 1 << 20,
-		WALReserveBytes: 1 << 20, CheckpointInterval: 10 * time.Millisecond, SpillAfter: time.Nanosecond,
+		ArenaPath: node.ArenaPath(s.a), MemoryBytes: int64(s.a.Memory), WALBudgetBytes: 16 << 20,
+		WALSegmentBytes: 1 << 20, WALReserveBytes: 1 << 20, CheckpointInterval: 10 * time.Millisecond,
+		SpillAfter: time.Nanosecond,
 		Dial: func(context.Context) (net.Conn, error) { return nil, errors.New("no journal") }})
 	s.must(err)
 	conf := a.Status().Streams[0].Conf
