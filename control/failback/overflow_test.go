@@ -21,7 +21,7 @@ func (s *story) overflow() {
 		ArenaPath: node.ArenaPath(s.a), MemoryBytes: int64(s.a.Memory), WALBudgetBytes: 16 << 20,
 		WALSegmentBytes: 1 << 20, WALReserveBytes: 1 << 20, CheckpointInterval: 10 * time.Millisecond,
 		SpillAfter: time.Nanosecond,
-		Dial: func(context.Context) (net.Conn, error) { return nil, errors.New("no journal") }})
+		Dial:       func(context.Context) (net.Conn, error) { return nil, errors.New("no journal") }})
 	s.must(err)
 	conf := a.Status().Streams[0].Conf
 	conf.Overflow = agent.OverflowBitmap // as where the journal is on other hosts
