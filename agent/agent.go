@@ -62,10 +62,7 @@ type counters struct {
 // be served when it returns.
 func Open(o Options) (*Agent, error) {
 	o.setDefaults()
-	a := &Agent{opts: o, streams: make(map[change.StreamID]*stream), volumes: make(map[string]*Volume),
-		failed: make(chan struct{}), restart: make(chan struct{}),
-		wakeCheckpoint: make(chan struct{}, 1), wakeShip: make(chan struct{}, 1), wakeUrgent: make(chan struct{}, 1)}
-	a.ctx, a.cancel = context.WithCancel(context.Background())
+	a := prepare(o)
 	if err := a.open(); err != nil {
 		a.cancel()
 		a.closeFiles()
@@ -78,6 +75,15 @@ func Open(o Options) (*Agent, error) {
 		a.spawn(loop)
 	}
 	return a, nil
+}
+
+// prepare makes an agent of options with defaults that has opened nothing yet.
+func prepare(o Options) *Agent {
+	a := &Agent{opts: o, streams: make(map[change.StreamID]*stream), volumes: make(map[string]*Volume),
+		failed: make(chan struct{}), restart: make(chan struct{}),
+		wakeCheckpoint: make(chan struct{}, 1), wakeShip: make(chan struct{}, 1), wakeUrgent: make(chan struct{}, 1)}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	return a
 }
 
 func (a *Agent) open() error {

@@ -13,8 +13,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/benchmark"
+	"github.com/pollux-dr/pollux/cmd/pollux/branch"
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/cmd/pollux/dump"
+	"github.com/pollux-dr/pollux/cmd/pollux/failback"
 	"github.com/pollux-dr/pollux/cmd/pollux/failover"
 	"github.com/pollux-dr/pollux/cmd/pollux/standby"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -76,6 +78,6 @@ at any recovery point.
 		newDoctor, newTLS, newAudit, newRecover, newStandby} {
 		root.AddCommand(add())
 	}
-	root.AddCommand(failover.New(version))
+	root.AddCommand(failover.New(version), failback.New(), branch.New())
 	return cli.Strict(root)
 }

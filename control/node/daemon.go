@@ -21,6 +21,7 @@ import (
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/catalogs"
+	"github.com/pollux-dr/pollux/control/failback/record"
 	"github.com/pollux-dr/pollux/control/seat"
 	"github.com/pollux-dr/pollux/control/verbs"
 	"github.com/pollux-dr/pollux/internal/change"
@@ -145,7 +146,7 @@ func (d *Daemon) open(ctx, run context.Context) error {
 		return err
 	}
 	if d.hooks.fs == vfs.Default {
-		if err := failoverPending(c.State); err != nil {
+		if err := errors.Join(failoverPending(c.State), record.NoAgent(c.State)); err != nil {
 			return err
 		}
 	}

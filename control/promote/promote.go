@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/control/failback/record"
 	"github.com/pollux-dr/pollux/control/node"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/config"
@@ -79,6 +80,10 @@ func Force(ctx context.Context, o Options) (*Report, error) {
 		r.step = o.Step
 	}
 	began := time.Now()
+	var err error
+	if r.conf, err = record.Places(o.Conf); err != nil {
+		return nil, err
+	}
 	if o.Standby == nil {
 		unlock, err := node.LockState(r.conf, o.DryRun)
 		if err != nil {

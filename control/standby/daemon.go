@@ -20,6 +20,7 @@ import (
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/api"
+	"github.com/pollux-dr/pollux/control/failback/record"
 	"github.com/pollux-dr/pollux/control/promote"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -99,9 +100,6 @@ func Start(ctx context.Context, conf *config.Agent, o Options) (*Daemon, error) 
 
 func (d *Daemon) open(ctx context.Context) (err error) {
 	c := d.conf
-	if d.target, err = c.Followed(); err != nil {
-		return err
-	}
 	for _, dir := range []string{c.State, filepath.Dir(c.Socket), c.Standby.Dir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fail.Wrap(fail.Denied, "create", dir, err)
@@ -110,6 +108,13 @@ func (d *Daemon) open(ctx context.Context) (err error) {
 	if err := d.lockState(); err != nil {
 		return err
 	}
+	if err := record.Pending(c.State); err != nil {
+		return err
+	}
+	if c, err = record.Places(c); err != nil {
+		return err
+	}
+	d.conf = c
 	stage, err := promote.StageOf(c.State)
 	switch {
 	case err != nil:
@@ -124,6 +129,9 @@ func (d *Daemon) open(ctx context.Context) (err error) {
 		d.promoting, d.promotion = true, errBegun
 	case stage == promote.Fenced:
 		d.promoting = true
+	}
+	if d.target, err = c.Followed(); err != nil {
+		return err
 	}
 	adminhttp.WarnExposed(d.log, c.Secrets())
 	d.metrics = newMetrics(d)

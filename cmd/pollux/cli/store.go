@@ -9,7 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/replicator/journal/uploader"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -148,4 +150,10 @@ func OpenLog(ctx context.Context, f *StoreFlags) (*twin.Log, func(), error) {
 		return nil, nil, err
 	}
 	return l, done, nil
+}
+
+// StoreOf are the flags of a store that a configuration names, to be read.
+func StoreOf(t config.Target, patience quantity.Duration) *StoreFlags {
+	return &StoreFlags{URL: t.URL, Patience: patience, Options: objstore.Options{Endpoint: t.Endpoint, Region: t.Region,
+		CredentialsFile: t.CredentialsFile, CAFile: t.CAFile}}
 }

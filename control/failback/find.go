@@ -1,0 +1,155 @@
+package failback
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/branch"
+)
+
+// found is the log that went on.
+type found struct {
+	target config.Target
+	store  objstore.Store
+	log    *twin.Log
+
+	closers []func()
+}
+
+func (f *found) close() {
+	if f != nil {
+		for _, c := range f.closers {
+			c()
+		}
+	}
+}
+
+// find reads the logs of the targets, and takes the farthest that went on behind an epoch.
+func (r *run) find(ctx context.Context, want string, journal uuid.UUID, epoch uint64) error {
+	r.found = &found{}
+	var errs []error
+	some := false
+	for _, t := range r.conf.Journal.Targets {
+		if want != "" && want != t.Name && want != t.URL {
+			continue
+		}
+		some = true
+		if err := r.look(ctx, t, journal, epoch); err != nil {
+			errs = append(errs, fail.At("look at target", t.Name, err))
+		}
+	}
+	switch {
+	case r.found.log != nil:
+		return nil
+	case !some:
+		return fail.New(fail.NotFound, "find", "target "+want, "there is none in "+r.Path).
+			WithHint("name one of journal.targets, by its name or URL: the log is read there, and followed")
+	}
+	return errors.Join(errs...)
+}
+
+// look opens a target's log, and takes it where it is the farthest so far.
+func (r *run) look(ctx context.Context, t config.Target, journal uuid.UUID, epoch uint64) error {
+	s, closeStore, err := r.Open(ctx, t)
+	if err != nil {
+		return err
+	}
+	r.found.closers = append(r.found.closers, closeStore)
+	l, err := twin.Open(ctx, s, nil)
+	switch {
+	case err != nil:
+		return err
+	case l.Identity.Journal != journal:
+		return fail.New(fail.Refused, "follow", s.URL(), fmt.Sprintf("it is of journal %s, and this host of %s",
+			l.Identity.Journal, journal))
+	case l.Damage != nil:
+		return l.Damage
+	case l.Epoch <= epoch:
+		return fail.New(fail.Refused, "fail back from", s.URL(), fmt.Sprintf("the journal did not go on there under a "+
+			"later epoch than %d, which is this host's", epoch)).
+			WithHint("if the seat is here, start the agent; if it went on elsewhere, name the target that has its " +
+				"log: --store")
+	}
+	if old := r.found.log; old == nil || l.Epoch > old.Epoch || l.Epoch == old.Epoch &&
+		l.ReadPoint(time.Time{}).Index > old.ReadPoint(time.Time{}).Index {
+		r.found.target, r.found.store, r.found.log = t, s, l
+	}
+	return nil
+}
+
+// succession is the fence behind which the journal went on, the first of a later epoch than ours.
+func (f *found) succession(ctx context.Context, epoch uint64) (branch.Successor, *state.Fence, error) {
+	fences := f.log.Fences()
+	if c := f.log.Catalog; c != nil {
+		fences = append(c.Fences[:len(c.Fences):len(c.Fences)], fences...)
+	}
+	out := branch.Successor{Target: f.target.Name}
+	for i := range fences {
+		position := fences[i].Position
+		x, err := objlog.ReadIndex(ctx, f.store, position)
+		if err != nil {
+			return out, nil, err
+		}
+		if x.Type != segment.Fence || x.Token.Epoch <= epoch || out.Position > 0 && position > out.Position {
+			continue
+		}
+		out.Position, out.Epoch, out.Index = position, x.Token.Epoch, x.FirstIndex
+		out.Time = time.Unix(0, x.Time).UTC()
+	}
+	if out.Position == 0 {
+		return out, nil, fail.New(fail.Damaged, "find in", f.store.URL(),
+			fmt.Sprintf("the fence of the epoch behind %d: the log has none", epoch))
+	}
+	if d := f.log.State.DeadFrom(epoch); d != 0 && d != out.Index {
+		return out, nil, fail.New(fail.Damaged, "read", f.store.URL()+"/"+objlog.ObjectName(out.Position),
+			fmt.Sprintf("the fence goes on at journal index %d, and the journal says %d", out.Index, d))
+	}
+	doc, err := f.fence(ctx, out.Position)
+	if err != nil {
+		return out, nil, err
+	}
+	out.Site = doc.Site
+	return out, doc, nil
+}
+
+// fence reads a fence's document.
+func (f *found) fence(ctx context.Context, position uint64) (*state.Fence, error) {
+	name := objlog.ObjectName(position)
+	doc := &state.Fence{}
+	err := objstore.Reread(func() error {
+		raw, err := objstore.ReadWhole(ctx, f.store, name, segment.MaxObjectBytes)
+		if err != nil {
+			return err
+		}
+		seen := false
+		_, err = segment.Walk(raw, func(_ int, c segment.Checked) {
+			if c.Err == nil && c.Command == state.KindFence {
+				seen = json.Unmarshal(c.JSON, doc) == nil
+			}
+		})
+		if err == nil && !seen {
+			err = fail.New(fail.Damaged, "read", "fence", "it has no document")
+		}
+		return fail.At("read", f.store.URL()+"/"+name, err)
+	})
+	return doc, err
+}
+
+// agrees holds a point against the log.
+func (f *found) agrees(ctx context.Context, id change.StreamID, p change.Point) (bool, error) {
+	hash, known, err := f.log.HashAt(ctx, id, p.LSN)
+	return known && hash == p.Hash, err
+}
