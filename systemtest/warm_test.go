@@ -81,7 +81,8 @@ func takeOver(t *testing.T, kills int) {
 		w.h.add(*w.pending, int(lsn-w.h.lsn))
 	}
 	w.pending = nil
-	t.Logf("durable LSN %d, goes on from %d, acknowledged %d; RPO %.3f s, RTO %.3f s, %.3f s with the CLI", durable, lsn,
+	t.Logf("durable LSN %d, goes on from %d, acknowledged %d; RPO %.3f s, RTO %.3f s, %.3f s with the CLI", durable,
+		lsn,
 		w.h.lsn, rep.RPOSeconds, rep.RTOSeconds, time.Since(began).Seconds())
 	was := w.h.at(lsn)
 	w.site, w.h = n, newHistory(exactBytes, lsn)

@@ -283,7 +283,7 @@ func differ(a, b []byte) int {
 // follow runs a standby until its images are what the seat has.
 func (s *sites) follow(c *config.Agent) {
 	s.t.Helper()
-	d, err := standby.Start(s.t.Context(), c, "test", slog.New(slog.DiscardHandler))
+	d, err := standby.Start(s.t.Context(), c, standby.Options{Version: "test", Logger: slog.New(slog.DiscardHandler)})
 	s.must(err)
 	same := false
 	for range 1000 {

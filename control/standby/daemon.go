@@ -154,6 +154,7 @@ func (d *Daemon) open(ctx context.Context) (err error) {
 			d.log.Error("the standby does not follow", "err", err)
 		}
 	})
+	d.wg.Go(func() { d.watchHandOver(d.ctx) })
 	return nil
 }
 

@@ -33,7 +33,7 @@ func (s service) Failover(ctx context.Context, r api.Failover) (json.RawMessage,
 	}
 	defer func() { <-d.turn }()
 	began := time.Now()
-	rep, err := d.failOver(r, func(line string) { api.Progress(ctx, line) })
+	rep, err := d.failOver(r, nil, func(line string) { api.Progress(ctx, line) })
 	if err != nil {
 		return nil, err
 	}
@@ -44,8 +44,9 @@ func (s service) Failover(ctx context.Context, r api.Failover) (json.RawMessage,
 	return b, fail.Wrap(fail.Internal, "encode", "report", err)
 }
 
-// failOver runs a failover, or the rest of one, and becomes the agent. Called with the turn.
-func (d *Daemon) failOver(r api.Failover, tell func(line string)) (*promote.Report, error) {
+// failOver runs a failover, by force or to take a hand-over up, or the rest of one, and becomes the
+// agent. Called with the turn.
+func (d *Daemon) failOver(r api.Failover, over *promote.HandOver, tell func(line string)) (*promote.Report, error) {
 	if err := d.verbs.Err(); err != nil {
 		return nil, fail.Wrap(fail.Retry, "fail over", "journal", err)
 	}
@@ -59,9 +60,9 @@ func (d *Daemon) failOver(r api.Failover, tell func(line string)) (*promote.Repo
 	rep, err := promote.Force(d.verbs, promote.Options{Conf: d.conf, Path: "this standby's configuration",
 		Target: r.Target, At: r.At, Agents: r.Agents, Backings: r.Backings, KeepAck: r.KeepAck,
 		WaitForData: r.WaitForData, Overwrite: r.Overwrite,
-		DryRun: r.DryRun, Standby: d.engine, Version: d.version, Operator: cmp.Or(r.By, d.conf.Name),
+		DryRun: r.DryRun, HandOver: over, Standby: d.engine, Version: d.version, Operator: cmp.Or(r.By, d.conf.Name),
 		Open: d.opener(time.Duration(r.PatienceSeconds * 1e9)), Tell: say,
-		Confirm: func(found *promote.Report) error { return d.confirmed(&r, found) },
+		Confirm: func(found *promote.Report) error { return d.confirmed(&r, found, over != nil) },
 		Stage:   func(what string) (twin.Progress, func()) { return progress(what, say) }, Logger: d.log, Step: d.step})
 	if r.DryRun {
 		return rep, err
@@ -83,8 +84,8 @@ func (d *Daemon) failOver(r api.Failover, tell func(line string)) (*promote.Repo
 }
 
 // confirmed refuses what is not what the caller has seen.
-func (d *Daemon) confirmed(r *api.Failover, found *promote.Report) error {
-	if r.Journal == found.Name && r.Epoch == found.Epoch {
+func (d *Daemon) confirmed(r *api.Failover, found *promote.Report, handed bool) error {
+	if handed || r.Journal == found.Name && r.Epoch == found.Epoch {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.promoting, d.promotion = true, nil
@@ -127,7 +128,7 @@ func (d *Daemon) opener(limit time.Duration) func(context.Context, config.Target
 func (d *Daemon) goOn() {
 	go func() {
 		for d.takeTurn(d.verbs) {
-			_, err := d.failOver(api.Failover{}, func(string) {})
+			_, err := d.failOver(api.Failover{}, nil, func(string) {})
 			<-d.turn
 			if err == nil || !fail.Is(err, fail.Retry) {
 				return
