@@ -82,8 +82,7 @@ func takeOver(t *testing.T, kills int) {
 	}
 	w.pending = nil
 	t.Logf("durable LSN %d, goes on from %d, acknowledged %d; RPO %.3f s, RTO %.3f s, %.3f s with the CLI", durable,
-		lsn,
-		w.h.lsn, rep.RPOSeconds, rep.RTOSeconds, time.Since(began).Seconds())
+		lsn, w.h.lsn, rep.RPOSeconds, rep.RTOSeconds, time.Since(began).Seconds())
 	was := w.h.at(lsn)
 	w.site, w.h = n, newHistory(exactBytes, lsn)
 	copy(w.h.image, was)

@@ -15,11 +15,11 @@ import (
 func New() *cobra.Command {
 	c := &cobra.Command{Use: "dump",
 		Short: "Show and verify what is on disk or in a store: " +
-			"wal, state, frame, segment, log, catalog, map, pack, hydrating, branch",
+			"wal, state, frame, segment, log, catalog, map, pack, hydrating, standby, branch",
 		Long: `Reads, checks every checksum, changes nothing. Damage is named by file or object
 and offset; what can still be read is shown, and the exit status is 9.`}
 	c.AddCommand(newDumpWAL(), newDumpState(), newDumpFrame(), newDumpSegment(), newDumpLog(), newDumpCatalog(),
-		newDumpMap(), newDumpPack(), newDumpHydrating(), newDumpBranch())
+		newDumpMap(), newDumpPack(), newDumpHydrating(), newDumpStandby(), newDumpBranch())
 	return c
 }
 

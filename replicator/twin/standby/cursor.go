@@ -198,8 +198,12 @@ func saveFile(fs vfs.FS, path string, v any) error {
 	if err != nil {
 		return fail.Wrap(fail.Internal, "save", path, err)
 	}
-	text := fmt.Sprintf("%s\ncrc32c %08x\n", b, crc32.Checksum(b, castagnoli))
-	return fail.Wrap(fail.Full, "save", path, atomicfile.WriteFile(fs, path, []byte(text)))
+	return fail.Wrap(fail.Full, "save", path, atomicfile.WriteFile(fs, path, sealed(b)))
+}
+
+// sealed is a line of JSON with its checksum.
+func sealed(b []byte) []byte {
+	return fmt.Appendf(nil, "%s\ncrc32c %08x\n", b, crc32.Checksum(b, castagnoli))
 }
 
 // loadFile reads what saveFile wrote; found is false where there is no file.
@@ -211,22 +215,38 @@ func loadFile(fs vfs.FS, path string, v any) (found bool, err error) {
 	if err != nil {
 		return false, fail.Wrap(fail.Denied, "load", path, err)
 	}
+	return true, decodeFile(path, b, v)
+}
+
+// DecodeCursor checks what cursor.json holds, and returns it as JSON. Errors: fail.Damaged,
+// fail.Unsupported.
+func DecodeCursor(path string, b []byte) (json.RawMessage, error) {
+	c := &cursor{}
+	if err := decodeFile(path, b, c); err != nil {
+		return nil, err
+	}
+	out, err := json.Marshal(c)
+	return out, fail.Wrap(fail.Internal, "encode", path, err)
+}
+
+// decodeFile reads what a file of saveFile holds.
+func decodeFile(path string, b []byte, v any) error {
 	body, tail, ok := strings.Cut(string(b), "\n")
 	if !ok || tail != fmt.Sprintf("crc32c %08x\n", crc32.Checksum([]byte(body), castagnoli)) {
-		return false, fail.New(fail.Damaged, "load", path, "checksum does not match").
+		return fail.New(fail.Damaged, "load", path, "checksum does not match").
 			WithHint("stop the standby, remove its directory and its images, and let it copy the volumes anew")
 	}
 	var head struct {
 		Version int `json:"version"`
 	}
 	if err := json.Unmarshal([]byte(body), &head); err != nil {
-		return false, fail.Wrap(fail.Damaged, "load", path, err)
+		return fail.Wrap(fail.Damaged, "load", path, err)
 	}
 	if head.Version != fileVersion {
-		return false, fail.New(fail.Unsupported, "load", path,
+		return fail.New(fail.Unsupported, "load", path,
 			fmt.Sprintf("version %d; this build reads %d", head.Version, fileVersion))
 	}
-	return true, fail.Wrap(fail.Damaged, "load", path, json.Unmarshal([]byte(body), v))
+	return fail.Wrap(fail.Damaged, "load", path, json.Unmarshal([]byte(body), v))
 }
 
 func readFile(fs vfs.FS, path string) ([]byte, error) {
