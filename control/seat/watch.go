@@ -20,7 +20,7 @@ import (
 // Journal is what is watched: verbs.Journal is one.
 type Journal interface {
 	Changed() <-chan struct{}
-	Info() change.JournalInfo
+	Superseded() *change.Superseded
 }
 
 // Options configure Watch.
@@ -42,7 +42,7 @@ func Watch(ctx context.Context, o Options) {
 	defer wg.Wait()
 	for {
 		changed := o.Journal.Changed()
-		if s := o.Journal.Info().Superseded; s != nil && !reflect.DeepEqual(s, known) {
+		if s := o.Journal.Superseded(); s != nil && !reflect.DeepEqual(s, known) {
 			o.Superseded(s)
 			if err := Save(o.FS, o.State, s); err != nil {
 				o.Logger.Error("that the journal has its seat elsewhere could not be written down: do not start this "+

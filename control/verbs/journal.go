@@ -28,6 +28,8 @@ type Journal interface {
 	ID() (id uuid.UUID, epoch uint64, site string)
 	// Info is where the journal and its targets stood when that was heard of last.
 	Info() change.JournalInfo
+	// Superseded is Info's, and costs nothing: it may be asked after every change.
+	Superseded() *change.Superseded
 	// Err says why the journal does not go on in this process, or cannot be reached from it.
 	Err() error
 	// Leads reports whether the leader is in this process.

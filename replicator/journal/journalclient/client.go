@@ -244,6 +244,13 @@ func (c *Client) Info() change.JournalInfo {
 	return info
 }
 
+// Superseded says where the journal went on, if that was heard of; nil while its seat is there.
+func (c *Client) Superseded() *change.Superseded {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.info.Superseded
+}
+
 // Err says why there is no session; nil: there is one.
 func (c *Client) Err() error {
 	c.mu.Lock()

@@ -17,11 +17,19 @@ type Handing struct {
 	Unwanted []string
 }
 
-// Handing is the newest hand-over of the epoch; nil where there is none.
+// underWay is the hand-over that is, nil where none is. Called with mu held.
+func (s *Standby) underWay() *state.HandOver {
+	if s.cur == nil || s.state.HandOver == nil || s.state.HandOver.Phase == state.HandOverOver {
+		return nil
+	}
+	return s.state.HandOver
+}
+
+// Handing is the hand-over that is under way; nil where none is.
 func (s *Standby) Handing() *Handing {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cur == nil || s.state.HandOver == nil {
+	if s.underWay() == nil {
 		return nil
 	}
 	h := &Handing{HandOver: *s.state.HandOver, Following: true,
@@ -46,8 +54,10 @@ const handingPoll = 20 * time.Millisecond
 
 // pollFor is how long to wait for more, which otherwise is d.
 func (s *Standby) pollFor(d time.Duration) time.Duration {
-	h := s.Handing()
-	if h == nil || h.Phase == state.HandOverOver {
+	s.mu.Lock()
+	h := s.underWay()
+	s.mu.Unlock()
+	if h == nil {
 		return d
 	}
 	soon := 2*time.Duration(h.LimitSeconds*float64(time.Second)) + time.Minute
