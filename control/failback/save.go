@@ -85,7 +85,7 @@ func (r *run) saveVolume(ctx context.Context, b *branch.Branch, v *record.Volume
 		return err
 	}
 	defer func() { err = errors.Join(err, back.Close()) }()
-	extents := []agent.Extent{}
+	var extents []agent.Extent
 	if w != nil {
 		extents = w.Extents[v.Number]
 	} else if extents, err = r.compare(ctx, v, back); err != nil {
