@@ -12,6 +12,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/doctor"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/journal/journalnode"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
@@ -95,9 +96,7 @@ func checkConfig(ctx context.Context, path string, tell func(doctor.Result)) ([]
 	}
 	all := doctor.CheckHost(ctx, &h, tell)
 	for _, t := range conf.Journal.Targets {
-		opts := objstore.Options{Endpoint: t.Endpoint, Region: t.Region, CredentialsFile: t.CredentialsFile, CAFile: t.CAFile}
-		opts.Lock = objstore.LockRule{Mode: strings.ToUpper(t.ObjectLock.Mode), For: time.Duration(t.ObjectLock.For)}
-		all = append(all, checkStore(ctx, t.URL, opts, func(ctx context.Context, s objstore.Store) doctor.Result {
+		all = append(all, checkStore(ctx, t.URL, journalnode.StoreOptions(t), func(ctx context.Context, s objstore.Store) doctor.Result {
 			return logOwner(ctx, conf, t.Name, s)
 		}, tell)...)
 	}

@@ -11,15 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/control/adminhttp"
-	"github.com/pollux-dr/pollux/internal/block"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbd"
 	"github.com/pollux-dr/pollux/internal/quantity"
@@ -84,7 +81,7 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 		return fail.New(fail.Invalid, "mount "+name, "--memory "+f.memory.String(), "too little").WithHint("64MiB is the least")
 	}
 	if f.socket != "" { // before the log is read
-		if err := checkSocket(f.socket); err != nil {
+		if err := cli.CheckSocket("--nbd", f.socket); err != nil {
 			return err
 		}
 	}
@@ -115,7 +112,7 @@ func mountVolume(c *cobra.Command, f *mountFlags, name string) error {
 	if f.socket == "" {
 		f.socket = filepath.Join(os.TempDir(), fmt.Sprintf("pollux-mount-%s-%d.sock", v.Name, os.Getpid()))
 	}
-	lis, err := listenFree(f.socket)
+	lis, err := cli.ListenFree("--nbd", f.socket)
 	if err != nil {
 		return err
 	}
@@ -144,59 +141,10 @@ func sayMounted(c *cobra.Command, f *mountFlags, r *mountReport) error {
 	return err
 }
 
-// listenFree listens on a socket for its owner only; one that somebody listens on
-// already is refused.
-func listenFree(path string) (net.Listener, error) {
-	if err := checkSocket(path); err != nil {
-		return nil, err
-	}
-	return adminhttp.ListenUnix(path)
-}
-
-// checkSocket refuses a path at which no socket can be made, or where there is one that
-// somebody listens on.
-func checkSocket(path string) error {
-	if _, _, err := net.SplitHostPort(path); !strings.Contains(path, "/") && (err == nil || net.ParseIP(path) != nil) {
-		return fail.New(fail.Invalid, "listen on", "--nbd "+path, "it looks like an address, and mount serves at a unix socket").
-			WithHint("name a path, as in --nbd ./" + path)
-	}
-	if conn, err := net.Dial("unix", path); err == nil {
-		_ = conn.Close()
-		return fail.New(fail.Exists, "listen on", "--nbd "+path, "somebody does already").WithHint("name another socket with --nbd")
-	}
-	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
-		return fail.New(fail.Exists, "listen on", "--nbd "+path, "it exists, and is no socket").WithHint("name another path with --nbd")
-	}
-	const most = 107 // of a socket's path, in the kernel
-	if err := cli.CheckDirectory("listen on", "--nbd", filepath.Dir(path)); err != nil {
-		return err
-	}
-	if len(path) > most {
-		return fail.New(fail.Invalid, "listen on", "--nbd "+path, fmt.Sprintf("the path has %d bytes, a socket's may have %d", len(path), most)).WithHint("name a shorter one with --nbd")
-	}
-	return nil
-}
-
-// oneExport serves a device under its name, and under none.
-type oneExport struct {
-	name string
-	dev  block.Device
-}
-
-func (e oneExport) Open(_ context.Context, name string) (block.Device, error) {
-	if name != "" && name != e.name {
-		return nil, fail.New(fail.NotFound, "open export", name, "this mount serves "+e.name)
-	}
-	return e.dev, nil
-}
-
-func (e oneExport) List(context.Context) []nbd.Export {
-	return []nbd.Export{nbd.ExportOf(e.name, e.dev)}
-}
-
 // serveMount serves until ctx ends.
 func serveMount(ctx context.Context, w io.Writer, f *mountFlags, name string, dev *mount.Device, lis net.Listener) error {
-	server := nbd.New(nbd.Options{Exports: oneExport{name, &reporting{Device: dev, w: w}}, Logger: slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	server := nbd.New(nbd.Options{Exports: cli.OneExport{Name: name, Device: &reporting{Device: dev, w: w}},
+		Logger: slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Serve(gctx, lis) })
 	if f.hydrate {

@@ -56,7 +56,7 @@ func (r *recoverFlags) run(c *cobra.Command) error {
 		OpenLog: func(ctx context.Context) (*twin.Log, func(), error) { return cli.OpenLog(ctx, &r.store) },
 		Confirm: func(what, name string) error { return cli.Confirm(c, what, name, r.yes) },
 		Tell:    func(text string) { fmt.Fprintln(c.ErrOrStderr(), "pollux:", text) },
-		Stage:   stages(c.ErrOrStderr()), Logger: cli.NewLogger(config.Log{Level: "error", Format: "text"})})
+		Stage:   cli.Stages(c.ErrOrStderr()), Logger: cli.NewLogger(config.Log{Level: "error", Format: "text"})})
 	if err != nil {
 		return err
 	}

@@ -249,18 +249,10 @@ func (j *restoreJob) check(c *cobra.Command, f *restoreFlags) error {
 // options are the flags of one restore.
 func (f *restoreFlags) options(c *cobra.Command) image.Options {
 	return image.Options{Overwrite: f.overwrite, Resume: f.resume, Restart: f.restart, Verify: f.verify, DryRun: f.dryRun,
-		BytesPerSecond: int64(f.limit), Stage: stages(c.ErrOrStderr()),
+		BytesPerSecond: int64(f.limit), Stage: cli.Stages(c.ErrOrStderr()),
 		GoingOn: func(path, what string) {
 			fmt.Fprintf(c.ErrOrStderr(), "pollux: %s: going on from %s; --restart would begin anew\n", path, what)
 		}}
-}
-
-// stages shows how far each stage of writing an image is.
-func stages(w io.Writer) func(string) (twin.Progress, func()) {
-	return func(what string) (twin.Progress, func()) {
-		bar := cli.NewProgress(w, what)
-		return bar.Update, bar.End
-	}
 }
 
 func printRestored(w io.Writer, f *restoreFlags, r *image.Report, t *image.Target) {

@@ -20,7 +20,7 @@ func verifyLive(c *cobra.Command, f *verifyFlags, store objstore.Store, name str
 	}
 	defer dev.Close()
 	rep, err := comparison.Run(c.Context(), comparison.Options{Store: store, Volume: name, Device: dev, URI: f.live,
-		Agent: (&cli.DaemonFlags{Socket: f.socket}).Client(), Stage: stages(c.ErrOrStderr())})
+		Agent: (&cli.DaemonFlags{Socket: f.socket}).Client(), Stage: cli.Stages(c.ErrOrStderr())})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 
 	"github.com/pollux-dr/pollux/internal/config"
@@ -57,6 +58,21 @@ func (h *HTTP) Serve(l net.Listener, handler http.Handler) {
 		}
 		return nil
 	})
+}
+
+// ServeOwner serves a host's control socket: verbs, metrics and profiles.
+func (h *HTTP) ServeOwner(socket string, verbs, prom http.Handler) error {
+	ctl := http.NewServeMux()
+	ctl.Handle("/v1/", verbs)
+	ctl.Handle("/metrics", prom)
+	ctl.HandleFunc("/debug/pprof/", pprof.Index) // the socket is its owner's only
+	ctl.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	l, err := ListenUnix(socket)
+	if err != nil {
+		return err
+	}
+	h.Serve(l, ctl)
+	return nil
 }
 
 // ServeBeyond serves what the configuration opens beside the control socket: verbs

@@ -10,9 +10,9 @@ import (
 
 	"github.com/pollux-dr/pollux/agent/backing"
 	"github.com/pollux-dr/pollux/control/failback/record"
+	"github.com/pollux-dr/pollux/control/promote"
 	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 	"github.com/pollux-dr/pollux/replicator/twin/branch"
 	"github.com/pollux-dr/pollux/replicator/twin/image"
@@ -117,15 +117,8 @@ func (r *run) adopt(ctx context.Context) error {
 		p := r.baseOf(v)
 		held[v.Name] = standby.Held{Path: v.Backing, Stream: v.Stream, LSN: p.LSN, Hash: p.Hash}
 	}
-	err = standby.Adopt(ctx, standby.Options{Store: r.found.store, Dir: filepath.Join(r.conf.State, "standby"),
-		Logger: r.Logger, Want: func(s *state.State) (out []standby.Volume) {
-			for _, v := range state.Sorted(s.Volumes, func(v *state.Volume) string { return v.Name }) {
-				if !v.Removed && conf.Standby.Follows(v.Group) {
-					out = append(out, standby.Volume{Name: v.Name, Path: conf.Standby.PathOf(v.Name)})
-				}
-			}
-			return out
-		}}, held)
+	err = standby.Adopt(ctx, standby.Options{Store: r.found.store, Dir: promote.StandbyDir(r.conf.State),
+		Logger: r.Logger, Want: promote.Wanted(conf)}, held)
 	if err != nil {
 		return err
 	}

@@ -208,17 +208,19 @@ func (d *Daemon) lockState() (err error) {
 	if d.lock != nil {
 		return nil
 	}
-	d.lock, err = lockState(d.hooks.fs, d.conf.State)
+	d.lock, err = Lock(d.hooks.fs, d.conf.State, "is the agent already running?")
 	return err
 }
 
-func lockState(fs vfs.FS, dir string) (io.Closer, error) {
+// Lock keeps other processes away from a state directory; hint says which of them may have it.
+// Errors: fail.Refused where one has, fail.Denied.
+func Lock(fs vfs.FS, dir, hint string) (io.Closer, error) {
 	path := filepath.Join(dir, "lock")
 	l, err := fs.Lock(path)
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
 		return nil, fail.New(fail.Refused, "lock", dir, "another process uses this state directory").
-			WithHint("is the agent already running?")
+			WithHint(hint)
 	case err != nil:
 		return nil, fail.Wrap(fail.Denied, "lock", path, err)
 	}
@@ -234,7 +236,7 @@ func LockState(c *config.Agent, look bool) (unlock func(), err error) {
 	if err := os.MkdirAll(c.State, 0o700); err != nil {
 		return nil, noDirectory(c.State, err)
 	}
-	l, err := lockState(vfs.Default, c.State)
+	l, err := Lock(vfs.Default, c.State, "is the agent already running?")
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/journal/journalnode"
 	"github.com/pollux-dr/pollux/replicator/journal/uploader"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -215,9 +216,10 @@ func (h *hydrations) image(ctx context.Context, p hydrate.Point) (*twin.Image, e
 func (h *hydrations) imageAt(ctx context.Context, t config.Target, p hydrate.Point) (*twin.Image, error) {
 	s := h.stores[t.Name]
 	if s == nil {
-		raw, err := objstore.Open(ctx, t.URL, objstore.Options{FS: h.d.hooks.fs, Endpoint: t.Endpoint, Region: t.Region,
-			MaxConnections: storeConnections, CredentialsFile: t.CredentialsFile, CAFile: t.CAFile, ReadOnly: true,
-			Observe: h.d.metrics.store.Observe(t.Name)})
+		o := journalnode.StoreOptions(t)
+		o.FS, o.MaxConnections, o.ReadOnly = h.d.hooks.fs, storeConnections, true
+		o.Observe = h.d.metrics.store.Observe(t.Name)
+		raw, err := objstore.Open(ctx, t.URL, o)
 		if err != nil {
 			return nil, err
 		}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -147,19 +145,12 @@ func (d *Daemon) serveHTTP() error {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(d.metrics)
 	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
-	ctl := http.NewServeMux()
 	v1 := api.Handler(d.service(), d.audit.Record)
 	if d.host != nil {
 		api.AddMembers(v1, verbs.Members{Journal: d.host.Journal, Log: d.log})
 	}
-	ctl.Handle("/v1/", v1)
-	ctl.Handle("/metrics", prom)
-	ctl.HandleFunc("/debug/pprof/", pprof.Index) // the socket is its owner's only
-	ctl.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	l, err := adminhttp.ListenUnix(d.conf.Socket)
-	if err != nil {
+	if err := d.http.ServeOwner(d.conf.Socket, v1, prom); err != nil {
 		return err
 	}
-	d.http.Serve(l, ctl)
 	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, v1, d.conf.Metrics, prom)
 }

@@ -5,15 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
-	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin/standby"
 )
@@ -35,13 +32,6 @@ func Wanted(c *config.Agent) func(*state.State) []standby.Volume {
 		}
 		return out
 	}
-}
-
-// StoreOptions are what a target of a configuration is opened with, to write to it.
-func StoreOptions(t config.Target) objstore.Options {
-	return objstore.Options{Endpoint: t.Endpoint, Region: t.Region, CredentialsFile: t.CredentialsFile,
-		CAFile: t.CAFile,
-		Lock:   objstore.LockRule{Mode: strings.ToUpper(t.ObjectLock.Mode), For: time.Duration(t.ObjectLock.For)}}
 }
 
 // Stage is how far the failover into a state directory is.
@@ -157,7 +147,7 @@ func (r *run) warmImages(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := r.told("caught up"); err != nil {
+		if err := r.done("caught up"); err != nil {
 			return err
 		}
 		// From here on the images are the agent's.
@@ -171,7 +161,7 @@ func (r *run) warmImages(ctx context.Context) error {
 		if err := r.saveIntent(); err != nil {
 			return err
 		}
-		if err := r.told("warm"); err != nil {
+		if err := r.done("warm"); err != nil {
 			return err
 		}
 	}
@@ -212,14 +202,6 @@ func (r *run) warmImage(ctx context.Context, v *state.Volume, h *standby.Held) (
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// told tells a test of a step within a step.
-func (r *run) told(step string) error {
-	if r.step == nil {
-		return nil
-	}
-	return r.step(step)
 }
 
 // forgetStandby takes away what the standby knew: it is not true any more when the agent writes to

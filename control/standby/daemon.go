@@ -5,8 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net/http"
-	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,15 +13,16 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/sys/unix"
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/failback/record"
+	"github.com/pollux-dr/pollux/control/node"
 	"github.com/pollux-dr/pollux/control/promote"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/journal/journalnode"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin/standby"
 )
@@ -105,7 +104,7 @@ func (d *Daemon) open(ctx context.Context) (err error) {
 			return fail.Wrap(fail.Denied, "create", dir, err)
 		}
 	}
-	if err := d.lockState(); err != nil {
+	if d.lock, err = node.Lock(vfs.Default, c.State, "is the standby, or an agent, already running?"); err != nil {
 		return err
 	}
 	if err := record.Pending(c.State); err != nil {
@@ -158,21 +157,6 @@ func (d *Daemon) open(ctx context.Context) (err error) {
 	return nil
 }
 
-// lockState keeps a second process away from the state directory.
-func (d *Daemon) lockState() error {
-	state := d.conf.State
-	var err error
-	d.lock, err = vfs.Default.Lock(filepath.Join(state, "lock"))
-	switch {
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
-		return fail.New(fail.Refused, "lock", state, "another process uses this state directory").
-			WithHint("is the standby, or an agent, already running?")
-	case err != nil:
-		return fail.Wrap(fail.Denied, "lock", state, err)
-	}
-	return nil
-}
-
 // notAnAgent keeps a standby away from an agent's state directory.
 func (d *Daemon) notAnAgent() error {
 	state := d.conf.State
@@ -194,8 +178,9 @@ func (d *Daemon) notAnAgent() error {
 func (d *Daemon) openStore() objstore.Store {
 	t := d.target
 	open := func(ctx context.Context) (objstore.Store, error) {
-		return objstore.Open(ctx, t.URL, objstore.Options{Endpoint: t.Endpoint, Region: t.Region, ReadOnly: true,
-			CredentialsFile: t.CredentialsFile, CAFile: t.CAFile, Observe: d.metrics.store.Observe(t.Name)})
+		o := journalnode.StoreOptions(t)
+		o.ReadOnly, o.Observe = true, d.metrics.store.Observe(t.Name)
+		return objstore.Open(ctx, t.URL, o)
 	}
 	return objstore.WithRetry(objstore.Late(t.URL, open), objstore.Policy{
 		Patience: func(bool) time.Duration { return patience },
@@ -212,17 +197,10 @@ func (d *Daemon) serveHTTP() error {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(d.metrics)
 	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
-	ctl := http.NewServeMux()
 	v1 := api.StandbyHandler(service{d}, nil)
-	ctl.Handle("/v1/", v1)
-	ctl.Handle("/metrics", prom)
-	ctl.HandleFunc("/debug/pprof/", pprof.Index) // the socket is its owner's only
-	ctl.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	l, err := adminhttp.ListenUnix(d.conf.Socket)
-	if err != nil {
+	if err := d.http.ServeOwner(d.conf.Socket, v1, prom); err != nil {
 		return err
 	}
-	d.http.Serve(l, ctl)
 	return d.http.ServeBeyond(d.conf.Control, d.conf.Identity, v1, d.conf.Metrics, prom)
 }
 

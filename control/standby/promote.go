@@ -14,6 +14,7 @@ import (
 	"github.com/pollux-dr/pollux/control/promote"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/journal/journalnode"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -113,7 +114,7 @@ func progress(what string, tell func(line string)) (twin.Progress, func()) {
 // opener opens targets for a failover.
 func (d *Daemon) opener(limit time.Duration) func(context.Context, config.Target) (objstore.Store, func(), error) {
 	return func(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
-		s, err := objstore.Open(ctx, t.URL, promote.StoreOptions(t))
+		s, err := objstore.Open(ctx, t.URL, journalnode.StoreOptions(t))
 		if err != nil {
 			return nil, nil, err
 		}

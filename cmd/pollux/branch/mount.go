@@ -15,10 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/control/adminhttp"
 	"github.com/pollux-dr/pollux/control/failback"
 	"github.com/pollux-dr/pollux/internal/block"
-	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbd"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/twin/branch"
@@ -94,7 +92,7 @@ func (f *flags) mount(c *cobra.Command, id, volume, socket, cache string, writab
 		return err
 	}
 	defer dev.Close()
-	lis, err := listen(socket)
+	lis, err := cli.ListenFree("--socket", socket)
 	if err != nil {
 		return err
 	}
@@ -126,38 +124,9 @@ func (f *flags) say(c *cobra.Command, m *mounted) error {
 	return err
 }
 
-// listen listens on a socket that nobody listens on.
-func listen(path string) (net.Listener, error) {
-	if conn, err := net.Dial("unix", path); err == nil {
-		_ = conn.Close()
-		return nil, fail.New(fail.Exists, "listen on", "--socket "+path, "somebody does already").
-			WithHint("name another one")
-	}
-	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
-		return nil, fail.New(fail.Exists, "listen on", "--socket "+path, "it exists, and is no socket").
-			WithHint("name another path")
-	}
-	return adminhttp.ListenUnix(path)
-}
-
-// export serves a device under its name, and under none.
-type export struct {
-	name string
-	dev  block.Device
-}
-
-func (e export) Open(_ context.Context, name string) (block.Device, error) {
-	if name != "" && name != e.name {
-		return nil, fail.New(fail.NotFound, "open export", name, "this mount serves "+e.name)
-	}
-	return e.dev, nil
-}
-
-func (e export) List(context.Context) []nbd.Export { return []nbd.Export{nbd.ExportOf(e.name, e.dev)} }
-
 // serve serves until ctx ends.
 func serve(ctx context.Context, name string, dev block.Device, lis net.Listener) error {
-	server := nbd.New(nbd.Options{Exports: export{name, dev},
+	server := nbd.New(nbd.Options{Exports: cli.OneExport{Name: name, Device: dev},
 		Logger: slog.New(slog.NewTextHandler(cli.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Serve(gctx, lis) })

@@ -15,6 +15,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
 // Progress says how far something is: on a terminal in one line that fits, is written
@@ -38,6 +39,14 @@ const (
 	// readingAfter is when the reading of a log is worth a word.
 	readingAfter = 2 * time.Second
 )
+
+// Stages shows how far each part of a long work is, as those take it that do it in parts.
+func Stages(w io.Writer) func(what string) (twin.Progress, func()) {
+	return func(what string) (twin.Progress, func()) {
+		bar := NewProgress(w, what)
+		return bar.Update, bar.End
+	}
+}
 
 // NewProgress is of bytes.
 func NewProgress(w io.Writer, what string) *Progress {

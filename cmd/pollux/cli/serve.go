@@ -69,3 +69,8 @@ func GuardMemory(log *slog.Logger) {
 		log.Warn("memory is not locked; raise LimitMEMLOCK", "err", err)
 	}
 }
+
+// NewQuiet logs only what is wrong, for verbs that say themselves what they do.
+func NewQuiet() *slog.Logger {
+	return slog.New(slog.NewTextHandler(Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/quantity"
+	"github.com/pollux-dr/pollux/replicator/journal/journalnode"
 	"github.com/pollux-dr/pollux/replicator/journal/uploader"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -154,6 +155,5 @@ func OpenLog(ctx context.Context, f *StoreFlags) (*twin.Log, func(), error) {
 
 // StoreOf are the flags of a store that a configuration names, to be read.
 func StoreOf(t config.Target, patience quantity.Duration) *StoreFlags {
-	return &StoreFlags{URL: t.URL, Patience: patience, Options: objstore.Options{Endpoint: t.Endpoint, Region: t.Region,
-		CredentialsFile: t.CredentialsFile, CAFile: t.CAFile}}
+	return &StoreFlags{URL: t.URL, Patience: patience, Options: journalnode.StoreOptions(t)}
 }

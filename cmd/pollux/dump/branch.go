@@ -37,11 +37,7 @@ func newDumpBranch() *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		in, err := os.Open(args[0])
 		if err != nil {
-			kind := fail.Denied
-			if errors.Is(err, os.ErrNotExist) {
-				kind = fail.NotFound
-			}
-			return fail.Wrap(kind, "read", args[0], err)
+			return fileError("read", args[0], err)
 		}
 		defer in.Close()
 		d := branchDump{Ranges: []branchRange{}}

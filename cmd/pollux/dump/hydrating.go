@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
-	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/twin/hydrate"
 )
 
@@ -29,11 +28,7 @@ that of a device in the agent's state directory.`}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		b, err := os.ReadFile(args[0])
 		if err != nil {
-			kind := fail.Denied
-			if errors.Is(err, os.ErrNotExist) {
-				kind = fail.NotFound
-			}
-			return fail.Wrap(kind, "read", args[0], err)
+			return fileError("read", args[0], err)
 		}
 		contents, err := hydrate.Decode(b)
 		if f.JSON {

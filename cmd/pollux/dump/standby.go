@@ -30,11 +30,7 @@ func newDumpStandby() *cobra.Command {
 		path := filepath.Join(args[0], "cursor.json")
 		b, err := os.ReadFile(path)
 		if err != nil {
-			kind := fail.Denied
-			if errors.Is(err, os.ErrNotExist) {
-				kind = fail.NotFound
-			}
-			return fail.Wrap(kind, "read", path, err)
+			return fileError("read", path, err)
 		}
 		cursor, err := standby.DecodeCursor(path, b)
 		if f.JSON {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -18,7 +17,6 @@ import (
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
 type flags struct {
@@ -66,11 +64,7 @@ func (f *flags) run(c *cobra.Command) error {
 		Compare: f.compare, DryRun: f.dryRun, Open: f.open,
 		Confirm: func(found *failback.Report) error { return f.confirm(c, found) },
 		Tell:    func(text string) { fmt.Fprintln(c.ErrOrStderr(), "pollux:", text) },
-		Stage: func(what string) (twin.Progress, func()) {
-			bar := cli.NewProgress(c.ErrOrStderr(), what)
-			return bar.Update, bar.End
-		},
-		Logger: slog.New(slog.NewTextHandler(cli.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))})
+		Stage:   cli.Stages(c.ErrOrStderr()), Logger: cli.NewQuiet()})
 	if err != nil {
 		return err
 	}

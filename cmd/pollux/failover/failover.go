@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -18,8 +17,8 @@ import (
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/quantity"
 	"github.com/pollux-dr/pollux/internal/text"
+	"github.com/pollux-dr/pollux/replicator/journal/journalnode"
 	"github.com/pollux-dr/pollux/replicator/objstore"
-	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
 type flags struct {
@@ -111,11 +110,7 @@ func (f *flags) run(c *cobra.Command, version string) error {
 		Open:    func(ctx context.Context, t config.Target) (objstore.Store, func(), error) { return f.open(ctx, t) },
 		Confirm: func(found *promote.Report) error { return f.confirm(c, found) },
 		Tell:    func(text string) { fmt.Fprintln(c.ErrOrStderr(), "pollux:", text) },
-		Stage: func(what string) (twin.Progress, func()) {
-			bar := cli.NewProgress(c.ErrOrStderr(), what)
-			return bar.Update, bar.End
-		},
-		Logger: slog.New(slog.NewTextHandler(cli.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))})
+		Stage:   cli.Stages(c.ErrOrStderr()), Logger: cli.NewQuiet()})
 	if err := f.show(c, rep, err); err != nil || !f.serve || rep.DryRun {
 		return err
 	}
@@ -151,7 +146,7 @@ func (f *flags) places() (map[string]string, error) {
 // open opens a target's store to write to it.
 func (f *flags) open(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
 	return cli.OpenStore(ctx, &cli.StoreFlags{URL: t.URL, Writes: true, Patience: f.patience,
-		Options: promote.StoreOptions(t)})
+		Options: journalnode.StoreOptions(t)})
 }
 
 // confirm shows what was found, and what is going to be lost.

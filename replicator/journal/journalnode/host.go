@@ -116,13 +116,17 @@ func (h *Host) OpenStore(ctx context.Context, tc config.Target, connections int)
 
 func (h *Host) openStore(ctx context.Context, tc config.Target, connections int,
 	dates *objstore.Dates) (objstore.Store, error) {
-	return objstore.Open(ctx, tc.URL, objstore.Options{FS: h.o.FS, Endpoint: tc.Endpoint, Region: tc.Region,
-		MaxConnections: connections, CredentialsFile: tc.CredentialsFile, CAFile: tc.CAFile, Lock: lockRule(tc),
-		Dates: dates, Observe: h.o.Observe(tc.Name)})
+	o := StoreOptions(tc)
+	o.FS, o.MaxConnections, o.Dates, o.Observe = h.o.FS, connections, dates, h.o.Observe(tc.Name)
+	return objstore.Open(ctx, tc.URL, o)
 }
 
-func lockRule(tc config.Target) objstore.LockRule {
-	return objstore.LockRule{Mode: strings.ToUpper(tc.ObjectLock.Mode), For: time.Duration(tc.ObjectLock.For)}
+// StoreOptions are what a target of a configuration is opened with; what is created there is locked
+// as it says.
+func StoreOptions(tc config.Target) objstore.Options {
+	return objstore.Options{Endpoint: tc.Endpoint, Region: tc.Region, CredentialsFile: tc.CredentialsFile,
+		CAFile: tc.CAFile,
+		Lock:   objstore.LockRule{Mode: strings.ToUpper(tc.ObjectLock.Mode), For: time.Duration(tc.ObjectLock.For)}}
 }
 
 // Run uploads while this member leads, until ctx ends.
