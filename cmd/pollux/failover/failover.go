@@ -195,7 +195,10 @@ func describe(w io.Writer, rep *promote.Report) {
 	rows = [][]string{{"VOLUME", "GROUP", "SIZE", "BACKING", "WAS", "SERVED"}}
 	for _, v := range rep.Volumes {
 		served := "when it is restored"
-		if v.Hydrates {
+		switch {
+		case v.Warm:
+			served = "at once"
+		case v.Hydrates:
 			served = "at once, while it is filled"
 		}
 		rows = append(rows, []string{v.Name, v.Group, quantity.Bytes(v.Size).String(), v.Backing, v.Was, served})
