@@ -2,6 +2,7 @@ package standby
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -46,7 +47,7 @@ func TestHandOver(t *testing.T) {
 	t.Logf("I/O waited for %.3f s at the seat", out.HeldSeconds)
 	p.eventually("the volumes are served", func() error {
 		if !d.isAgent() {
-			return fmt.Errorf("it is no agent yet: %v", d.promotion)
+			return errors.New("it is no agent yet")
 		}
 		return nil
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -19,17 +20,13 @@ var errCut = errors.New("the power is gone")
 
 // power is cut before the n-th change to a disk: from then on nothing changes any more.
 type power struct {
-	left int
-	gone bool
+	left atomic.Int64
 }
 
 // use reports whether there is power for one more change.
-func (p *power) use() bool {
-	if p.left--; p.left < 0 {
-		p.gone = true
-	}
-	return !p.gone
-}
+func (p *power) use() bool { return p.left.Add(-1) >= 0 }
+
+func (p *power) gone() bool { return p.left.Load() < 0 }
 
 // unreachable is a store that does not answer while it is away.
 type unreachable struct {
@@ -71,9 +68,10 @@ type crashing struct {
 
 // connect gives the standby its disks, with power for some more changes; below 0 for ever.
 func (c *crashing) connect(changes int) {
-	p := &power{left: changes}
+	p := &power{}
+	p.left.Store(int64(changes))
 	if changes < 0 {
-		p.left = 1 << 30
+		p.left.Store(1 << 30)
 	}
 	c.power = p
 	c.fs = &crashfs.FS{FS: c.mem, Before: func(crashfs.Op) {
@@ -92,7 +90,7 @@ func (c *crashing) connect(changes int) {
 // try runs fn until it ends or the power is cut; then the disks are what a power cut leaves.
 func (c *crashing) try(fn func() error) (cut bool, err error) {
 	defer func() {
-		if !c.power.gone {
+		if !c.power.gone() {
 			return
 		}
 		if e := recover(); e != nil && e != errCut { //nolint:errorlint // the very value

@@ -86,7 +86,8 @@ type Held struct {
 
 // Standby follows one log. Open makes one, Run follows, CatchUp ends it.
 type Standby struct {
-	o Options
+	o     Options
+	delay time.Duration // o's, which CatchUp changes under whoever asks for the status
 
 	// Of whoever follows: Run's goroutine, or CatchUp's once that has ended.
 	stage   *stage
@@ -119,7 +120,8 @@ type Standby struct {
 // the cursor is, fail.Unsupported where it is of a later release, fail.Denied.
 func Open(o Options) (*Standby, error) {
 	o.setDefaults()
-	s := &Standby{o: o, files: map[string]file{}, retry: map[string]time.Time{}, wake: make(chan struct{}, 1), width: 1}
+	s := &Standby{o: o, delay: o.Delay, files: map[string]file{}, retry: map[string]time.Time{},
+		wake: make(chan struct{}, 1), width: 1}
 	var err error
 	if err = o.FS.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fail.Wrap(fail.Denied, "create", o.Dir, err)

@@ -220,7 +220,7 @@ func (s *Standby) finish(v *VolumeStatus, now time.Time) {
 	if h.err != nil && v.State == Following {
 		v.State, v.Reason = Stalled, cmp.Or(v.Reason, fail.Explain(h.err))
 	}
-	if v.State == Following && v.LagSeconds > (behindAfter+s.o.Delay).Seconds() {
+	if v.State == Following && v.LagSeconds > (behindAfter+s.delay).Seconds() {
 		v.State = Behind
 	}
 }
