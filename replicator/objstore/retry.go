@@ -47,7 +47,9 @@ type Clock interface {
 // WithRetry repeats what fails with a passing fault until it works, patience or the
 // context ends; the last error is then part of the error, of kind fail.Retry.
 // A Create that meets its own object succeeds: only the reply had been lost, or
-// something on the way sent the request twice. All bytes of the object are compared.
+// something on the way sent the request twice. All bytes of the object are compared. Before a Create
+// is repeated it is asked whether the object is there: a store that refuses one at once, and closes
+// the connection on the rest of the body, is never heard over a slow link.
 func WithRetry(s Store, p Policy) Store {
 	if p.MinBackoff <= 0 {
 		p.MinBackoff = 100 * time.Millisecond
@@ -158,7 +160,17 @@ func (r *retrying) doFor(ctx context.Context, w *patience, op, name string, f fu
 }
 
 func (r *retrying) Create(ctx context.Context, name string, body []byte) error {
-	exists := r.do(ctx, "create object", name, func() error { return r.Store.Create(ctx, name, body) })
+	failed := false
+	exists := r.do(ctx, "create object", name, func() error {
+		if failed { // whatever was answered may not have come through
+			if _, err := r.Store.Size(ctx, name); err == nil {
+				return fail.New(fail.Exists, "create object", r.URL()+"/"+name, "it exists")
+			}
+		}
+		err := r.Store.Create(ctx, name, body)
+		failed = err != nil
+		return err
+	})
 	if !fail.Is(exists, fail.Exists) {
 		return exists
 	}

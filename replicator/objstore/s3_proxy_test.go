@@ -142,3 +142,30 @@ func TestS3WrongServer(t *testing.T) {
 		})
 	}
 }
+
+// TestS3RefusedUnheard creates over a slow link what is there already, its own and another's. A
+// server may refuse that before it has read the body, and close the connection: then the answer
+// does not come through, however often it is asked for.
+func TestS3RefusedUnheard(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			srv := startServer(t, kind)
+			p := startProxy(t, srv)
+			s := objstore.WithRetry(openS3(t, srv, "http://"+p.Addr(), objstore.Options{}),
+				objstore.Policy{MinBackoff: time.Millisecond, MaxBackoff: 10 * time.Millisecond})
+			body := bytes.Repeat([]byte("slow"), 1<<18)
+			if err := s.Create(t.Context(), "x", body); err != nil {
+				t.Fatal(err)
+			}
+			p.Set(faultproxy.Faults{BytesPerSecond: 8 << 20})
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			if err := s.Create(ctx, "x", body); err != nil {
+				t.Errorf("its own: %v", err)
+			}
+			if err := s.Create(ctx, "x", bytes.Repeat([]byte("fast"), 1<<18)); !fail.Is(err, fail.Exists) {
+				t.Errorf("another's: %v", err)
+			}
+		})
+	}
+}
