@@ -15,6 +15,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/pollux-dr/pollux/control/api"
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // levelFile came with feature level 1: the commit before it is the newest that knows none.
@@ -178,8 +179,9 @@ func TestTwoReleases(t *testing.T) {
 			}
 		}
 	}
-	until(t, startTimeout, "feature level 2", func() error {
-		if got := c.halted(); !strings.Contains(got, "feature level 2") || !strings.Contains(got, "journal/seat") {
+	level := fmt.Sprintf("feature level %d,", state.Level) // this release's
+	until(t, startTimeout, level, func() error {
+		if got := c.halted(); !strings.Contains(got, level) || !strings.Contains(got, "journal/seat") {
 			return errors.New(got)
 		}
 		return nil
