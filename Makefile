@@ -24,7 +24,7 @@ unit:
 	go test -timeout 15m $$(go list $(PKG) | grep -v /systemtest)
 
 race:
-	CGO_ENABLED=1 go test -race -short -timeout 15m $$(go list $(PKG) | grep -v /systemtest)
+	CGO_ENABLED=1 go test -tags pebblegozstd -race -short -timeout 15m $$(go list $(PKG) | grep -v /systemtest)
 
 fuzz:
 	go test -run '^$$' -fuzz '^$(or $(FUZZ),$(error FUZZ=name is missing))$$' -fuzztime $(TIME) ./$$(dirname $$(grep -rl --include='*_test.go' '^func $(FUZZ)(' .))
