@@ -25,11 +25,14 @@ type batch struct {
 	// entries are, per stream, what may be applied by now, oldest first: held ones before.
 	entries map[change.StreamID][]entryRef
 	changed bool // the control state has
+
+	recent *object // the last that was asked for
 }
 
 // entryRef is a frame or fold in a staged object.
 type entryRef struct {
 	position uint64
+	entry    int    // of the object's
 	index    uint64 // its journal index
 	at       change.Point
 	time     int64
@@ -100,12 +103,23 @@ func (s *Standby) rollBack() (err error) {
 }
 
 func (b *batch) next(ctx context.Context, position uint64) error {
-	o, err := b.s.object(ctx, position)
+	o, err := b.object(ctx, position)
 	if err != nil {
 		return err
 	}
 	b.bytes += int64(len(o.raw))
 	return b.take(o)
+}
+
+// object is the standby's. Entries come object by object: each is opened once for all of its own.
+func (b *batch) object(ctx context.Context, position uint64) (o *object, err error) {
+	if b.recent == nil || b.recent.Position != position {
+		if o, err = b.s.object(ctx, position); err != nil {
+			return nil, err
+		}
+		b.recent = o
+	}
+	return b.recent, nil
 }
 
 // take judges an object, replays its commands and checks that its frames go on. Nothing of it
@@ -155,7 +169,7 @@ func (b *batch) entry(o *object, i int) error {
 	}
 	sc.Tail = change.Point{LSN: e.LastLSN, Hash: e.Hash}
 	b.entries[e.Stream] = append(b.entries[e.Stream],
-		entryRef{o.Position, e.Index, sc.Tail, e.LastTime, o.Time})
+		entryRef{o.Position, i, e.Index, sc.Tail, e.LastTime, o.Time})
 	return nil
 }
 
@@ -253,14 +267,14 @@ func (b *batch) split(ctx context.Context, id change.StreamID, sc *streamCursor)
 // expand lists the entries of pieces.
 func (b *batch) expand(ctx context.Context, id change.StreamID, pieces []piece) (out []entryRef, err error) {
 	for _, p := range pieces {
-		o, err := b.s.object(ctx, p.Position)
+		o, err := b.object(ctx, p.Position)
 		if err != nil {
 			return nil, err
 		}
 		for i := range o.Entries {
 			if e := &o.Entries[i]; e.OfStream() && e.Stream == id && e.Index >= p.First && e.Index <= p.Last {
-				out = append(out, entryRef{p.Position, e.Index, change.Point{LSN: e.LastLSN, Hash: e.Hash}, e.LastTime,
-					o.Time})
+				at := change.Point{LSN: e.LastLSN, Hash: e.Hash}
+				out = append(out, entryRef{p.Position, i, e.Index, at, e.LastTime, o.Time})
 			}
 		}
 	}

@@ -77,18 +77,25 @@ type fetched struct {
 func (s *Standby) ask(ctx context.Context, width int) []fetched {
 	out := make([]fetched, width)
 	var wg sync.WaitGroup
+	bufs := make([][]byte, width)
 	for i := range out {
-		wg.Go(func() { out[i].o, out[i].err = s.read(ctx, s.fetched+uint64(i)) })
+		bufs[i] = s.stage.buffer()
+		wg.Go(func() { out[i].o, out[i].err = s.read(ctx, s.fetched+uint64(i), bufs[i]) })
 	}
 	wg.Wait()
+	for i := range out {
+		if out[i].err != nil {
+			s.stage.release(bufs[i])
+		}
+	}
 	return out
 }
 
-// read reads the object at a position and checks all of it.
-func (s *Standby) read(ctx context.Context, position uint64) (o *object, err error) {
+// read reads the object at a position and checks all of it. It may keep buf.
+func (s *Standby) read(ctx context.Context, position uint64, buf []byte) (o *object, err error) {
 	name := objlog.ObjectName(position)
 	err = objstore.Reread(func() error {
-		raw, err := objstore.ReadWhole(ctx, s.o.Store, name, segment.MaxObjectBytes)
+		raw, err := objstore.ReadWholeInto(ctx, s.o.Store, name, segment.MaxObjectBytes, buf)
 		if err == nil {
 			o, err = parse(position, raw)
 			err = fail.At("read", s.o.Store.URL()+"/"+name, err)
@@ -105,7 +112,7 @@ func (s *Standby) object(ctx context.Context, position uint64) (*object, error) 
 	if !fail.Is(err, fail.NotFound) && !fail.Is(err, fail.Damaged) {
 		return o, err
 	}
-	if o, err = s.read(ctx, position); err != nil {
+	if o, err = s.read(ctx, position, nil); err != nil {
 		return nil, err
 	}
 	return o, s.stage.put(o)

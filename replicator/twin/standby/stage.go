@@ -1,7 +1,6 @@
 package standby
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,6 +27,10 @@ type stage struct {
 	// recent are objects that are in memory as well.
 	recent      map[uint64]*object
 	recentBytes int64
+	// free is the memory of objects that were recent: taking it anew costs more than reading
+	// into it does.
+	free [][]byte
+	copy []byte // what is being written
 }
 
 // staged is a file.
@@ -114,7 +117,8 @@ func (s *stage) total() int64 {
 // put makes an object durable.
 func (s *stage) put(o *object) error {
 	path := s.path(o.Position)
-	if err := atomicfile.WriteFile(s.fs, path, bytes.Clone(o.raw)); err != nil {
+	s.copy = append(s.copy[:0], o.raw...) // a vfs.File may change what it writes
+	if err := atomicfile.WriteFile(s.fs, path, s.copy); err != nil {
 		return fail.Wrap(fail.Full, "stage", path, err)
 	}
 	s.note(o.Position, &staged{int64(len(o.raw)), o.Time})
@@ -126,6 +130,21 @@ func (s *stage) remember(o *object) {
 	if s.recent[o.Position] == nil && s.recentBytes+int64(len(o.raw)) <= maxRecentBytes {
 		s.recent[o.Position] = o
 		s.recentBytes += int64(len(o.raw))
+	}
+}
+
+// buffer is memory to read an object into, or nil.
+func (s *stage) buffer() (buf []byte) {
+	if n := len(s.free); n > 0 {
+		buf, s.free = s.free[n-1], s.free[:n-1]
+	}
+	return buf
+}
+
+// release takes memory back that nothing refers to any more.
+func (s *stage) release(buf []byte) {
+	if cap(buf) > 0 && cap(buf) <= wideBytes && len(s.free) < maxWidth {
+		s.free = append(s.free, buf[:0])
 	}
 }
 
@@ -175,6 +194,7 @@ func (s *stage) forget(position uint64) {
 	if o := s.recent[position]; o != nil {
 		s.recentBytes -= int64(len(o.raw))
 		delete(s.recent, position)
+		s.release(o.raw)
 	}
 	_ = s.fs.Remove(s.path(position))
 }

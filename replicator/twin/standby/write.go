@@ -115,39 +115,35 @@ func (b *batch) write(ctx context.Context, todo map[change.StreamID][]entryRef) 
 // writeEntry writes one frame or fold. What it names outside of a volume is damage.
 func (b *batch) writeEntry(ctx context.Context, id change.StreamID, e *entryRef, numbers map[uint32]string,
 	touched map[string]file, failed map[string]error) error {
-	o, err := b.s.object(ctx, e.position)
+	o, err := b.object(ctx, e.position)
 	if err != nil {
 		return err
 	}
-	for i := range o.Entries {
-		x := &o.Entries[i]
-		if !x.OfStream() || x.Stream != id || x.Index != e.index {
-			continue
-		}
-		err := b.s.decoder.changes(o, i, func(volume uint32, off, n int64, data []byte) error {
-			name, ours := numbers[volume]
-			if !ours || failed[name] != nil {
-				return nil
-			}
-			size := b.c.Volumes[name].Size
-			if off+n > size {
-				return fail.New(fail.Damaged, "apply", "volume "+name,
-					fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", n, off, size))
-			}
-			f, err := b.s.open(name, b.c.Volumes[name])
-			if err == nil {
-				touched[name] = f
-				err = put(f, off, n, data)
-			}
-			if err != nil {
-				failed[name] = err
-			}
-			return nil
-		})
-		return fail.At("apply", fmt.Sprintf("%s/%s at byte %d", b.s.o.Store.URL(), objlog.ObjectName(e.position),
-			x.Offset), err)
+	if e.entry >= len(o.Entries) || o.Entries[e.entry].Stream != id || o.Entries[e.entry].Index != e.index {
+		return errDamaged(b.s.o.Store.URL(), e.position, "it has no entry of journal index %d any more", e.index)
 	}
-	return errDamaged(b.s.o.Store.URL(), e.position, "it has no entry of journal index %d", e.index)
+	err = b.s.decoder.changes(o, e.entry, func(volume uint32, off, n int64, data []byte) error {
+		name, ours := numbers[volume]
+		if !ours || failed[name] != nil {
+			return nil
+		}
+		size := b.c.Volumes[name].Size
+		if off+n > size {
+			return fail.New(fail.Damaged, "apply", "volume "+name,
+				fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", n, off, size))
+		}
+		f, err := b.s.open(name, b.c.Volumes[name])
+		if err == nil {
+			touched[name] = f
+			err = put(f, off, n, data)
+		}
+		if err != nil {
+			failed[name] = err
+		}
+		return nil
+	})
+	return fail.At("apply", fmt.Sprintf("%s/%s at byte %d", b.s.o.Store.URL(), objlog.ObjectName(e.position),
+		o.Entries[e.entry].Offset), err)
 }
 
 func put(f file, off, n int64, data []byte) error {
