@@ -113,7 +113,8 @@ func (f *found) succession(ctx context.Context, epoch uint64) (branch.Successor,
 		return out, nil, fail.New(fail.Damaged, "find in", f.store.URL(),
 			fmt.Sprintf("the fence of the epoch behind %d: the log has none", epoch))
 	}
-	if d := f.log.State.DeadFrom(epoch); d != 0 && d != out.Index {
+	d := f.log.State.DeadFrom(epoch)
+	if d != 0 && d < out.Index {
 		return out, nil, fail.New(fail.Damaged, "read", f.store.URL()+"/"+objlog.ObjectName(out.Position),
 			fmt.Sprintf("the fence goes on at journal index %d, and the journal says %d", out.Index, d))
 	}
@@ -122,7 +123,53 @@ func (f *found) succession(ctx context.Context, epoch uint64) (branch.Successor,
 		return out, nil, err
 	}
 	out.Site = doc.Site
-	return out, doc, nil
+	if d != 0 {
+		out.Site = siteAfter(f.log.State, epoch) // a fence of a target that was not the one taken has none
+	}
+	if d > out.Index { // this target was behind, and what was missing was filled in
+		out.Index = d
+		if doc.Streams == nil {
+			doc.Streams = map[change.StreamID]change.Point{}
+		}
+		err = f.advance(ctx, out.Position, d, doc.Streams)
+	}
+	return out, doc, err
+}
+
+// siteAfter is where the journal went on from an epoch.
+func siteAfter(s *state.State, epoch uint64) string {
+	for i := range s.Moves {
+		if s.Moves[i].Epoch > epoch {
+			return s.Moves[i].Site
+		}
+	}
+	return ""
+}
+
+// advance moves the streams' points from a fence on to just before a journal index. Where garbage
+// collection has freed what lies between, they stay before it, which are points of the common
+// history, too: more than need be is saved and put back then.
+func (f *found) advance(ctx context.Context, fence, index uint64, points map[change.StreamID]change.Point) error {
+	cur := segment.Token{}
+	for position, next := fence, uint64(0); next < index; position++ {
+		x, err := objlog.ReadIndex(ctx, f.store, position)
+		if fail.Is(err, fail.NotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if x.Token.Compare(cur) < 0 {
+			continue // void
+		}
+		cur, next = x.Token, x.LastIndex+1
+		for i := range x.Entries {
+			if e := &x.Entries[i]; e.OfStream() && e.Index < index && e.LastLSN > points[e.Stream].LSN {
+				points[e.Stream] = change.Point{LSN: e.LastLSN, Hash: e.Hash}
+			}
+		}
+	}
+	return nil
 }
 
 // fence reads a fence's document.
