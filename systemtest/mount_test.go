@@ -48,6 +48,7 @@ func nbdFuse(t *testing.T, dir, uri string) (path string, end func()) {
 	end = func() {
 		c.Kill()
 		quietly("umount", "-l", dir)
+		_ = os.Remove(dir) // for the next one
 	}
 	t.Cleanup(end)
 	path = filepath.Join(dir, "nbd")
@@ -70,9 +71,17 @@ func loop(t *testing.T, path string) (dev string, end func()) {
 // ext4 makes a filesystem on a volume and mounts it; end takes all of it away again.
 func (s *site) ext4(volume string) (dir string, end func()) {
 	s.t.Helper()
-	path, endFuse := s.nbdFile(volume)
+	return s.mounted(volume, s.uri(volume), true)
+}
+
+// mounted mounts the filesystem of a volume that is served at uri, where format says so a new one.
+func (s *site) mounted(volume, uri string, format bool) (dir string, end func()) {
+	s.t.Helper()
+	path, endFuse := nbdFuse(s.t, filepath.Join(s.dir, "nbd-"+volume), uri)
 	dev, endLoop := loop(s.t, path)
-	run(s.t, tool(s.t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", "-E", "nodiscard", dev)
+	if format {
+		run(s.t, tool(s.t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", "-E", "nodiscard", dev)
+	}
 	dir = filepath.Join(s.dir, "mnt")
 	endMount := mount(s.t, dev, dir)
 	return dir, func() {

@@ -1,11 +1,13 @@
 package systemtest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -105,6 +107,14 @@ func (p *postgres) serve(t *testing.T, data string) {
 
 func (p *postgres) load(t *testing.T, dir string) *exec.Cmd {
 	t.Helper()
+	p.create(t, dir)
+	p.sql(t, "CREATE TABLE t (n INTEGER PRIMARY KEY, pad TEXT)")
+	return p.psql()
+}
+
+// create makes a database in a directory, and serves it.
+func (p *postgres) create(t *testing.T, dir string) {
+	t.Helper()
 	data := filepath.Join(dir, "pg")
 	if err := os.Mkdir(data, 0o700); err != nil {
 		t.Fatal(err)
@@ -115,22 +125,44 @@ func (p *postgres) load(t *testing.T, dir string) *exec.Cmd {
 	p.run(t, "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-locale", "--encoding=UTF8",
 		"--data-checksums")
 	p.serve(t, data)
-	p.sql(t, "CREATE TABLE t (n INTEGER PRIMARY KEY, pad TEXT)")
-	return p.psql()
 }
 
 func (p *postgres) verify(t *testing.T, dir string) []int {
+	t.Helper()
+	p.recover(t, dir)
+	if _, err := os.Stat(filepath.Join(p.bin, "pg_amcheck")); err == nil {
+		p.amcheck(t)
+	}
+	return numbers(t, p.sql(t, "SELECT n FROM t ORDER BY n"))
+}
+
+// amcheck holds all tables and indexes against each other.
+func (p *postgres) amcheck(t *testing.T) {
+	t.Helper()
+	p.run(t, "pg_amcheck", "-h", p.socket, "-U", "postgres", "--install-missing", "--heapallindexed", "-d", "postgres")
+}
+
+// recover serves what a server that died has left in a directory.
+func (p *postgres) recover(t *testing.T, dir string) {
 	t.Helper()
 	data := filepath.Join(dir, "pg")
 	if err := os.Remove(filepath.Join(data, "postmaster.pid")); err != nil && !os.IsNotExist(err) {
 		t.Fatal(err) // the old server's, whose process number may be in use again
 	}
 	p.serve(t, data)
-	if _, err := os.Stat(filepath.Join(p.bin, "pg_amcheck")); err == nil {
-		p.run(t, "pg_amcheck", "-h", p.socket, "-U", "postgres", "--install-missing", "--heapallindexed", "-d",
-			"postgres")
+}
+
+// kill is SIGKILL for all of its processes at once.
+func (p *postgres) kill() {
+	pid := p.server.PID()
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid)) // none is none
+	p.server.Kill()
+	for _, c := range strings.Fields(string(children)) {
+		if child, err := strconv.Atoi(c); err == nil {
+			_ = syscall.Kill(child, syscall.SIGKILL)
+		}
 	}
-	return numbers(t, p.sql(t, "SELECT n FROM t ORDER BY n"))
+	p.server = nil
 }
 
 // stop is PostgreSQL's immediate shutdown, which leaves a crash to recover from;

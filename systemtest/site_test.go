@@ -128,15 +128,21 @@ func (s *site) logText() string {
 	return string(b)
 }
 
-// launch starts the process and does not wait until it serves.
+// launch starts the agent and does not wait until it serves.
 func (s *site) launch() {
+	s.t.Helper()
+	s.launchAs("agent")
+}
+
+// launchAs starts the daemon of a verb with the site's configuration.
+func (s *site) launchAs(verb string) {
 	s.t.Helper()
 	log, err := os.OpenFile(s.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(cmp.Or(s.conf.program, program), "agent", "-c", s.config())
+	cmd := exec.Command(cmp.Or(s.conf.program, program), verb, "-c", s.config())
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = s.environ()
 	if s.agent, err = child.Start(cmd); err != nil {

@@ -48,8 +48,14 @@ func (l *locked) String() string {
 // mount serves a volume's point and connects to it.
 func (s *site) mount(args ...string) *twinMount {
 	s.t.Helper()
+	return s.mountBy(append(append([]string{"mount"}, args...), s.storeArgs()...)...)
+}
+
+// mountBy runs a verb that serves a volume, and connects to it.
+func (s *site) mountBy(args ...string) *twinMount {
+	s.t.Helper()
 	m := &twinMount{out: new(locked)}
-	m.cmd = exec.Command(program, append(append([]string{"mount", "--json"}, args...), s.storeArgs()...)...)
+	m.cmd = exec.Command(program, append(args, "--json")...)
 	m.cmd.Stderr, m.cmd.Env = m.out, s.environ()
 	stdout, err := m.cmd.StdoutPipe()
 	if err != nil {
@@ -61,7 +67,7 @@ func (s *site) mount(args ...string) *twinMount {
 	s.t.Cleanup(func() { _ = m.cmd.Process.Kill(); _ = m.cmd.Wait() })
 	if err := json.NewDecoder(bufio.NewReader(stdout)).Decode(&m.said); err != nil {
 		_ = m.cmd.Wait()
-		s.t.Fatalf("pollux mount %v: %v: %s", args, err, m.out)
+		s.t.Fatalf("pollux %v: %v: %s", args, err, m.out)
 	}
 	if m.conn, err = nbdclient.Dial(s.t.Context(), m.said["uri"].(string), nil); err != nil {
 		s.t.Fatal(err)
