@@ -2,6 +2,7 @@ package failback
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -19,11 +20,11 @@ import (
 
 // alone writes what never leaves A: new blocks, overwritten ones, zeros, in both volumes.
 func alone(s *sites, a *config.Agent) {
+	blocks := []int64{0, 4}
 	for block := int64(1); block < 40; block += 2 {
-		s.write(a, "v", block)
+		blocks = append(blocks, block)
 	}
-	s.write(a, "v", 0)
-	s.write(a, "v", 4)
+	s.write(a, "v", blocks...)
 	s.zero(a, "v", 6)
 	s.write(a, "w", 300)
 }
@@ -32,46 +33,34 @@ const divergentBlocks = 20 + 3 + 1
 
 // since writes at B: some blocks that A has written, too, and others.
 func (s *story) since() {
-	for _, block := range []int64{3, 4, 6, 100, 102, 400} {
-		s.write(s.b, "v", block)
-	}
+	s.write(s.b, "v", 3, 4, 6, 100, 102, 400)
 	s.write(s.b, "w", 2)
 	s.inLog()
 }
 
-var cuts = []string{"", "decide", "settle", "extents", "save", "put back v", "put back", "adopt", "aside journal",
+var cuts = []string{"decide", "settle", "extents", "save", "put back v", "put back", "adopt", "aside journal",
 	"aside agent", "aside"}
 
 // TestRun: what only A has is saved and can be mounted, its backings go back to the branch point, and
 // a standby there follows B from then on; not more is read than differs. A run that was cut short
-// behind any step is gone on with by the next, no daemon starts before, and one more changes nothing.
+// behind any step is gone on with by the next, which is cut short behind the one after that; no daemon
+// starts before, and one more changes nothing.
 func TestRun(t *testing.T) {
-	for _, cut := range cuts {
-		t.Run("cut behind "+cut, func(t *testing.T) {
+	for _, cut := range []bool{false, true} {
+		t.Run(fmt.Sprint("cut ", cut), func(t *testing.T) {
+			t.Parallel()
 			s := newStory(t, alone)
 			s.since()
 			o := s.options(s.a)
-			if cut != "" {
-				o.step = func(name string) error {
-					if name == cut {
-						return errors.New("cut short")
-					}
-					return nil
-				}
-				if _, err := Run(t.Context(), o); err == nil || err.Error() != "cut short" {
-					t.Fatalf("it was not cut short: %v", err)
-				}
-				if cut != "aside" {
-					s.wantNoDaemon(fail.Refused)
-				}
-				o.step = nil
+			if cut {
+				s.cutShort(o)
 			}
 			rep, err := Run(t.Context(), o)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if rep.Epoch != 1 || rep.Successor.Epoch != 2 || rep.Successor.Site != "busan" || len(rep.Left) > 0 ||
-				rep.Resumed != (cut != "" && cut != "aside") || rep.Done != (cut == "aside") {
+				rep.Resumed || rep.Done != cut {
 				t.Errorf("report %+v", rep)
 			}
 			if rep.DivergentBytes != divergentBlocks*blockBytes || rep.ComparedBytes != 0 {
@@ -88,6 +77,25 @@ func TestRun(t *testing.T) {
 			}
 			s.follow(s.a)
 		})
+	}
+}
+
+// cutShort runs a failback again and again, each time up to one step further.
+func (s *story) cutShort(o Options) {
+	s.t.Helper()
+	for _, cut := range cuts {
+		o.step = func(name string) error {
+			if name == cut {
+				return errors.New("cut short")
+			}
+			return nil
+		}
+		if _, err := Run(s.t.Context(), o); err == nil || err.Error() != "cut short" {
+			s.t.Fatalf("it was not cut short behind %s: %v", cut, err)
+		}
+		if cut != "aside" {
+			s.wantNoDaemon(fail.Refused)
+		}
 	}
 }
 
@@ -131,6 +139,7 @@ func (s *story) wantBranch(c *config.Agent, id string, want map[string][]byte) {
 // TestTransferred: not more blocks are read from the store than 1.1 times what diverged and what
 // changed since.
 func TestTransferred(t *testing.T) {
+	t.Parallel()
 	s := newStory(t, alone)
 	s.since()
 	const changed = 7 * blockBytes
@@ -151,6 +160,7 @@ func TestTransferred(t *testing.T) {
 
 // TestDryRun: nothing is changed.
 func TestDryRun(t *testing.T) {
+	t.Parallel()
 	s := newStory(t, alone)
 	before := tree(t, s.a.State)
 	o := s.options(s.a)
@@ -180,6 +190,7 @@ func TestDryRun(t *testing.T) {
 func TestWALLost(t *testing.T) {
 	for _, how := range []string{"gone", "another", "asked for"} {
 		t.Run(how, func(t *testing.T) {
+			t.Parallel()
 			s := newStory(t, alone)
 			s.since()
 			o := s.options(s.a)
@@ -210,6 +221,7 @@ func TestWALLost(t *testing.T) {
 
 // TestRefused: where the seat did not move, or there is none, nothing is done.
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	s := newStory(t, alone)
 	if _, err := Run(t.Context(), s.options(s.conf("host-c", "daegu"))); !fail.Is(err, fail.NotFound) {
 		t.Errorf("a host without a state: %v", err)
@@ -234,18 +246,19 @@ func TestRefused(t *testing.T) {
 
 // TestCircle: A goes back, takes the journal over again, and B goes back in its turn.
 func TestCircle(t *testing.T) {
+	t.Parallel()
 	s := newStory(t, alone)
 	s.since()
 	if _, err := Run(t.Context(), s.options(s.a)); err != nil {
 		t.Fatal(err)
 	}
 	s.follow(s.a)
-	s.must(os.Rename(s.store(), s.store()+".away"))
+	s.away()
 	inLog := s.snapshot()
 	s.write(s.b, "v", 7)
 	lone := s.snapshot()
 	s.closeB()
-	s.must(os.Rename(s.store()+".away", s.store()))
+	s.back()
 	s.images = inLog
 	o := s.promotion(s.a)
 	o.Overwrite, o.Agents = true, []string{"host-b"}

@@ -2,6 +2,7 @@ package failback
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -31,38 +32,42 @@ func (f failing) Read(ctx context.Context, name string, off, n int64, buf []byte
 // and the branch has what was there before it.
 func TestStoreGoesAway(t *testing.T) {
 	for _, compare := range []bool{false, true} {
-		s := newStory(t, alone)
-		s.since()
-		o := s.options(s.a)
-		o.Compare = compare
-		runs := 0
-		for reads := int64(0); ; reads++ {
-			var left atomic.Int64
-			left.Store(reads)
-			o.Open = func(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
-				st, err := objstore.Open(ctx, t.URL, objstore.Options{ReadOnly: true})
-				return failing{st, &left}, func() {}, err
+		t.Run(fmt.Sprint("compare ", compare), func(t *testing.T) {
+			t.Parallel()
+			s := newStory(t, alone)
+			s.since()
+			o := s.options(s.a)
+			o.Compare = compare
+			runs := 0
+			for reads := int64(0); ; reads++ {
+				var left atomic.Int64
+				left.Store(reads)
+				o.Open = func(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
+					st, err := objstore.Open(ctx, t.URL, objstore.Options{ReadOnly: true})
+					return failing{st, &left}, func() {}, err
+				}
+				rep, err := Run(t.Context(), o)
+				if err == nil {
+					s.wantBackings(s.a, s.parted)
+					s.wantBranch(s.a, rep.Branch, s.lone)
+					break
+				}
+				runs++
+				if !fail.Is(err, fail.Retry) || runs > 1000 {
+					t.Fatal(err)
+				}
 			}
-			rep, err := Run(t.Context(), o)
-			if err == nil {
-				s.wantBackings(s.a, s.parted)
-				s.wantBranch(s.a, rep.Branch, s.lone)
-				break
+			if runs < 2 {
+				t.Errorf("it failed %d times only", runs)
 			}
-			runs++
-			if !fail.Is(err, fail.Retry) || runs > 1000 {
-				t.Fatal(err)
-			}
-		}
-		if runs < 2 {
-			t.Errorf("it failed %d times only", runs)
-		}
-		s.follow(s.a)
+			s.follow(s.a)
+		})
 	}
 }
 
 // TestLaterEpochs: of several epochs behind the former seat's the first one says where it parted.
 func TestLaterEpochs(t *testing.T) {
+	t.Parallel()
 	s := newStory(t, alone)
 	s.since()
 	s.closeB()
@@ -88,6 +93,7 @@ func TestLaterEpochs(t *testing.T) {
 
 // TestNothingDivergent: a seat that lost nothing goes back as well, with an empty branch.
 func TestNothingDivergent(t *testing.T) {
+	t.Parallel()
 	s := newStory(t, func(*sites, *config.Agent) {})
 	s.since()
 	rep, err := Run(t.Context(), s.options(s.a))
@@ -100,6 +106,7 @@ func TestNothingDivergent(t *testing.T) {
 
 // TestLeft: a volume that the log does not have stays as it is.
 func TestLeft(t *testing.T) {
+	t.Parallel()
 	s := newStory(t, func(s *sites, a *config.Agent) {
 		alone(s, a)
 		s.createVolume(a, "x")
@@ -121,6 +128,7 @@ func TestLeft(t *testing.T) {
 
 // TestRemove: a branch that is needed is not removed, and one that is not goes with all that is in it.
 func TestRemove(t *testing.T) {
+	t.Parallel()
 	s := newStory(t, alone)
 	o := s.options(s.a)
 	o.step = func(name string) error {

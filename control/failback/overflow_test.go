@@ -3,6 +3,7 @@ package failback
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"testing"
@@ -47,23 +48,26 @@ func (s *story) overflow() {
 // Where the bitmap does not reach back to the branch point either, the volumes are.
 func TestOverflow(t *testing.T) {
 	for _, committed := range []bool{false, true} {
-		s := newStory(t, func(s *sites, a *config.Agent) {
-			if committed { // by the journal at A, which has it in its WAL alone
-				alone(s, a)
+		t.Run(fmt.Sprint("committed ", committed), func(t *testing.T) {
+			t.Parallel()
+			s := newStory(t, func(s *sites, a *config.Agent) {
+				if committed { // by the journal at A, which has it in its WAL alone
+					alone(s, a)
+				}
+			})
+			s.overflow()
+			s.since()
+			rep, err := Run(t.Context(), s.options(s.a))
+			if err != nil {
+				t.Fatal(err)
 			}
+			g := rep.Groups[0]
+			if g.Compare != committed || g.Rounded == committed || (rep.ComparedBytes > 0) != committed {
+				t.Errorf("committed %v: %+v", committed, rep)
+			}
+			s.wantBackings(s.a, s.parted)
+			s.wantBranch(s.a, rep.Branch, s.lone)
+			s.follow(s.a)
 		})
-		s.overflow()
-		s.since()
-		rep, err := Run(t.Context(), s.options(s.a))
-		if err != nil {
-			t.Fatal(err)
-		}
-		g := rep.Groups[0]
-		if g.Compare != committed || g.Rounded == committed || (rep.ComparedBytes > 0) != committed {
-			t.Errorf("committed %v: %+v", committed, rep)
-		}
-		s.wantBackings(s.a, s.parted)
-		s.wantBranch(s.a, rep.Branch, s.lone)
-		s.follow(s.a)
 	}
 }

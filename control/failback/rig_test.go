@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -41,6 +43,15 @@ type sites struct {
 	blocks atomic.Int64      // bytes of blocks that were read from the store, footers apart
 }
 
+// TestMain lets several run at once on a machine of few cores: they wait for disks most of the time.
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", strconv.Itoa(max(4, runtime.GOMAXPROCS(0)))); err != nil {
+		panic(err)
+	}
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
 func newSites(t *testing.T) *sites {
 	dir, err := os.MkdirTemp("/tmp", "pf-") // short: sockets are in it
 	if err != nil {
@@ -62,6 +73,14 @@ func (s *sites) must(err error) {
 }
 
 func (s *sites) store() string { return filepath.Join(s.dir, "bucket") }
+
+// away takes the store away from everybody, and back brings it back.
+func (s *sites) away() { s.must(os.Rename(s.store(), s.store()+".away")) }
+
+func (s *sites) back() {
+	_ = os.Remove(s.store()) // empty, of whoever opened it meanwhile
+	s.must(os.Rename(s.store()+".away", s.store()))
+}
 
 // conf is the configuration of a host at a site.
 func (s *sites) conf(host, site string) *config.Agent {
@@ -96,15 +115,17 @@ func (s *sites) dial(c *config.Agent, volume string) *nbdclient.Conn {
 	return n
 }
 
-// write puts something new into a block, which is flushed.
-func (s *sites) write(c *config.Agent, volume string, block int64) {
+// write puts something new into blocks, each of which is flushed.
+func (s *sites) write(c *config.Agent, volume string, blocks ...int64) {
 	s.t.Helper()
 	n := s.dial(c, volume)
 	defer n.Close()
-	p := s.images[volume][block*blockBytes:][:blockBytes]
-	_, _ = s.random.Read(p)
-	s.must(n.WriteAt(s.t.Context(), p, block*blockBytes, 0))
-	s.must(n.Flush(s.t.Context()))
+	for _, block := range blocks {
+		p := s.images[volume][block*blockBytes:][:blockBytes]
+		_, _ = s.random.Read(p)
+		s.must(n.WriteAt(s.t.Context(), p, block*blockBytes, 0))
+		s.must(n.Flush(s.t.Context()))
+	}
 }
 
 func (s *sites) createVolume(c *config.Agent, name string) {
@@ -184,17 +205,19 @@ func newStory(t *testing.T, alone func(s *sites, a *config.Agent)) *story {
 	s.call(a, api.VerbGroupPut, api.GroupPut{Name: "g", Create: true})
 	for _, name := range []string{"v", "w"} {
 		s.createVolume(a, name)
+		var blocks []int64
 		for block := range int64(64) {
-			s.write(a, name, 2*block)
+			blocks = append(blocks, 2*block)
 		}
+		s.write(a, name, blocks...)
 	}
 	s.inLog()
 	out := &story{sites: s, a: a, b: s.conf("host-b", "busan"), parted: s.snapshot()}
-	s.must(os.Rename(s.store(), s.store()+".away"))
+	s.away()
 	alone(s, a)
 	out.lone = s.snapshot()
 	s.must(d.Close())
-	s.must(os.Rename(s.store()+".away", s.store()))
+	s.back()
 	s.images = map[string][]byte{}
 	for name, image := range out.parted {
 		s.images[name] = bytes.Clone(image)

@@ -25,6 +25,12 @@ type Lie struct {
 	change  func(*reply)
 }
 
+// Of is the kind of request that it is told about: put, get, list, delete, or any.
+func (l *Lie) Of() string {
+	of, _, _ := strings.Cut(l.Name, " ")
+	return of
+}
+
 func isPut(r *http.Request) bool    { return r.Method == http.MethodPut }
 func isDelete(r *http.Request) bool { return r.Method == http.MethodDelete }
 func isAny(*http.Request) bool      { return true }

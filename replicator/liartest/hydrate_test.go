@@ -52,7 +52,7 @@ func (d *disk) Close() error                               { return nil }
 // or is called damaged; when the lies end, all of it comes.
 func TestHydrate(t *testing.T) {
 	srv, log, prefix := shared(t)
-	eachLie(t, func(t *testing.T, ctx context.Context, lie *liar.Lie, n int, mustPass bool) {
+	eachLie(t, readers, func(t *testing.T, ctx context.Context, lie *liar.Lie, n int, mustPass bool) {
 		l := lyingAt(t, srv, prefix)
 		in, p, err := newest(ctx, l.honest)
 		if err != nil {

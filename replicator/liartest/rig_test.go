@@ -3,9 +3,13 @@ package liartest
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http/httptest"
+	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,12 +26,21 @@ import (
 
 const (
 	bucket     = "lies"
-	volumeSize = 1 << 20
+	volumeSize = 256 << 10
 	// passing is how many lies a verb waits out; patience is how many failures it does.
 	passing, patience = 3, 12
 	// enough is far more than any call takes.
 	enough = time.Minute
 )
+
+// TestMain lets several run at once on a machine of few cores: what a lie costs is waits.
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", strconv.Itoa(max(6, runtime.GOMAXPROCS(0)))); err != nil {
+		panic(err)
+	}
+	flag.Parse()
+	os.Exit(m.Run())
+}
 
 func startServer(t *testing.T) *s3test.Server {
 	t.Helper()
@@ -66,8 +79,8 @@ func lyingAt(t *testing.T, srv *s3test.Server, prefix string) *lying {
 	t.Helper()
 	l := &lying{Liar: liar.New(strings.TrimPrefix(srv.Endpoint, "http://")), srv: srv, prefix: prefix}
 	l.front = httptest.NewServer(l.Liar)
-	l.honest = open(t, srv, srv.Endpoint, prefix)
-	l.store = open(t, srv, l.front.URL, prefix)
+	l.honest = open(t, srv, srv.Endpoint, prefix, enough)
+	l.store = open(t, srv, l.front.URL, prefix, 500*time.Millisecond)
 	t.Cleanup(func() {
 		_, _ = l.honest.Close(), l.store.Close() // connections
 		l.front.CloseClientConnections()
@@ -77,10 +90,10 @@ func lyingAt(t *testing.T, srv *s3test.Server, prefix string) *lying {
 	return l
 }
 
-func open(t *testing.T, srv *s3test.Server, endpoint, prefix string) objstore.Store {
+func open(t *testing.T, srv *s3test.Server, endpoint, prefix string, timeout time.Duration) objstore.Store {
 	t.Helper()
 	s, err := objstore.Open(t.Context(), "s3://"+bucket+"/"+prefix,
-		objstore.Options{Endpoint: endpoint, CredentialsFile: srv.CredentialsFile, Timeout: 500 * time.Millisecond})
+		objstore.Options{Endpoint: endpoint, CredentialsFile: srv.CredentialsFile, Timeout: timeout})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,11 +114,11 @@ func writeLog(t *testing.T, s objstore.Store, seed uint64) *logtest.Log {
 	l.Keeping = true
 	r := rand.New(rand.NewPCG(seed, 1))
 	l.Volume("v", volumeSize)
-	l.Random(r, 15)
+	l.Random(r, 8)
 	if _, err := gc.Catalog(t.Context(), s, gc.Options{Dir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
-	l.Random(r, 15)
+	l.Random(r, 8)
 	return l
 }
 

@@ -41,6 +41,9 @@ type sites struct {
 	s       *sender
 }
 
+// siteVolume is small: all of it is restored at each point.
+const siteVolume = 128 << 10
+
 func newSites(t *testing.T) *sites {
 	x := &sites{rig: rig{t: t, fs: vfs.NewMem()}, r: rand.New(rand.NewPCG(seed.New(t), 1)), pair: []string{"b", "a"}}
 	for dir, s := range map[string]*objstore.Store{"/a": &x.a, "/b": &x.store, "/scratch": &x.scratch} {
@@ -56,7 +59,7 @@ func newSites(t *testing.T) *sites {
 	x.log.Keeping, x.log.Step = true, time.Minute
 	x.log.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle",
 		PITR: "every-write", Retention: &state.Retention{EveryWriteSeconds: 3600}})
-	x.log.Volume("v", 1<<20)
+	x.log.Volume("v", siteVolume)
 	x.logA, x.logB = newFramer(x, x.a), newFramer(x, x.store)
 	return x
 }
@@ -295,7 +298,7 @@ func (x *sites) more(n int) {
 		for i := range data {
 			data[i] = byte(x.r.Uint32())
 		}
-		x.s.send(x.s.frame(x.log.Write("v", x.r.Int64N(1<<20-int64(len(data))), data)))
+		x.s.send(x.s.frame(x.log.Write("v", x.r.Int64N(siteVolume-int64(len(data))), data)))
 		x.log.Point = x.s.at
 		x.log.Keep()
 	}
@@ -314,9 +317,9 @@ func (x *sites) inLine(up *Uploader) {
 	}
 }
 
-// equal holds each point of a log against what the volume had there; those from first on must be
-// points.
-func (x *sites) equal(s objstore.Store, first uint64) {
+// equal holds each point of a log against what the volume had there, and returns them; those from
+// first on must be points.
+func (x *sites) equal(s objstore.Store, first uint64) (points []uint64) {
 	t := x.t
 	t.Helper()
 	l, err := twin.Open(t.Context(), s, nil)
@@ -327,13 +330,12 @@ func (x *sites) equal(s objstore.Store, first uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := 0
 	for lsn, want := range x.log.History {
 		if want["v"] == nil {
 			continue
 		}
 		p, err := l.Resolve(t.Context(), v, fmt.Sprint(lsn), x.log.Clock)
-		got := memory(make([]byte, 1<<20))
+		got := memory(make([]byte, siteVolume))
 		if err == nil {
 			_, err = l.Restore(t.Context(), p, got)
 		}
@@ -343,12 +345,12 @@ func (x *sites) equal(s objstore.Store, first uint64) {
 			}
 			continue
 		}
-		if read++; !bytes.Equal(got, want["v"]) {
+		if points = append(points, lsn); !bytes.Equal(got, want["v"]) {
 			t.Errorf("%s: LSN %d differs", s.URL(), lsn)
 		}
 	}
-	if r, ok := l.RangeOf(x.log.Stream); !ok || r.LastLSN != x.log.Point.LSN || read == 0 {
-		t.Errorf("%s: points %+v, the stream ends at %v; %d read", s.URL(), r, x.log.Point, read)
+	if r, ok := l.RangeOf(x.log.Stream); !ok || r.LastLSN != x.log.Point.LSN || len(points) == 0 {
+		t.Errorf("%s: points %+v, the stream ends at %v; %d read", s.URL(), r, x.log.Point, len(points))
 	}
 	totals, err := twin.Examine(t.Context(), s, func(*twin.Object) error { return nil })
 	if err == nil {
@@ -357,6 +359,8 @@ func (x *sites) equal(s objstore.Store, first uint64) {
 	if err != nil {
 		t.Errorf("%s: %v", s.URL(), err)
 	}
+	slices.Sort(points)
+	return points
 }
 
 type memory []byte

@@ -12,11 +12,12 @@ import (
 
 // TestNotKept: where retention has let go of the branch point, the volumes are compared with the newest
 // point, and go there. A point grows old by the time that a journal runs, and by no clock that could be
-// set: it takes a minute.
+// set: it takes a minute, beside the other tests, of which this is the first for that reason.
 func TestNotKept(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes a minute")
 	}
+	t.Parallel()
 	s := newStory(t, alone)
 	retention := "every_write=1m"
 	s.call(s.b, api.VerbGroupPut, api.GroupPut{Name: "g", Retention: &retention})
