@@ -216,7 +216,11 @@ func (s *Server) forget(c *conn) {
 // offer the device.
 func (s *Server) Detach(dev block.Device) {
 	for _, c := range s.snapshot() {
-		if d := c.exported(); d != nil && d == dev {
+		d := c.exported()
+		if over, ok := d.(interface{ Device() block.Device }); ok && over.Device() != nil { // it passes all on
+			d = over.Device()
+		}
+		if d != nil && d == dev {
 			c.detach()
 		}
 	}
