@@ -102,8 +102,8 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 }
 
 // StartLocked is Start by a process that holds the lock of the state directory already, which is
-// the daemon's from then on. Clients may be attached already, to p: their I/O goes on when volumes
-// are served. With an error that server is as it was.
+// the daemon's from then on. Clients may be attached already, to p, which is the daemon's as well:
+// their I/O goes on when volumes are served. p may be nil.
 func StartLocked(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, lock io.Closer,
 	p *parked.Server) (*Daemon, error) {
 	return start(ctx, conf, version, log, testHooks{fs: vfs.Default, lock: lock, parked: p})
@@ -120,9 +120,6 @@ func start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 	err := d.open(ctx, d.ctx)
 	stop()
 	if err != nil {
-		if d.parked != nil {
-			d.nbd = nil // the clients stay
-		}
 		_ = d.Close()
 		return nil, err
 	}

@@ -97,7 +97,8 @@ func (d *Daemon) newNBD() error {
 
 func (d *Daemon) serveNBD(ctx context.Context) error {
 	if d.parked != nil { // it listens
-		d.parked.Resolve(exports{d.agent, d}, d.metrics)
+		d.parked.Resolve(ctx, exports{d.agent, d}, d.metrics)
+		d.watch(d.parked.Failed(), d.parked.Err)
 		return nil
 	}
 	all, err := ListenNBD(d.conf)

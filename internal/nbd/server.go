@@ -216,11 +216,7 @@ func (s *Server) forget(c *conn) {
 // offer the device.
 func (s *Server) Detach(dev block.Device) {
 	for _, c := range s.snapshot() {
-		d := c.exported()
-		if over, ok := d.(interface{ Device() block.Device }); ok && over.Device() != nil { // it passes all on
-			d = over.Device()
-		}
-		if d != nil && d == dev {
+		if d := c.exported(); d != nil && d == dev {
 			c.detach()
 		}
 	}
@@ -276,10 +272,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // for the goroutines to end.
 func (s *Server) Close() error {
 	s.stopListening()
-	s.cancel()
 	for _, c := range s.snapshot() {
 		c.kill()
 	}
+	s.cancel()
 	s.wg.Wait()
 	return nil
 }
