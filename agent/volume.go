@@ -29,9 +29,12 @@ type Volume struct {
 var _ block.Device = (*Volume)(nil)
 
 // Info describes the volume to front ends.
-func (v *Volume) Info() block.Info {
-	return block.Info{SizeBytes: v.conf.SizeBytes, MinBlockBytes: 1, PrefBlockBytes: 4096,
-		Description: "Pollux volume " + v.conf.Name + " of group " + v.conf.Group}
+func (v *Volume) Info() block.Info { return InfoOf(v.conf.Name, v.conf.Group, v.conf.SizeBytes) }
+
+// InfoOf is the Info of a volume that an agent serves.
+func InfoOf(name, group string, sizeBytes int64) block.Info {
+	return block.Info{SizeBytes: sizeBytes, MinBlockBytes: 1, PrefBlockBytes: 4096,
+		Description: "Pollux volume " + name + " of group " + group}
 }
 
 func (v *Volume) check(op string, off, n int64) error {

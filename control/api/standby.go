@@ -16,10 +16,11 @@ type StandbyStatus struct {
 	URL           string    `json:"url"`
 	Journal       string    `json:"journal,omitempty"` // "" before the log was opened for the first time
 	Epoch         uint64    `json:"epoch"`
-	Position      uint64    `json:"position"`       // of the next object to be applied
-	StagedBytes   int64     `json:"staged_bytes"`   // on local disk
-	DelaySeconds  float64   `json:"delay_seconds"`  // how old what is applied has to be
-	AsOf          time.Time `json:"as_of,omitzero"` // zero: the end was not seen since the start
+	Parks         bool      `json:"parks,omitempty"` // clients can be attached already: their I/O waits
+	Position      uint64    `json:"position"`        // of the next object to be applied
+	StagedBytes   int64     `json:"staged_bytes"`    // on local disk
+	DelaySeconds  float64   `json:"delay_seconds"`   // how old what is applied has to be
+	AsOf          time.Time `json:"as_of,omitzero"`  // zero: the end was not seen since the start
 	// Promoting: a failover makes it the agent, or has begun to.
 	Promoting bool           `json:"promoting,omitempty"`
 	Error     string         `json:"error,omitempty"` // why it does not go on
@@ -46,6 +47,7 @@ type StandbyVolume struct {
 	Time       time.Time `json:"time,omitzero"`     // of that point
 	LagSeconds float64   `json:"lag_seconds"`
 	LagBytes   int64     `json:"lag_bytes"`
+	Parked     int       `json:"parked_clients,omitempty"` // that are attached, and wait
 }
 
 // Failover asks a standby to take the journal over at its site, without the former seat. What is

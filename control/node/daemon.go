@@ -28,6 +28,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbd"
+	"github.com/pollux-dr/pollux/internal/parked"
 	"github.com/pollux-dr/pollux/internal/private"
 	"github.com/pollux-dr/pollux/replicator/journal"
 	"github.com/pollux-dr/pollux/replicator/journal/journalclient"
@@ -51,6 +52,7 @@ type Daemon struct {
 	audit   *verbs.Auditor
 	agent   *agent.Agent
 	nbd     *nbd.Server
+	parked  *parked.Server // nbd, where clients were attached before; else nil
 	metrics *metrics
 	http    adminhttp.HTTP
 
@@ -90,7 +92,8 @@ type testHooks struct {
 	foldFrom      int64
 	catalogs      func(*catalogs.Options)
 	now           func() time.Time
-	lock          io.Closer // no hook: StartLocked's, of the state directory
+	parked        *parked.Server // no hook: StartLocked's
+	lock          io.Closer      // the same: of the state directory
 }
 
 // Start brings everything up. It returns when volumes are served.
@@ -99,14 +102,15 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 }
 
 // StartLocked is Start by a process that holds the lock of the state directory already, which is
-// the daemon's from then on.
-func StartLocked(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, lock io.Closer) (
-	*Daemon, error) {
-	return start(ctx, conf, version, log, testHooks{fs: vfs.Default, lock: lock})
+// the daemon's from then on. Clients may be attached already, to p, which is the daemon's as well:
+// their I/O goes on when volumes are served. p may be nil.
+func StartLocked(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, lock io.Closer,
+	p *parked.Server) (*Daemon, error) {
+	return start(ctx, conf, version, log, testHooks{fs: vfs.Default, lock: lock, parked: p})
 }
 
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s testHooks) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, hooks: s, lock: s.lock, start: time.Now(),
+	d := &Daemon{conf: conf, version: version, log: log, hooks: s, lock: s.lock, parked: s.parked, start: time.Now(),
 		failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())

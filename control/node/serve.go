@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/pollux-dr/pollux/control/catalogs"
 	"github.com/pollux-dr/pollux/control/verbs"
 	"github.com/pollux-dr/pollux/internal/block"
+	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbd"
 )
@@ -77,42 +79,67 @@ func (e exports) List(context.Context) []nbd.Export {
 	return out
 }
 
-// newNBD makes the server of the volumes, which does not listen yet.
+// newNBD makes the server of the volumes, which does not listen yet, or takes the one to which
+// clients are attached already.
 func (d *Daemon) newNBD() error {
-	c := d.conf.NBD
-	o := nbd.Options{Exports: exports{d.agent, d}, MaxConnections: c.MaxConnections,
-		StallLimit: time.Duration(c.StallLimit), Logger: d.log, Metrics: d.metrics,
-		ReceiveBudgetBytes: int64(d.conf.Memory) / 2}
-	if c.TCP != "" {
-		o.ReceiveBudgetBytes /= 2 // a half for each listener
+	if d.parked != nil {
+		d.nbd = d.parked.Server
+		return nil
 	}
-	if c.TLS.Cert != "" {
-		var err error
-		if o.TLS, err = adminhttp.LoadTLS(c.TLS); err != nil {
-			return err
-		}
-		o.RequireTLS = true
+	o, err := NBDOptions(d.conf, d.log)
+	if err != nil {
+		return err
 	}
+	o.Exports, o.Metrics = exports{d.agent, d}, d.metrics
 	d.nbd = nbd.New(o)
 	return nil
 }
 
 func (d *Daemon) serveNBD(ctx context.Context) error {
-	c := d.conf.NBD
-	l, err := adminhttp.ListenUnix(c.Unix)
-	if err != nil {
-		return err
-	}
-	d.spawn(func() error { return d.nbd.Serve(ctx, l) })
-	if c.TCP == "" {
+	if d.parked != nil { // it listens
+		d.parked.Resolve(ctx, exports{d.agent, d}, d.metrics)
+		d.watch(d.parked.Failed(), d.parked.Err)
 		return nil
 	}
-	t, err := net.Listen("tcp", c.TCP)
-	if err != nil {
-		return fail.Wrap(fail.Refused, "listen on", c.TCP, err)
+	all, err := ListenNBD(d.conf)
+	for _, l := range all {
+		d.spawn(func() error { return d.nbd.Serve(ctx, l) })
 	}
-	d.spawn(func() error { return d.nbd.Serve(ctx, t) })
-	return nil
+	return err
+}
+
+// NBDOptions are those of an agent's configuration, but for what is served and counted.
+func NBDOptions(conf *config.Agent, log *slog.Logger) (o nbd.Options, err error) {
+	c := conf.NBD
+	o = nbd.Options{MaxConnections: c.MaxConnections, StallLimit: time.Duration(c.StallLimit), Logger: log,
+		ReceiveBudgetBytes: int64(conf.Memory) / 2}
+	if c.TCP != "" {
+		o.ReceiveBudgetBytes /= 2 // a half for each listener
+	}
+	if c.TLS.Cert != "" {
+		if o.TLS, err = adminhttp.LoadTLS(c.TLS); err != nil {
+			return o, err
+		}
+		o.RequireTLS = true
+	}
+	return o, nil
+}
+
+// ListenNBD opens what an agent's configuration says that volumes are served on. With an error, it
+// returns those that are open.
+func ListenNBD(conf *config.Agent) (all []net.Listener, err error) {
+	l, err := adminhttp.ListenUnix(conf.NBD.Unix)
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, l)
+	if conf.NBD.TCP == "" {
+		return all, nil
+	}
+	if l, err = net.Listen("tcp", conf.NBD.TCP); err != nil {
+		return all, fail.Wrap(fail.Refused, "listen on", conf.NBD.TCP, err)
+	}
+	return append(all, l), nil
 }
 
 func (d *Daemon) serveHTTP() error {

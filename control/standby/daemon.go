@@ -22,6 +22,7 @@ import (
 	"github.com/pollux-dr/pollux/control/promote"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/parked"
 	"github.com/pollux-dr/pollux/replicator/journal/journalnode"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin/standby"
@@ -46,6 +47,7 @@ type Daemon struct {
 	lock    io.Closer
 	store   objstore.Store
 	engine  *standby.Standby
+	parked  *parked.Server // clients that are attached already; nil where none are to be
 	metrics *metrics
 	http    adminhttp.HTTP
 
@@ -99,7 +101,7 @@ func Start(ctx context.Context, conf *config.Agent, o Options) (*Daemon, error) 
 
 func (d *Daemon) open(ctx context.Context) (err error) {
 	c := d.conf
-	for _, dir := range []string{c.State, filepath.Dir(c.Socket), c.Standby.Dir} {
+	for _, dir := range []string{c.State, filepath.Dir(c.Socket), filepath.Dir(c.NBD.Unix), c.Standby.Dir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fail.Wrap(fail.Denied, "create", dir, err)
 		}
@@ -142,6 +144,9 @@ func (d *Daemon) open(ctx context.Context) (err error) {
 		return err
 	}
 	if err := d.serveHTTP(); err != nil {
+		return err
+	}
+	if err := d.park(); err != nil {
 		return err
 	}
 	if stage == promote.Fenced { // its images may be the agent's already
@@ -239,6 +244,9 @@ func (d *Daemon) Close() error {
 	d.mu.Unlock()
 	if next != nil {
 		return next.Close()
+	}
+	if d.parked != nil {
+		_ = d.parked.Close()
 	}
 	return d.stop(d.http.Close, true)
 }

@@ -171,7 +171,7 @@ func (d *Daemon) become(ctx context.Context) (err error) {
 	}
 	lock := d.lock
 	d.lock = nil // the agent's, even where it does not start
-	p, err := node.StartLocked(ctx, d.conf, d.version, d.log, lock)
+	p, err := node.StartLocked(ctx, d.conf, d.version, d.log, lock, d.parked)
 	if err != nil {
 		return errors.Join(err, errors.New("the journal is at this site, and its agent did not start"))
 	}

@@ -29,15 +29,17 @@ func (d *Daemon) status() *api.StandbyStatus {
 	out := &api.StandbyStatus{Name: d.conf.Name, Site: d.conf.Site, Version: d.version,
 		UptimeSeconds: time.Since(d.start).Seconds(), Target: d.target.Name, URL: st.Store, Journal: st.Journal,
 		Epoch: st.Epoch, Position: st.Position, StagedBytes: st.Staged,
+		Parks:        d.parked != nil,
 		DelaySeconds: time.Duration(d.conf.Standby.Delay).Seconds(), AsOf: st.AsOf, Error: st.Error,
 		Groups: []api.StandbyGroup{}}
+	clients := d.clients()
 	for _, g := range st.Groups {
 		group := api.StandbyGroup{Name: g.Name, State: g.State, LagSeconds: g.LagSeconds, LagBytes: g.LagBytes,
 			Volumes: []api.StandbyVolume{}}
 		for _, v := range g.Volumes {
 			group.Volumes = append(group.Volumes, api.StandbyVolume{Name: v.Name, Path: v.Path, State: v.State,
 				Reason: v.Reason, Percent: v.Percent, LSN: v.LSN, Time: v.Time, LagSeconds: v.LagSeconds,
-				LagBytes: v.LagBytes})
+				LagBytes: v.LagBytes, Parked: clients[v.Name]})
 		}
 		out.Groups = append(out.Groups, group)
 	}
@@ -66,6 +68,7 @@ var (
 	descLagBytes = adminhttp.Desc("standby_lag_bytes", "Bytes that a standby has staged and not applied.", "group")
 	descFollows  = adminhttp.Desc("standby_following", "1 while all images of a group follow the log.", "group")
 	descSeen     = adminhttp.Desc("standby_end_seen_seconds", "How long ago a standby saw the log's end.")
+	descParked   = adminhttp.Desc("standby_parked_clients", "Clients that wait for a volume.", "volume")
 	descPosition = adminhttp.Desc("standby_position", "The position of the log that a standby applies next.")
 )
 
@@ -86,7 +89,13 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 	if !st.AsOf.IsZero() {
 		gauge(descSeen, time.Since(st.AsOf).Seconds())
 	}
+	clients := m.d.clients()
 	for _, g := range st.Groups {
+		for _, v := range g.Volumes {
+			if m.d.parked != nil {
+				gauge(descParked, float64(clients[v.Name]), v.Name)
+			}
+		}
 		follows := 0.0
 		if g.State == standby.Following || g.State == standby.Behind {
 			follows = 1

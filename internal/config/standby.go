@@ -23,6 +23,8 @@ type Standby struct {
 	CopyRate quantity.Bytes    `yaml:"copy_rate"` // of copies, per second; default no limit
 	// StageBudget bounds what is read ahead of what is applied; default 1GiB.
 	StageBudget quantity.Bytes `yaml:"stage_budget"`
+	// Park attaches clients before the journal is here: the volumes are offered, and I/O waits.
+	Park bool `yaml:"park"`
 }
 
 const (

@@ -23,6 +23,7 @@ func TestStandby(t *testing.T) {
 		"  copy_rate: 1KiB":                    "agent.yaml:6: standby.copy_rate: ",
 		"  stage_budget: 1MiB":                 "agent.yaml:6: standby.stage_budget: ",
 		"  backing: {v: /d}":                   "agent.yaml:6: ",
+		"  park: later":                        "agent.yaml:6: ",
 		"  delay: 1h\n  target: y\n  other: 1": "agent.yaml:8: ",
 	} {
 		_, err := ParseAgent("agent.yaml", []byte(head+text+"\n"))
@@ -30,11 +31,15 @@ func TestStandby(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	c, err := ParseAgent("agent.yaml", []byte(head+"  target: y\n  groups: [g]\n  backings: {v: /dev/v}\n"))
+	c, err := ParseAgent("agent.yaml",
+		[]byte(head+"  target: y\n  groups: [g]\n  backings: {v: /dev/v}\n  park: true\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &c.Standby
+	if !s.Park {
+		t.Error("nobody is parked")
+	}
 	if f, err := c.Followed(); err != nil || f.URL != "file:///y" {
 		t.Errorf("it follows %+v, %v", f, err)
 	}

@@ -54,6 +54,7 @@ type conn struct {
 	allocation bool // base:allocation was selected
 	export     string
 	dev        block.Device
+	parked     Parked // dev, while nobody serves it; else nil
 	info       block.Info
 	shared     atomic.Pointer[block.Device] // dev, for other goroutines
 
@@ -133,10 +134,11 @@ func (c *conn) logEnd(err error) {
 	}
 }
 
-// kill ends the connection at once.
+// kill ends the connection at once: the socket first, so that no request is answered by what its
+// cancelling makes of it.
 func (c *conn) kill() {
-	c.cancel()
 	_ = c.raw.Close()
+	c.cancel()
 }
 
 // drain makes the reader stop before the next request. The flag is set before
@@ -149,6 +151,7 @@ func (c *conn) drain() {
 
 func (c *conn) setExport(name string, dev block.Device, info block.Info) {
 	c.export, c.dev, c.info = name, dev, info
+	c.parked, _ = dev.(Parked)
 	c.shared.Store(&dev)
 }
 
@@ -187,6 +190,11 @@ func (c *conn) transmit() error {
 		}
 		if r.cmd == cmdDisc {
 			return nil
+		}
+		if c.parked != nil {
+			if err := c.unpark(); err != nil {
+				return err
+			}
 		}
 		if err := c.handle(r); err != nil {
 			return err

@@ -272,10 +272,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // for the goroutines to end.
 func (s *Server) Close() error {
 	s.stopListening()
-	s.cancel()
 	for _, c := range s.snapshot() {
 		c.kill()
 	}
+	s.cancel()
 	s.wg.Wait()
 	return nil
 }

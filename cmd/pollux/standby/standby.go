@@ -54,7 +54,11 @@ func Print(w io.Writer, st *api.StandbyStatus, now time.Time) {
 	}
 	text.Table(w, rows)
 	fmt.Fprintln(w)
-	rows = [][]string{{"VOLUME", "STATE", "POINT", "TIME", "LAG", "IMAGE"}}
+	head := []string{"VOLUME", "STATE", "POINT", "TIME", "LAG", "IMAGE"}
+	if st.Parks {
+		head = append(head, "PARKED")
+	}
+	rows = [][]string{head}
 	for _, g := range st.Groups {
 		for _, v := range g.Volumes {
 			state, point, when := v.State, "-", "-"
@@ -64,7 +68,11 @@ func Print(w io.Writer, st *api.StandbyStatus, now time.Time) {
 			if v.LSN > 0 {
 				point, when = fmt.Sprintf("LSN %d", v.LSN), v.Time.UTC().Format(time.RFC3339)
 			}
-			rows = append(rows, []string{v.Name, state, point, when, text.Duration(seconds(v.LagSeconds)), v.Path})
+			row := []string{v.Name, state, point, when, text.Duration(seconds(v.LagSeconds)), v.Path}
+			if st.Parks {
+				row = append(row, fmt.Sprint(v.Parked))
+			}
+			rows = append(rows, row)
 		}
 	}
 	text.Table(w, rows)

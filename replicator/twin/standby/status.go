@@ -28,6 +28,8 @@ type VolumeStatus struct {
 	Name    string    `json:"name"`
 	Group   string    `json:"group"`
 	Path    string    `json:"path"`
+	Size    int64     `json:"size_bytes"`
+	Ready   bool      `json:"ready"` // the log has it whole
 	State   string    `json:"state"`
 	Reason  string    `json:"reason,omitempty"`
 	Percent float64   `json:"percent,omitempty"` // of the copy that is being made
@@ -136,8 +138,8 @@ func (s *Standby) publish() {
 		byGroup := map[string]*GroupStatus{}
 		for _, name := range slices.Sorted(maps.Keys(c.Volumes)) {
 			v, sv, sc := c.Volumes[name], s.state.Volumes[name], c.stream(c.Volumes[name].Stream)
-			out := VolumeStatus{Name: name, Path: v.Path, State: Copying, LSN: sc.Applied.LSN,
-				Time: time.Unix(0, sc.Time)}
+			out := VolumeStatus{Name: name, Path: v.Path, Size: v.Size, State: Copying,
+				LSN: sc.Applied.LSN, Time: time.Unix(0, sc.Time), Ready: sv != nil && sv.Ready}
 			switch {
 			case sc.Broken != "":
 				out.State, out.Reason = Stalled, sc.Broken
