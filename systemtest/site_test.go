@@ -21,6 +21,7 @@ import (
 // a small machine.
 type siteConf struct {
 	name                       string // of the agent; default host1
+	daemon                     string // the verb that runs it; default agent
 	program                    string // default the one that is tested
 	url, endpoint, credentials string // of the target; "": a file:// store beside the state
 	memory, walBudget          string
@@ -136,7 +137,7 @@ func (s *site) launch() {
 		s.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(cmp.Or(s.conf.program, program), "agent", "-c", s.config())
+	cmd := exec.Command(cmp.Or(s.conf.program, program), cmp.Or(s.conf.daemon, "agent"), "-c", s.config())
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = s.environ()
 	if s.agent, err = child.Start(cmd); err != nil {
