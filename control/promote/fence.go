@@ -103,14 +103,13 @@ func (r *run) fenceObject(at claim.Place) []byte {
 
 // readAgain opens the log anew.
 func (r *run) readAgain(ctx context.Context) error {
-	f := r.found
-	fresh := &found{}
-	if err := fresh.look(ctx, r, f.target); err != nil {
-		return err
+	l := &look{target: r.found.target}
+	l.open(ctx, r)
+	r.found.closers = append(r.found.closers, l.close)
+	if l.err == nil {
+		r.found.store, r.found.log, r.found.end = l.store, l.log, l.log.ReadPoint(clock.Now())
 	}
-	f.closers = append(f.closers, fresh.closers...)
-	f.store, f.log, f.end = fresh.store, fresh.log, fresh.end
-	return nil
+	return l.err
 }
 
 // reread reads the log with the fence, and makes sure that it counts.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -282,6 +283,35 @@ func TestForceTwice(t *testing.T) {
 	}
 	if _, err := node.Start(t.Context(), b.Conf, "test", b.Logger); !fail.Is(err, fail.Refused) {
 		t.Errorf("its agent starts: %v", err)
+	}
+}
+
+// TestForceInTheDark: where no target is at this site, it is not known which one is lost before a log
+// was read. One that takes connections and never answers is not waited for once that is known.
+func TestForceInTheDark(t *testing.T) {
+	s := newSites(t)
+	s.primary()
+	dark, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dark.Close()
+	c := s.options(s.conf("host-c", "daegu"))
+	c.Conf.Journal.Targets = append([]config.Target{{Name: "lost", Site: "seoul", URL: "s3://bucket/prefix",
+		Endpoint: "http://" + dark.Addr().String()}}, c.Conf.Journal.Targets...)
+	t.Setenv("AWS_ACCESS_KEY_ID", "key")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	c.Open = func(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
+		st, err := objstore.Open(ctx, t.URL, objstore.Options{Endpoint: t.Endpoint, Timeout: time.Hour})
+		return st, func() {}, err
+	}
+	rep, err := Force(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Target != "far" || len(rep.Others) != 1 || rep.Others[0] != (Other{Target: "lost", Site: "seoul",
+		State: OtherLost}) {
+		t.Errorf("report %+v", rep)
 	}
 }
 
