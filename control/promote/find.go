@@ -187,7 +187,8 @@ func (l *look) other(state string) Other {
 	return Other{Target: l.target.Name, Site: l.target.Site, State: state}
 }
 
-// take takes a log where it is the farthest so far.
+// take takes a log where it is the farthest so far: of the highest epoch, whatever others have written
+// on a dead branch, and then by what it has.
 func (f *found) take(l *look) error {
 	end := l.log.ReadPoint(clock.Now())
 	switch {
@@ -195,7 +196,7 @@ func (f *found) take(l *look) error {
 		return fail.New(fail.Refused, "take", l.store.URL(), fmt.Sprintf("it is of journal %s, and %s of %s",
 			l.log.Identity.Journal, f.store.URL(), f.log.Identity.Journal)).
 			WithHint("name the target whose log is to be taken: --store")
-	case f.log == nil || end.Index > f.end.Index:
+	case f.log == nil || l.log.Epoch > f.log.Epoch || l.log.Epoch == f.log.Epoch && end.Index > f.end.Index:
 		if f.log != nil {
 			f.others = append(f.others, Other{Target: f.target.Name, Site: f.target.Site, State: OtherBehind})
 		}
