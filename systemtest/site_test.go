@@ -21,6 +21,7 @@ import (
 // a small machine.
 type siteConf struct {
 	name                       string // of the agent; default host1
+	daemon                     string // the verb that runs it; default agent
 	program                    string // default the one that is tested
 	url, endpoint, credentials string // of the target; "": a file:// store beside the state
 	memory, walBudget          string
@@ -128,10 +129,10 @@ func (s *site) logText() string {
 	return string(b)
 }
 
-// launch starts the agent and does not wait until it serves.
+// launch starts the site's daemon and does not wait until it serves.
 func (s *site) launch() {
 	s.t.Helper()
-	s.launchAs("agent")
+	s.launchAs(cmp.Or(s.conf.daemon, "agent"))
 }
 
 // launchAs starts the daemon of a verb with the site's configuration.

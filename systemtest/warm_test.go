@@ -73,22 +73,10 @@ func takeOver(t *testing.T, kills int) {
 		_, err := n.tryStatus()
 		return err
 	})
-	lsn := n.group("exact").LastLSN
-	if lsn < durable {
-		t.Fatalf("the new site goes on from LSN %d, and the store had %d", lsn, durable)
-	}
-	if w.pending != nil && lsn > w.h.lsn {
-		w.h.add(*w.pending, int(lsn-w.h.lsn))
-	}
-	w.pending = nil
+	acknowledged := w.h.lsn
+	w = w.goOnAt(n, durable)
 	t.Logf("durable LSN %d, goes on from %d, acknowledged %d; RPO %.3f s, RTO %.3f s, %.3f s with the CLI", durable,
-		lsn, w.h.lsn, rep.RPOSeconds, rep.RTOSeconds, time.Since(began).Seconds())
-	was := w.h.at(lsn)
-	w.site, w.h = n, newHistory(exactBytes, lsn)
-	copy(w.h.image, was)
-	w.h.save()
-	w.connect()
-	w.verify()
+		w.h.lsn, acknowledged, rep.RPOSeconds, rep.RTOSeconds, time.Since(began).Seconds())
 	stop := w.background()
 	w.progress(300)
 	stop()

@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,6 +26,7 @@ type writer struct {
 	rand          *rand.Rand
 	h             *history
 	conn          *nbdclient.Conn
+	mu            sync.Mutex    // of h and pending, for who looks at them while it runs
 	pace          time.Duration // between requests
 	pending       *op           // sent, and not answered
 	ops           atomic.Int64  // answered, for whoever paces the load
@@ -31,6 +34,7 @@ type writer struct {
 	flushes       atomic.Int64  // answered, forced writes among them
 	flushPart     int           // one request in so many is preceded by a flush; 0: 20
 	largeTrims    bool          // some requests trim or zero megabytes
+	marked        bool          // others write marks into its group, so that the model does not know LSNs
 }
 
 // newWriter is for a volume that nobody has written to.
@@ -69,7 +73,7 @@ func (w *writer) run(ctx context.Context) error {
 		if err := w.do(o); err != nil {
 			return err
 		}
-		if n%50 == 49 {
+		if n%50 == 49 && !w.marked {
 			if err := w.compareLSN(); err != nil {
 				return err
 			}
@@ -107,7 +111,9 @@ func (w *writer) progress(n int64) {
 
 // do sends one request and takes it into the history when it is answered.
 func (w *writer) do(o op) error {
+	w.mu.Lock()
 	w.pending = &o
+	w.mu.Unlock()
 	ctx := context.Background() // a request cannot be taken back
 	var err error
 	switch o.kind {
@@ -121,8 +127,10 @@ func (w *writer) do(o op) error {
 	if err != nil {
 		return err
 	}
+	w.mu.Lock()
 	w.h.add(o, len(o.parts()))
 	w.pending = nil
+	w.mu.Unlock()
 	if o.flags&nbdclient.FUA != 0 {
 		w.flushed.Store(w.h.lsn)
 		w.flushes.Add(1)
@@ -166,6 +174,60 @@ func (w *writer) settle() {
 		w.h.add(*w.pending, int(last-w.h.lsn))
 		w.pending = nil
 	}
+}
+
+// goOnAt is a writer at another site, to which the group has gone: from an LSN there that is no
+// earlier than least. What the model has behind that did not come along. This writer may run on.
+func (w *writer) goOnAt(n *site, least uint64) *writer {
+	n.t.Helper()
+	lsn := n.group(w.group).LastLSN
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	pending := 0
+	if w.pending != nil {
+		pending = len(w.pending.parts())
+	}
+	if lsn < least || lsn > w.h.lsn+uint64(pending) {
+		n.t.Fatalf("group %s goes on from LSN %d; %d had to be there, acknowledged was %d, and %d more sent", w.group, lsn,
+			least, w.h.lsn, pending)
+	}
+	image := w.h.at(min(lsn, w.h.lsn))
+	if lsn > w.h.lsn {
+		w.h.apply(image, &step{op: *w.pending, first: w.h.lsn + 1, records: int(lsn - w.h.lsn)}, lsn)
+	}
+	to := w.successor(n, lsn, image)
+	to.verify()
+	return to
+}
+
+// goOnWhole is a writer at another site, to which the group was handed over: all that was acknowledged
+// is there, and of what was under way some first records. LSNs tell nothing where it is marked.
+func (w *writer) goOnWhole(n *site) *writer {
+	n.t.Helper()
+	to := w.successor(n, n.group(w.group).LastLSN, w.h.image)
+	got := readAll(n.t, to.conn)
+	if w.pending != nil {
+		for k := range w.pending.parts() {
+			if bytes.Equal(got, to.h.image) {
+				break
+			}
+			w.h.apply(to.h.image, &step{op: *w.pending, first: 1, records: k + 1}, uint64(k+1))
+		}
+		to.h.saved = nil
+		to.h.save()
+	}
+	sameBytes(n.t, "volume "+w.volume+" after the hand-over", got, to.h.image)
+	return to
+}
+
+// successor is a writer at another site, with a model that begins at a point.
+func (w *writer) successor(n *site, lsn uint64, image []byte) *writer {
+	to := &writer{site: n, group: w.group, volume: w.volume, rand: rand.New(rand.NewPCG(lsn, 1)), pace: w.pace,
+		h: newHistory(w.h.size, lsn), flushPart: w.flushPart, largeTrims: w.largeTrims}
+	copy(to.h.image, image)
+	to.h.save()
+	to.connect()
+	return to
 }
 
 // verify reads the whole volume.

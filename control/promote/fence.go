@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -29,6 +30,9 @@ func (r *run) fence(ctx context.Context) error {
 			return r.explainLoss(err)
 		}
 	}
+	if err := r.alone(ctx); err != nil {
+		return r.explainLoss(err)
+	}
 	r.intent.Fence = &fenced{Position: c.Place().Position - 1, Next: c.Place().Next, At: clock.Now().UTC()}
 	if err := r.reread(ctx); err != nil {
 		return err
@@ -39,6 +43,33 @@ func (r *run) fence(ctx context.Context) error {
 	}
 	r.intent.Points = points
 	return r.saveIntent()
+}
+
+// rivalLimit is how long the other targets have to say whether another site fenced them.
+const rivalLimit = 5 * time.Second
+
+// alone refuses to go on where another site has taken the journal over at the same time, with another
+// target's log. Each has fenced its own before it looks at the others', so that at least one of them
+// sees the other, and gives up; two that look at the same moment both do. A target that does not answer
+// cannot tell.
+func (r *run) alone(ctx context.Context) error {
+	var others []*look
+	for _, t := range r.conf.Journal.Targets {
+		if t.Name != r.intent.Target && t.Site != r.intent.FromSite {
+			others = append(others, &look{target: t, close: func() {}})
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, rivalLimit)
+	defer cancel()
+	openAll(ctx, r, others, r.intent.Target)
+	for _, l := range others {
+		defer l.close()
+		if l.err == nil && l.log.Identity.Journal == r.intent.Journal && l.log.Epoch >= r.intent.Token.Epoch {
+			return fail.New(fail.Fenced, "take", l.store.URL(), fmt.Sprintf("another site has fenced it under epoch %d",
+				l.log.Epoch))
+		}
+	}
+	return nil
 }
 
 // claimStep carries out one step of the claim.
@@ -103,14 +134,13 @@ func (r *run) fenceObject(at claim.Place) []byte {
 
 // readAgain opens the log anew.
 func (r *run) readAgain(ctx context.Context) error {
-	f := r.found
-	fresh := &found{}
-	if err := fresh.look(ctx, r, f.target); err != nil {
-		return err
+	l := &look{target: r.found.target}
+	l.open(ctx, r)
+	r.found.closers = append(r.found.closers, l.close)
+	if l.err == nil {
+		r.found.store, r.found.log, r.found.end = l.store, l.log, l.log.ReadPoint(clock.Now())
 	}
-	f.closers = append(f.closers, fresh.closers...)
-	f.store, f.log, f.end = fresh.store, fresh.log, fresh.end
-	return nil
+	return l.err
 }
 
 // reread reads the log with the fence, and makes sure that it counts.

@@ -37,8 +37,9 @@ func (f *found) close() {
 	}
 }
 
-// find reads the logs that may be taken, and takes the farthest. Those at the site that is lost
-// are not asked.
+// find reads the logs that may be taken, and takes the farthest. Those at the site that is lost are
+// not asked; where no log at this site tells which one that is, the others are asked at once, and as
+// soon as one has told, those at the lost site are not waited for.
 func (r *run) find(ctx context.Context) (f *found, err error) {
 	f = &found{}
 	defer func() {
@@ -50,81 +51,158 @@ func (r *run) find(ctx context.Context) (f *found, err error) {
 	if r.intent != nil {
 		want = r.intent.Target
 	}
-	var errs []error
-	for _, t := range r.candidates(want) {
-		if lost := f.lost(); want == "" && lost != "" && t.Site == lost {
-			f.others = append(f.others, Other{Target: t.Name, Site: t.Site, State: OtherLost})
-			continue
-		}
-		if err := f.look(ctx, r, t); err != nil {
-			errs = append(errs, fail.At("look at target", t.Name, err))
-			f.others = append(f.others, Other{Target: t.Name, Site: t.Site, State: OtherUnreached,
-				Error: fail.Explain(err)})
+	all := r.candidates(want)
+	here := slices.IndexFunc(all, func(l *look) bool { return l.target.Site != r.conf.Site })
+	if here < 0 {
+		here = len(all)
+	}
+	for _, l := range all[:here] {
+		l.open(ctx, r)
+	}
+	lost := r.lostSite(all, want)
+	var asked []*look
+	for _, l := range all[here:] {
+		if lost == "" || l.target.Site != lost {
+			asked = append(asked, l)
 		}
 	}
-	if f.log == nil {
-		if len(errs) == 0 {
-			return f, fail.New(fail.NotFound, "find", "target "+want, "there is none in "+r.Path).
-				WithHint("name one of journal.targets, by its name or URL")
-		}
-		return f, errors.Join(errs...)
-	}
-	return f, nil
+	openAll(ctx, r, asked, want)
+	return f, f.choose(r, all, want)
+}
+
+// look is one at a target.
+type look struct {
+	target config.Target
+	store  objstore.Store
+	log    *twin.Log // nil where it was not read
+	err    error     // why
+	close  func()
 }
 
 // candidates are the targets to look at, those at this site first.
-func (r *run) candidates(want string) []config.Target {
-	var out []config.Target
+func (r *run) candidates(want string) (out []*look) {
 	for _, t := range r.conf.Journal.Targets {
 		if want == "" || want == t.Name || want == t.URL {
-			out = append(out, t)
+			out = append(out, &look{target: t, close: func() {}})
 		}
 	}
-	slices.SortStableFunc(out, func(a, b config.Target) int {
-		here := func(t config.Target) int {
-			if t.Site == r.conf.Site {
+	slices.SortStableFunc(out, func(a, b *look) int {
+		elsewhere := func(l *look) int {
+			if l.target.Site == r.conf.Site {
 				return 0
 			}
 			return 1
 		}
-		return cmp.Compare(here(a), here(b))
+		return cmp.Compare(elsewhere(a), elsewhere(b))
 	})
 	return out
 }
 
-// lost is the site of the former seat, as far as is known.
-func (f *found) lost() string {
-	if f.log == nil {
-		return ""
+// open reads the target's log.
+func (l *look) open(ctx context.Context, r *run) {
+	if l.store, l.close, l.err = r.Open(ctx, l.target); l.err != nil {
+		l.close = func() {}
+		return
 	}
-	return f.log.State.Seat.Site
+	l.log, l.err = twin.Open(ctx, l.store, nil)
 }
 
-// look opens a target's log, and takes it where it is the farthest so far.
-func (f *found) look(ctx context.Context, r *run, t config.Target) error {
-	s, closeStore, err := r.Open(ctx, t)
-	if err != nil {
-		return err
+// openAll reads several logs at once, but none at the lost site once that is known.
+func openAll(ctx context.Context, r *run, asked []*look, want string) {
+	done := make(chan *look)
+	cancel := map[*look]context.CancelFunc{}
+	for _, l := range asked {
+		var one context.Context
+		one, cancel[l] = context.WithCancel(ctx)
+		go func() {
+			l.open(one, r)
+			done <- l
+		}()
 	}
-	l, err := twin.Open(ctx, s, nil)
-	if err != nil {
-		closeStore()
-		return err
+	var read []*look
+	for range asked {
+		l := <-done
+		read = append(read, l)
+		lost := r.lostSite(read, want)
+		for _, l := range asked {
+			if lost != "" && l.target.Site == lost {
+				cancel[l]()
+			}
+		}
 	}
-	f.closers = append(f.closers, closeStore)
-	end := l.ReadPoint(clock.Now())
+	for _, end := range cancel {
+		end()
+	}
+}
+
+// lostSite is the site of the former seat, as far as the logs that were read tell: none where it is
+// this one, whose targets are there. Where the target is named, it does not matter.
+func (r *run) lostSite(looks []*look, want string) string {
+	for _, l := range looks {
+		if want == "" && l.log != nil && l.log.State.Seat.Site != r.conf.Site {
+			return l.log.State.Seat.Site
+		}
+	}
+	return ""
+}
+
+// choose takes the farthest log of those that were read: one at the lost site only where there is no
+// other.
+func (f *found) choose(r *run, all []*look, want string) error {
+	lost := r.lostSite(all, want)
+	var errs []error
+	var atLost *look
+	for _, l := range all {
+		f.closers = append(f.closers, l.close)
+		switch {
+		case lost != "" && l.target.Site == lost:
+			if f.others = append(f.others, l.other(OtherLost)); l.log != nil {
+				atLost = l
+			}
+			continue
+		case l.err == nil:
+			l.err = f.take(l)
+		}
+		if l.err != nil {
+			errs = append(errs, fail.At("look at target", l.target.Name, l.err))
+			o := l.other(OtherUnreached)
+			o.Error = fail.Explain(l.err)
+			f.others = append(f.others, o)
+		}
+	}
 	switch {
-	case f.log != nil && l.Identity.Journal != f.log.Identity.Journal:
-		return fail.New(fail.Refused, "take", s.URL(), fmt.Sprintf("it is of journal %s, and %s of %s",
-			l.Identity.Journal, f.store.URL(), f.log.Identity.Journal)).
+	case f.log != nil:
+		return nil
+	case atLost != nil:
+		f.others = slices.DeleteFunc(f.others, func(o Other) bool { return o.Target == atLost.target.Name })
+		return f.take(atLost)
+	case len(errs) == 0:
+		return fail.New(fail.NotFound, "find", "target "+want, "there is none in "+r.Path).
+			WithHint("name one of journal.targets, by its name or URL")
+	}
+	return errors.Join(errs...)
+}
+
+func (l *look) other(state string) Other {
+	return Other{Target: l.target.Name, Site: l.target.Site, State: state}
+}
+
+// take takes a log where it is the farthest so far: of the highest epoch, whatever others have written
+// on a dead branch, and then by what it has.
+func (f *found) take(l *look) error {
+	end := l.log.ReadPoint(clock.Now())
+	switch {
+	case f.log != nil && l.log.Identity.Journal != f.log.Identity.Journal:
+		return fail.New(fail.Refused, "take", l.store.URL(), fmt.Sprintf("it is of journal %s, and %s of %s",
+			l.log.Identity.Journal, f.store.URL(), f.log.Identity.Journal)).
 			WithHint("name the target whose log is to be taken: --store")
-	case f.log == nil || end.Index > f.end.Index:
+	case f.log == nil || l.log.Epoch > f.log.Epoch || l.log.Epoch == f.log.Epoch && end.Index > f.end.Index:
 		if f.log != nil {
 			f.others = append(f.others, Other{Target: f.target.Name, Site: f.target.Site, State: OtherBehind})
 		}
-		f.target, f.store, f.log, f.end = t, s, l, end
+		f.target, f.store, f.log, f.end = l.target, l.store, l.log, end
 	default:
-		f.others = append(f.others, Other{Target: t.Name, Site: t.Site, State: OtherBehind})
+		f.others = append(f.others, l.other(OtherBehind))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package promote
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -163,9 +164,23 @@ func (r *run) begin(ctx context.Context) (err error) {
 	r.rep.Done = !r.intent.Done.IsZero()
 	r.rep.describe(r)
 	if r.rep.Done {
-		return nil
+		return r.stillHere()
 	}
 	return r.survey(ctx)
+}
+
+// stillHere refuses to say that the journal is here where it went on elsewhere since.
+func (r *run) stillHere() error {
+	if epoch := r.found.log.Epoch; epoch > r.intent.Token.Epoch {
+		return errMoved(r.intent, epoch)
+	}
+	return nil
+}
+
+func errMoved(in *intent, epoch uint64) error {
+	return fail.New(fail.Fenced, "fail over", "journal "+NameOf(in.Journal), fmt.Sprintf("it was here under epoch %d, "+
+		"and went on under epoch %d since", in.Token.Epoch, epoch)).
+		WithHint("use it there; pollux failback makes a standby of this host, and keeps what never left it")
 }
 
 // decide makes the intent durable: from here on a repeat does the same.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -282,6 +283,88 @@ func TestForceTwice(t *testing.T) {
 	}
 	if _, err := node.Start(t.Context(), b.Conf, "test", b.Logger); !fail.Is(err, fail.Refused) {
 		t.Errorf("its agent starts: %v", err)
+	}
+}
+
+// TestForceTwoLogs: of two sites with a target each, both of which have all of the log, one has the
+// journal; and one that comes later takes the log of the higher epoch, under the next.
+func TestForceTwoLogs(t *testing.T) {
+	s := newSites(t)
+	second := filepath.Join(s.dir, "second")
+	if err := os.Mkdir(second, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	options := func(host, site string) Options {
+		o := s.options(s.conf(host, site))
+		more := o.Conf.Journal.Targets[0]
+		more.Name, more.Site, more.URL = "second", "daegu", "file://"+second
+		o.Conf.Journal.Targets = append(o.Conf.Journal.Targets, more)
+		return o
+	}
+	a := options("host-a", "seoul").Conf
+	d := s.start(a)
+	s.call(a, api.VerbGroupPut, api.GroupPut{Name: "g", Create: true})
+	s.call(a, api.VerbVolumeCreate, api.VolumeCreate{Name: "v", Group: "g", SizeBytes: 1 << 20})
+	s.write(a, 0, 'A')
+	s.drained(a)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, c := options("host-b", "busan"), options("host-c", "daegu")
+	b.Confirm = func(*Report) error { // the other one is faster, between the look and the fence
+		rep, err := Force(t.Context(), c)
+		if err == nil && rep.Target != "second" {
+			t.Errorf("the faster one took %s", rep.Target)
+		}
+		return err
+	}
+	for range 2 { // a repeat is no luckier
+		if rep, err := Force(t.Context(), b); !fail.Is(err, fail.Fenced) || fail.HintOf(err) == "" {
+			t.Fatalf("the second one: %+v, %v", rep, err)
+		}
+	}
+	if _, err := node.Start(t.Context(), b.Conf, "test", b.Logger); !fail.Is(err, fail.Refused) {
+		t.Errorf("its agent starts: %v", err)
+	}
+	late := options("host-d", "busan")
+	rep, err := Force(t.Context(), late)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Epoch != 3 { // the second one has fenced its log, and gave up
+		t.Errorf("a later one: %+v", rep)
+	}
+	dd := s.start(late.Conf)
+	defer dd.Close()
+	s.wantAt(late.Conf, map[int64]byte{0: 'A'})
+}
+
+// TestForceInTheDark: where no target is at this site, it is not known which one is lost before a log
+// was read. One that takes connections and never answers is not waited for once that is known.
+func TestForceInTheDark(t *testing.T) {
+	s := newSites(t)
+	s.primary()
+	dark, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dark.Close()
+	c := s.options(s.conf("host-c", "daegu"))
+	c.Conf.Journal.Targets = append([]config.Target{{Name: "lost", Site: "seoul", URL: "s3://bucket/prefix",
+		Endpoint: "http://" + dark.Addr().String()}}, c.Conf.Journal.Targets...)
+	t.Setenv("AWS_ACCESS_KEY_ID", "key")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	c.Open = func(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
+		st, err := objstore.Open(ctx, t.URL, objstore.Options{Endpoint: t.Endpoint, Timeout: time.Hour})
+		return st, func() {}, err
+	}
+	rep, err := Force(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Target != "far" || len(rep.Others) != 1 || rep.Others[0] != (Other{Target: "lost", Site: "seoul",
+		State: OtherLost}) {
+		t.Errorf("report %+v", rep)
 	}
 }
 

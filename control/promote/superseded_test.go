@@ -138,3 +138,28 @@ func TestSupersededWhileServing(t *testing.T) {
 	}
 	s.wantAt(b, map[int64]byte{0: 'A', 65536: 0, 131072: 'C'})
 }
+
+// TestDoneAndSuperseded: a site that had taken the journal over does not say that it has it once it
+// has gone on elsewhere, whether its agent runs or not.
+func TestDoneAndSuperseded(t *testing.T) {
+	s := newSites(t)
+	s.primary()
+	b, c := s.options(s.conf("host-b", "busan")), s.options(s.conf("host-c", "daegu"))
+	for _, o := range []Options{b, c} {
+		if _, err := Force(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rep, err := Force(t.Context(), b); !fail.Is(err, fail.Fenced) || !strings.Contains(err.Error(), "epoch 3") {
+		t.Errorf("once more: %+v, %v", rep, err)
+	}
+	d := s.start(b.Conf)
+	defer d.Close()
+	s.awaitState(b.Conf, api.Superseded, "under epoch 3")
+	if rep, err := DoneAt(b.Conf); !fail.Is(err, fail.Fenced) {
+		t.Errorf("beside its agent: %+v, %v", rep, err)
+	}
+	if rep, err := Force(t.Context(), c); err != nil || !rep.Done {
+		t.Errorf("the seat, once more: %+v, %v", rep, err)
+	}
+}

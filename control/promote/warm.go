@@ -8,6 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/pollux-dr/pollux/control/seat"
 	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -60,10 +61,17 @@ func StageOf(state string) (Stage, error) {
 }
 
 // DoneAt reports a failover whose agent may be running: nil where the state directory has none
-// that is done.
+// that is done. Errors: fail.Fenced where the journal went on elsewhere since.
 func DoneAt(c *config.Agent) (*Report, error) {
 	in, err := loadIntent(vfs.Default, c.State)
 	if err != nil || in == nil || in.Done.IsZero() {
+		return nil, err
+	}
+	over, err := seat.Load(vfs.Default, c.State)
+	if err == nil && over != nil {
+		err = errMoved(in, over.Epoch)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &Report{Journal: in.Journal, Name: NameOf(in.Journal), FromSite: in.FromSite, FromEpoch: in.Token.Epoch - 1,

@@ -51,6 +51,7 @@ type Proxy struct {
 	changed chan struct{} // closed by Set
 	free    time.Time     // when the link has sent what it was given
 	conns   map[*conn]struct{}
+	seen    int64
 	closed  bool
 }
 
@@ -90,6 +91,14 @@ func (p *Proxy) Set(f Faults) {
 			c.reset()
 		}
 	}
+}
+
+// Seen is how many connections were asked for so far, and over HTTP how many requests made: where
+// it stays the same, nobody wanted anything of the server.
+func (p *Proxy) Seen() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.seen
 }
 
 // Close stops listening, resets all connections and waits until all is gone.
@@ -152,6 +161,7 @@ func (p *Proxy) serve(client net.Conn) {
 func (p *Proxy) register(c *conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.seen++
 	if p.closed || p.faults.Refuse {
 		return false
 	}
@@ -169,6 +179,7 @@ func (p *Proxy) unregister(c *conn) {
 func (p *Proxy) fate() (f Faults, drop, status bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.seen++
 	drop = p.rand.Float64() < p.faults.DropReply
 	status = p.rand.Float64() < p.faults.StatusPart
 	return p.faults, drop, status

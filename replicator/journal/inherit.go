@@ -38,7 +38,7 @@ type InheritedTarget struct {
 
 // Inherit makes in dir the state of a journal that goes on from an object log, alone at first.
 // Open then starts it. A repeat finds what it made: the same journal of the same epoch. Errors:
-// fail.Exists where another journal's state is there.
+// fail.Exists where another journal's state is there, fail.Full.
 func Inherit(fs vfs.FS, dir string, h *Heritage) error {
 	path := filepath.Join(dir, "state")
 	if _, err := fs.Stat(path); err == nil {
@@ -52,6 +52,9 @@ func Inherit(fs vfs.FS, dir string, h *Heritage) error {
 	}
 	if err := fs.MkdirAll(dir, 0o700); err != nil {
 		return fail.Wrap(fail.Denied, "create", dir, err)
+	}
+	if err := roomFor(fs, path); err != nil {
+		return err
 	}
 	return createKV(fs, path, kvOptions(fs, nil), h.write)
 }

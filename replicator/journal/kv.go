@@ -48,20 +48,29 @@ var (
 	keyStable   = []byte("z/stable/") // last, so that one range holds the FSM's
 )
 
-// minFreeBytes is what Pebble needs to open: on a full disk it would try for ever.
+// minFreeBytes is what Pebble needs to open: on a full disk it would try for ever, or end the process.
 const minFreeBytes = 1 << 20
 
+// roomFor refuses a directory on a full disk. Errors: fail.Full.
+func roomFor(fs vfs.FS, dir string) error {
+	use, err := fs.GetDiskUsage(fs.PathDir(dir))
+	if err != nil {
+		return nil //nolint:nilerr // it is not known, and Pebble finds out
+	}
+	free := use.AvailBytes
+	if os.Geteuid() == 0 { // may use what is reserved
+		free = max(free, use.TotalBytes-use.UsedBytes)
+	}
+	if free >= minFreeBytes {
+		return nil
+	}
+	return fail.New(fail.Full, "open", dir, fmt.Sprintf("its filesystem is full: %d bytes are free", free)).
+		WithHint("make room there, a megabyte at least, and start again")
+}
+
 func openKV(fs vfs.FS, dir string, log *slog.Logger) (*pebble.DB, error) {
-	if use, err := fs.GetDiskUsage(fs.PathDir(dir)); err == nil {
-		free := use.AvailBytes
-		if os.Geteuid() == 0 { // may use what is reserved
-			free = max(free, use.TotalBytes-use.UsedBytes)
-		}
-		if free < minFreeBytes {
-			return nil, fail.New(fail.Full, "open", dir,
-				fmt.Sprintf("its filesystem is full: %d bytes are free", free)).
-				WithHint("make room there, a megabyte at least, and start again")
-		}
+	if err := roomFor(fs, dir); err != nil {
+		return nil, err
 	}
 	opts := kvOptions(fs, log)
 	if _, err := fs.Stat(dir); oserror.IsNotExist(err) {

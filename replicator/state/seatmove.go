@@ -14,8 +14,9 @@ const (
 	MovePlanned = "planned" // it handed over, and nothing is lost
 )
 
-// SeatMove takes the seat under the next epoch: the journal goes on at Site, from the journal
-// index First on. What the epochs before have written from there on is a dead branch.
+// SeatMove takes the seat under a later epoch: the journal goes on at Site, from the journal
+// index First on. What the epochs before have written from there on is a dead branch. It is the next
+// epoch, or a later one where a site has fenced the log and was lost before it said anything more.
 type SeatMove struct {
 	From  uint64    `json:"from"` // the epoch up to now
 	Epoch uint64    `json:"epoch"`
@@ -26,7 +27,7 @@ type SeatMove struct {
 }
 
 func (r *SeatMove) check() error {
-	if r.Epoch != r.From+1 || r.From == 0 || r.Epoch > change.MaxLSN {
+	if r.Epoch <= r.From || r.From == 0 || r.Epoch > change.MaxLSN {
 		return invalid("a seat that moves from epoch %d to %d", r.From, r.Epoch)
 	}
 	if r.First == 0 || r.First > change.MaxLSN {
