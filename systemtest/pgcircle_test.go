@@ -110,15 +110,13 @@ func (x *pgCircle) goOn(p *place, except int) (lost int) {
 func (x *pgCircle) back(p *place) *failback.Report {
 	x.t.Helper()
 	if !p.agent.Running() {
-		p.mustStart()
+		p.restart()
 	}
 	p.isSuperseded()
 	if _, err := nbdclient.Dial(x.t.Context(), p.uri("db"), nil); err == nil {
 		x.t.Errorf("%s, a former seat, serves", p.name)
 	}
-	rep := p.failBack()
-	x.t.Logf("failback at %s: %d bytes only there, %.3f s", p.name, rep.DivergentBytes, rep.Seconds)
-	return rep
+	return p.failBack()
 }
 
 // branch has PostgreSQL recover on what only a former seat had: all that was confirmed there, and

@@ -65,12 +65,12 @@ func (x *tenure) allAnswered() (at int64) {
 	return at
 }
 
-// allFlushed is the newest moment of which an answered flush promises that all that was answered
-// before is kept.
-func (x *tenure) allFlushed() (at int64) {
+// allFlushed is the newest moment of which a flush, sent since and answered, promises that all that
+// was answered before is kept.
+func (x *tenure) allFlushed(since int64) (at int64) {
 	for i := range x.ops {
-		if x.ops[i].kind == regFlush && !x.ops[i].unknown {
-			at = max(at, x.ops[i].call)
+		if o := &x.ops[i]; o.kind == regFlush && !o.unknown && o.call >= since {
+			at = max(at, o.call)
 		}
 	}
 	return at
@@ -197,12 +197,13 @@ func (x *tenure) check() error {
 }
 
 func linearizable(m porcupine.Model, ops []porcupine.Operation) error {
-	switch res, info := porcupine.CheckOperationsVerbose(m, ops, undecided); res {
+	switch porcupine.CheckOperationsTimeout(m, ops, undecided) {
 	case porcupine.Ok:
 		return nil
 	case porcupine.Unknown:
 		return fmt.Errorf("it is not known after %v whether %d operations fit", undecided, len(ops))
 	default:
+		_, info := porcupine.CheckOperationsVerbose(m, ops, undecided)
 		return fmt.Errorf("no order fits:\n%s", stuck(&info, ops))
 	}
 }

@@ -6,39 +6,34 @@ import (
 	"testing"
 )
 
-// A history in a few letters: w and r are a write and a read of register 0 that were answered, u a
-// write without an answer, f a flush.
-func w(value uint32, call, ret int64) regOp {
-	return regOp{kind: regWrite, value: value, call: call, ret: ret}
-}
-
-func r(value uint32, call, ret int64) regOp {
-	return regOp{kind: regRead, value: value, call: call, ret: ret}
-}
-
-func u(value uint32, call int64) regOp {
-	return regOp{kind: regWrite, value: value, call: call, unknown: true}
-}
-
-func f(call, ret int64) regOp { return regOp{kind: regFlush, call: call, ret: ret} }
-
 // of is the operation on another register.
 func (o regOp) of(reg int) regOp {
 	o.reg = reg
 	return o
 }
 
-// at is a point with values of the first registers.
-func at(lsn uint64, values ...uint32) (p point) {
-	p.lsn = lsn
-	copy(p.regs[:], values)
-	return p
-}
-
 // TestTenureBites: the checker takes what may be, and refuses each kind of what may not.
 func TestTenureBites(t *testing.T) {
+	// A history in a few letters: w and r are a write and a read of register 0 that were answered, u
+	// a write without an answer, f a flush.
+	w := func(value uint32, call, ret int64) regOp {
+		return regOp{kind: regWrite, value: value, call: call, ret: ret}
+	}
+	r := func(value uint32, call, ret int64) regOp {
+		return regOp{kind: regRead, value: value, call: call, ret: ret}
+	}
+	u := func(value uint32, call int64) regOp {
+		return regOp{kind: regWrite, value: value, call: call, unknown: true}
+	}
+	f := func(call, ret int64) regOp { return regOp{kind: regFlush, call: call, ret: ret} }
+	at := func(lsn uint64, values ...uint32) (p point) { // of the first registers
+		p.lsn = lsn
+		copy(p.regs[:], values)
+		return p
+	}
 	const end = 1000
-	planned, local, remote := (*tenure).allAnswered, func(*tenure) int64 { return 0 }, (*tenure).allFlushed
+	planned, local := (*tenure).allAnswered, func(*tenure) int64 { return 0 }
+	remote := func(x *tenure) int64 { return x.allFlushed(0) }
 	for _, c := range []struct {
 		name  string
 		ops   []regOp

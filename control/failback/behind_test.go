@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/promote"
 	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
@@ -56,6 +58,9 @@ func TestTargetThatWasBehind(t *testing.T) {
 	_, err := promote.Force(t.Context(), o)
 	s.must(err)
 	s.must(os.Rename(near+".away", near))
+	if _, err := Run(t.Context(), s.options(a)); !fail.Is(err, fail.Retry) || !strings.Contains(err.Error(), "far") {
+		t.Errorf("before the new seat has reached the target: %v", err)
+	}
 	story := &story{sites: s, a: a, b: b, db: s.start(b)}
 	t.Cleanup(story.closeB)
 	s.write(b, "v", 3)

@@ -27,6 +27,7 @@ type found struct {
 	log    *twin.Log
 
 	closers []func()
+	behind  string // a target that does not have what came after this host's epoch
 }
 
 func (f *found) close() {
@@ -54,11 +55,28 @@ func (r *run) find(ctx context.Context, want string, journal uuid.UUID, epoch ui
 	switch {
 	case r.found.log != nil:
 		return nil
+	case want != "" && r.found.behind != "":
+		return r.elsewhere(ctx, journal, epoch, errors.Join(errs...))
 	case !some:
 		return fail.New(fail.NotFound, "find", "target "+want, "there is none in "+r.Path).
 			WithHint("name one of journal.targets, by its name or URL: the log is read there, and followed")
 	}
 	return errors.Join(errs...)
+}
+
+// elsewhere asks the other targets where the journal went on, when the one that is wanted does not say.
+// A target that a new seat has not reached yet is waited for; err is returned where none says so.
+func (r *run) elsewhere(ctx context.Context, journal uuid.UUID, epoch uint64, err error) error {
+	behind := r.found.behind
+	for _, t := range r.conf.Journal.Targets {
+		if t.Name == behind || r.look(ctx, t, journal, epoch) != nil {
+			continue
+		}
+		return fail.New(fail.Retry, "fail back from", "target "+behind, fmt.Sprintf("the journal went on under epoch %d, "+
+			"as target %s says, and its new seat has not brought this one in line yet", r.found.log.Epoch, t.Name)).
+			WithHint("the same command again in a while; or follow the other one: --store " + t.Name)
+	}
+	return err
 }
 
 // look opens a target's log, and takes it where it is the farthest so far.
@@ -78,6 +96,7 @@ func (r *run) look(ctx context.Context, t config.Target, journal uuid.UUID, epoc
 	case l.Damage != nil:
 		return l.Damage
 	case l.Epoch <= epoch:
+		r.found.behind = t.Name
 		return fail.New(fail.Refused, "fail back from", s.URL(), fmt.Sprintf("the journal did not go on there under a "+
 			"later epoch than %d, which is this host's", epoch)).
 			WithHint("if the seat is here, start the agent; if it went on elsewhere, name the target that has its " +
