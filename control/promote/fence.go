@@ -103,13 +103,11 @@ func (r *run) fenceObject(at claim.Place) []byte {
 
 // readAgain opens the log anew.
 func (r *run) readAgain(ctx context.Context) error {
-	f := r.found
-	fresh := &found{}
-	if err := fresh.look(ctx, r, f.target); err != nil {
+	fresh, err := r.found.open(ctx, r, r.found.target, r.intent.Journal)
+	if err != nil {
 		return err
 	}
-	f.closers = append(f.closers, fresh.closers...)
-	f.store, f.log, f.end = fresh.store, fresh.log, fresh.end
+	r.found.opened = *fresh
 	return nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/config"
@@ -21,12 +23,17 @@ import (
 // found is the log that is taken, as it was read.
 type found struct {
 	target config.Target
-	store  objstore.Store
-	log    *twin.Log
-	end    catalog.ReadPoint
+	opened
 	others []Other
 
 	closers []func()
+}
+
+// opened is a target's log.
+type opened struct {
+	store objstore.Store
+	log   *twin.Log
+	end   catalog.ReadPoint
 }
 
 func (f *found) close() {
@@ -37,8 +44,7 @@ func (f *found) close() {
 	}
 }
 
-// find reads the logs that may be taken, and takes the farthest. Those at the site that is lost
-// are not asked.
+// find reads the logs that may be taken, and takes the one that choice says.
 func (r *run) find(ctx context.Context) (f *found, err error) {
 	f = &found{}
 	defer func() {
@@ -50,24 +56,43 @@ func (r *run) find(ctx context.Context) (f *found, err error) {
 	if r.intent != nil {
 		want = r.intent.Target
 	}
-	var errs []error
-	for _, t := range r.candidates(want) {
-		if lost := f.lost(); want == "" && lost != "" && t.Site == lost {
-			f.others = append(f.others, Other{Target: t.Name, Site: t.Site, State: OtherLost})
+	targets := r.candidates(want)
+	c, logs, errs := choice{}, make([]*opened, len(targets)), make([]error, len(targets))
+	for _, t := range targets {
+		c.add(t.Site, !t.Optional)
+	}
+	var journal uuid.UUID
+	for i := c.next(); i >= 0; i = c.next() {
+		o, err := f.open(ctx, r, targets[i], journal)
+		if err != nil {
+			errs[i] = fail.At("look at target", targets[i].Name, err)
+			c.away(i)
 			continue
 		}
-		if err := f.look(ctx, r, t); err != nil {
-			errs = append(errs, fail.At("look at target", t.Name, err))
-			f.others = append(f.others, Other{Target: t.Name, Site: t.Site, State: OtherUnreached,
-				Error: fail.Explain(err)})
-		}
+		l := o.log
+		logs[i], journal = o, l.Identity.Journal
+		c.found(i, max(l.Epoch, l.State.Seat.Epoch), o.end.Index, l.State.Seat.Site)
 	}
-	if f.log == nil {
-		if len(errs) == 0 {
+	taken := c.taken()
+	if taken < 0 {
+		if len(targets) == 0 {
 			return f, fail.New(fail.NotFound, "find", "target "+want, "there is none in "+r.Path).
 				WithHint("name one of journal.targets, by its name or URL")
 		}
 		return f, errors.Join(errs...)
+	}
+	f.target, f.opened = targets[taken], *logs[taken]
+	for i, t := range targets {
+		o := Other{Target: t.Name, Site: t.Site, State: OtherBehind}
+		switch {
+		case i == taken:
+			continue
+		case errs[i] != nil:
+			o.State, o.Error = OtherUnreached, fail.Explain(errs[i])
+		case logs[i] == nil:
+			o.State = OtherLost
+		}
+		f.others = append(f.others, o)
 	}
 	return f, nil
 }
@@ -92,41 +117,22 @@ func (r *run) candidates(want string) []config.Target {
 	return out
 }
 
-// lost is the site of the former seat, as far as is known.
-func (f *found) lost() string {
-	if f.log == nil {
-		return ""
-	}
-	return f.log.State.Seat.Site
-}
-
-// look opens a target's log, and takes it where it is the farthest so far.
-func (f *found) look(ctx context.Context, r *run, t config.Target) error {
+// open opens a target's log, which has to be of a journal; the first one may be of any.
+func (f *found) open(ctx context.Context, r *run, t config.Target, journal uuid.UUID) (*opened, error) {
 	s, closeStore, err := r.Open(ctx, t)
 	if err != nil {
-		return err
-	}
-	l, err := twin.Open(ctx, s, nil)
-	if err != nil {
-		closeStore()
-		return err
+		return nil, err
 	}
 	f.closers = append(f.closers, closeStore)
-	end := l.ReadPoint(clock.Now())
-	switch {
-	case f.log != nil && l.Identity.Journal != f.log.Identity.Journal:
-		return fail.New(fail.Refused, "take", s.URL(), fmt.Sprintf("it is of journal %s, and %s of %s",
-			l.Identity.Journal, f.store.URL(), f.log.Identity.Journal)).
-			WithHint("name the target whose log is to be taken: --store")
-	case f.log == nil || end.Index > f.end.Index:
-		if f.log != nil {
-			f.others = append(f.others, Other{Target: f.target.Name, Site: f.target.Site, State: OtherBehind})
-		}
-		f.target, f.store, f.log, f.end = t, s, l, end
-	default:
-		f.others = append(f.others, Other{Target: t.Name, Site: t.Site, State: OtherBehind})
+	l, err := twin.Open(ctx, s, nil)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	if journal != uuid.Nil && l.Identity.Journal != journal {
+		return nil, fail.New(fail.Refused, "take", s.URL(), fmt.Sprintf("it is of journal %s, and another target of %s",
+			l.Identity.Journal, journal)).WithHint("name the target whose log is to be taken: --store")
+	}
+	return &opened{store: s, log: l, end: l.ReadPoint(clock.Now())}, nil
 }
 
 // points are where the streams end in the log.

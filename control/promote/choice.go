@@ -1,0 +1,117 @@
+package promote
+
+import "cmp"
+
+// choice is which of the targets' logs a failover takes: a plain value without I/O, asked with next and
+// told with found or away. The farthest log is that of the highest epoch, and among those the longest:
+// what an older epoch wrote beyond the place where a later one went on is a dead branch, however long.
+// Of equal ones a required target's is taken: behind its fence nobody is told any more that something
+// is durable remotely.
+//
+// The newest log also says whose site is lost, and no target there is asked, which could only hang. A
+// log that is behind names the seat before: so what is said by the farthest so far counts, and where
+// some target could not be reached, whose log may be farther, those at the lost site are asked last.
+// TestSitesModel goes through failovers one after another, with targets at all sites.
+type choice struct {
+	logs []seen
+}
+
+// seen is what is known of a target's log.
+type seen struct {
+	site     string
+	required bool
+	state    seenState
+	epoch    uint64
+	index    uint64 // the last of the journal
+	seat     string // the site at which the journal has its seat, as the log says
+}
+
+type seenState uint8
+
+const (
+	notAsked seenState = iota
+	unreached
+	reached
+)
+
+// add is a target that may be asked, behind those before.
+func (c *choice) add(site string, required bool) {
+	c.logs = append(c.logs, seen{site: site, required: required})
+}
+
+// next is the target to be asked next; -1: no more are.
+func (c *choice) next() int {
+	lost, away, last := c.lost(), false, -1
+	for i := range c.logs {
+		switch l := &c.logs[i]; {
+		case l.state == unreached:
+			away = true
+		case l.state == reached:
+		case lost == "" || l.site != lost:
+			return i
+		case last < 0:
+			last = i
+		}
+	}
+	if away {
+		return last
+	}
+	return -1
+}
+
+// found says where a target's log ends.
+func (c *choice) found(i int, epoch, index uint64, seat string) {
+	l := &c.logs[i]
+	l.state, l.epoch, l.index, l.seat = reached, epoch, index, seat
+}
+
+// away says that a target could not be reached, or its log not be read.
+func (c *choice) away(i int) { c.logs[i].state = unreached }
+
+func (l *seen) compare(o *seen) int {
+	required := 0
+	if l.required != o.required {
+		if required = -1; l.required {
+			required = 1
+		}
+	}
+	return cmp.Or(cmp.Compare(l.epoch, o.epoch), cmp.Compare(l.index, o.index), required)
+}
+
+// farthest is the one that reaches farthest of those that may be; -1: there is none.
+func (c *choice) farthest(may func(l *seen) bool) int {
+	best := -1
+	for i := range c.logs {
+		l := &c.logs[i]
+		if l.state != reached || !may(l) {
+			continue
+		}
+		if best < 0 || l.compare(&c.logs[best]) > 0 {
+			best = i
+		}
+	}
+	return best
+}
+
+// lost is the site of the former seat, as far as is known.
+func (c *choice) lost() string {
+	if i := c.farthest(func(*seen) bool { return true }); i >= 0 {
+		return c.logs[i].seat
+	}
+	return ""
+}
+
+// taken is the one that is taken: outside the lost site, unless the newest epoch has its log nowhere
+// else.
+func (c *choice) taken() int {
+	best := c.farthest(func(*seen) bool { return true })
+	if best < 0 {
+		return -1
+	}
+	b := &c.logs[best]
+	elsewhere := func(l *seen) bool { return l.epoch == b.epoch && (b.seat == "" || l.site != b.seat) }
+	if i := c.farthest(elsewhere); i >= 0 {
+		return i
+	}
+	return best
+}
