@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/clock"
@@ -61,7 +62,11 @@ func (r *run) alone(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, rivalLimit)
 	defer cancel()
-	openAll(ctx, r, others, r.intent.Target)
+	var wg sync.WaitGroup
+	for _, l := range others {
+		wg.Go(func() { l.open(ctx, r) })
+	}
+	wg.Wait()
 	for _, l := range others {
 		defer l.close()
 		if l.err == nil && l.log.Identity.Journal == r.intent.Journal && l.log.Epoch >= r.intent.Token.Epoch {
@@ -134,11 +139,11 @@ func (r *run) fenceObject(at claim.Place) []byte {
 
 // readAgain opens the log anew.
 func (r *run) readAgain(ctx context.Context) error {
-	l := &look{target: r.found.target}
+	l := &look{target: r.found.target, close: func() {}}
 	l.open(ctx, r)
 	r.found.closers = append(r.found.closers, l.close)
 	if l.err == nil {
-		r.found.store, r.found.log, r.found.end = l.store, l.log, l.log.ReadPoint(clock.Now())
+		r.found.take(l)
 	}
 	return l.err
 }

@@ -37,9 +37,7 @@ func (f *found) close() {
 	}
 }
 
-// find reads the logs that may be taken, and takes the farthest. Those at the site that is lost are
-// not asked; where no log at this site tells which one that is, the others are asked at once, and as
-// soon as one has told, those at the lost site are not waited for.
+// find reads the logs that may be taken, and takes the one that choice says.
 func (r *run) find(ctx context.Context) (f *found, err error) {
 	f = &found{}
 	defer func() {
@@ -51,23 +49,33 @@ func (r *run) find(ctx context.Context) (f *found, err error) {
 	if r.intent != nil {
 		want = r.intent.Target
 	}
-	all := r.candidates(want)
-	here := slices.IndexFunc(all, func(l *look) bool { return l.target.Site != r.conf.Site })
-	if here < 0 {
-		here = len(all)
-	}
-	for _, l := range all[:here] {
-		l.open(ctx, r)
-	}
-	lost := r.lostSite(all, want)
-	var asked []*look
-	for _, l := range all[here:] {
-		if lost == "" || l.target.Site != lost {
-			asked = append(asked, l)
+	looks := r.candidates(want)
+	taken := r.ask(ctx, looks)
+	var errs []error
+	for i, l := range looks {
+		f.closers = append(f.closers, l.close)
+		switch {
+		case i == taken:
+		case l.log != nil:
+			f.others = append(f.others, l.other(OtherBehind))
+		case l.err == nil:
+			f.others = append(f.others, l.other(OtherLost))
+		default:
+			errs = append(errs, fail.At("look at target", l.target.Name, l.err))
+			o := l.other(OtherUnreached)
+			o.Error = fail.Explain(l.err)
+			f.others = append(f.others, o)
 		}
 	}
-	openAll(ctx, r, asked, want)
-	return f, f.choose(r, all, want)
+	switch {
+	case taken >= 0:
+		f.take(looks[taken])
+		return f, nil
+	case len(looks) == 0:
+		return f, fail.New(fail.NotFound, "find", "target "+want, "there is none in "+r.Path).
+			WithHint("name one of journal.targets, by its name or URL")
+	}
+	return f, errors.Join(errs...)
 }
 
 // look is one at a target.
@@ -75,7 +83,8 @@ type look struct {
 	target config.Target
 	store  objstore.Store
 	log    *twin.Log // nil where it was not read
-	err    error     // why
+	end    catalog.ReadPoint
+	err    error // why, where it was asked
 	close  func()
 }
 
@@ -100,111 +109,88 @@ func (r *run) candidates(want string) (out []*look) {
 
 // open reads the target's log.
 func (l *look) open(ctx context.Context, r *run) {
-	if l.store, l.close, l.err = r.Open(ctx, l.target); l.err != nil {
-		l.close = func() {}
+	l.close() // of an earlier time
+	l.close = func() {}
+	var closeStore func()
+	if l.store, closeStore, l.err = r.Open(ctx, l.target); l.err != nil {
 		return
 	}
-	l.log, l.err = twin.Open(ctx, l.store, nil)
-}
-
-// openAll reads several logs at once, but none at the lost site once that is known.
-func openAll(ctx context.Context, r *run, asked []*look, want string) {
-	done := make(chan *look)
-	cancel := map[*look]context.CancelFunc{}
-	for _, l := range asked {
-		var one context.Context
-		one, cancel[l] = context.WithCancel(ctx)
-		go func() {
-			l.open(one, r)
-			done <- l
-		}()
-	}
-	var read []*look
-	for range asked {
-		l := <-done
-		read = append(read, l)
-		lost := r.lostSite(read, want)
-		for _, l := range asked {
-			if lost != "" && l.target.Site == lost {
-				cancel[l]()
-			}
-		}
-	}
-	for _, end := range cancel {
-		end()
+	l.close = closeStore
+	if l.log, l.err = twin.Open(ctx, l.store, nil); l.err == nil {
+		l.end = l.log.ReadPoint(clock.Now())
 	}
 }
 
-// lostSite is the site of the former seat, as far as the logs that were read tell: none where it is
-// this one, whose targets are there. Where the target is named, it does not matter.
-func (r *run) lostSite(looks []*look, want string) string {
+// lastLimit is how long targets at the lost site have to answer, where they are asked at all.
+const lastLimit = 10 * time.Second
+
+// ask reads the logs of targets, and returns which one is taken, or -1. Those at this site are read
+// first, since they tell which site is lost; the others at once. What turns out to be at the lost site
+// meanwhile is not waited for.
+func (r *run) ask(ctx context.Context, looks []*look) (taken int) {
+	c := choice{}
 	for _, l := range looks {
-		if want == "" && l.log != nil && l.log.State.Seat.Site != r.conf.Site {
-			return l.log.State.Seat.Site
-		}
+		c.add(l.target.Site, !l.target.Optional)
 	}
-	return ""
-}
-
-// choose takes the farthest log of those that were read: one at the lost site only where there is no
-// other.
-func (f *found) choose(r *run, all []*look, want string) error {
-	lost := r.lostSite(all, want)
-	var errs []error
-	var atLost *look
-	for _, l := range all {
-		f.closers = append(f.closers, l.close)
-		switch {
-		case lost != "" && l.target.Site == lost:
-			if f.others = append(f.others, l.other(OtherLost)); l.log != nil {
-				atLost = l
-			}
-			continue
-		case l.err == nil:
-			l.err = f.take(l)
+	done := make(chan int)
+	cancel := map[int]context.CancelFunc{}
+	var first *look
+	answer := func() {
+		i := <-done
+		cancel[i]()
+		delete(cancel, i)
+		l := looks[i]
+		if l.err == nil && first != nil && l.log.Identity.Journal != first.log.Identity.Journal {
+			l.log, l.err = nil, fail.New(fail.Refused, "take", l.store.URL(), fmt.Sprintf("it is of journal %s, and %s of %s",
+				l.log.Identity.Journal, first.store.URL(), first.log.Identity.Journal)).
+				WithHint("name the target whose log is to be taken: --store")
 		}
 		if l.err != nil {
-			errs = append(errs, fail.At("look at target", l.target.Name, l.err))
-			o := l.other(OtherUnreached)
-			o.Error = fail.Explain(l.err)
-			f.others = append(f.others, o)
+			if c.away(i); c.hurried(i) { // it was not let answer
+				l.err = nil
+			}
+			return
+		}
+		first = cmp.Or(first, l)
+		c.found(i, max(l.log.Epoch, l.log.State.Seat.Epoch), l.end.Index, l.log.State.Seat.Site)
+		for k := range cancel {
+			if c.hurry(k) {
+				cancel[k]()
+			}
 		}
 	}
-	switch {
-	case f.log != nil:
-		return nil
-	case atLost != nil:
-		f.others = slices.DeleteFunc(f.others, func(o Other) bool { return o.Target == atLost.target.Name })
-		return f.take(atLost)
-	case len(errs) == 0:
-		return fail.New(fail.NotFound, "find", "target "+want, "there is none in "+r.Path).
-			WithHint("name one of journal.targets, by its name or URL")
+	for {
+		i := c.next()
+		switch {
+		case i >= 0:
+			limit := ctx
+			if c.last(i) {
+				limit, cancel[i] = context.WithTimeout(ctx, lastLimit)
+			} else {
+				limit, cancel[i] = context.WithCancel(ctx)
+			}
+			c.ask(i)
+			go func() {
+				looks[i].open(limit, r)
+				done <- i
+			}()
+			if looks[i].target.Site == r.conf.Site {
+				answer()
+			}
+		case len(cancel) > 0:
+			answer()
+		default:
+			return c.taken()
+		}
 	}
-	return errors.Join(errs...)
 }
 
 func (l *look) other(state string) Other {
 	return Other{Target: l.target.Name, Site: l.target.Site, State: state}
 }
 
-// take takes a log where it is the farthest so far: of the highest epoch, whatever others have written
-// on a dead branch, and then by what it has.
-func (f *found) take(l *look) error {
-	end := l.log.ReadPoint(clock.Now())
-	switch {
-	case f.log != nil && l.log.Identity.Journal != f.log.Identity.Journal:
-		return fail.New(fail.Refused, "take", l.store.URL(), fmt.Sprintf("it is of journal %s, and %s of %s",
-			l.log.Identity.Journal, f.store.URL(), f.log.Identity.Journal)).
-			WithHint("name the target whose log is to be taken: --store")
-	case f.log == nil || l.log.Epoch > f.log.Epoch || l.log.Epoch == f.log.Epoch && end.Index > f.end.Index:
-		if f.log != nil {
-			f.others = append(f.others, Other{Target: f.target.Name, Site: f.target.Site, State: OtherBehind})
-		}
-		f.target, f.store, f.log, f.end = l.target, l.store, l.log, end
-	default:
-		f.others = append(f.others, l.other(OtherBehind))
-	}
-	return nil
+func (f *found) take(l *look) {
+	f.target, f.store, f.log, f.end = l.target, l.store, l.log, l.end
 }
 
 // points are where the streams end in the log.
