@@ -106,7 +106,7 @@ func (f *found) look(ctx context.Context, r *run, t config.Target) error {
 	if err != nil {
 		return err
 	}
-	l, err := twin.Open(ctx, s, nil)
+	l, err := twin.Open(ctx, s, &twin.Reading{Cache: r.Cache})
 	if err != nil {
 		closeStore()
 		return err

@@ -59,8 +59,10 @@ const (
 	defaultSnapshotBytes   = 64 << 20
 	defaultHeartbeat       = time.Minute
 	defaultElection        = 50 * time.Millisecond
-	applyTimeout           = 30 * time.Second
-	defaultTrailingLogs    = 64
+	// QuickElection is the least: for a journal that is alone, and for which somebody waits.
+	QuickElection       = 5 * time.Millisecond
+	applyTimeout        = 30 * time.Second
+	defaultTrailingLogs = 64
 	// A snapshot contains what is not yet uploaded, so it is taken only while that
 	// is little.
 	snapshotMaxPending      = 100_000
