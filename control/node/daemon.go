@@ -111,11 +111,7 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 // StartLocked is Start by a process that holds the lock of the state directory already.
 func StartLocked(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, held Held) (
 	*Daemon, error) {
-	h := testHooks{fs: vfs.Default, held: held}
-	if held.Fenced && conf.Journal.Listen == "" {
-		h.election = journal.QuickElection
-	}
-	return start(ctx, conf, version, log, h)
+	return start(ctx, conf, version, log, testHooks{fs: vfs.Default, held: held})
 }
 
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s testHooks) (*Daemon, error) {
@@ -291,7 +287,7 @@ func (d *Daemon) openHost(ctx context.Context) (err error) {
 			Version: d.version, FS: d.hooks.fs, OnSync: d.metrics.observeSync("journal"),
 			Election: d.hooks.election, TrailingLogs: d.hooks.trailingLogs, LogSegmentBytes: d.hooks.logSegment,
 			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog),
-			Heartbeat: time.Duration(c.Heartbeat)}}
+			Heartbeat: time.Duration(c.Heartbeat), Quick: d.hooks.held.Fenced}}
 	if c.Listen != "" {
 		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: d.conf.Identity.Files().Dial}
 	}
@@ -330,8 +326,8 @@ func (d *Daemon) openAgent() (err error) {
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
 		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs,
-		CheckpointInterval: d.hooks.checkpoint,
-		CreateBacking:      d.hooks.createBacking, OpenBacking: d.hydrating.openBacking,
+		CheckpointInterval: d.hooks.checkpoint, Quick: d.hooks.held.Fenced,
+		CreateBacking: d.hooks.createBacking, OpenBacking: d.hydrating.openBacking,
 	}
 	if d.journal.Alone() {
 		o.Reference, o.Committed, o.Remote, o.Dial = true, d.host.Point, d.host.Durable, d.dialHere
