@@ -68,7 +68,8 @@ func (d *Daemon) answer(ctx context.Context, h *standby.Handing) error {
 func (d *Daemon) makeReady(ctx context.Context) (s objstore.Store, err error) {
 	s, cache := d.atHand()
 	if s == nil {
-		if cache, err = twin.NewCache(filepath.Join(promote.StandbyDir(d.conf.State), "read"), twin.CacheBytes); err != nil {
+		dir := filepath.Join(promote.StandbyDir(d.conf.State), "read")
+		if cache, err = twin.NewCache(dir, twin.CacheBytes); err != nil {
 			return nil, err
 		}
 		if s, _, err = d.opener(0)(ctx, d.target); err != nil {
