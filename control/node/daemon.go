@@ -115,8 +115,8 @@ func StartLocked(ctx context.Context, conf *config.Agent, version string, log *s
 }
 
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s testHooks) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, hooks: s, lock: s.held.Lock, parked: s.held.Parked, start: time.Now(),
-		failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
+	d := &Daemon{conf: conf, version: version, log: log, hooks: s, lock: s.held.Lock, parked: s.held.Parked,
+		start: time.Now(), failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.handing, d.stopHanding = context.WithCancel(d.ctx)
