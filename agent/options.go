@@ -31,6 +31,8 @@ type Options struct {
 	OnSync func(time.Duration)
 	// Linger is how long an open frame waits for more before it is sealed.
 	Linger time.Duration
+	// Quick opens without preparing what can be made later: somebody waits.
+	Quick bool
 	// CheckpointInterval and CheckpointBytes say how often the backing is synced.
 	CheckpointInterval time.Duration
 	CheckpointBytes    int64

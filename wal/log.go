@@ -48,6 +48,9 @@ type Options struct {
 	// PreallocateInBackground keeps one zeroed and synced segment ready, so that
 	// an append that fills a segment does not wait for a new one.
 	PreallocateInBackground bool
+	// Quick opens an empty directory without waiting for a first segment that is zeroed: somebody
+	// waits, and its syncs may take longer until the next one.
+	Quick bool
 
 	// MaxSpares is how many written segments are kept for reuse; 0 means 2. A
 	// writer that outruns its truncation for a while needs as many as it fills in

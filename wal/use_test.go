@@ -72,6 +72,27 @@ func TestGroupCommit(t *testing.T) {
 	fs.before = nil
 }
 
+// TestQuick: a first segment that is merely allocated holds what any does, over a restart too.
+func TestQuick(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	o := Options{FS: fs, PreallocateInBackground: true, Quick: true}
+	l := openTest(t, o)
+	for i := uint64(1); i <= 100; i++ {
+		_, err := l.Append(payload(i, 500))
+		must(t, err)
+	}
+	must(t, l.Sync(context.Background(), 100))
+	must(t, l.Close())
+	l = openTest(t, o)
+	r := l.NewReader(1)
+	for i := uint64(1); i <= 100; i++ {
+		if index, b, err := r.Next(context.Background()); err != nil || index != i || !bytes.Equal(b, payload(i, 500)) {
+			t.Fatalf("entry %d of %d: %v", index, i, err)
+		}
+	}
+	must(t, l.Close())
+}
+
 func TestWaitAndReaderTail(t *testing.T) {
 	l := openTest(t, Options{PreallocateInBackground: true})
 	const n = 300

@@ -78,8 +78,16 @@ type Daemon struct {
 
 const closeTimeout = 60 * time.Second
 
-// testHooks are where crash tests put another disk under the daemon, and where StartLocked says what
-// is held.
+// Held is what a process has already that becomes an agent's: it is the daemon's from then on, even
+// where that does not start.
+type Held struct {
+	Lock   io.Closer      // of the state directory
+	Parked *parked.Server // to which clients are attached; nil where none are
+	// Fenced: this process has made the journal's seat of this host just now. Clients may wait.
+	Fenced bool
+}
+
+// testHooks are where crash tests put another disk under the daemon.
 type testHooks struct {
 	fs            vfs.FS
 	createBacking func(path string, sizeBytes int64) (existed bool, err error)
@@ -92,8 +100,7 @@ type testHooks struct {
 	foldFrom      int64
 	catalogs      func(*catalogs.Options)
 	now           func() time.Time
-	parked        *parked.Server // no hook: StartLocked's
-	lock          io.Closer      // the same: of the state directory
+	held          Held // no hook: StartLocked's
 }
 
 // Start brings everything up. It returns when volumes are served.
@@ -101,17 +108,15 @@ func Start(ctx context.Context, conf *config.Agent, version string, log *slog.Lo
 	return start(ctx, conf, version, log, testHooks{fs: vfs.Default})
 }
 
-// StartLocked is Start by a process that holds the lock of the state directory already, which is
-// the daemon's from then on. Clients may be attached already, to p, which is the daemon's as well:
-// their I/O goes on when volumes are served. p may be nil.
-func StartLocked(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, lock io.Closer,
-	p *parked.Server) (*Daemon, error) {
-	return start(ctx, conf, version, log, testHooks{fs: vfs.Default, lock: lock, parked: p})
+// StartLocked is Start by a process that holds the lock of the state directory already.
+func StartLocked(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, held Held) (
+	*Daemon, error) {
+	return start(ctx, conf, version, log, testHooks{fs: vfs.Default, held: held})
 }
 
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s testHooks) (*Daemon, error) {
-	d := &Daemon{conf: conf, version: version, log: log, hooks: s, lock: s.lock, parked: s.parked, start: time.Now(),
-		failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
+	d := &Daemon{conf: conf, version: version, log: log, hooks: s, lock: s.held.Lock, parked: s.held.Parked,
+		start: time.Now(), failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.handing, d.stopHanding = context.WithCancel(d.ctx)
@@ -178,7 +183,9 @@ func (d *Daemon) open(ctx, run context.Context) error {
 	}
 	d.wg.Go(func() { d.watchSeat(run) })
 	if d.host != nil && d.host.Leads() {
-		d.host.AwaitClaims(ctx, claimLimit)
+		if !d.hooks.held.Fenced { // else it is certain who is the seat
+			d.host.AwaitClaims(ctx, claimLimit)
+		}
 		d.wg.Go(func() {
 			d.resolveHandOver(d.handing)
 		})
@@ -280,7 +287,7 @@ func (d *Daemon) openHost(ctx context.Context) (err error) {
 			Version: d.version, FS: d.hooks.fs, OnSync: d.metrics.observeSync("journal"),
 			Election: d.hooks.election, TrailingLogs: d.hooks.trailingLogs, LogSegmentBytes: d.hooks.logSegment,
 			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog),
-			Heartbeat: time.Duration(c.Heartbeat)}}
+			Heartbeat: time.Duration(c.Heartbeat), Quick: d.hooks.held.Fenced}}
 	if c.Listen != "" {
 		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: d.conf.Identity.Files().Dial}
 	}
@@ -319,8 +326,8 @@ func (d *Daemon) openAgent() (err error) {
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
 		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
 		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs,
-		CheckpointInterval: d.hooks.checkpoint,
-		CreateBacking:      d.hooks.createBacking, OpenBacking: d.hydrating.openBacking,
+		CheckpointInterval: d.hooks.checkpoint, Quick: d.hooks.held.Fenced,
+		CreateBacking: d.hooks.createBacking, OpenBacking: d.hydrating.openBacking,
 	}
 	if d.journal.Alone() {
 		o.Reference, o.Committed, o.Remote, o.Dial = true, d.host.Point, d.host.Durable, d.dialHere

@@ -156,6 +156,7 @@ func (h *handing) run(ctx context.Context, wait time.Duration) (out api.HandOver
 	if err := h.awaitReady(ctx, wait); err != nil {
 		return h.cancel(ctx, err)
 	}
+	defer h.host.Hurry(h.target.Name)()
 	began := time.Now()
 	if err := h.drain(ctx); err != nil {
 		return h.cancel(ctx, err)

@@ -116,7 +116,7 @@ func (l *look) open(ctx context.Context, r *run) {
 		return
 	}
 	l.close = closeStore
-	if l.log, l.err = twin.Open(ctx, l.store, nil); l.err == nil {
+	if l.log, l.err = twin.Open(ctx, l.store, &twin.Reading{Cache: r.Cache}); l.err == nil {
 		l.end = l.log.ReadPoint(clock.Now())
 	}
 }

@@ -45,6 +45,7 @@ type Options struct {
 	// Standby is the engine of the standby that runs in this process; the lock of the state
 	// directory is its caller's then. Without it that of one which has ended here is used.
 	Standby  *standby.Standby
+	Cache    *twin.Cache // of what was read of logs; nil is none
 	Version  string
 	Operator string // who asks, for the audit
 	// Open opens a target's store for writing.

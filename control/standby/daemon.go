@@ -25,6 +25,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/parked"
 	"github.com/pollux-dr/pollux/replicator/journal/journalnode"
 	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/twin"
 	"github.com/pollux-dr/pollux/replicator/twin/standby"
 )
 
@@ -66,10 +67,12 @@ type Daemon struct {
 	step     func(name string) error // a test's, in a failover
 
 	mu        sync.Mutex
-	next      Process       // what it became
-	became    chan struct{} // closed when next is set
-	promoting bool          // a failover that was begun is not done
-	promotion error         // why it does not go on
+	writer    objstore.Store // store's target, connected to for a hand-over; nil before the first
+	cache     *twin.Cache    // of its log, the same
+	next      Process        // what it became
+	became    chan struct{}  // closed when next is set
+	promoting bool           // a failover that was begun is not done
+	promotion error          // why it does not go on
 }
 
 // Options are what Start needs beside a configuration.
@@ -121,7 +124,7 @@ func (d *Daemon) open(ctx context.Context) (err error) {
 	case err != nil:
 		return err
 	case stage == promote.Done:
-		return d.become(ctx)
+		return d.become(ctx, false)
 	case stage == promote.None:
 		if err := d.notAnAgent(); err != nil {
 			return err
@@ -259,8 +262,11 @@ func (d *Daemon) stop(endHTTP func(), unlock bool) error {
 		endHTTP()
 		d.cancel()
 		d.wg.Wait()
-		if d.store != nil {
-			errs = append(errs, d.store.Close())
+		writer, _ := d.atHand()
+		for _, s := range []objstore.Store{d.store, writer} {
+			if s != nil {
+				errs = append(errs, s.Close())
+			}
 		}
 	}
 	if d.lock != nil && unlock {

@@ -3,16 +3,21 @@ package standby
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/promote"
 	"github.com/pollux-dr/pollux/internal/clock"
+	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin"
 	"github.com/pollux-dr/pollux/replicator/twin/standby"
 )
 
@@ -23,17 +28,18 @@ import (
 // watchHandOver answers and takes up hand-overs to this site, until the context ends.
 func (d *Daemon) watchHandOver(ctx context.Context) {
 	answered, taken := map[uuid.UUID]bool{}, map[uuid.UUID]bool{}
+	ours := map[uuid.UUID]bool{} // the answer beside the log is known to be this host's
 	for {
 		changed := d.engine.Changed()
 		if h := d.engine.Handing(); h != nil && h.To == d.conf.Site {
 			switch {
 			case h.Phase == state.HandOverPrepare && !answered[h.ID] && (h.Following || len(h.Unwanted) > 0):
 				err := d.answer(ctx, h)
-				answered[h.ID] = err == nil || fail.Is(err, fail.Exists)
+				answered[h.ID], ours[h.ID] = err == nil || fail.Is(err, fail.Exists), err == nil
 				d.log.Info("a hand-over to this site was answered", "id", h.ID, "err", err)
 			case h.Phase == state.HandOverHand && h.Host == d.conf.Name && !taken[h.ID]:
 				taken[h.ID] = true
-				go d.takeUp(h) // not a part of this daemon, which ends by it
+				go d.takeUp(h, ours[h.ID]) // not a part of this daemon, which ends by it
 			}
 		}
 		select {
@@ -50,24 +56,70 @@ func (d *Daemon) answer(ctx context.Context, h *standby.Handing) error {
 	if len(h.Unwanted) > 0 {
 		r.Refusal = fmt.Sprintf("it does not follow %s", strings.Join(h.Unwanted[:min(len(h.Unwanted), 8)], ", "))
 	}
-	s, closeStore, err := d.opener(0)(ctx, d.target)
+	s, err := d.makeReady(ctx)
 	if err != nil {
 		return err
 	}
-	defer closeStore()
 	return objlog.WriteReady(ctx, s, r)
 }
 
-// takeUp becomes the agent of a journal that was handed over to this host.
-func (d *Daemon) takeUp(h *standby.Handing) {
+// makeReady does beforehand what would keep clients waiting: the store is connected to, and the log
+// read as far as it goes by now.
+func (d *Daemon) makeReady(ctx context.Context) (s objstore.Store, err error) {
+	s, cache := d.atHand()
+	if s == nil {
+		dir := filepath.Join(promote.StandbyDir(d.conf.State), "read")
+		if cache, err = twin.NewCache(dir, twin.CacheBytes); err != nil {
+			return nil, err
+		}
+		if s, _, err = d.opener(0)(ctx, d.target); err != nil {
+			return nil, err
+		}
+		d.mu.Lock()
+		d.writer, d.cache = s, cache
+		d.mu.Unlock()
+	}
+	_, err = twin.Open(ctx, s, &twin.Reading{Cache: cache})
+	return s, err
+}
+
+// atHand is what makeReady has made.
+func (d *Daemon) atHand() (objstore.Store, *twin.Cache) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.writer, d.cache
+}
+
+// openerFor is opener, which for a hand-over takes the store that is connected to.
+func (d *Daemon) openerFor(h *promote.HandOver, limit time.Duration) func(context.Context, config.Target) (
+	objstore.Store, func(), error) {
+	open := d.opener(limit)
+	s, _ := d.atHand()
+	if h == nil || s == nil {
+		return open
+	}
+	return func(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
+		if t.Name == d.target.Name {
+			return s, func() {}, nil
+		}
+		return open(ctx, t)
+	}
+}
+
+// takeUp becomes the agent of a journal that was handed over to this host. ours: the answer that was
+// beside the log is known to be.
+func (d *Daemon) takeUp(h *standby.Handing, ours bool) {
 	if !d.takeTurn(d.verbs) {
 		return
 	}
 	defer func() { <-d.turn }()
 	// The answer lies beside the log that decides: this is the one where it is ours.
-	r, err := objlog.ReadReady(d.verbs, d.store, h.ID)
-	if err == nil && r.Host != d.conf.Name {
-		err = fail.New(fail.Refused, "take over", "journal", "host "+r.Host+" has answered, and not this one")
+	var err error
+	if !ours {
+		var r state.Ready
+		if r, err = objlog.ReadReady(d.verbs, d.store, h.ID); err == nil && r.Host != d.conf.Name {
+			err = fail.New(fail.Refused, "take over", "journal", "host "+r.Host+" has answered, and not this one")
+		}
 	}
 	if err == nil {
 		_, err = d.failOver(api.Failover{Target: d.target.Name, By: "hand-over " + h.ID.String()},

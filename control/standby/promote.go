@@ -58,11 +58,12 @@ func (d *Daemon) failOver(r api.Failover, over *promote.HandOver, tell func(line
 		d.log.Info("failover: " + line)
 		tell(line)
 	}
+	_, cache := d.atHand()
 	rep, err := promote.Force(d.verbs, promote.Options{Conf: d.conf, Path: "this standby's configuration",
 		Target: r.Target, At: r.At, Agents: r.Agents, Backings: r.Backings, KeepAck: r.KeepAck,
 		WaitForData: r.WaitForData, Overwrite: r.Overwrite,
 		DryRun: r.DryRun, HandOver: over, Standby: d.engine, Version: d.version, Operator: cmp.Or(r.By, d.conf.Name),
-		Open: d.opener(time.Duration(r.PatienceSeconds * 1e9)), Tell: say,
+		Open: d.openerFor(over, time.Duration(r.PatienceSeconds*1e9)), Cache: cache, Tell: say,
 		Confirm: func(found *promote.Report) error { return d.confirmed(&r, found, over != nil) },
 		Stage:   func(what string) (twin.Progress, func()) { return progress(what, say) }, Logger: d.log, Step: d.step})
 	if r.DryRun {
@@ -70,7 +71,7 @@ func (d *Daemon) failOver(r api.Failover, over *promote.HandOver, tell func(line
 	}
 	if err == nil {
 		say("the agent starts")
-		err = d.become(d.verbs)
+		err = d.become(d.verbs, !rep.Resumed)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -153,8 +154,8 @@ func (d *Daemon) takeTurn(ctx context.Context) bool {
 }
 
 // become gives up the sockets, and starts the agent in this process. An error of that ends the
-// daemon: its next start is the agent's.
-func (d *Daemon) become(ctx context.Context) (err error) {
+// daemon: its next start is the agent's. fenced says that the log was fenced just now.
+func (d *Daemon) become(ctx context.Context, fenced bool) (err error) {
 	defer func() {
 		if err != nil {
 			select {
@@ -171,7 +172,8 @@ func (d *Daemon) become(ctx context.Context) (err error) {
 	}
 	lock := d.lock
 	d.lock = nil // the agent's, even where it does not start
-	p, err := node.StartLocked(ctx, d.conf, d.version, d.log, lock, d.parked)
+	p, err := node.StartLocked(ctx, d.conf, d.version, d.log,
+		node.Held{Lock: lock, Parked: d.parked, Fenced: fenced})
 	if err != nil {
 		return errors.Join(err, errors.New("the journal is at this site, and its agent did not start"))
 	}

@@ -44,6 +44,9 @@ type Options struct {
 	// Election is how long a member waits for a leader before it stands for
 	// election; the one of an embedded journal, before it elects itself.
 	Election time.Duration
+	// Quick is for a journal that somebody waits for: where it is alone it elects itself at once, and
+	// nothing is prepared that can be made later.
+	Quick bool
 	// Cluster makes the journal one of several members; nil: it is alone, and
 	// starts by itself.
 	Cluster *Cluster
@@ -59,8 +62,10 @@ const (
 	defaultSnapshotBytes   = 64 << 20
 	defaultHeartbeat       = time.Minute
 	defaultElection        = 50 * time.Millisecond
-	applyTimeout           = 30 * time.Second
-	defaultTrailingLogs    = 64
+	// quickElection is the least that Raft takes.
+	quickElection       = 5 * time.Millisecond
+	applyTimeout        = 30 * time.Second
+	defaultTrailingLogs = 64
 	// A snapshot contains what is not yet uploaded, so it is taken only while that
 	// is little.
 	snapshotMaxPending      = 100_000
@@ -96,6 +101,8 @@ func (o *Options) setDefaults() {
 		o.Election = defaultElection
 		if o.Cluster != nil {
 			o.Election = defaultClusterElection
+		} else if o.Quick {
+			o.Election = quickElection
 		}
 	}
 }

@@ -221,6 +221,18 @@ func TestRequests(t *testing.T) {
 		if err := s.Create(ctx, "late", nil); !fail.Is(err, fail.Retry) {
 			t.Errorf("create without time to wait: %v", err)
 		}
+		begin = time.Now()
+		waits := make(chan error, 1)
+		go func() { waits <- s.Create(t.Context(), "waits", nil) }()
+		synctest.Wait()
+		s.Hurry(true)
+		if err := errors.Join(<-waits, s.Create(t.Context(), "hurried", nil)); err != nil || time.Since(begin) > 0 {
+			t.Errorf("in a hurry: %v, after %v", err, time.Since(begin))
+		}
+		s.Hurry(false)
+		if err := s.Create(t.Context(), "again", nil); err != nil || time.Since(begin) == 0 {
+			t.Errorf("after it: %v, after %v", err, time.Since(begin))
+		}
 		free := objstore.WithRequests(openMem(t), 0, 0)
 		begin = time.Now()
 		for i := range 1000 {

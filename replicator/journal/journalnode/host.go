@@ -187,6 +187,22 @@ func (h *Host) SupersededBy(target string, epoch uint64) {
 	}
 }
 
+// Hurry has a target's uploader wait for nothing, until stop is called: somebody waits for what the
+// journal has.
+func (h *Host) Hurry(target string) (stop func()) {
+	set := func(on bool) {
+		for _, t := range h.targets {
+			t.mu.Lock()
+			if t.conf.Name == target && t.up != nil {
+				t.up.Hurry(on)
+			}
+			t.mu.Unlock()
+		}
+	}
+	set(true)
+	return func() { set(false) }
+}
+
 // AwaitClaims waits until the uploader of each target has its log, or something to say against it,
 // and for limit at most: who serves only then does not serve what a successor has gone on from.
 func (h *Host) AwaitClaims(ctx context.Context, limit time.Duration) {

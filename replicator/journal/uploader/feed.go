@@ -118,7 +118,7 @@ func (u *Uploader) another(ctx context.Context) (*object, error) {
 func (u *Uploader) mayLaunch() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.flying == 0 {
+	if u.flying == 0 || u.hurried && u.careful == 0 && u.flying < u.o.InFlight {
 		return true
 	}
 	return u.careful == 0 && u.flying < u.o.InFlight && u.flyingBytes < maxFlyingBytes &&

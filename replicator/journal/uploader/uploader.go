@@ -85,6 +85,7 @@ type Uploader struct {
 	status              Status
 	pace                pace
 	flying, flyingBytes int
+	hurried             bool
 	began               map[uint64]time.Time // by position: objects under way
 	landed              chan struct{}        // an object was created
 
@@ -153,6 +154,15 @@ func (u *Uploader) Status() Status {
 		}
 	}
 	return st
+}
+
+// Hurry says that somebody waits for what the journal has now: until it is called again with
+// false, an object does not wait for the one before it, nor for the request budget.
+func (u *Uploader) Hurry(on bool) {
+	u.mu.Lock()
+	u.hurried = on
+	u.mu.Unlock()
+	u.store.Hurry(on)
 }
 
 // Token is the fence token that this uploader writes under.

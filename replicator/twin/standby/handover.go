@@ -50,7 +50,7 @@ func (s *Standby) Handing() *Handing {
 
 // handingPoll is how often the log's end is looked at while a hand-over is under way: until the
 // other site goes on, its clients wait.
-const handingPoll = 20 * time.Millisecond
+const handingPoll = 5 * time.Millisecond
 
 // pollFor is how long to wait for more, which otherwise is d.
 func (s *Standby) pollFor(d time.Duration) time.Duration {
