@@ -30,6 +30,7 @@ func (d *Daemon) status() *api.StandbyStatus {
 		UptimeSeconds: time.Since(d.start).Seconds(), Target: d.target.Name, URL: st.Store, Journal: st.Journal,
 		Epoch: st.Epoch, Position: st.Position, StagedBytes: st.Staged,
 		DelaySeconds: time.Duration(d.conf.Standby.Delay).Seconds(), AsOf: st.AsOf, Error: st.Error,
+		BroughtBytes: st.Brought, AppliedBytes: st.Applied,
 		Groups: []api.StandbyGroup{}}
 	for _, g := range st.Groups {
 		group := api.StandbyGroup{Name: g.Name, State: g.State, LagSeconds: g.LagSeconds, LagBytes: g.LagBytes,
@@ -67,6 +68,10 @@ var (
 	descFollows  = adminhttp.Desc("standby_following", "1 while all images of a group follow the log.", "group")
 	descSeen     = adminhttp.Desc("standby_end_seen_seconds", "How long ago a standby saw the log's end.")
 	descPosition = adminhttp.Desc("standby_position", "The position of the log that a standby applies next.")
+	descBrought  = adminhttp.Desc("standby_brought_bytes_total",
+		"Bytes of data that a standby's copies, and what differed, have written to images since the start.")
+	descApplied = adminhttp.Desc("standby_applied_bytes_total",
+		"Bytes of data of the log that a standby has applied to images since the start.")
 )
 
 // Describe and Collect make metrics a prometheus.Collector.
@@ -83,6 +88,9 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 	}
 	st := m.d.engine.Status()
 	gauge(descPosition, float64(st.Position))
+	for d, n := range map[*prometheus.Desc]int64{descBrought: st.Brought, descApplied: st.Applied} {
+		c <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n))
+	}
 	if !st.AsOf.IsZero() {
 		gauge(descSeen, time.Since(st.AsOf).Seconds())
 	}
