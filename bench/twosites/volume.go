@@ -75,13 +75,19 @@ func (v *Volume) Create(ctx context.Context, h *Host, ack string) error {
 
 // Seam is where a volume went on at a host.
 type Seam struct {
-	LSN    uint64 // the last of before
+	LSN    uint64 // of the last request of before
 	Before *Model // what the host before it had
 }
 
 // Connect dials the volume at a host until that serves it, as a client does that has lost its server
 // and tries the one at the other site. The model forks at the last LSN that the host has.
-func (v *Volume) Connect(ctx context.Context, h *Host) (*Seam, error) {
+func (v *Volume) Connect(ctx context.Context, h *Host) (*Seam, error) { return v.connect(ctx, h, 0) }
+
+// ConnectHanded is Connect at a host that the journal was handed over to in order: the former seat
+// has put a mark behind the last write, which takes an LSN.
+func (v *Volume) ConnectHanded(ctx context.Context, h *Host) (*Seam, error) { return v.connect(ctx, h, 1) }
+
+func (v *Volume) connect(ctx context.Context, h *Host, marks uint64) (*Seam, error) {
 	v.Close()
 	var g *api.GroupStatus
 	err := h.Until(ctx, startTimeout, "volume "+v.Name+" is served", func() (err error) {
@@ -97,12 +103,15 @@ func (v *Volume) Connect(ctx context.Context, h *Host) (*Seam, error) {
 	if err != nil {
 		return nil, err
 	}
-	seam := &Seam{LSN: g.LastLSN, Before: v.Model}
-	if sent := v.Model.Sent(); g.LastLSN > sent {
+	seam := &Seam{LSN: g.LastLSN - marks, Before: v.Model}
+	if sent := v.Model.Sent(); g.LastLSN < marks || seam.LSN > sent {
 		return nil, fail.New(fail.Damaged, "look at", "group "+v.Group, fmt.Sprintf("host %s has LSN %d, and only %d "+
 			"requests were sent", h.Name, g.LastLSN, sent))
 	}
-	v.host, v.Model = h, v.Model.Fork(g.LastLSN)
+	v.host, v.Model = h, v.Model.Fork(seam.LSN)
+	for range marks {
+		v.Model.Mark()
+	}
 	v.w = NewWriter(v.conn, v.Model, v.Load, &v.Pulse)
 	return seam, nil
 }

@@ -152,7 +152,7 @@ func (d *circle) moved(ctx context.Context, v *twosites.Volume, to *twosites.Hos
 	if err := v.Broken(ctx); err != nil {
 		return err
 	}
-	seam, err := v.Connect(ctx, to)
+	seam, err := v.ConnectHanded(ctx, to)
 	if err != nil {
 		return err
 	}
