@@ -41,6 +41,7 @@ type Host struct {
 	target  string // this host's settings of the target
 	store   string // and its URL
 	process *child.Process
+	log     string // where it writes; "": beside the state
 }
 
 // Host makes the directories and the configuration of one.
@@ -73,7 +74,12 @@ func (h *Host) State() string { return filepath.Join(h.dir(), "state") }
 func (h *Host) Config() string { return filepath.Join(h.dir(), "agent.yaml") }
 
 // Log is where its daemon writes.
-func (h *Host) Log() string { return filepath.Join(h.dir(), "log") }
+func (h *Host) Log() string {
+	if h.log != "" {
+		return h.log
+	}
+	return filepath.Join(h.dir(), "log")
+}
 
 // Socket is its control socket.
 func (h *Host) Socket() string { return filepath.Join(h.State(), "control.sock") }
@@ -267,7 +273,7 @@ func (h *Host) Mount(ctx context.Context, args ...string) (conn *nbdclient.Conn,
 	socket := filepath.Join(h.dir(), "mount.sock")
 	cmd := exec.Command(h.lab.Program, append(args, "--socket", socket, "--json")...)
 	cmd.Stdout, cmd.Stderr = out, out
-	m := &Host{Name: args[0] + " at " + h.Name, lab: h.lab}
+	m := &Host{Name: h.Name, lab: h.lab, log: out.Name()}
 	if m.process, err = child.Start(cmd); err != nil {
 		return nil, nil, fail.Wrap(fail.NotFound, "start", h.lab.Program, err)
 	}

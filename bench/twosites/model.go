@@ -2,6 +2,7 @@ package twosites
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -28,20 +29,17 @@ type op struct {
 type Model struct {
 	Size int64
 
-	scratch string // a directory, for an image to compare with
-	pool    []byte
-	rnd     *rand.Rand
-	mu      sync.Mutex
-	bytes   int64
-	ops     []op
-	prefix  uint64 // up to here all are acknowledged
+	pool   []byte
+	rnd    *rand.Rand
+	mu     sync.Mutex
+	bytes  int64
+	ops    []op
+	prefix uint64 // up to here all are acknowledged
 }
 
-// NewModel is of a volume of zeros that nobody has written to, and that gets bytes of a pool. Images
-// to compare with are made below scratch.
-func NewModel(size int64, seed uint64, pool []byte, scratch string) *Model {
-	return &Model{Size: size, scratch: scratch, pool: pool,
-		rnd: rand.New(rand.NewPCG(seed, seed^0x9e3779b97f4a7c15))}
+// NewModel is of a volume of zeros that nobody has written to, and that gets bytes of a pool.
+func NewModel(size int64, seed uint64, pool []byte) *Model {
+	return &Model{Size: size, pool: pool, rnd: rand.New(rand.NewPCG(seed, seed^0x9e3779b97f4a7c15))}
 }
 
 // Fork is the model of the volume as it goes on from an LSN elsewhere. The one that it is made from
@@ -50,7 +48,7 @@ func (m *Model) Fork(lsn uint64) *Model {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := min(lsn, uint64(len(m.ops)))
-	return &Model{Size: m.Size, scratch: m.scratch, pool: m.pool, rnd: m.rnd, bytes: m.bytes,
+	return &Model{Size: m.Size, pool: m.pool, rnd: m.rnd, bytes: m.bytes,
 		ops: slices.Clone(m.ops[:n]), prefix: min(m.prefix, n)}
 }
 
@@ -155,57 +153,53 @@ func (m *Model) Loss(lsn uint64, at time.Time) (writes uint64, seconds float64) 
 	return writes, max(0, seconds)
 }
 
-// replay writes the image at lsn to w, which is all zeros.
-func (m *Model) replay(w io.WriterAt, lsn uint64) error {
-	zeros := make([]byte, maxOpBytes)
+// newest says for each sector which op, counted from 1, wrote it last at an LSN; 0: none.
+func (m *Model) newest(lsn uint64) []int32 {
+	out := make([]int32, (m.Size+sectorBytes-1)/sectorBytes)
 	for i := range m.ops[:min(lsn, uint64(len(m.ops)))] {
-		o := &m.ops[i]
-		if o.mark {
-			continue
-		}
-		p := zeros[:o.len]
-		if o.pool >= 0 {
-			p = m.pool[o.pool : o.pool+o.len]
-		}
-		if _, err := w.WriteAt(p, o.off); err != nil {
-			return err
+		if o := &m.ops[i]; !o.mark {
+			for s := o.off / sectorBytes; s < (o.off+int64(o.len))/sectorBytes; s++ {
+				out[s] = int32(i + 1)
+			}
 		}
 	}
-	return nil
+	return out
+}
+
+// fill makes what the volume holds in p, which begins at a sector.
+func (m *Model) fill(newest []int32, p []byte, off int64) {
+	for i := 0; i < len(p); i += sectorBytes {
+		at := off + int64(i)
+		p := p[i : i+sectorBytes]
+		n := newest[at/sectorBytes]
+		if n == 0 || m.ops[n-1].pool < 0 {
+			clear(p)
+			continue
+		}
+		o := &m.ops[n-1]
+		copy(p, m.pool[int64(o.pool)+at-o.off:])
+	}
 }
 
 // CompareFile compares the image in a file with the model at an LSN. Errors: fail.Damaged where a
 // byte differs.
-func (m *Model) CompareFile(path string, lsn uint64) error {
+func (m *Model) CompareFile(ctx context.Context, path string, lsn uint64) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fail.Wrap(fail.NotFound, "open", path, err)
 	}
 	defer f.Close()
-	return m.Compare(path, f, lsn)
+	return m.Compare(ctx, path, f, lsn)
 }
 
 // Compare compares all of an image with the model at an LSN. Errors: fail.Damaged where a byte
 // differs.
-func (m *Model) Compare(name string, got io.ReaderAt, lsn uint64) error {
-	want, err := os.CreateTemp(m.scratch, "model-")
-	if err != nil {
-		return fail.Wrap(fail.Full, "create", m.scratch, err)
-	}
-	defer os.Remove(want.Name())
-	defer want.Close()
-	if err := want.Truncate(m.Size); err != nil {
-		return fail.Wrap(fail.Full, "create", want.Name(), err)
-	}
-	if err := m.replay(want, lsn); err != nil {
-		return fail.Wrap(fail.Full, "write", want.Name(), err)
-	}
+func (m *Model) Compare(ctx context.Context, name string, got io.ReaderAt, lsn uint64) error {
+	newest := m.newest(lsn)
 	a, b := make([]byte, compareBytes), make([]byte, compareBytes)
-	for off := int64(0); off < m.Size; off += compareBytes {
+	for off := int64(0); off < m.Size && ctx.Err() == nil; off += compareBytes {
 		n := int(min(compareBytes, m.Size-off))
-		if _, err := want.ReadAt(a[:n], off); err != nil {
-			return fail.Wrap(fail.Internal, "read", want.Name(), err)
-		}
+		m.fill(newest, a[:n], off)
 		if _, err := got.ReadAt(b[:n], off); err != nil {
 			return fail.At("compare", name, err)
 		}
@@ -218,7 +212,10 @@ func (m *Model) Compare(name string, got io.ReaderAt, lsn uint64) error {
 				lsn, off+int64(i)))
 		}
 	}
-	return nil
+	return ctx.Err()
 }
 
-const compareBytes = 1 << 20
+const (
+	compareBytes = 1 << 20
+	sectorBytes  = 512 // requests begin and end at one
+)

@@ -86,7 +86,7 @@ func (v *Volume) VerifyRestore(ctx context.Context, h *Host) error {
 		return fail.New(fail.Damaged, "restore", "volume "+v.Name, fmt.Sprintf("the newest point is LSN %d, and the "+
 			"store was said to have %d", out.LSN, sent))
 	}
-	return v.Model.CompareFile(path, out.LSN)
+	return v.Model.CompareFile(ctx, path, out.LSN)
 }
 
 // VerifyBranch compares a volume of a branch at its host with what that host had last.
@@ -96,5 +96,5 @@ func (v *Volume) VerifyBranch(ctx context.Context, h *Host, branch string, had *
 		return err
 	}
 	defer end()
-	return had.Compare("branch "+branch+", volume "+v.Name, Served(ctx, conn), lsn)
+	return had.Compare(ctx, "branch "+branch+", volume "+v.Name, Served(ctx, conn), lsn)
 }

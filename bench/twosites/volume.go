@@ -85,7 +85,9 @@ func (v *Volume) Connect(ctx context.Context, h *Host) (*Seam, error) { return v
 
 // ConnectHanded is Connect at a host that the journal was handed over to in order: the former seat
 // has put a mark behind the last write, which takes an LSN.
-func (v *Volume) ConnectHanded(ctx context.Context, h *Host) (*Seam, error) { return v.connect(ctx, h, 1) }
+func (v *Volume) ConnectHanded(ctx context.Context, h *Host) (*Seam, error) {
+	return v.connect(ctx, h, 1)
+}
 
 func (v *Volume) connect(ctx context.Context, h *Host, marks uint64) (*Seam, error) {
 	v.Close()
@@ -189,7 +191,7 @@ func (v *Volume) Verify(ctx context.Context) error {
 		return fail.New(fail.Damaged, "look at", "group "+v.Group, fmt.Sprintf("host %s is at LSN %d, and the model at %d",
 			v.host.Name, g.LastLSN, sent))
 	}
-	return v.Model.Compare("volume "+v.Name+" at host "+v.host.Name, Served(ctx, v.conn), v.Model.Sent())
+	return v.Model.Compare(ctx, "volume "+v.Name+" at host "+v.host.Name, Served(ctx, v.conn), v.Model.Sent())
 }
 
 // Served reads a connection as a file.

@@ -129,10 +129,10 @@ func (d *circle) begin(ctx context.Context) (err error) {
 		return err
 	}
 	d.found("contents from %s, seed %d", tree, d.Seed)
-	d.data = &twosites.Volume{Name: "data", Group: "data", Model: twosites.NewModel(d.SizeBytes, d.Seed, pool, d.Dir),
+	d.data = &twosites.Volume{Name: "data", Group: "data", Model: twosites.NewModel(d.SizeBytes, d.Seed, pool),
 		Load: twosites.DemoLoad(d.SizeBytes)}
 	d.ledger = &twosites.Volume{Name: "ledger", Group: "ledger",
-		Model: twosites.NewModel(ledgerBytes, d.Seed+1, pool, d.Dir),
+		Model: twosites.NewModel(ledgerBytes, d.Seed+1, pool),
 		Load:  twosites.Load{Depth: 1, FlushEvery: 1, OpsPerSecond: 50}}
 	if err := d.a.StartAgent(ctx); err != nil {
 		return err

@@ -96,13 +96,17 @@ func (d *circle) failBack(ctx context.Context) error {
 	d.found("%s were transferred (%s put back), %s were changed at either site", text.Bytes(d.rep.FailbackBytes),
 		text.Bytes(fb.PayloadBytes), text.Bytes(changed))
 	for _, v := range d.volumes() {
-		if err := v.Model.CompareFile(d.a.Image(v.Name), v.Model.Sent()); err != nil {
+		if err := v.Model.CompareFile(ctx, d.a.Image(v.Name), v.Model.Sent()); err != nil {
 			return err
+		}
+		d.rep.Compared++
+		if last[v.Group] == seams[v.Group].LSN { // the branch has nothing of it
+			continue
 		}
 		if err := v.VerifyBranch(ctx, d.a, fb.Branch, seams[v.Group].Before, last[v.Group]); err != nil {
 			return err
 		}
-		d.rep.Compared += 2
+		d.rep.Compared++
 	}
 	d.found("equal to the model, byte by byte: the images of A, and the branch, as A had it last")
 	if float64(d.rep.FailbackBytes) > maxFailbackRatio*float64(changed) {
@@ -184,7 +188,7 @@ func (d *circle) close(ctx context.Context) error {
 		if _, err := d.b.Follows(ctx, v.Name, v.Model.Sent()); err != nil {
 			return err
 		}
-		if err := v.Model.CompareFile(d.b.Image(v.Name), v.Model.Sent()); err != nil {
+		if err := v.Model.CompareFile(ctx, d.b.Image(v.Name), v.Model.Sent()); err != nil {
 			return err
 		}
 		d.rep.Compared++

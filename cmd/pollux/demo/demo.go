@@ -153,7 +153,7 @@ func (d *run) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.model = twosites.NewModel(d.SizeBytes, d.Seed, pool, d.Dir)
+	d.model = twosites.NewModel(d.SizeBytes, d.Seed, pool)
 	d.say("   contents from %s, seed %d", tree, d.Seed)
 	conn, err := nbdclient.Dial(ctx, d.host.URI(volume), nil)
 	if err != nil {

@@ -50,7 +50,7 @@ func (d *run) restore(ctx context.Context, lost time.Time) error {
 		lsn  uint64
 		path string
 	}{{b.LSN, half}, {n.LSN, newest}} {
-		if err := d.model.CompareFile(c.path, c.lsn); err != nil {
+		if err := d.model.CompareFile(ctx, c.path, c.lsn); err != nil {
 			return d.failed("%v", err)
 		}
 	}

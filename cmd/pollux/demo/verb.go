@@ -30,14 +30,16 @@ type flags struct {
 }
 
 const (
-	minDemoBytes   = 16 << 20
-	scenarioLoss   = "loss"
-	scenarioCircle = "circle"
+	minDemoBytes       = 16 << 20
+	defaultDemoBytes   = 1 << 30
+	defaultCircleBytes = 256 << 20
+	scenarioLoss       = "loss"
+	scenarioCircle     = "circle"
 )
 
 // New makes `pollux demo`.
 func New() *cobra.Command {
-	f := flags{size: 1 << 30}
+	var f flags
 	c := &cobra.Command{Use: "demo", Short: "Watch a volume survive the loss of its site", Args: cobra.NoArgs,
 		Long: `In a temporary directory: starts an agent with a volume behind NBD, an embedded
 journal and an object store; writes real data, sets a bookmark half way, kills the
@@ -55,7 +57,7 @@ Exits 0 only when everything was verified.`}
 	c.Flags().Lookup("store").Usage = "object store (default: a directory); s3://bucket/prefix gets a prefix of its own below"
 	c.Flags().StringVar(&f.scenario, "scenario", scenarioLoss, "what is played: "+scenarioLoss+" or "+scenarioCircle)
 	c.Flags().IntVar(&f.seconds, "seconds", 20, "length of the load")
-	c.Flags().Var(&f.size, "size", "size of the volume")
+	c.Flags().Var(&f.size, "size", "size of the volume (default 1GiB, of the circle 256MiB)")
 	c.Flags().Uint64Var(&f.seed, "seed", 0, "seed of the load (default: random)")
 	c.Flags().BoolVar(&f.keep, "keep", false, "keep the temporary directory and the objects")
 	c.Flags().BoolVar(&f.json, "json", false, "print one JSON object and nothing else")
@@ -67,6 +69,12 @@ func runDemo(c *cobra.Command, f *flags) error {
 	if f.scenario != scenarioLoss && f.scenario != scenarioCircle {
 		return fail.New(fail.Invalid, "demo", "--scenario", fmt.Sprintf("%q: %s or %s", f.scenario, scenarioLoss,
 			scenarioCircle))
+	}
+	if f.size == 0 {
+		f.size = defaultDemoBytes
+		if f.scenario == scenarioCircle {
+			f.size = defaultCircleBytes
+		}
 	}
 	if f.seconds < 2 || f.seconds > 24*3600 {
 		return fail.New(fail.Invalid, "demo", "--seconds", fmt.Sprintf("%d: 2 to 86400", f.seconds))
