@@ -28,13 +28,16 @@ type op struct {
 // Model knows what a volume, alone in its group, holds at every LSN.
 type Model struct {
 	Size int64
+	// Base is the LSN behind which the model knows what was written; 0: all. Else there is nothing
+	// to compare with.
+	Base uint64
 
 	pool   []byte
 	rnd    *rand.Rand
 	mu     sync.Mutex
 	bytes  int64
 	ops    []op
-	prefix uint64 // up to here all are acknowledged
+	prefix int // up to here all are acknowledged
 }
 
 // NewModel is of a volume of zeros that nobody has written to, and that gets bytes of a pool.
@@ -47,10 +50,15 @@ func NewModel(size int64, seed uint64, pool []byte) *Model {
 func (m *Model) Fork(lsn uint64) *Model {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := min(lsn, uint64(len(m.ops)))
-	return &Model{Size: m.Size, pool: m.pool, rnd: m.rnd, bytes: m.bytes,
+	n := m.count(lsn)
+	return &Model{Size: m.Size, Base: m.Base, pool: m.pool, rnd: m.rnd, bytes: m.bytes,
 		ops: slices.Clone(m.ops[:n]), prefix: min(m.prefix, n)}
 }
+
+// count is how many of the ops are at or before an LSN.
+func (m *Model) count(lsn uint64) int { return int(min(max(lsn, m.Base)-m.Base, uint64(len(m.ops)))) }
+
+func (m *Model) lsn(count int) uint64 { return m.Base + uint64(count) }
 
 // add notes a request and returns its LSN.
 func (m *Model) add(o op) uint64 {
@@ -60,13 +68,13 @@ func (m *Model) add(o op) uint64 {
 	if o.pool >= 0 && !o.mark {
 		m.bytes += int64(o.len)
 	}
-	return uint64(len(m.ops))
+	return m.lsn(len(m.ops))
 }
 
 func (m *Model) ack(lsn uint64) {
 	now := time.Now()
 	m.mu.Lock()
-	m.ops[lsn-1].acked = now
+	m.ops[m.count(lsn)-1].acked = now
 	m.mu.Unlock()
 }
 
@@ -81,7 +89,7 @@ func (m *Model) Mark() uint64 {
 func (m *Model) Sent() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return uint64(len(m.ops))
+	return m.lsn(len(m.ops))
 }
 
 // Acked is the highest LSN that was acknowledged.
@@ -90,20 +98,20 @@ func (m *Model) Acked() uint64 {
 	defer m.mu.Unlock()
 	for i := len(m.ops); i > 0; i-- {
 		if !m.ops[i-1].acked.IsZero() {
-			return uint64(i)
+			return m.lsn(i)
 		}
 	}
-	return 0
+	return m.Base
 }
 
 // covered is the LSN up to which all is acknowledged: what a flush that is sent now covers.
 func (m *Model) covered() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for m.prefix < uint64(len(m.ops)) && !m.ops[m.prefix].acked.IsZero() {
+	for m.prefix < len(m.ops) && !m.ops[m.prefix].acked.IsZero() {
 		m.prefix++
 	}
-	return m.prefix
+	return m.lsn(m.prefix)
 }
 
 // Written are the bytes of all writes.
@@ -128,7 +136,7 @@ const BlockBytes = 4096
 
 // Changed marks the blocks that requests behind one LSN, up to another, have changed.
 func (m *Model) Changed(after, upTo uint64, blocks map[int64]bool) {
-	for i := after; i < min(upTo, uint64(len(m.ops))); i++ {
+	for i := m.count(after); i < m.count(upTo); i++ {
 		if o := &m.ops[i]; !o.mark {
 			for b := o.off / BlockBytes; b*BlockBytes < o.off+int64(o.len); b++ {
 				blocks[b] = true
@@ -140,7 +148,7 @@ func (m *Model) Changed(after, upTo uint64, blocks map[int64]bool) {
 // Loss is what was acknowledged and is not in the image at lsn: writes, and the
 // age, at a time, of the oldest of them.
 func (m *Model) Loss(lsn uint64, at time.Time) (writes uint64, seconds float64) {
-	for i := lsn; i < uint64(len(m.ops)); i++ {
+	for i := m.count(lsn); i < len(m.ops); i++ {
 		o := &m.ops[i]
 		if o.mark || o.acked.IsZero() {
 			continue
@@ -156,7 +164,7 @@ func (m *Model) Loss(lsn uint64, at time.Time) (writes uint64, seconds float64) 
 // newest says for each sector which op, counted from 1, wrote it last at an LSN; 0: none.
 func (m *Model) newest(lsn uint64) []int32 {
 	out := make([]int32, (m.Size+sectorBytes-1)/sectorBytes)
-	for i := range m.ops[:min(lsn, uint64(len(m.ops)))] {
+	for i := range m.ops[:m.count(lsn)] {
 		if o := &m.ops[i]; !o.mark {
 			for s := o.off / sectorBytes; s < (o.off+int64(o.len))/sectorBytes; s++ {
 				out[s] = int32(i + 1)
