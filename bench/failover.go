@@ -29,6 +29,9 @@ type FailoverReport struct {
 	// FailbackRatio is what a former seat needed, in bytes of data, over the blocks that were changed
 	// at either site.
 	FailbackRatio   float64 `json:"failback_ratio"`
+	WarmCPUSeconds  float64 `json:"warm_cpu_seconds"` // see FailoverRound
+	PauseCPUSeconds float64 `json:"handover_cpu_seconds"`
+	ColdCPUSeconds  float64 `json:"cold_cpu_seconds"`
 	FailbackSeconds float64 `json:"failback_seconds"`
 	// RTTMS is what each request to the store waits longer in the rounds, and PauseRoundTrips is the
 	// pause in those.
@@ -44,6 +47,9 @@ type FailoverRound struct {
 	ColdSeconds     float64 `json:"rto_cold_seconds"`
 	PauseMS         float64 `json:"handover_pause_ms"`
 	HeldMS          float64 `json:"handover_held_ms"`
+	WarmCPUSeconds  float64 `json:"warm_cpu_seconds"` // of all sites' processes, the load included
+	PauseCPUSeconds float64 `json:"handover_cpu_seconds"`
+	ColdCPUSeconds  float64 `json:"cold_cpu_seconds"`
 	FailbackBytes   int64   `json:"failback_bytes"`
 	ChangedBytes    int64   `json:"changed_bytes"`
 	FailbackSeconds float64 `json:"failback_seconds"`
@@ -267,6 +273,17 @@ func (b *failoverBench) rounds(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// cpu is what both sites' processes have used so far. One that has ended counts for nothing.
+func (b *failoverBench) cpu() float64 {
+	sum := 0.0
+	for _, h := range []*twosites.Host{b.a, b.b} {
+		if h.Process().Running() {
+			sum += processCPU(h.Process().PID())
+		}
+	}
+	return sum
+}
+
 // lose writes for a while at the seat, and loses it.
 func (b *failoverBench) lose(ctx context.Context, seat *twosites.Host) error {
 	b.volume.Begin(ctx)
@@ -291,10 +308,10 @@ func (b *failoverBench) warm(ctx context.Context, r *FailoverRound) error {
 	if err := b.lose(ctx, b.a); err != nil {
 		return err
 	}
-	typed, done := time.Now(), make(chan error, 1)
+	cpu, typed, done := b.cpu(), time.Now(), make(chan error, 1)
 	go func() { _, err := b.b.ForceFailover(ctx); done <- err }()
 	seam, err := b.served(ctx, b.b)
-	r.WarmSeconds = time.Since(typed).Seconds()
+	r.WarmSeconds, r.WarmCPUSeconds = time.Since(typed).Seconds(), b.cpu()-cpu
 	if err = errors.Join(err, <-done); err != nil {
 		return err
 	}
@@ -344,7 +361,7 @@ func (b *failoverBench) handOver(ctx context.Context, r *FailoverRound) error {
 		return err
 	}
 	b.volume.Pulse.Reset()
-	held, done := 0.0, make(chan error, 1)
+	cpu, held, done := b.cpu(), 0.0, make(chan error, 1)
 	go func() {
 		rep, err := b.b.HandOver(ctx, b.a)
 		held = rep.HeldSeconds * 1000
@@ -364,7 +381,7 @@ func (b *failoverBench) handOver(ctx context.Context, r *FailoverRound) error {
 		return fail.New(fail.Damaged, "hand over", "volume "+volumeName, fmt.Sprintf("LSN %d was acknowledged, and it "+
 			"goes on from %d", acked, seam.LSN))
 	}
-	r.PauseMS, r.HeldMS = ms(b.volume.Pulse.Longest()), held
+	r.PauseMS, r.HeldMS, r.PauseCPUSeconds = ms(b.volume.Pulse.Longest()), held, b.cpu()-cpu
 	return nil
 }
 
@@ -401,6 +418,6 @@ func (b *failoverBench) cold(ctx context.Context, i int, r *FailoverRound) error
 		return err
 	}
 	_, err = b.served(ctx, h)
-	r.ColdSeconds = time.Since(typed).Seconds()
+	r.ColdSeconds, r.ColdCPUSeconds = time.Since(typed).Seconds(), processCPU(h.Process().PID())
 	return err
 }
