@@ -27,9 +27,10 @@ func (r *FailoverReport) sum() {
 // Text writes the report for people.
 func (r *FailoverReport) Text(w io.Writer) {
 	r.text(w)
-	fmt.Fprintf(w, "\na volume of %s, of which %s of 4 KiB blocks were written at random; medians of %v rounds\n\n",
+	fmt.Fprintf(w, "\na volume of %s, of which %s were written before, at random; medians of %v rounds\n\n",
 		mib(r.SizeBytes), mib(r.WrittenBytes), len(r.Rounds))
-	rows := [][]string{{"ROUND", "WARM", "COLD", "HAND-OVER", "HELD", "CPU (WARM, COLD, HAND-OVER)", "FAILBACK", "TRANSFERRED", "CHANGED", "RATIO"}}
+	rows := [][]string{{"ROUND", "WARM", "COLD", "HAND-OVER", "HELD", "CPU (WARM, COLD, HAND-OVER)",
+		"FAILBACK", "TRANSFERRED", "CHANGED", "RATIO"}}
 	row := func(name string, v *FailoverRound, moved, changed string, part float64) {
 		rows = append(rows, []string{name, fmt.Sprintf("%.2f s", v.WarmSeconds), fmt.Sprintf("%.2f s", v.ColdSeconds),
 			fmt.Sprintf("%.0f ms", v.PauseMS), fmt.Sprintf("%.0f ms", v.HeldMS),
@@ -46,8 +47,8 @@ func (r *FailoverReport) Text(w io.Writer) {
 		ColdCPUSeconds: r.ColdCPUSeconds, PauseCPUSeconds: r.PauseCPUSeconds}, "", "", r.FailbackRatio)
 	text.Table(w, rows)
 	if r.RTTMS > 0 {
-		fmt.Fprintf(w, "\neach request to the store took %.0f ms longer: the pause of the hand-over is %.1f round trips\n",
-			r.RTTMS, r.PauseRoundTrips)
+		fmt.Fprintf(w, "\neach request to the store took %.0f ms longer: the pause of the hand-over is %.1f round "+
+			"trips\n", r.RTTMS, r.PauseRoundTrips)
 	}
 	fmt.Fprintln(w)
 	rows = [][]string{{"LOAD", "WRITTEN", "PRIMARY", "STANDBY", "RATIO", "BEHIND", "CPU s/GiB", "PRIMARY'S"}}

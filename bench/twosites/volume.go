@@ -188,8 +188,8 @@ func (v *Volume) Verify(ctx context.Context) error {
 		return err
 	}
 	if sent := v.Model.Sent(); g.LastLSN != sent {
-		return fail.New(fail.Damaged, "look at", "group "+v.Group, fmt.Sprintf("host %s is at LSN %d, and the model at %d",
-			v.host.Name, g.LastLSN, sent))
+		return fail.New(fail.Damaged, "look at", "group "+v.Group, fmt.Sprintf("host %s is at LSN %d, and the "+
+			"model at %d", v.host.Name, g.LastLSN, sent))
 	}
 	return v.Model.Compare(ctx, "volume "+v.Name+" at host "+v.host.Name, Served(ctx, v.conn), v.Model.Sent())
 }

@@ -314,9 +314,10 @@ func (d *Daemon) openAgent() (err error) {
 		walSegment = d.hooks.walSegment
 	}
 	o := agent.Options{Now: d.hooks.now,
-		Name: c.Name, StartAtOnce: d.tookOver, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
-		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
-		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs,
+		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
+		Logger: d.log, StartAtOnce: d.tookOver, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget),
+		WALSegmentBytes: walSegment,
+		OnSync:          d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs,
 		CheckpointInterval: d.hooks.checkpoint,
 		CreateBacking:      d.hooks.createBacking, OpenBacking: d.hydrating.openBacking,
 	}

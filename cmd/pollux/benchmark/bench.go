@@ -31,7 +31,8 @@ docs/benchmarks.md says what is measured and how to read it.`}
 		newBenchRun("lag",
 			"Time from a write's acknowledgement to its durability in the store, beside bare PUTs", 30, bench.Lag),
 		newBenchRun("restore", "Rate of a restore beside fetching the same objects", 0, bench.Restore),
-		newBenchCatchup(), newBenchScale(), newBenchMount(), newBenchFailover(), newBenchJournal(), newBenchJournalStore(), newBenchServe())
+		newBenchCatchup(), newBenchScale(), newBenchMount(), newBenchFailover(), newBenchJournal(),
+		newBenchJournalStore(), newBenchServe())
 	return c
 }
 
@@ -65,7 +66,7 @@ func newBenchRun[R texter](name, short string, seconds float64,
 		f.Int64Var(&o.Writes, "writes", 0, "random blocks of 4 KiB written before (default: a quarter of the volume)")
 	}
 	if name == "failover" {
-		f.Int64Var(&o.Writes, "writes", 64<<10, "random blocks of 4 KiB written before")
+		f.Int64Var(&o.Writes, "writes", 4096, "random blocks of 64 KiB written before")
 	}
 	if name == "lag" {
 		f.IntVar(&o.Voters, "voters", 0,

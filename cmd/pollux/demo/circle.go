@@ -231,11 +231,16 @@ func (d *circle) warm(ctx context.Context, lost time.Time) error {
 		what  string
 	}{{d.data, d.left, d.durable, "was reported durable"}, {d.ledger, d.kept, d.ledger.Flushed, "was flushed"}} {
 		if x.seam.LSN < x.least || o.rep.LSN(x.v.Group) != x.seam.LSN {
-			return fail.New(fail.Damaged, "go on with", "volume "+x.v.Name, fmt.Sprintf("LSN %d %s, the report says that "+
-				"it goes on from %d, and it does from %d", x.least, x.what, o.rep.LSN(x.v.Group), x.seam.LSN))
+			return wrong("go on with", "volume "+x.v.Name, "LSN %d %s, the report says that it goes on from %d, "+
+				"and it does from %d", x.least, x.what, o.rep.LSN(x.v.Group), x.seam.LSN)
 		}
 	}
 	return d.verifyServed(ctx, "all that B serves")
+}
+
+// wrong is of what does not hold.
+func wrong(op, object, format string, args ...any) error {
+	return fail.New(fail.Damaged, op, object, fmt.Sprintf(format, args...))
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

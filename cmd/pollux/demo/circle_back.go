@@ -25,10 +25,13 @@ func (d *circle) comeBack(ctx context.Context) error {
 	}
 	var st *api.Status
 	err := d.a.Until(ctx, time.Minute, "A knows that it is superseded", func() (err error) {
-		if st, err = d.a.Status(ctx); err == nil && (st.Journal.Superseded == nil || st.Journal.Superseded.Branch == 0) {
-			err = fmt.Errorf("%+v", st.Journal)
+		if st, err = d.a.Status(ctx); err != nil {
+			return err
 		}
-		return err
+		if s := st.Journal.Superseded; s == nil || s.Branch == 0 {
+			return fmt.Errorf("%+v", st.Journal)
+		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -38,8 +41,8 @@ func (d *circle) comeBack(ctx context.Context) error {
 		ends[p.LSN] = true
 	}
 	if !ends[d.left.LSN] || !ends[d.kept.LSN] {
-		return fail.New(fail.Damaged, "ask", "host A", fmt.Sprintf("the common history ends at LSN %d and %d, and it "+
-			"says %+v", d.left.LSN, d.kept.LSN, st.Journal.Superseded.Streams))
+		return wrong("ask", "host A", "the common history ends at LSN %d and %d, and it says %+v",
+			d.left.LSN, d.kept.LSN, st.Journal.Superseded.Streams)
 	}
 	for _, g := range st.Groups {
 		d.found("group %s: %s: %s", g.Name, g.State, g.Reason)
@@ -70,10 +73,10 @@ func (d *circle) failBack(ctx context.Context) error {
 				continue
 			}
 			last[v.Group] = g.LastLSN
-			if g.PointLSN != seam.LSN || g.LastLSN < seam.Before.Acked() || g.LastLSN > seam.Before.Sent() || g.Compare {
-				return fail.New(fail.Damaged, "fail back", "group "+g.Name, fmt.Sprintf("it says LSN %d to %d; what only A "+
-					"has is behind LSN %d, %d acknowledged and %d sent", g.PointLSN, g.LastLSN, seam.LSN,
-					seam.Before.Acked(), seam.Before.Sent()))
+			acked, sent := seam.Before.Acked(), seam.Before.Sent()
+			if g.PointLSN != seam.LSN || g.LastLSN < acked || g.LastLSN > sent || g.Compare {
+				return wrong("fail back", "group "+g.Name, "it says LSN %d to %d; what only A has is behind LSN %d, "+
+					"%d acknowledged and %d sent", g.PointLSN, g.LastLSN, seam.LSN, acked, sent)
 			}
 			seam.Before.Changed(seam.LSN, g.LastLSN, blocks)
 		}
@@ -110,8 +113,8 @@ func (d *circle) failBack(ctx context.Context) error {
 	}
 	d.found("equal to the model, byte by byte: the images of A, and the branch, as A had it last")
 	if float64(d.rep.FailbackBytes) > maxFailbackRatio*float64(changed) {
-		return fail.New(fail.Damaged, "fail back", "to A", fmt.Sprintf("%d bytes were transferred, and %d changed",
-			d.rep.FailbackBytes, changed))
+		return wrong("fail back", "to A", "%d bytes were transferred, and %d changed",
+			d.rep.FailbackBytes, changed)
 	}
 	return nil
 }
@@ -144,8 +147,8 @@ func (d *circle) handOver(ctx context.Context) error {
 		return o.err
 	}
 	d.rep.HandoverHeldMS = o.rep.HeldSeconds * 1000
-	d.found("a client under load, which tries A when B refuses it, had no answer for %.0f ms; B held its I/O for %.0f ms",
-		d.rep.HandoverPauseMS, d.rep.HandoverHeldMS)
+	d.found("a client under load, which tries A when B refuses it, had no answer for %.0f ms; B held its I/O "+
+		"for %.0f ms", d.rep.HandoverPauseMS, d.rep.HandoverHeldMS)
 	d.found("nothing that was acknowledged is lost")
 	d.say("Load at A for %v.", d.part(0.2))
 	return d.loadAt(ctx, d.a, "A", d.part(0.2))
@@ -161,8 +164,7 @@ func (d *circle) moved(ctx context.Context, v *twosites.Volume, to *twosites.Hos
 		return err
 	}
 	if acked := seam.Before.Acked(); seam.LSN < acked {
-		return fail.New(fail.Damaged, "hand over", "volume "+v.Name, fmt.Sprintf("LSN %d was acknowledged, and it goes on "+
-			"from %d", acked, seam.LSN))
+		return wrong("hand over", "volume "+v.Name, "LSN %d was acknowledged, and it goes on from %d", acked, seam.LSN)
 	}
 	return v.WriteFlushed(ctx)
 }
@@ -178,8 +180,8 @@ func (d *circle) close(ctx context.Context) error {
 		return err
 	}
 	if fb.DivergentBytes != 0 {
-		return fail.New(fail.Damaged, "fail back", "to B", fmt.Sprintf("it has %d bytes that A has not, after a hand-over "+
-			"in order", fb.DivergentBytes))
+		return wrong("fail back", "to B", "it has %d bytes that A has not, after a hand-over in order",
+			fb.DivergentBytes)
 	}
 	if err := d.b.StartStandby(ctx); err != nil {
 		return err
@@ -234,8 +236,8 @@ func (d *circle) cold(ctx context.Context) error {
 		return err
 	}
 	if seam.LSN < d.ledger.Flushed {
-		return fail.New(fail.Damaged, "go on with", "volume ledger", fmt.Sprintf("LSN %d was flushed, and it goes on from "+
-			"%d", d.ledger.Flushed, seam.LSN))
+		return wrong("go on with", "volume ledger", "LSN %d was flushed, and it goes on from %d",
+			d.ledger.Flushed, seam.LSN)
 	}
 	if err := d.verifyServed(ctx, "all that C serves"); err != nil {
 		return err

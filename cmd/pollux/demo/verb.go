@@ -54,7 +54,8 @@ was lost must be what the log did not have.
 
 Exits 0 only when everything was verified.`}
 	f.store.Add(c)
-	c.Flags().Lookup("store").Usage = "object store (default: a directory); s3://bucket/prefix gets a prefix of its own below"
+	c.Flags().Lookup("store").Usage = "object store (default: a directory); s3://bucket/prefix gets a prefix of " +
+		"its own below"
 	c.Flags().StringVar(&f.scenario, "scenario", scenarioLoss, "what is played: "+scenarioLoss+" or "+scenarioCircle)
 	c.Flags().IntVar(&f.seconds, "seconds", 20, "length of the load")
 	c.Flags().Var(&f.size, "size", "size of the volume (default 1GiB, of the circle 256MiB)")
