@@ -104,7 +104,7 @@ func (a *Agent) open() error {
 	var err error
 	a.wal, err = wal.Open(wal.Options{FS: o.FS, OnSync: o.OnSync, Dir: a.walDir(), SegmentBytes: o.WALSegmentBytes,
 		BudgetBytes: o.WALBudgetBytes, ReserveBytes: o.WALReserveBytes,
-		MaxSpares: walSpares, PreallocateInBackground: true, StartAtOnce: o.StartAtOnce})
+		MaxSpares: walSpares, PreallocateInBackground: true})
 	if err != nil {
 		return err
 	}

@@ -26,8 +26,6 @@ type Options struct {
 	WALBudgetBytes  int64 // default 8 GiB
 	WALReserveBytes int64
 	WALSegmentBytes int64
-	// StartAtOnce: a WAL that is new is there before its first segment is written all over.
-	StartAtOnce bool
 
 	// OnSync is told how long each fdatasync of the WAL took.
 	OnSync func(time.Duration)

@@ -49,11 +49,6 @@ type Options struct {
 	// an append that fills a segment does not wait for a new one.
 	PreallocateInBackground bool
 
-	// StartAtOnce has Open of an empty directory not wait for that: the first segment
-	// is merely allocated, and its syncs take longer until it is full. For whoever
-	// is waited for.
-	StartAtOnce bool
-
 	// MaxSpares is how many written segments are kept for reuse; 0 means 2. A
 	// writer that outruns its truncation for a while needs as many as it fills in
 	// that time: a segment that must be zeroed first costs its bytes twice.

@@ -350,26 +350,3 @@ func TestCrashLoopKeepsNoFiles(t *testing.T) {
 		t.Fatal("files pile up:", names)
 	}
 }
-
-// TestStartAtOnce: a new log waits for a segment that is written all over, unless it must not.
-func TestStartAtOnce(t *testing.T) {
-	for _, atOnce := range []bool{false, true} {
-		fs := newTestFS(vfs.NewCrashableMem())
-		var written atomic.Int64
-		var there atomic.Bool // the first segment has its name
-		fs.before = func(o fileOp) error {
-			if there.Store(there.Load() || o.kind == "rename"); o.kind == "write" && !there.Load() {
-				written.Add(int64(o.n))
-			}
-			return nil
-		}
-		l := openTest(t, Options{FS: fs, PreallocateInBackground: true, StartAtOnce: atOnce})
-		if waited := written.Load() >= l.opt.SegmentBytes; waited == atOnce {
-			t.Errorf("at once %v: %d bytes were written before", atOnce, written.Load())
-		}
-		last, err := l.Append(payload(1, 4000))
-		must(t, err)
-		must(t, l.Sync(t.Context(), last))
-		must(t, l.Close())
-	}
-}

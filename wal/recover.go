@@ -378,7 +378,7 @@ func (l *Log) rewrite(old *segment, f vfs.File, h segmentHeader, chain uint32) (
 func (l *Log) startNew() error {
 	l.info.Clean = true
 	l.front = 1
-	if l.opt.PreallocateInBackground && !l.opt.StartAtOnce && len(l.spares) == 0 {
+	if l.opt.PreallocateInBackground && len(l.spares) == 0 {
 		// Worth waiting for here: the first segment is then as fast as the rest.
 		sp, err := l.zeroedSpare()
 		if err != nil {

@@ -57,7 +57,6 @@ type Daemon struct {
 	// superseded says that the journal has its seat elsewhere: nothing is served.
 	superseded atomic.Pointer[change.Superseded]
 
-	tookOver  bool // a failover has made the state: clients wait for this start
 	quiescing quiescing
 	hydrating *hydrations
 	accepted  sync.Map // group to volume: backings accepted since this start, for the next one
@@ -143,7 +142,6 @@ func (d *Daemon) open(ctx, run context.Context) error {
 		if err := errors.Join(failoverPending(c.State), record.NoAgent(c.State)); err != nil {
 			return err
 		}
-		_, d.tookOver, _ = loadTakenOver(c.State) // it could be read a moment ago
 	}
 	adminhttp.WarnExposed(d.log, c.Secrets())
 	d.metrics = newMetrics(d)
@@ -277,7 +275,7 @@ func (d *Daemon) openHost(ctx context.Context) (err error) {
 		Journal: journal.Options{Dir: filepath.Join(d.conf.State, "journal"), Logger: d.log, Site: d.conf.Site,
 			Version: d.version, FS: d.hooks.fs, OnSync: d.metrics.observeSync("journal"),
 			Election: d.hooks.election, TrailingLogs: d.hooks.trailingLogs, LogSegmentBytes: d.hooks.logSegment,
-			StartAtOnce: d.tookOver, LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog),
+			LogBudgetBytes: int64(c.LogBudget), OptionalBytes: int64(c.OptionalBacklog),
 			Heartbeat: time.Duration(c.Heartbeat)}}
 	if c.Listen != "" {
 		o.Journal.Cluster = &journal.Cluster{Address: c.Advertise, Peers: c.Peers, Dial: d.conf.Identity.Files().Dial}
@@ -315,9 +313,8 @@ func (d *Daemon) openAgent() (err error) {
 	}
 	o := agent.Options{Now: d.hooks.now,
 		Name: c.Name, StateDir: filepath.Join(c.State, "agent"), ArenaPath: d.runtimePath("arena"),
-		Logger: d.log, StartAtOnce: d.tookOver, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget),
-		WALSegmentBytes: walSegment,
-		OnSync:          d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs,
+		Logger: d.log, MemoryBytes: int64(c.Memory), WALBudgetBytes: int64(c.WAL.Budget), WALSegmentBytes: walSegment,
+		OnSync: d.metrics.observeSync("agent"), Linger: time.Duration(c.WAL.Linger), FS: d.hooks.fs,
 		CheckpointInterval: d.hooks.checkpoint,
 		CreateBacking:      d.hooks.createBacking, OpenBacking: d.hydrating.openBacking,
 	}

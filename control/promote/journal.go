@@ -45,7 +45,6 @@ func (r *run) command(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, openLimit)
 	defer cancel()
 	o := journal.Options{Dir: r.journalDir(), FS: r.fs, Logger: r.Logger, Site: r.intent.Site, Version: r.Version,
-		StartAtOnce:    true,
 		LogBudgetBytes: int64(r.conf.Journal.LogBudget), Places: map[string]journal.TargetPlace{}}
 	for _, t := range r.conf.Journal.Targets {
 		o.Targets = append(o.Targets, t.Name)

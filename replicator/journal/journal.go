@@ -112,7 +112,7 @@ func (j *Journal) open(ctx context.Context) (err error) {
 	}
 	j.wal, err = wal.Open(wal.Options{FS: o.FS, Dir: filepath.Join(o.Dir, "raft"), SegmentBytes: o.LogSegmentBytes,
 		BudgetBytes: o.LogBudgetBytes, ReserveBytes: 1 << 40, PreallocateInBackground: true, MaxSpares: logSpares,
-		StartAtOnce: o.StartAtOnce, OnSync: o.OnSync})
+		OnSync: o.OnSync})
 	if err != nil {
 		return err
 	}

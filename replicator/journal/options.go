@@ -37,8 +37,6 @@ type Options struct {
 	// SnapshotBytes is how far Raft's log grows before a snapshot lets it shrink.
 	SnapshotBytes int64
 	Heartbeat     time.Duration
-	// StartAtOnce: a log that is new is there before its first segment is written all over.
-	StartAtOnce bool
 	// TrailingLogs is how many entries Raft keeps behind a snapshot.
 	TrailingLogs uint64
 	// OnSync is told how long each fdatasync of Raft's log took.
