@@ -138,14 +138,21 @@ func (s *session) targetYAML(indent, url string, rate float64) string {
 	line("targets:")
 	line("  - name: bench")
 	line("    url: %s", quoted(url))
+	y.WriteString(s.settingsYAML(indent + "    "))
+	if rate >= 0 {
+		line("    requests: {rate: %s}", strconv.FormatFloat(rate, 'f', -1, 64))
+	}
+	return y.String()
+}
+
+// settingsYAML are the lines about the way to the target's store, indented.
+func (s *session) settingsYAML(indent string) string {
+	var y strings.Builder
 	for _, f := range []struct{ key, value string }{{"endpoint", s.sopts.Endpoint}, {"region", s.sopts.Region},
 		{"credentials_file", s.sopts.CredentialsFile}, {"ca_file", s.sopts.CAFile}} {
 		if f.value != "" {
-			line("    %s: %s", f.key, quoted(f.value))
+			fmt.Fprintf(&y, "%s%s: %s\n", indent, f.key, quoted(f.value))
 		}
-	}
-	if rate >= 0 {
-		line("    requests: {rate: %s}", strconv.FormatFloat(rate, 'f', -1, 64))
 	}
 	return y.String()
 }

@@ -50,9 +50,11 @@ func (p *proc) failure() error {
 }
 
 // cpuSeconds is what the process has used so far, in steps of 10 ms.
-func (p *proc) cpuSeconds() float64 {
+func (p *proc) cpuSeconds() float64 { return processCPU(p.PID()) }
+
+func processCPU(pid int) float64 {
 	const ticksPerSecond = 100 // USER_HZ, fixed in the kernel's interface
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/pollux-dr/pollux/cmd/pollux/benchmark"
 	"github.com/pollux-dr/pollux/cmd/pollux/branch"
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
+	"github.com/pollux-dr/pollux/cmd/pollux/demo"
 	"github.com/pollux-dr/pollux/cmd/pollux/dump"
 	"github.com/pollux-dr/pollux/cmd/pollux/failback"
 	"github.com/pollux-dr/pollux/cmd/pollux/failover"
@@ -48,6 +49,7 @@ func run(args []string) int {
 }
 
 func newBench() *cobra.Command   { return benchmark.New(version) }
+func newDemo() *cobra.Command    { return demo.New() }
 func newStandby() *cobra.Command { return standby.New(version) }
 
 // exitCode ends the process with a status and no message: the verb has said all.

@@ -21,6 +21,10 @@ type StandbyStatus struct {
 	StagedBytes   int64     `json:"staged_bytes"`    // on local disk
 	DelaySeconds  float64   `json:"delay_seconds"`   // how old what is applied has to be
 	AsOf          time.Time `json:"as_of,omitzero"`  // zero: the end was not seen since the start
+	// BroughtBytes and AppliedBytes of data were written to images since the start: by copies and by
+	// what differed, and by following.
+	BroughtBytes int64 `json:"brought_bytes"`
+	AppliedBytes int64 `json:"applied_bytes"`
 	// Promoting: a failover makes it the agent, or has begun to.
 	Promoting bool           `json:"promoting,omitempty"`
 	Error     string         `json:"error,omitempty"` // why it does not go on

@@ -31,6 +31,7 @@ func (d *Daemon) status() *api.StandbyStatus {
 		Epoch: st.Epoch, Position: st.Position, StagedBytes: st.Staged,
 		Parks:        d.parked != nil,
 		DelaySeconds: time.Duration(d.conf.Standby.Delay).Seconds(), AsOf: st.AsOf, Error: st.Error,
+		BroughtBytes: st.Brought, AppliedBytes: st.Applied,
 		Groups: []api.StandbyGroup{}}
 	clients := d.clients()
 	for _, g := range st.Groups {
@@ -70,6 +71,10 @@ var (
 	descSeen     = adminhttp.Desc("standby_end_seen_seconds", "How long ago a standby saw the log's end.")
 	descParked   = adminhttp.Desc("standby_parked_clients", "Clients that wait for a volume.", "volume")
 	descPosition = adminhttp.Desc("standby_position", "The position of the log that a standby applies next.")
+	descBrought  = adminhttp.Desc("standby_brought_bytes_total",
+		"Bytes of data that a standby's copies, and what differed, have written to images since the start.")
+	descApplied = adminhttp.Desc("standby_applied_bytes_total",
+		"Bytes of data of the log that a standby has applied to images since the start.")
 )
 
 // Describe and Collect make metrics a prometheus.Collector.
@@ -86,6 +91,9 @@ func (m *metrics) Collect(c chan<- prometheus.Metric) {
 	}
 	st := m.d.engine.Status()
 	gauge(descPosition, float64(st.Position))
+	for d, n := range map[*prometheus.Desc]int64{descBrought: st.Brought, descApplied: st.Applied} {
+		c <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n))
+	}
 	if !st.AsOf.IsZero() {
 		gauge(descSeen, time.Since(st.AsOf).Seconds())
 	}

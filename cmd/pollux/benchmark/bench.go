@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +22,7 @@ var version string
 func New(build string) *cobra.Command {
 	version = build
 	c := &cobra.Command{Use: "bench",
-		Short: "Measure what protection costs here: write, lag, restore, catching up, journal",
+		Short: "Measure what protection costs here: write, lag, restore, failover, catching up, journal",
 		Long: `Each benchmark starts what it needs, in temporary directories that it removes
 afterwards: agents, an unprotected NBD server, and, without --store, an S3 server.
 docs/benchmarks.md says what is measured and how to read it.`}
@@ -30,7 +31,8 @@ docs/benchmarks.md says what is measured and how to read it.`}
 		newBenchRun("lag",
 			"Time from a write's acknowledgement to its durability in the store, beside bare PUTs", 30, bench.Lag),
 		newBenchRun("restore", "Rate of a restore beside fetching the same objects", 0, bench.Restore),
-		newBenchCatchup(), newBenchScale(), newBenchMount(), newBenchJournal(), newBenchJournalStore(), newBenchServe())
+		newBenchCatchup(), newBenchScale(), newBenchMount(), newBenchFailover(), newBenchJournal(),
+		newBenchJournalStore(), newBenchServe())
 	return c
 }
 
@@ -62,6 +64,9 @@ func newBenchRun[R texter](name, short string, seconds float64,
 		f.BoolVar(&o.GC, "gc", false,
 			"let a retention of a minute pass before, and collect garbage (takes two minutes more)")
 		f.Int64Var(&o.Writes, "writes", 0, "random blocks of 4 KiB written before (default: a quarter of the volume)")
+	}
+	if name == "failover" {
+		f.Int64Var(&o.Writes, "writes", 4096, "random blocks of 64 KiB written before")
 	}
 	if name == "lag" {
 		f.IntVar(&o.Voters, "voters", 0,
@@ -113,6 +118,21 @@ func newBenchMount() *cobra.Command {
 	c.Flags().IntVar(&opens, "opens", opens, "mounts that are opened")
 	c.Flags().Lookup("size").Usage = "size of the volume, which begins as zeros (default 100GiB)"
 	_ = c.Flags().MarkHidden("request-rate")
+	return c
+}
+
+func newBenchFailover() *cobra.Command {
+	var rtt quantity.Duration
+	c := newBenchRun("failover", "For how long a volume is not served when its journal moves to another site", 3,
+		func(ctx context.Context, o bench.Options) (*bench.FailoverReport, error) {
+			return bench.Failover(ctx, o, time.Duration(rtt))
+		})
+	f := c.Flags()
+	f.Var(&rtt, "rtt", "what each request to the store waits longer while the journal moves")
+	f.Lookup("size").Usage = "size of the volume, which begins as zeros (default 10GiB)"
+	f.Lookup("rounds").DefValue = "3"
+	_ = f.Lookup("rounds").Value.Set("3")
+	_ = f.MarkHidden("request-rate")
 	return c
 }
 

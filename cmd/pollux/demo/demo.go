@@ -5,11 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
+	"github.com/pollux-dr/pollux/bench/twosites"
 	"github.com/pollux-dr/pollux/control/api"
-	"github.com/pollux-dr/pollux/internal/child"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
 	"github.com/pollux-dr/pollux/internal/text"
@@ -31,14 +30,14 @@ type Options struct {
 
 // Report is what a run found.
 type Report struct {
-	Verified     bool    `json:"verified"`
-	Lag          Lag     `json:"lag_seconds"`
-	RPOWrites    uint64  `json:"rpo_writes"`
-	RPOSeconds   float64 `json:"rpo_seconds"`
-	RTOSeconds   float64 `json:"rto_seconds"`
-	BytesWritten int64   `json:"bytes_written"`
-	BytesShipped int64   `json:"bytes_shipped"`
-	BytesStored  int64   `json:"bytes_stored"`
+	Verified     bool         `json:"verified"`
+	Lag          twosites.Lag `json:"lag_seconds"`
+	RPOWrites    uint64       `json:"rpo_writes"`
+	RPOSeconds   float64      `json:"rpo_seconds"`
+	RTOSeconds   float64      `json:"rto_seconds"`
+	BytesWritten int64        `json:"bytes_written"`
+	BytesShipped int64        `json:"bytes_shipped"`
+	BytesStored  int64        `json:"bytes_stored"`
 
 	Writes        uint64  `json:"writes"`
 	Flushes       uint64  `json:"flushes"`
@@ -53,13 +52,6 @@ type Report struct {
 	FailureReason string  `json:"failure,omitempty"`
 }
 
-// Lag is the distribution of the lag that the agent reported during the load.
-type Lag struct {
-	P50 float64 `json:"p50"`
-	P99 float64 `json:"p99"`
-	Max float64 `json:"max"`
-}
-
 const (
 	group    = "demo"
 	volume   = "vol"
@@ -68,8 +60,9 @@ const (
 
 // Run plays the whole piece.
 func Run(ctx context.Context, o Options) (*Report, error) {
-	d := &run{Options: o, state: filepath.Join(o.Dir, "state"), model: newModel(o.SizeBytes, o.Seed)}
+	d := &run{Options: o, watch: twosites.Watch{Group: group}}
 	d.rep = Report{SizeBytes: o.SizeBytes, Seed: o.Seed, Store: o.Store}
+	d.watch.Show = d.progress
 	defer d.killAgent()
 	d.say("1. A volume of %s behind NBD, an embedded journal, and an object store for the remote site:\n   %s",
 		text.Bytes(o.SizeBytes), o.Store)
@@ -96,62 +89,59 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 // run is a demo under way.
 type run struct {
 	Options
-	state string
-	agent *child.Process
-	model *model
+	host  *twosites.Host
+	model *twosites.Model
 	rep   Report
-	watch watcher
+	watch twosites.Watch
+	ended time.Time
 }
 
 func (d *run) say(format string, args ...any) { fmt.Fprintf(d.Out, format+"\n", args...) }
 
-func (d *run) socket() string { return filepath.Join(d.state, "control.sock") }
+func (d *run) progress(since time.Duration, g *api.GroupStatus) {
+	d.say("   %3.0f s  %-11s lag %7.1f ms  behind %9s  LSN %d, durable %d", since.Seconds(), g.State,
+		g.LagSeconds*1000, text.Bytes(g.LagBytes), g.LastLSN, g.DurableLSN)
+}
+
+// lab is where hosts run.
+func (o *Options) lab() *twosites.Lab {
+	return &twosites.Lab{Program: o.Binary, Dir: o.Dir, Runtime: o.Runtime, Store: o.Store, StoreArgs: o.StoreArgs,
+		Target: o.Target}
+}
 
 // start brings the agent up and creates group and volume with the same verbs
 // that an operator uses.
-func (d *run) start(ctx context.Context) error {
-	conf := fmt.Sprintf("name: demo\nsite: here\nstate: %q\nruntime: %q\nmemory: 64MiB\njournal:\n  targets:\n"+
-		"    - name: remote\n      site: there\n      url: %q\n%s", d.state, d.Runtime, d.Store, d.Target)
-	path := filepath.Join(d.Dir, "agent.yaml")
-	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
-		return fail.Wrap(fail.Full, "write", path, err)
-	}
-	var err error
-	if d.agent, err = startAgent(ctx, d.Binary, path, d.socket(), filepath.Join(d.Dir, "agent.log")); err != nil {
+func (d *run) start(ctx context.Context) (err error) {
+	if d.host, err = d.lab().Host("demo", "here"); err != nil {
 		return err
 	}
-	if err := d.verb(ctx, nil, "group", "create", group); err != nil {
+	if err := d.host.StartAgent(ctx); err != nil {
 		return err
 	}
-	if err := d.verb(ctx, nil, "volume", "create", volume, "--group", group, "--size",
+	if err := d.host.Verb(ctx, nil, "group", "create", group); err != nil {
+		return err
+	}
+	if err := d.host.Verb(ctx, nil, "volume", "create", volume, "--group", group, "--size",
 		fmt.Sprint(d.SizeBytes)); err != nil {
 		return err
 	}
-	return d.reached(ctx)
+	return reached(ctx, d.host, d.Store)
 }
 
 // reached waits for the first object in the store: with one that takes nothing
 // there is nothing to show.
-func (d *run) reached(ctx context.Context) error {
-	late := time.NewTimer(storeTimeout)
-	defer late.Stop()
-	for {
-		var st api.Status
-		if err := api.Dial(d.socket()).Call(ctx, api.VerbStatus, struct{}{}, &st); err != nil {
+func reached(ctx context.Context, h *twosites.Host, store string) error {
+	return h.Until(ctx, storeTimeout, "an object has arrived", func() error {
+		st, err := h.Status(ctx)
+		if err != nil {
 			return err
 		}
 		if len(st.Targets) > 0 && st.Targets[0].LastSuccess != nil && st.Targets[0].Error == "" {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-late.C:
-			return fail.New(fail.Retry, "write to", d.Store, "no object arrived: "+st.Targets[0].Error).
-				WithHint("check --store, --endpoint and the credentials; pollux doctor --store tells more")
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+		return fail.New(fail.Retry, "write to", store, "no object arrived: "+st.Targets[0].Error).
+			WithHint("check --store, --endpoint and the credentials; pollux doctor --store tells more")
+	})
 }
 
 const storeTimeout = 15 * time.Second
@@ -159,12 +149,13 @@ const storeTimeout = 15 * time.Second
 // load writes until the time is over, sets the bookmark half way, and kills the
 // agent while requests are on their way.
 func (d *run) load(ctx context.Context) error {
-	tree, err := findTree()
+	pool, tree, err := twosites.ReadPool()
 	if err != nil {
 		return err
 	}
+	d.model = twosites.NewModel(d.SizeBytes, d.Seed, pool)
 	d.say("   contents from %s, seed %d", tree, d.Seed)
-	conn, err := nbdclient.Dial(ctx, "nbd+unix:///"+volume+"?socket="+filepath.Join(d.state, "nbd.sock"), nil)
+	conn, err := nbdclient.Dial(ctx, d.host.URI(volume), nil)
 	if err != nil {
 		return err
 	}
@@ -172,14 +163,14 @@ func (d *run) load(ctx context.Context) error {
 	watchCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	watched := make(chan struct{})
-	go func() { defer close(watched); d.watch.run(watchCtx, api.Dial(d.socket()), d.Out) }()
+	go func() { defer close(watched); d.watch.Run(watchCtx, d.host) }()
 
-	w := newWriter(conn, d.model)
+	w := twosites.NewWriter(conn, d.model, load, nil)
 	begin := time.Now()
-	if err := w.pack(ctx, tree, d.SizeBytes/2, begin.Add(d.Load*2/5)); err != nil {
+	if err := w.Pack(ctx, d.SizeBytes/2, begin.Add(d.Load*2/5)); err != nil {
 		return err
 	}
-	if err := w.overwrite(ctx, begin.Add(d.Load/2)); err != nil {
+	if err := w.Overwrite(ctx, begin.Add(d.Load/2)); err != nil {
 		return err
 	}
 	if err := d.mark(ctx, w); err != nil {
@@ -188,51 +179,52 @@ func (d *run) load(ctx context.Context) error {
 	struck, killed := make(chan struct{}), make(chan struct{})
 	timer := time.AfterFunc(time.Until(begin.Add(d.Load)), func() { close(struck); d.killAgent(); close(killed) })
 	defer timer.Stop()
-	err = w.overwrite(ctx, begin.Add(d.Load+time.Minute)) // until the connection dies
+	err = w.Overwrite(ctx, begin.Add(d.Load+time.Minute)) // until the connection dies
 	select {
 	case <-struck:
 		<-killed
 	default:
 		return fail.Wrap(fail.KindOf(err), "write", "volume", err) // it failed before the blow
 	}
-	killTime := time.Now()
+	d.ended = time.Now()
 	stop()
 	<-watched
-	w.settle()
-	d.rep.Lag, d.rep.DurableLSN, d.rep.BytesShipped = d.watch.result()
-	d.rep.LastAckedLSN, d.rep.Writes, d.rep.Flushes = w.acked, d.model.writes(), w.flushes
-	d.rep.BytesWritten = d.model.bytes
-	d.model.ended = killTime
+	w.Settle()
+	d.rep.Lag, d.rep.DurableLSN, d.rep.BytesShipped = d.watch.Result()
+	d.rep.LastAckedLSN, d.rep.Writes, d.rep.Flushes = d.model.Acked(), d.model.Writes(), w.Flushes()
+	d.rep.BytesWritten = d.model.Written()
 	return ctx.Err()
 }
 
+// load of the volume: an object store on the same machine can follow it.
+var load = twosites.Load{Depth: 16, FlushEvery: 32, OpsPerSecond: 3000}
+
 // mark sets the bookmark between two requests, so that the model knows its LSN.
-func (d *run) mark(ctx context.Context, w *writer) error {
-	if err := w.drain(ctx); err != nil {
+func (d *run) mark(ctx context.Context, w *twosites.Writer) error {
+	if err := w.Drain(ctx); err != nil {
 		return err
 	}
 	var b api.Bookmark
-	if err := d.verb(ctx, &b, "bookmark", "add", bookmark, "--group", group); err != nil {
+	if err := d.host.Verb(ctx, &b, "bookmark", "add", bookmark, "--group", group); err != nil {
 		return err
 	}
-	if want := d.model.mark(); b.LSN != want {
+	if want := d.model.Mark(); b.LSN != want {
 		return fail.New(fail.Internal, "compare", "bookmark", fmt.Sprintf("its LSN is %d, the model's %d", b.LSN, want))
 	}
-	w.acked = b.LSN
 	d.rep.BookmarkLSN = b.LSN
 	d.say("   bookmark %q set at LSN %d", bookmark, b.LSN)
 	return nil
 }
 
 func (d *run) killAgent() {
-	if d.agent != nil {
-		d.agent.Kill()
+	if d.host != nil {
+		d.host.Kill()
 	}
 }
 
 // lose deletes all that the site had.
 func (d *run) lose() error {
-	for _, dir := range []string{d.state, d.Runtime} {
+	for _, dir := range []string{d.host.State(), d.Runtime} {
 		if err := os.RemoveAll(dir); err != nil {
 			return fail.Wrap(fail.Denied, "delete", dir, err)
 		}

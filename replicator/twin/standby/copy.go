@@ -330,7 +330,8 @@ func (s *Standby) difference(ctx context.Context, l *twin.Log, plan *twin.Plan, 
 	if plan.NeedBytes <= smallBytes {
 		run.BytesPerSecond = 0
 	}
-	_, err = plan.Restore(ctx, f, run)
+	res, err := plan.Restore(ctx, f, run)
+	s.brought.Add(res.WrittenBytes)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -363,7 +364,8 @@ func (s *Standby) copy(ctx context.Context, l *twin.Log, p twin.Point, j *job, a
 	if err := s.updateLocked(j, func(v *volumeCursor) { v.Begun, v.Image = true, false }); err != nil {
 		return err
 	}
-	err = s.o.disk.Copy(ctx, l, p, j.v.Path, anew, copyRun{s.o.BytesPerSecond, s.progressOf(j.name)})
+	n, err := s.o.disk.Copy(ctx, l, p, j.v.Path, anew, copyRun{s.o.BytesPerSecond, s.progressOf(j.name)})
+	s.brought.Add(n)
 	if err != nil {
 		return err
 	}

@@ -16,9 +16,15 @@ func TestFollow(t *testing.T) {
 	r.open()
 	r.must(r.settle())
 	r.newest(1)
+	if st := r.s.Status(); st.Brought != rigVolume || st.Applied != 0 {
+		t.Errorf("a copy has brought %d bytes, and %d were applied", st.Brought, st.Applied)
+	}
 	r.log.Random(random, 20)
 	r.must(r.settle())
 	r.newest(1)
+	if st := r.s.Status(); st.Brought != rigVolume || st.Applied == 0 {
+		t.Errorf("it follows: %d bytes were brought, %d applied", st.Brought, st.Applied)
+	}
 	r.log.Volume("b", rigVolume/2)
 	r.log.Folding = true
 	r.log.Random(random, 30)

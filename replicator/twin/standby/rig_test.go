@@ -92,22 +92,23 @@ func (d *memDisk) Open(path string, size int64) (file, error) {
 	return &memFile{d, m}, nil
 }
 
-func (d *memDisk) Copy(ctx context.Context, l *twin.Log, p twin.Point, path string, _ bool, _ copyRun) error {
+func (d *memDisk) Copy(ctx context.Context, l *twin.Log, p twin.Point, path string, _ bool, _ copyRun) (
+	int64, error) {
 	if err := d.change(); err != nil {
-		return err
+		return 0, err
 	}
 	b := make([]byte, p.Volume.SizeBytes)
 	if _, err := l.Restore(ctx, p, &buffer{b: b}); err != nil {
-		return err
+		return 0, err
 	}
 	if err := d.change(); err != nil {
-		return err
+		return 0, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.images[path] = &memImage{durable: b}
 	d.copies++
-	return nil
+	return int64(len(b)), nil
 }
 
 type buffer struct {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -113,7 +114,9 @@ type Standby struct {
 	control sync.Mutex // of stop and stopped
 
 	shown shown
-	taken notify.Notifier // after every batch
+	// Data that was written to images since the start: by copies and by what differed, and by following.
+	brought, applied atomic.Int64
+	taken            notify.Notifier // after every batch
 }
 
 // Open reads what an earlier run left, and asks the store for nothing. Errors: fail.Damaged where

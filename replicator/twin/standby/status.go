@@ -59,9 +59,13 @@ type Status struct {
 	Position uint64 `json:"position"` // of the next object to be applied
 	Staged   int64  `json:"staged_bytes"`
 	// AsOf is when the log's end was last seen; zero: not yet. All lags are against it.
-	AsOf   time.Time     `json:"as_of,omitzero"`
-	Error  string        `json:"error,omitempty"` // why it cannot go on
-	Groups []GroupStatus `json:"groups"`
+	AsOf time.Time `json:"as_of,omitzero"`
+	// Brought and Applied are the bytes of data that were written to images since the start: by
+	// copies and by what differed, and by following. Zeros, of trims say, do not count.
+	Brought int64         `json:"brought_bytes"`
+	Applied int64         `json:"applied_bytes"`
+	Error   string        `json:"error,omitempty"` // why it cannot go on
+	Groups  []GroupStatus `json:"groups"`
 }
 
 // shown is what Status returns, with a lock of its own: it answers while a batch is applied.
@@ -181,7 +185,7 @@ func (s *Standby) Status() Status {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out, now := h.status, s.o.Now()
-	out.AsOf = h.end
+	out.AsOf, out.Brought, out.Applied = h.end, s.brought.Load(), s.applied.Load()
 	if h.err != nil {
 		out.Error = fail.Explain(h.err)
 	}

@@ -28,8 +28,9 @@ type disk interface {
 	// Check refuses a place that holds anything.
 	Check(path string, size int64) error
 	// Copy writes an image as of a point to a place that Check let pass, or going on from an
-	// earlier Copy there; anew: whatever is there. It is durable when Copy returns.
-	Copy(ctx context.Context, l *twin.Log, p twin.Point, path string, anew bool, run copyRun) error
+	// earlier Copy there; anew: whatever is there. It is durable when Copy returns how many bytes
+	// of data it wrote.
+	Copy(ctx context.Context, l *twin.Log, p twin.Point, path string, anew bool, run copyRun) (int64, error)
 }
 
 // copyRun says how a copy is made.
@@ -51,18 +52,22 @@ func (osDisk) Check(path string, size int64) error {
 	return t.Refused(false)
 }
 
-func (osDisk) Copy(ctx context.Context, l *twin.Log, p twin.Point, path string, anew bool, run copyRun) error {
+func (osDisk) Copy(ctx context.Context, l *twin.Log, p twin.Point, path string, anew bool, run copyRun) (
+	int64, error) {
 	t, err := image.Inspect(path, p.Volume.SizeBytes)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := t.Refused(true); err != nil { // somebody else's by now
-		return err
+		return 0, err
 	}
-	_, err = image.Restore(ctx, l, p, t, image.Options{Overwrite: true, Resume: !anew, Restart: anew,
+	rep, err := image.Restore(ctx, l, p, t, image.Options{Overwrite: true, Resume: !anew, Restart: anew,
 		BytesPerSecond: run.bytesPerSecond,
 		Stage:          func(string) (twin.Progress, func()) { return run.progress, func() {} }})
-	return err
+	if err != nil {
+		return 0, err
+	}
+	return rep.WrittenBytes, nil
 }
 
 // write writes what the batch has of each stream to the images of the volumes that follow, and
@@ -136,6 +141,7 @@ func (b *batch) writeEntry(ctx context.Context, id change.StreamID, e *entryRef,
 		if err == nil {
 			touched[name] = f
 			err = put(f, off, n, data)
+			b.s.applied.Add(int64(len(data)))
 		}
 		if err != nil {
 			failed[name] = err
