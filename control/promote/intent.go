@@ -60,7 +60,13 @@ type HandOver struct {
 	ID    uuid.UUID   `json:"id"`
 	Index uint64      `json:"index"` // journal index of the entry that hands over
 	At    claim.Place `json:"at"`    // a place of the log at or before it
+	// Back is where the streams go back to, of a hand-over that is a rollback; those that it does not
+	// name go on where they are.
+	Back map[change.StreamID]uint64 `json:"back,omitempty"`
 }
+
+// goesBack reports whether a hand-over is a rollback.
+func (h *HandOver) goesBack() bool { return h != nil && h.Back != nil }
 
 // how the seat moves.
 func (in *intent) how() string {

@@ -79,6 +79,9 @@ func (r *run) propose(ctx context.Context, j *journal.Journal) error {
 	if err := r.keepPoints(j); err != nil {
 		return err
 	}
+	if err := r.keepHandOver(ctx, j); err != nil {
+		return err
+	}
 	return r.note(j)
 }
 
