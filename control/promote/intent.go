@@ -84,6 +84,13 @@ func (in *intent) claim() claim.Claim {
 	return claim.Arrive(in.Token)
 }
 
+// overtaken reports whether what was decided was to take up a hand-over that is over, since the log
+// has another one behind it: a fence that was created for it would have ended that epoch.
+func (r *run) overtaken() bool {
+	in := r.intent
+	return in != nil && in.Fence == nil && in.HandOver != nil && r.HandOver != nil && in.HandOver.ID != r.HandOver.ID
+}
+
 // forget drops the record of a hand-over that was taken back: nothing was changed.
 func (r *run) forget() error {
 	r.intent = nil

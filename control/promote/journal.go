@@ -147,7 +147,8 @@ func (r *run) lowerAcks(j *journal.Journal) error {
 func (r *run) note(j *journal.Journal) error {
 	in := r.intent
 	request, err := json.Marshal(map[string]any{"id": in.ID, "from_site": in.FromSite, "site": in.Site,
-		"epoch": in.Token.Epoch, "target": in.Target, "at": in.At, "agents": in.Agents, "how": in.how()})
+		"epoch": in.Token.Epoch, "target": in.Target, "at": in.At, "agents": in.Agents, "how": in.how(),
+		"rollback": in.HandOver.goesBack()})
 	if err != nil {
 		return fail.Wrap(fail.Internal, "encode", "audit", err)
 	}
