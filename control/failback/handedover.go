@@ -35,7 +35,8 @@ func (r *run) nothingOwn() error {
 	for i := range r.rec.Streams {
 		s := &r.rec.Streams[i]
 		if s.Compare || s.Base != s.Point || s.End != s.Point {
-			return no(fmt.Sprintf("group %s went on from %v, and this host ends at %v; %s", s.Group, s.Point, s.End, s.Why))
+			return no(fmt.Sprintf("group %s went on from %v, and this host ends at %v; %s", s.Group, s.Point, s.End,
+				s.Why))
 		}
 	}
 	for _, l := range r.rep.Left {

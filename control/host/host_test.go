@@ -283,7 +283,8 @@ func TestRollBack(t *testing.T) {
 	if b := st.Journal.WayBack; b == nil || b.Site != "seoul" || len(b.Groups) != 1 || b.Groups[0].Writes == 0 {
 		t.Errorf("the way back is %+v", b)
 	}
-	if rep, err := gc.Collect(t.Context(), s.bucket("busan"), gc.CollectOptions{}); err != nil || s.answers("busan") > 0 {
+	if rep, err := gc.Collect(t.Context(), s.bucket("busan"), gc.CollectOptions{}); err != nil ||
+		s.answers("busan") > 0 {
 		t.Errorf("%+v, %v: %d answers", rep, err, s.answers("busan"))
 	}
 	var found api.RollBackReport
@@ -313,7 +314,8 @@ func TestRollBack(t *testing.T) {
 		at   string
 		off  int64
 		want byte
-	}{{"before-rollback-3", 0, 'X'}, {"before-rollback-3", 131072, 'Y'}, {"", 0, 'A'}, {"", 131072, 0}, {"", 196608, 'Z'}} {
+	}{{"before-rollback-3", 0, 'X'}, {"before-rollback-3", 131072, 'Y'}, {"", 0, 'A'}, {"", 131072, 0},
+		{"", 196608, 'Z'}} {
 		if got := s.restored("busan", "v", c.at, c.off); got != c.want {
 			t.Errorf("at %q, offset %d: %q, want %q", c.at, c.off, got, c.want)
 		}

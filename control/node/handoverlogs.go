@@ -98,10 +98,11 @@ func (h *handing) unansweredHint() string {
 	for _, t := range h.logs {
 		names = append(names, t.Name)
 	}
-	follows := "does it follow target " + strings.Join(names, " or ") + ", and may it write there? Nothing was changed here"
+	follows := "does it follow target " + strings.Join(names, " or ") +
+		", and may it write there? Nothing was changed here"
 	if h.back != nil {
-		return "start the former seat's daemon there, on host " + h.back.Host + ": it becomes a standby by itself, or after " +
-			"pollux failback, where it says so. If it runs, " + follows
+		return "start the former seat's daemon there, on host " + h.back.Host + ": it becomes a standby by itself, " +
+			"or after pollux failback, where it says so. If it runs, " + follows
 	}
 	return "is pollux standby running there, " + follows
 }

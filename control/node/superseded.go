@@ -33,8 +33,8 @@ func (d *Daemon) supersede(s *change.Superseded) {
 }
 
 // HandedOver is closed once the journal has its seat elsewhere because this site has handed it over,
-// the log says where it went on, and the verb that did so has ended. Then there is nothing here that the log does not have, unless
-// what is here says otherwise.
+// the log says where it went on, and the verb that did so has ended. Then there is nothing here that
+// the log does not have, unless what is here says otherwise.
 func (d *Daemon) HandedOver() <-chan struct{} { return d.handedOver }
 
 func (d *Daemon) noteHandedOver() {

@@ -65,8 +65,8 @@ func (r *run) bookmarkAll(j *journal.Journal, name string, points map[change.Str
 			continue
 		}
 		if !r.kept(st, lsn) {
-			r.Tell(fmt.Sprintf("group %s was not written to for so long that no bookmark can keep LSN %d: its retention "+
-				"does, for as long as it says", st.Group, lsn))
+			r.Tell(fmt.Sprintf("group %s was not written to for so long that no bookmark can keep LSN %d: its "+
+				"retention does, for as long as it says", st.Group, lsn))
 			continue
 		}
 		_, err := j.Propose(state.KindBookmarkAdd, state.Bookmark{Name: name, Group: st.Group, Stream: st.ID, LSN: lsn,
@@ -91,8 +91,8 @@ func (r *run) openWayBack(ctx context.Context, j *journal.Journal, name string,
 	for _, st := range r.streams() {
 		host = st.Agent // of the log, which was the former seat's
 	}
-	_, err := j.Propose(state.KindWayBack, state.WayBack{Step: state.WayBackOpen, Epoch: in.Token.Epoch, To: in.FromSite,
-		Host: host, Bookmark: name, Points: points, Time: clock.Now().UTC()})
+	_, err := j.Propose(state.KindWayBack, state.WayBack{Step: state.WayBackOpen, Epoch: in.Token.Epoch,
+		To: in.FromSite, Host: host, Bookmark: name, Points: points, Time: clock.Now().UTC()})
 	if fail.Is(err, fail.Exists) {
 		return nil
 	}

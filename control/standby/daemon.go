@@ -87,7 +87,8 @@ type Options struct {
 // fail.Refused where the state directory is in use, or is that of an agent that has volumes.
 func Start(ctx context.Context, conf *config.Agent, o Options) (*Daemon, error) {
 	d := &Daemon{conf: conf, version: o.Version, log: o.Logger, start: time.Now(), failed: make(chan error, 4),
-		became: make(chan struct{}), over: make(chan struct{}), guard: o.Guard, turn: make(chan struct{}, 1), step: o.step}
+		became: make(chan struct{}), over: make(chan struct{}), guard: o.Guard, turn: make(chan struct{}, 1),
+		step: o.step}
 	d.http = adminhttp.HTTP{Log: d.log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.verbs, d.endVerbs = context.WithCancel(context.Background())

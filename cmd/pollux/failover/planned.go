@@ -27,13 +27,14 @@ type planned struct {
 func (p *planned) add(c *cobra.Command) {
 	fl := c.Flags()
 	fl.BoolVar(&p.on, "planned", false, "in order, nothing lost: the journal's seat, which is asked, hands it over")
-	fl.BoolVar(&p.commit, "commit", false, "give up the way back of the hand-over that the seat, which is asked, "+
-		"has taken up")
+	fl.BoolVar(&p.commit, "commit", false, "give up the way back of the hand-over that the seat has taken up")
 	fl.BoolVar(&p.back, "rollback", false, "hand the journal back to the site that had it, at the point of the "+
 		"hand-over: what was written since stays in the log")
 	fl.StringVar(&p.to, "to", "", "with --planned: the site that goes on, where a standby follows")
-	fl.Var(&p.limit, "limit", "with --planned, --rollback: for how long I/O may wait before it is taken back (default 30s)")
-	fl.Var(&p.wait, "wait", "with --planned, --rollback: how long the standby there has to answer before (default 30s)")
+	fl.Var(&p.limit, "limit", "with --planned, --rollback: for how long I/O may wait before it is taken back "+
+		"(default 30s)")
+	fl.Var(&p.wait, "wait", "with --planned, --rollback: how long the standby there has to answer before "+
+		"(default 30s)")
 	p.daemon.Add(c)
 }
 

@@ -30,8 +30,8 @@ func (p *planned) commitIt(c *cobra.Command, dryRun bool) error {
 	case out.Outcome == "nothing to commit":
 		fmt.Fprintln(w, "nothing to commit: the journal's newest epoch was not begun by a hand-over")
 	case dryRun:
-		fmt.Fprintf(w, "nothing was changed; the way back to host %s at %s would be given up, and bookmark %s\n", out.Host,
-			out.To, out.Bookmark)
+		fmt.Fprintf(w, "nothing was changed; the way back to host %s at %s would be given up, and bookmark %s\n",
+			out.Host, out.To, out.Bookmark)
 	default:
 		fmt.Fprintf(w, "the way back to host %s at %s is given up, and bookmark %s is gone\n", out.Host, out.To,
 			out.Bookmark)
@@ -51,7 +51,8 @@ func (p *planned) rollBack(c *cobra.Command, dryRun, yes bool) error {
 	var b strings.Builder
 	describeUndone(&b, &out)
 	if !dryRun {
-		fmt.Fprintf(&b, "All I/O waits here until site %s has taken the journal up; it serves the volumes then.", out.To)
+		fmt.Fprintf(&b, "All I/O waits here until site %s has taken the journal up; it serves the volumes then.",
+			out.To)
 		if err := cli.Confirm(c, b.String(), out.Journal, yes); err != nil {
 			return err
 		}
@@ -87,8 +88,8 @@ func describeUndone(w io.Writer, out *api.RollBackReport) {
 		if !u.Last.IsZero() {
 			last = u.Last.Format(time.RFC3339)
 		}
-		rows = append(rows, []string{u.Group, fmt.Sprintf("LSN %d of %d", u.LSN, u.LastLSN), fmt.Sprint(u.Writes), bytes,
-			last})
+		rows = append(rows, []string{u.Group, fmt.Sprintf("LSN %d of %d", u.LSN, u.LastLSN), fmt.Sprint(u.Writes),
+			bytes, last})
 	}
 	text.Table(w, rows)
 	fmt.Fprintf(w, "It stays in the log, and bookmark %s keeps it.\n", out.Keeps)
