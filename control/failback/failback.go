@@ -75,8 +75,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := r.begin(ctx); err != nil {
 		return nil, err
 	}
-	if r.DryRun || r.rep.Done {
+	switch {
+	case r.DryRun:
 		return r.rep, nil
+	case r.rep.Done:
+		return r.rep, Tidy(r.conf.State)
 	}
 	for _, s := range []struct {
 		name string

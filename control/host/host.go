@@ -78,7 +78,7 @@ func (h *Host) begin(ctx context.Context) (process, error) {
 			return nil, err
 		}
 		return h.standby(ctx)
-	case h.o.Standby || rec != nil && rec.HandedOver && !hasAgent(h.conf.State):
+	case h.o.Standby || rec != nil && rec.HandedOver && follows(h.conf.State):
 		if err := failback.Tidy(h.conf.State); err != nil {
 			return nil, err
 		}
@@ -87,13 +87,12 @@ func (h *Host) begin(ctx context.Context) (process, error) {
 	return h.agent(ctx)
 }
 
-func hasAgent(state string) bool {
-	for _, name := range []string{filepath.Join("agent", "agent.json"), "failover.json"} {
-		if _, err := os.Stat(filepath.Join(state, name)); err == nil {
-			return true
-		}
-	}
-	return false
+// follows reports whether a state directory is that of a standby, or of what a standby became: a
+// standby's daemon goes on with either.
+func follows(state string) bool {
+	_, agent := os.Stat(filepath.Join(state, "agent", "agent.json"))
+	_, failover := os.Stat(node.FailoverPath(state))
+	return agent != nil || failover == nil
 }
 
 func (h *Host) agent(ctx context.Context) (process, error) {

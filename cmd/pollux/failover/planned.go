@@ -59,7 +59,8 @@ func (p *planned) run(c *cobra.Command, dryRun bool) error {
 	}
 	fmt.Fprintf(w, "the journal was handed over to host %s at %s, behind journal index %d of epoch %d\n", out.Host,
 		out.To, out.Index, out.Epoch)
-	fmt.Fprintf(w, "I/O waited %s here; this site serves nothing any more: point its clients there\n",
+	fmt.Fprintf(w, "I/O waited %s here; this site serves nothing any more: point its clients there. Its agent "+
+		"follows as a standby; there, pollux failover --commit or --rollback decides\n",
 		text.Duration(time.Duration(out.HeldSeconds*float64(time.Second))))
 	return nil
 }
