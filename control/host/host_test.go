@@ -24,7 +24,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/twin/image"
 )
 
-// sites are two of them, with a host and a bucket each.
+// sites are two of them, with a host each. Where both have a bucket, each follows its own.
 type sites struct {
 	t     *testing.T
 	dir   string
@@ -47,9 +47,13 @@ func newSites(t *testing.T, buckets ...string) *sites {
 		targets += fmt.Sprintf("  - {name: at-%[1]s, url: 'file://%[2]s/bucket-%[1]s', site: %[1]s}\n", site, dir)
 	}
 	for _, site := range []string{"seoul", "busan"} {
+		follows := buckets[0]
+		if len(buckets) > 1 { // each its own
+			follows = site
+		}
 		path := filepath.Join(dir, site+".yaml")
 		text := fmt.Sprintf("name: host-%[1]s\nsite: %[1]s\nstate: %[2]s/%[1]s\nruntime: %[2]s/run-%[1]s\n"+
-			"memory: 16MiB\njournal:\n  targets:\n%[3]sstandby: {target: at-%[4]s}\n", site, dir, targets, buckets[0])
+			"memory: 16MiB\njournal:\n  targets:\n%[3]sstandby: {target: at-%[4]s}\n", site, dir, targets, follows)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
