@@ -141,7 +141,7 @@ func (h *Host) run() {
 		case follows == nil:
 			wait = firstWait
 			continue
-		case !fail.Is(follows, fail.Retry) && !fail.Is(follows, fail.Refused):
+		case !passing(follows):
 			return // it stays superseded
 		}
 		select {
@@ -152,6 +152,10 @@ func (h *Host) run() {
 		wait = min(2*wait, longestWait)
 	}
 }
+
+// passing reports whether what keeps a host from following may be over later: a store that is away, or
+// a log that has not been brought in line yet.
+func passing(err error) bool { return fail.Is(err, fail.Retry) || fail.Is(err, fail.Refused) }
 
 // change makes a standby of what has handed the journal over. Where it cannot follow, it is the
 // superseded agent again.
@@ -164,8 +168,12 @@ func (h *Host) change(p process) (next process, follows, err error) {
 		next, err = h.standby(h.ctx)
 		return next, nil, err
 	}
-	h.o.Logger.Error("this host handed the journal over, and does not follow it by itself", "err", follows,
-		"hint", fail.HintOf(follows))
+	if passing(follows) {
+		h.o.Logger.Warn("this host handed the journal over, and cannot follow it yet", "err", follows)
+	} else {
+		h.o.Logger.Error("this host handed the journal over, and does not follow it by itself", "err", follows,
+			"hint", fail.HintOf(follows))
+	}
 	if rec, rerr := record.Load(h.conf.State); rerr == nil && rec != nil && rec.HandedOver && rec.Done.IsZero() {
 		return nil, follows, follows // cut short: the next start goes on
 	}

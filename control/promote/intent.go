@@ -85,10 +85,11 @@ func (in *intent) claim() claim.Claim {
 }
 
 // overtaken reports whether what was decided was to take up a hand-over that is over, since the log
-// has another one behind it: a fence that was created for it would have ended that epoch.
+// has another one behind it: a fence that was created for it would have ended that epoch. One before
+// it, which a standby sees that has not read so far again, says nothing: the fence may be there.
 func (r *run) overtaken() bool {
 	in := r.intent
-	return in != nil && in.Fence == nil && in.HandOver != nil && r.HandOver != nil && in.HandOver.ID != r.HandOver.ID
+	return in != nil && in.Fence == nil && in.HandOver != nil && r.HandOver != nil && in.HandOver.Index < r.HandOver.Index
 }
 
 // forget drops the record of a hand-over that was taken back: nothing was changed.
