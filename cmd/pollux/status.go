@@ -283,6 +283,7 @@ func printStatus(w io.Writer, st *api.Status) {
 	if st.Journal.ID != "" {
 		fmt.Fprintf(w, "\njournal %s: %s, epoch %d, term %d, log %s of %s\n", st.Journal.ID, role,
 			st.Journal.Epoch, st.Journal.Term, text.Bytes(st.Journal.LogBytes), text.Bytes(st.Journal.LogBudgetBytes))
+		printWayBack(w, st.Journal.WayBack)
 	}
 	if st.Agent.Name == "" {
 		return // a journal's member, no agent

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"os"
+	"time"
 
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -103,6 +104,16 @@ func (h *HTTP) ServeBeyond(control config.Control, id config.Identity, verbs htt
 func (h *HTTP) Leave() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // it waits for nobody
+	for _, s := range h.servers {
+		_ = s.Shutdown(ctx)
+	}
+}
+
+// Drain gives up the listeners, and returns when the verbs that are being carried out have been
+// answered, or the time is over.
+func (h *HTTP) Drain(limit time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
 	for _, s := range h.servers {
 		_ = s.Shutdown(ctx)
 	}

@@ -314,6 +314,8 @@ type JournalStatus struct {
 	LogBytes       int64  `json:"log_bytes"`
 	LogBudgetBytes int64  `json:"log_budget_bytes"`
 	Error          string `json:"error"`
+	// WayBack is there while a hand-over to here is neither committed nor rolled back.
+	WayBack *WayBack `json:"way_back,omitempty"`
 	// Superseded is set where the journal has its seat elsewhere now.
 	Superseded *change.Superseded `json:"superseded,omitempty"`
 }
@@ -395,6 +397,8 @@ type Service interface {
 	BookmarkRemove(ctx context.Context, r BookmarkRemove) (Bookmark, error)
 	AuditList(ctx context.Context, r AuditQuery) ([]AuditEntry, error)
 	HandOver(ctx context.Context, r HandOver) (HandOverReport, error)
+	Commit(ctx context.Context, r Commit) (CommitReport, error)
+	RollBack(ctx context.Context, r RollBack) (RollBackReport, error)
 }
 
 // AuditQuery asks for the newest entries; 0 for all that the journal has at hand.

@@ -17,7 +17,7 @@ var requests = map[string]any{
 	VerbVolumeCreate: VolumeCreate{}, VerbVolumeList: List{}, VerbVolumeRemove: VolumeRemove{},
 	VerbVolumeAccept: VolumeAccept{}, VerbVolumeChanged: VolumeChanged{},
 	VerbBookmarkAdd: BookmarkAdd{}, VerbBookmarkList: List{}, VerbBookmarkRemove: BookmarkRemove{},
-	VerbHandOver: HandOver{}, VerbFailover: Failover{},
+	VerbHandOver: HandOver{}, VerbCommit: Commit{}, VerbRollBack: RollBack{}, VerbFailover: Failover{},
 	VerbAuditList: AuditQuery{}, VerbJournalList: struct{}{}, VerbJournalInit: JournalInit{},
 	VerbJournalJoin: JournalJoin{}, VerbJournalRemove: JournalRemove{}, VerbJournalTransfer: JournalTransfer{},
 }

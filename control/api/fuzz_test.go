@@ -19,6 +19,8 @@ import (
 type willing struct{}
 
 func (willing) HandOver(context.Context, HandOver) (h HandOverReport, err error)  { return }
+func (willing) Commit(context.Context, Commit) (c CommitReport, err error)        { return }
+func (willing) RollBack(context.Context, RollBack) (r RollBackReport, err error)  { return }
 func (willing) Status(context.Context, struct{}) (s Status, err error)            { return }
 func (willing) GroupPut(context.Context, GroupPut) (g Group, err error)           { return }
 func (willing) GroupList(context.Context, List) (g []Group, err error)            { return }

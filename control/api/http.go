@@ -25,6 +25,8 @@ const (
 	VerbVolumeAccept   = "volume-accept"
 	VerbVolumeChanged  = "volume-changed"
 	VerbHandOver       = "hand-over"
+	VerbCommit         = "hand-over-commit"
+	VerbRollBack       = "hand-over-roll-back"
 	VerbBookmarkAdd    = "bookmark-add"
 	VerbBookmarkList   = "bookmark-list"
 	VerbBookmarkRemove = "bookmark-remove"
@@ -57,6 +59,8 @@ func Handler(s Service, audit Audit) *Mux {
 	mutate(m, VerbBookmarkRemove, s.BookmarkRemove)
 	query(m, VerbAuditList, s.AuditList)
 	mutate(m, VerbHandOver, s.HandOver)
+	mutate(m, VerbCommit, s.Commit)
+	mutate(m, VerbRollBack, s.RollBack)
 	return m
 }
 

@@ -30,6 +30,9 @@ type Options struct {
 	// Compare: whatever WAL and bitmaps say, the volumes are compared with the log.
 	Compare bool
 	DryRun  bool // change nothing
+	// HandedOver goes back only where this host handed its journal over, and has nothing that the log
+	// does not have: otherwise fail.Fenced. No branch is left then.
+	HandedOver bool
 	// Open opens a target's store for reading.
 	Open func(ctx context.Context, t config.Target) (objstore.Store, func(), error)
 	// Confirm is asked before anything is changed; its error ends the run.
@@ -72,8 +75,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := r.begin(ctx); err != nil {
 		return nil, err
 	}
-	if r.DryRun || r.rep.Done {
+	switch {
+	case r.DryRun:
 		return r.rep, nil
+	case r.rep.Done:
+		return r.rep, Tidy(r.conf.State)
 	}
 	for _, s := range []struct {
 		name string
@@ -87,6 +93,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		}
 	}
 	if err := r.rep.finish(r); err != nil {
+		return nil, err
+	}
+	if err := Tidy(r.conf.State); err != nil {
 		return nil, err
 	}
 	r.rep.Seconds = time.Since(began).Seconds()
@@ -127,6 +136,12 @@ func (r *run) begin(ctx context.Context) (err error) {
 	r.rec = nil // of an earlier failback: the seat was here again since
 	if err := r.survey(ctx); err != nil {
 		return err
+	}
+	if r.HandedOver {
+		if err := r.nothingOwn(); err != nil {
+			return err
+		}
+		r.rec.HandedOver = true
 	}
 	r.rep.describe(r)
 	if r.DryRun {

@@ -63,6 +63,10 @@ type Daemon struct {
 	hydrating *hydrations
 	accepted  sync.Map // group to volume: backings accepted since this start, for the next one
 
+	// handedOver is closed once this site has handed the journal over, for good.
+	handedOver    chan struct{}
+	sayHandedOver sync.Once
+
 	// handing ends a hand-over that is under way when the daemon stops.
 	handing     context.Context
 	stopHanding context.CancelFunc
@@ -116,7 +120,8 @@ func StartLocked(ctx context.Context, conf *config.Agent, version string, log *s
 
 func start(ctx context.Context, conf *config.Agent, version string, log *slog.Logger, s testHooks) (*Daemon, error) {
 	d := &Daemon{conf: conf, version: version, log: log, hooks: s, lock: s.held.Lock, parked: s.held.Parked,
-		start: time.Now(), failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{})}
+		start: time.Now(), failed: make(chan error, 16), verbs: make(chan struct{}, 1), listening: make(chan struct{}),
+		handedOver: make(chan struct{})}
 	d.http = adminhttp.HTTP{Log: log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.handing, d.stopHanding = context.WithCancel(d.ctx)
@@ -194,6 +199,7 @@ func (d *Daemon) open(ctx, run context.Context) error {
 		return err
 	}
 	d.wg.Go(func() { d.releasePoints(run) })
+	d.noteHandedOver()
 	return d.serveHTTP()
 }
 
@@ -404,6 +410,15 @@ func (d *Daemon) Wait(ctx context.Context) error {
 	case err := <-d.failed:
 		return err
 	}
+}
+
+// leaveLimit bounds how long Leave waits for verbs.
+const leaveLimit = 5 * time.Second
+
+// Leave is Close, but what asked for it is answered.
+func (d *Daemon) Leave() error {
+	d.http.Drain(leaveLimit)
+	return d.Close()
 }
 
 // Close stops serving, makes everything acknowledged durable, and stops. What is

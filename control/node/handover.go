@@ -35,8 +35,13 @@ const (
 // handing is one hand-over under way.
 type handing struct {
 	*Daemon
-	r      state.HandOver
-	target config.Target // whose log decides
+	r    state.HandOver
+	back *state.WayBack // it goes back to the point of this one; else nil
+	by   string
+	logs []config.Target  // of which one decides: the one that the other site's standby follows
+	open []objstore.Store // theirs; nil where it cannot be opened
+	// target is the one that decides, and store its store: the first of logs until one answers.
+	target config.Target
 	store  objstore.Store
 	park   *agent.Parking
 	index  uint64 // of the entry that hands over
@@ -57,17 +62,22 @@ func (d service) HandOver(ctx context.Context, r api.HandOver) (out api.HandOver
 		}
 		return out, err
 	}
+	return h.start(ctx, seconds(r.WaitSeconds, defaultReadyWait))
+}
+
+// start runs a hand-over to its end, and gives up the turn then, even where the caller leaves.
+func (h *handing) start(ctx context.Context, wait time.Duration) (out api.HandOverReport, err error) {
 	done := make(chan struct{})
-	d.wg.Go(func() {
-		defer d.endTurn()
+	h.wg.Go(func() {
+		defer h.endTurn()
 		defer close(done)
-		out, err = h.run(d.handing, seconds(r.WaitSeconds, defaultReadyWait))
+		out, err = h.run(h.handing, wait)
 	})
 	select {
 	case <-done:
 		return out, err
 	case <-ctx.Done():
-		return api.HandOverReport{}, fail.Wrap(fail.Retry, "hand over to", r.To, ctx.Err())
+		return api.HandOverReport{}, fail.Wrap(fail.Retry, "hand over to", h.r.To, ctx.Err())
 	}
 }
 
@@ -95,7 +105,7 @@ func (d service) mayHandOver(r *api.HandOver) (*handing, error) {
 				"--force there")
 	}
 	_, epoch, _ := d.journal.ID()
-	h := &handing{Daemon: d.Daemon, r: state.HandOver{ID: uuid.New(), From: epoch, To: r.To,
+	h := &handing{Daemon: d.Daemon, by: r.By, r: state.HandOver{ID: uuid.New(), From: epoch, To: r.To,
 		LimitSeconds: seconds(r.LimitSeconds, defaultHandOverLimit).Seconds()}}
 	level, seat := 0, state.Seat{}
 	d.journal.View(func(s *state.State) { level, seat = s.Level, s.Seat })
@@ -110,34 +120,11 @@ func (d service) mayHandOver(r *api.HandOver) (*handing, error) {
 	if err := h.choose(); err != nil {
 		return nil, err
 	}
-	for _, g := range d.Model().Status().Groups {
-		if g.State != api.Replicating && g.State != api.Lagging {
-			return no(fail.Refused, "group "+g.Name+" is "+g.State+": "+g.Reason,
-				"a hand-over takes all of a journal's groups, and those replicate: mend it, or use "+
-					"pollux failover --force")
-		}
+	if name, is := d.notReplicating(); name != "" {
+		return no(fail.Refused, "group "+name+" is "+is, "a hand-over takes all of a journal's groups, and those "+
+			"replicate: mend it, or use pollux failover --force")
 	}
 	return h, nil
-}
-
-// choose finds the log that decides: one outside this site, at the other one where there is one.
-func (h *handing) choose() error {
-	var best *config.Target
-	for i, info := range h.journal.Info().Targets {
-		t := &h.conf.Journal.Targets[i]
-		if info.Site == h.conf.Site || info.State != "" || info.Fenced || info.Stopped {
-			continue
-		}
-		if best == nil || info.Site == h.r.To && best.Site != h.r.To {
-			best = t
-		}
-	}
-	if best == nil {
-		return fail.New(fail.Refused, "hand over to", h.r.To, "no target outside this site has the log").
-			WithHint("pollux status shows the targets")
-	}
-	h.target, h.r.Target = *best, best.Name
-	return nil
 }
 
 func (h *handing) report(outcome string) api.HandOverReport {
@@ -146,12 +133,15 @@ func (h *handing) report(outcome string) api.HandOverReport {
 }
 
 func (h *handing) run(ctx context.Context, wait time.Duration) (out api.HandOverReport, err error) {
-	if h.store, err = h.host.OpenStore(ctx, h.target, 0); err != nil {
+	defer h.closeLogs()
+	if err := h.openLogs(ctx); err != nil {
 		return out, err
 	}
-	defer h.store.Close()
 	if err := h.propose(state.HandOverPrepare, ""); err != nil {
 		return out, err
+	}
+	if err := h.sayRollBack(); err != nil {
+		return h.cancel(ctx, err)
 	}
 	if err := h.awaitReady(ctx, wait); err != nil {
 		return h.cancel(ctx, err)
@@ -182,12 +172,13 @@ func (h *handing) propose(phase, reason string) error {
 	return err
 }
 
-// awaitReady waits for the answer of the other site's standby, beside the log that decides.
+// awaitReady waits for the answer of the other site's standby, beside one of the logs: the one that
+// decides from then on.
 func (h *handing) awaitReady(ctx context.Context, wait time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
-		ready, err := objlog.ReadReady(ctx, h.store, h.r.ID)
+		ready, err := h.readReady(ctx)
 		switch {
 		case err == nil && ready.Refusal != "":
 			return fail.New(fail.Refused, "hand over to", h.r.To, "host "+ready.Host+" cannot take it up: "+
@@ -205,9 +196,7 @@ func (h *handing) awaitReady(ctx context.Context, wait time.Duration) error {
 		case <-time.After(handOverPoll):
 		case <-ctx.Done():
 			return fail.New(fail.Retry, "hand over to", h.r.To,
-				fmt.Sprintf("no standby there answered within %v", wait)).
-				WithHint("is pollux standby running there, does it follow target " + h.target.Name +
-					", and may it write there? Nothing was changed here")
+				fmt.Sprintf("no standby there answered within %v", wait)).WithHint(h.unansweredHint())
 		}
 	}
 }

@@ -29,6 +29,31 @@ func (d *Daemon) supersede(s *change.Superseded) {
 			"own_epoch", s.Own, "target", s.Target)
 	}
 	d.nbd.DetachAll()
+	d.noteHandedOver()
+}
+
+// HandedOver is closed once the journal has its seat elsewhere because this site has handed it over,
+// the log says where it went on, and the verb that did so has ended. Then there is nothing here that
+// the log does not have, unless what is here says otherwise.
+func (d *Daemon) HandedOver() <-chan struct{} { return d.handedOver }
+
+func (d *Daemon) noteHandedOver() {
+	handed := false
+	// Before Branch is known, the new seat has not written to the log yet.
+	if s := d.superseded.Load(); s != nil && s.Branch > 0 && d.journal.Alone() {
+		d.journal.View(func(s *state.State) { handed = s.HandedOver() })
+	}
+	if !handed {
+		return
+	}
+	d.sayHandedOver.Do(func() {
+		go func() { // not a part that Close waits for: it may wait for Close to give up the turn
+			if d.lockVerbs(d.ctx, "hand over", "journal") == nil {
+				d.endTurn()
+				close(d.handedOver)
+			}
+		}()
+	})
 }
 
 // maySeat refuses what only the seat of the journal may do.

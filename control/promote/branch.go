@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"strconv"
 
 	"github.com/pollux-dr/pollux/agent"
 	"github.com/pollux-dr/pollux/internal/change"
@@ -41,9 +42,14 @@ func (r *run) branches(ctx context.Context) (map[change.StreamID]branch, error) 
 }
 
 func (r *run) resolve(ctx context.Context, v *state.Volume) (twin.Point, error) {
-	at := r.At
+	at, over := r.At, r.HandOver
 	if r.intent != nil {
-		at = r.intent.At
+		at, over = r.intent.At, r.intent.HandOver
+	}
+	if over.goesBack() {
+		if lsn, named := over.Back[v.Stream]; named {
+			at = strconv.FormatUint(lsn, 10)
+		}
 	}
 	return r.found.log.Resolve(ctx, v, at, clock.Now())
 }

@@ -60,7 +60,13 @@ type HandOver struct {
 	ID    uuid.UUID   `json:"id"`
 	Index uint64      `json:"index"` // journal index of the entry that hands over
 	At    claim.Place `json:"at"`    // a place of the log at or before it
+	// Back is where the streams go back to, of a hand-over that is a rollback; those that it does not
+	// name go on where they are.
+	Back map[change.StreamID]uint64 `json:"back,omitempty"`
 }
+
+// goesBack reports whether a hand-over is a rollback.
+func (h *HandOver) goesBack() bool { return h != nil && h.Back != nil }
 
 // how the seat moves.
 func (in *intent) how() string {
@@ -76,6 +82,14 @@ func (in *intent) claim() claim.Claim {
 		return claim.TakeOver(in.Token, h.At, h.Index)
 	}
 	return claim.Arrive(in.Token)
+}
+
+// overtaken reports whether what was decided was to take up a hand-over that is over, since the log
+// has another one behind it: a fence that was created for it would have ended that epoch. One before
+// it, which a standby sees that has not read so far again, says nothing: the fence may be there.
+func (r *run) overtaken() bool {
+	in := r.intent
+	return in != nil && in.Fence == nil && in.HandOver != nil && r.HandOver != nil && in.HandOver.Index < r.HandOver.Index
 }
 
 // forget drops the record of a hand-over that was taken back: nothing was changed.

@@ -80,6 +80,9 @@ func (r *run) propose(ctx context.Context, j *journal.Journal) error {
 	if err := r.keepPoints(j); err != nil {
 		return err
 	}
+	if err := r.keepHandOver(ctx, j); err != nil {
+		return err
+	}
 	return r.note(j)
 }
 
@@ -145,7 +148,8 @@ func (r *run) lowerAcks(j *journal.Journal) error {
 func (r *run) note(j *journal.Journal) error {
 	in := r.intent
 	request, err := json.Marshal(map[string]any{"id": in.ID, "from_site": in.FromSite, "site": in.Site,
-		"epoch": in.Token.Epoch, "target": in.Target, "at": in.At, "agents": in.Agents, "how": in.how()})
+		"epoch": in.Token.Epoch, "target": in.Target, "at": in.At, "agents": in.Agents, "how": in.how(),
+		"rollback": in.HandOver.goesBack()})
 	if err != nil {
 		return fail.Wrap(fail.Internal, "encode", "audit", err)
 	}

@@ -136,6 +136,11 @@ func (r *run) begin(ctx context.Context) (err error) {
 	if r.intent, err = loadIntent(r.fs, r.conf.State); err != nil {
 		return err
 	}
+	if r.overtaken() {
+		if err := r.forget(); err != nil {
+			return err
+		}
+	}
 	if err := r.mayRun(); err != nil {
 		return err
 	}

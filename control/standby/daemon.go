@@ -29,14 +29,6 @@ import (
 	"github.com/pollux-dr/pollux/replicator/twin/standby"
 )
 
-// Process is a daemon: this one, or what it becomes.
-type Process interface {
-	// Wait blocks until ctx ends or the daemon cannot go on.
-	Wait(ctx context.Context) error
-	// Close stops it.
-	Close() error
-}
-
 // Daemon is a running standby.
 type Daemon struct {
 	conf    *config.Agent
@@ -69,8 +61,9 @@ type Daemon struct {
 	mu        sync.Mutex
 	writer    objstore.Store // store's target, connected to for a hand-over; nil before the first
 	cache     *twin.Cache    // of its log, the same
-	next      Process        // what it became
+	next      *node.Daemon   // what it became
 	became    chan struct{}  // closed when next is set
+	over      chan struct{}  // closed when next has handed the journal over
 	promoting bool           // a failover that was begun is not done
 	promotion error          // why it does not go on
 }
@@ -91,7 +84,8 @@ type Options struct {
 // fail.Refused where the state directory is in use, or is that of an agent that has volumes.
 func Start(ctx context.Context, conf *config.Agent, o Options) (*Daemon, error) {
 	d := &Daemon{conf: conf, version: o.Version, log: o.Logger, start: time.Now(), failed: make(chan error, 4),
-		became: make(chan struct{}), guard: o.Guard, turn: make(chan struct{}, 1), step: o.step}
+		became: make(chan struct{}), over: make(chan struct{}), guard: o.Guard, turn: make(chan struct{}, 1),
+		step: o.step}
 	d.http = adminhttp.HTTP{Log: d.log, Spawn: d.spawn}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.verbs, d.endVerbs = context.WithCancel(context.Background())
@@ -234,6 +228,21 @@ func (d *Daemon) Wait(ctx context.Context) error {
 	case <-d.became:
 		return d.next.Wait(ctx)
 	}
+}
+
+// HandedOver is closed once the agent that this standby became has handed the journal over.
+func (d *Daemon) HandedOver() <-chan struct{} { return d.over }
+
+// Leave is Close, but what asked for it is answered.
+func (d *Daemon) Leave() error {
+	d.mu.Lock()
+	next := d.next
+	d.mu.Unlock()
+	if next == nil {
+		return d.Close()
+	}
+	d.endVerbs()
+	return next.Leave()
 }
 
 // Close stops following, a failover that is under way, or what the standby became. The next start

@@ -183,6 +183,13 @@ func (d *Daemon) become(ctx context.Context, fenced bool) (err error) {
 	defer d.mu.Unlock()
 	d.next = p
 	close(d.became)
+	go func() {
+		select {
+		case <-p.HandedOver():
+			close(d.over)
+		case <-d.verbs.Done():
+		}
+	}()
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -145,7 +146,7 @@ func (p *pair) start(step func(string) error) *Daemon {
 	return d
 }
 
-func (p *pair) close(d Process) {
+func (p *pair) close(d io.Closer) {
 	p.t.Helper()
 	if err := d.Close(); err != nil {
 		p.t.Error(err)

@@ -33,6 +33,8 @@ type Journal struct {
 	Synced bool // its control state is known here
 	// Handing is a hand-over of which nobody knows yet whether it is taken up.
 	Handing *state.HandOver
+	// WayBack is open while a hand-over to here is neither committed nor rolled back.
+	WayBack *state.WayBack
 	Err     error // why it does not go on here, or cannot be reached
 }
 
@@ -74,6 +76,9 @@ func (m *Model) Read(s *state.State) {
 	m.Journal.Level = s.Level
 	if s.HandedOver() {
 		m.Journal.Handing = s.HandOver
+	}
+	if w := s.WayBack; w != nil && w.Step == state.WayBackOpen {
+		m.Journal.WayBack = w
 	}
 	m.Groups = make([]Group, 0, len(s.Groups))
 	at := make(map[string]int, len(s.Groups))

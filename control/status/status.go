@@ -41,6 +41,9 @@ func (m *Model) journal() api.JournalStatus {
 	out := api.JournalStatus{ID: j.Journal.String(), Leader: j.Leads, LeaderAddress: j.Leader, Term: j.Term,
 		Epoch: j.Epoch, Site: j.Site, FeatureLevel: j.Level, Voters: j.Voters, Members: j.Members, LogBytes: j.LogBytes,
 		LogBudgetBytes: j.LogBudget, Superseded: j.Superseded}
+	if j.WayBack != nil && j.Superseded == nil {
+		out.WayBack = m.wayBack(j.WayBack)
+	}
 	if j.Journal == uuid.Nil {
 		out.ID = "" // not heard of yet
 	}

@@ -10,8 +10,11 @@ import (
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
+// ReadyPrefix is what the names of answers to hand-overs begin with.
+const ReadyPrefix = "handover/"
+
 // ReadyName is the object in which a site answers a hand-over that is being prepared.
-func ReadyName(id uuid.UUID) string { return "handover/" + id.String() }
+func ReadyName(id uuid.UUID) string { return ReadyPrefix + id.String() }
 
 // maxReadyBytes bounds what is read of one.
 const maxReadyBytes = 64 << 10

@@ -41,7 +41,8 @@ var commands = map[Kind]command{
 	KindSeat:           strictMany((*SeatPut).check, (*State).putSeat),
 	KindStreamMove:     strictMany((*StreamMove).check, (*State).moveStream),
 	KindSeatMove:       strictMany((*SeatMove).check, (*State).moveSeat),
-	KindHandOver:       strict((*HandOver).check, (*State).handOver),
+	KindHandOver:       strictMany((*HandOver).check, (*State).handOver),
+	KindWayBack:        strictMany((*WayBack).check, (*State).wayBack),
 }
 
 // maxUnknown is what a command may hold beside twice what this release knows of it.

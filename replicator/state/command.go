@@ -52,6 +52,9 @@ const (
 	// From feature level 3 on.
 	KindHandOver Kind = 26
 
+	// From feature level 4 on.
+	KindWayBack Kind = 27
+
 	KindIdentity Kind = 100 // the object log's first object
 	KindFence    Kind = 101
 	KindReady    Kind = 102 // beside the object log: a site is ready to take a hand-over up
@@ -73,7 +76,7 @@ var kindNames = map[Kind]string{
 	KindHorizon: "horizon", KindBookmarkRemove: "bookmark-remove",
 	KindStreamHorizon: "stream-horizon", KindFeatureLevel: "feature-level", KindGroupPatch: "group-patch",
 	KindSite: "site", KindSeat: "seat", KindStreamMove: "stream-move", KindSeatMove: "seat-move",
-	KindHandOver: "hand-over", KindReady: "ready",
+	KindHandOver: "hand-over", KindWayBack: "way-back", KindReady: "ready",
 	KindIdentity: "identity", KindFence: "fence",
 }
 

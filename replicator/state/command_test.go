@@ -80,7 +80,8 @@ func FuzzOpenCommand(f *testing.F) {
 		KindVolumeReady:  VolumeReady{Name: "v", FirstLSN: 3},
 		KindVolumeRemove: VolumeRemove{Name: "v"}, KindBookmarkAdd: Bookmark{Name: "b", Group: "g"},
 		KindLease: LeaseGrant{Stream: testStream, Agent: "a"}, KindHeartbeat: Heartbeat{},
-		KindAudit: Audit{Who: "w", Verb: "v"}, KindFence: Fence{}, 999: Fence{}} {
+		KindAudit: Audit{Who: "w", Verb: "v"}, KindWayBack: WayBack{Step: WayBackCommit, Epoch: 2},
+		KindFence: Fence{}, 999: Fence{}} {
 		b := Encode(kind, v)
 		f.Add(uint16(kind), b[EnvelopeBytes:], b)
 	}

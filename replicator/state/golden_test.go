@@ -152,6 +152,25 @@ func goldenLevel3() []vector {
 	}
 }
 
+// goldenLevel4 are commands of feature level 4, to apply after those.
+func goldenLevel4() []vector {
+	back := HandOver{ID: goldenOther, Phase: HandOverPrepare, From: 4, To: "north", Target: "near", LimitSeconds: 30,
+		Time: goldenTime(19)}
+	over := back
+	over.Phase, over.Host, over.Reason = HandOverOver, "host-n", "nobody answered"
+	return []vector{
+		{name: "feature-level-4", kind: KindFeatureLevel, want: FeatureLevel{Level: 4}},
+		{name: "way-back", kind: KindWayBack, want: WayBack{Step: WayBackOpen, Epoch: 4, To: "north", Host: "host-a",
+			Bookmark: "handover-4", Points: map[change.StreamID]uint64{goldenStream: 140}, Time: goldenTime(18)}},
+		{name: "way-back-prepare", kind: KindHandOver, want: back},
+		{name: "way-back-roll-back", kind: KindWayBack, want: WayBack{Step: WayBackRollBack, Epoch: 4,
+			HandOver: goldenOther, Who: "kim", Time: goldenTime(20)}},
+		{name: "way-back-over", kind: KindHandOver, want: over},
+		{name: "way-back-commit", kind: KindWayBack, want: WayBack{Step: WayBackCommit, Epoch: 4, Who: "kim",
+			Time: goldenTime(21)}},
+	}
+}
+
 // goldenDocuments are the documents of an object log.
 func goldenDocuments() []vector {
 	return []vector{
@@ -190,7 +209,10 @@ func (v *vector) kept(t *testing.T) (body []byte) {
 // goldenRest are parts of the saved state that the history does not come to.
 func goldenRest() map[string]any {
 	return map[string]any{
-		"mark-part":     BarrierPart{Agent: "host-a", LSN: 120, Confirmed: true, HeldSeconds: 0.25},
+		"mark-part": BarrierPart{Agent: "host-a", LSN: 120, Confirmed: true, HeldSeconds: 0.25},
+		"way-back-rolling": WayBack{Step: WayBackOpen, Epoch: 4, To: "north", Host: "host-a", Bookmark: "handover-4",
+			Points: map[change.StreamID]uint64{goldenStream: 140}, HandOver: goldenOther, Who: "kim",
+			Time: goldenTime(20)},
 		"stream-pruned": Stream{ID: goldenStream, Number: 3, Group: "db", Agent: "host-a", Forgotten: 90},
 	}
 }
@@ -216,6 +238,8 @@ func TestGoldenCommands(t *testing.T) {
 	keptState(t, "state-level2.txt", s)
 	apply(goldenLevel3())
 	keptState(t, "state-level3.txt", s)
+	apply(goldenLevel4())
+	keptState(t, "state-level4.txt", s)
 	for _, v := range goldenDocuments() {
 		maps.DeleteFunc(missing, func(_ string, n uint64) bool { return n == uint64(v.kind) })
 		v.kept(t)
@@ -225,7 +249,7 @@ func TestGoldenCommands(t *testing.T) {
 	}
 
 	golden.Filled(t, s.Groups, s.Streams, s.Volumes, s.Bookmarks, s.Barriers, s.Audits, s.Sites, s.Seat, s.Moves,
-		s.HandOver, goldenRest())
+		s.HandOver, s.WayBack, goldenRest())
 	for name, v := range goldenRest() {
 		b, err := json.Marshal(v)
 		if err != nil {

@@ -92,12 +92,12 @@ func (s *State) mayTake(kind Kind) error {
 	return nil
 }
 
-func (s *State) handOver(r *HandOver) (string, error) {
+func (s *State) handOver(r *HandOver) ([]string, error) {
 	if err := r.check(); err != nil {
-		return "", err
+		return nil, err
 	}
-	refuse := func(why string) (string, error) {
-		return "", fail.New(fail.Refused, "hand over", "journal", why)
+	refuse := func(why string) ([]string, error) {
+		return nil, fail.New(fail.Refused, "hand over", "journal", why)
 	}
 	now := s.HandOver
 	ours := now != nil && now.ID == r.ID
@@ -115,8 +115,9 @@ func (s *State) handOver(r *HandOver) (string, error) {
 	case r.Phase == HandOverHand && s.resyncing():
 		return refuse("a resync has not ended: there is no recovery point to go on from")
 	}
+	keys := s.stayed(r)
 	s.HandOver = r
-	return keyHandOver, nil
+	return append(keys, keyHandOver), nil
 }
 
 func (s *State) resyncing() bool {

@@ -18,7 +18,8 @@ import (
 //	1  group-patch, site, seat and stream-move; feature-level itself needs none
 //	2  seat-move
 //	3  hand-over
-const Level = 3
+//	4  way-back
+const Level = 4
 
 // FeatureLevel raises the feature level of a journal, one by one.
 type FeatureLevel struct {
@@ -58,7 +59,7 @@ func LevelOf(kind Kind) int { return levels[kind] }
 
 // levels are those of kinds above 0. What raises the level cannot need one.
 var levels = map[Kind]int{KindGroupPatch: 1, KindSite: 1, KindSeat: 1, KindStreamMove: 1,
-	KindSeatMove: 2, KindHandOver: 3}
+	KindSeatMove: 2, KindHandOver: 3, KindWayBack: 4}
 
 // CheckLevel refuses a command that not all members of a journal know yet, which has a
 // feature level.

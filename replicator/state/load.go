@@ -92,6 +92,20 @@ func (s *State) loadJournal(key string, b []byte) error {
 			s.HandOver = r
 		}
 		return err
+	case keyWayBack:
+		if len(b) == 0 || string(b) == "null" {
+			s.WayBack = nil
+			return nil
+		}
+		r := new(WayBack)
+		err := json.Unmarshal(b, r)
+		if err == nil {
+			err = r.checkLoaded()
+		}
+		if err == nil {
+			s.WayBack = r
+		}
+		return err
 	case keyMoves:
 		var m seatMoves
 		err := json.Unmarshal(b, &m)

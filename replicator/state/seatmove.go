@@ -54,7 +54,7 @@ func (s *State) moveSeat(r *SeatMove) ([]string, error) {
 	if s.HandOver != nil { // it is over
 		s.HandOver, keys = nil, append(keys, keyHandOver)
 	}
-	return keys, nil
+	return append(keys, s.endWayBack(r.How)...), nil
 }
 
 // DeadFrom is the journal index from which on what a writer of an epoch wrote is a dead branch,

@@ -30,6 +30,7 @@ type State struct {
 	Seat      Seat              // where the journal is
 	Moves     []SeatMove        // how it came there, oldest first
 	HandOver  *HandOver         // the newest of this epoch; nil where there was none
+	WayBack   *WayBack          // to the point of the hand-over that began the epoch; nil where there is none
 	Level     int               // the feature level: see level.go
 	Audits    map[uint64]*Audit // the newest, by number modulo KeptAudits
 	audits    uint64            // how many there were
@@ -303,6 +304,7 @@ const (
 	keyMoves = "journal/moves"
 
 	keyHandOver = "journal/hand-over"
+	keyWayBack  = "journal/way-back"
 )
 
 // KeyLevel is the feature level from which on there is a key; copies of the state that
@@ -313,6 +315,8 @@ func KeyLevel(key string) int {
 		return 2
 	case key == keyHandOver:
 		return 3
+	case key == keyWayBack:
+		return 4
 	case what == "journal", what == "site":
 		return 1
 	}
@@ -355,6 +359,9 @@ func (s *State) Keys() []string {
 	if s.HandOver != nil {
 		keys = append(keys, keyHandOver)
 	}
+	if s.WayBack != nil {
+		keys = append(keys, keyWayBack)
+	}
 	return keys
 }
 
@@ -372,6 +379,11 @@ func (s *State) Save(key string) []byte {
 			return nil
 		}
 		return encode(s.HandOver)
+	case keyWayBack:
+		if s.WayBack == nil {
+			return nil
+		}
+		return encode(s.WayBack)
 	}
 	what, name, _ := strings.Cut(key, "/")
 	var v any

@@ -42,12 +42,14 @@ type flags struct {
 // New makes `pollux failover`.
 func New(version string) *cobra.Command {
 	var f flags
-	c := &cobra.Command{Use: "failover {--force -c agent.yaml | --planned --to SITE}",
+	c := &cobra.Command{Use: "failover {--force -c agent.yaml | --planned --to SITE | --commit | --rollback}",
 		Short: "Move a journal to another site, in order, or without its former seat",
 		Long: `With --planned, the journal's seat, which is asked (--socket, --address), has I/O wait,
 brings all of it into the log that the standby at SITE follows, and hands over; there it
 goes on. Nothing is lost. Where it is not taken up within the limit, it is taken back, and
-I/O goes on at the seat.
+I/O goes on at the seat. At the new seat, the way back is open until --commit gives it up;
+--rollback takes it: the volumes go on at the former site, from the point of the hand-over,
+and what was written since stays in the log.
 
 With --force, for the loss of a site. On a host at this site, whose configuration names the object
 store that outlived the loss, it takes the farthest log that it can reach and fences it
@@ -85,13 +87,23 @@ before it changes anything. A run that was cut short goes on when it is called a
 }
 
 func (f *flags) run(c *cobra.Command, version string) error {
+	ways := 0
+	for _, way := range []bool{f.force, f.planned.on, f.planned.commit, f.planned.back} {
+		if way {
+			ways++
+		}
+	}
 	switch {
-	case f.force == f.planned.on:
+	case ways != 1:
 		return fail.New(fail.Invalid, "failover", "", "say how").
-			WithHint("--planned --to SITE hands the journal over in order, with its seat; " +
-				"--force takes it over without")
+			WithHint("--planned --to SITE hands the journal over in order, with its seat, and --commit or --rollback " +
+				"decides about it afterwards; --force takes it over without")
 	case f.planned.on:
 		return f.planned.run(c, f.dryRun)
+	case f.planned.commit:
+		return f.planned.commitIt(c, f.dryRun)
+	case f.planned.back:
+		return f.planned.rollBack(c, f.dryRun, f.yes)
 	}
 	backings, err := f.places()
 	if err != nil {

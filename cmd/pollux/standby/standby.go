@@ -10,7 +10,7 @@ import (
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
 	"github.com/pollux-dr/pollux/control/api"
-	"github.com/pollux-dr/pollux/control/standby"
+	"github.com/pollux-dr/pollux/control/host"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/text"
 )
@@ -34,8 +34,8 @@ same configuration makes it the agent, and it starts as the agent from then on.`
 			return err
 		}
 		log := cli.NewLogger(conf.Log)
-		d, err := standby.Start(c.Context(), conf, standby.Options{Version: version, Logger: log,
-			Guard: func() { cli.GuardMemory(log) }})
+		d, err := host.Start(c.Context(), conf, host.Options{Path: path, Version: version, Logger: log,
+			Standby: true, Guard: func() { cli.GuardMemory(log) }})
 		if err != nil {
 			return config.Listening(conf, path, err)
 		}

@@ -36,6 +36,8 @@ type Record struct {
 	Settled bool `json:"settled,omitempty"` // the backings have all that was acknowledged here
 	Saved   bool `json:"saved,omitempty"`   // the branch is durable
 	Adopted bool `json:"adopted,omitempty"` // the standby's state is there
+	// HandedOver: this host handed its journal over, and had nothing that the log does not have.
+	HandedOver bool `json:"handed_over,omitempty"`
 	// Done is when the former agent's state was put aside.
 	Done time.Time `json:"done,omitzero"`
 	// What it took, for the report.

@@ -10,8 +10,8 @@ import (
 // TestArriveAtDeadBranch: the fence goes back to where the common history ends, whatever the former
 // seat wrote beyond it, under whatever terms.
 func TestArriveAtDeadBranch(t *testing.T) {
-	old, later := segment.Token{Epoch: 1, Term: 3, Writer: writerID(0, 0)},
-		segment.Token{Epoch: 1, Term: 4, Writer: writerID(0, 1)}
+	old, later := segment.Token{Epoch: 1, Term: 3, Writer: writerID(0, &actor{})},
+		segment.Token{Epoch: 1, Term: 4, Writer: writerID(0, &actor{crashes: 1})}
 	const branch = 10
 	for name, c := range map[string]struct {
 		log  []Object
@@ -24,7 +24,7 @@ func TestArriveAtDeadBranch(t *testing.T) {
 		"a fence on it": {[]Object{{segment.Segment, old, 5, 9}, {segment.Segment, old, 10, 10},
 			{segment.Fence, later, 11, 10}, {segment.Segment, later, 11, 11}, {segment.Segment, old, 11, 30}}, 10},
 	} {
-		k := Arrive(segment.Token{Epoch: 2, Term: 1, Writer: writerID(1, 0)})
+		k := Arrive(segment.Token{Epoch: 2, Term: 1, Writer: writerID(1, &actor{})})
 		if err := k.Catalog(&Catalog{End: Place{Position: 7, Next: 5, Token: old}}); err != nil {
 			t.Fatal(err)
 		}

@@ -56,6 +56,7 @@ type Claim struct {
 	fenced  bool   // the fence was created
 	refused bool   // a create was refused at a position that read as free
 	last    uint64 // the journal index of the hand-over that is taken up; 0 where there is none
+	gap     uint64 // where what was read last began, and could not follow; 0: it could
 }
 
 // Return claims a log for a writer whose journal has written up to place: behind that there is
@@ -108,7 +109,8 @@ func (c *Claim) Token() segment.Token { return c.token }
 // the journal index from which on the object's epoch was left behind by a later one, 0 where
 // none did: entries from there on are a dead branch, and history goes on before the object that
 // has the first of them. Errors: fail.Fenced where another writer holds the log, for good;
-// fail.Damaged where the object cannot follow.
+// fail.Damaged where the object cannot follow. Where it leaves a gap, the newest catalog says next
+// whether it is damage, or the log has passed the walk.
 func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
 	order := o.Token.Compare(c.token)
 	switch {
@@ -125,7 +127,9 @@ func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
 		if deadFrom > 0 && o.First >= deadFrom && c.at.Next < o.First {
 			break // of a branch whose beginning was left out
 		}
-		return false, damaged(fmt.Sprintf("it begins at journal index %d, %d is next", o.First, c.at.Next))
+		// A position before it may have been freed, and an older writer's late create lie there.
+		c.gap, c.step = o.First, FindCatalog
+		return false, nil
 	case o.Type == segment.Fence:
 		c.at.Token, c.at.Next = o.Token, o.First
 	case deadFrom > 0 && o.Last >= deadFrom: // the branch that ends here is dead, or its end is
@@ -171,12 +175,17 @@ func (c *Claim) created(o Object) {
 func (c *Claim) Refused() { c.refused, c.step = true, Read }
 
 // Catalog takes the newest catalog into account, nil where there is none. One that was read
-// before the fence was created does not count. Errors: fail.Fenced where the log went on under
+// before the fence was created does not count. Errors: fail.Damaged where it does not explain a gap;
+// fail.Fenced where the log went on under
 // another writer, for good; fail.Refused where there is no place from which it can be walked.
 func (c *Claim) Catalog(k *Catalog) error {
+	gap := c.gap
+	c.gap = 0
 	switch {
 	case k != nil && later(k.End.Token, c.token):
 		return ErrLost(c.token, k.End.Token)
+	case gap > 0 && (k == nil || !k.Passed):
+		return damaged(fmt.Sprintf("it begins at journal index %d, %d is next", gap, c.at.Next))
 	case c.fenced && (k == nil || !k.Passed):
 		c.step = Done
 		return nil

@@ -19,13 +19,15 @@ import (
 // other. All of them sleep, crash and begin again between any two steps, the store loses answers
 // and carries out creates long after they were sent, and garbage collection frees what a catalog
 // has passed. A seat may hand over, and take that back: then a site takes it up behind the entry
-// that says so, or not at all. Writers claim with Claim itself.
+// that says so, or not at all. Who has lost the log, or came too late for a hand-over, follows it and may
+// have it again: so the seat goes there and back. Writers claim with Claim itself.
 
 const (
 	modelPositions = 14
 	modelActors    = 3
 	modelEpochs    = 6
 	modelInFlight  = 2 // of one writer
+	modelReturns   = 2 // of an actor that has lost
 )
 
 // object is what stands at a position; its Type is 0 where there is nothing.
@@ -57,6 +59,7 @@ type actor struct {
 	ghostAt uint64
 	careful uint8 // creates that have to come one at a time, where an older writer's may still arrive
 	crashes uint8
+	returns uint8  // how often it has lost, and follows again
 	handed  bool   // a writing one has handed over, and does nothing but take that back
 	planned uint64 // a claiming one takes up the hand-over at this journal index; 0: by force
 }
@@ -71,6 +74,7 @@ type world struct {
 	catalog Catalog
 	durable uint64
 	done    [modelEpochs]uint8 // by epoch: who was told that it has the log, 1 + actor
+	taken   [modelEpochs]bool  // by epoch: it began with a hand-over that was taken up
 	bad     string
 }
 
@@ -78,13 +82,16 @@ func newWorld(limit uint64, blind bool) world {
 	w := world{limit: limit, blind: blind}
 	w.put(0, object{Object: Object{Type: segment.Identity}})
 	a := &w.actors[0]
-	a.token = segment.Token{Epoch: 1, Term: 1, Writer: writerID(0, 0)}
+	a.token = segment.Token{Epoch: 1, Term: 1, Writer: writerID(0, a)}
+	w.done[1] = 1
 	w.put(1, object{Object: Object{Type: segment.Fence, Token: a.token, First: 1}})
 	a.phase, a.at, a.counted = writing, Place{Position: 2, Next: 1, Token: a.token}, 2
 	return w
 }
 
-func writerID(actor int, crashes uint8) uuid.UUID { return uuid.UUID{0: byte(actor) + 1, 1: crashes} }
+func writerID(i int, a *actor) uuid.UUID {
+	return uuid.UUID{0: byte(i) + 1, 1: a.crashes, 2: a.returns}
+}
 
 // put creates an object, and reports whether it was the first.
 func (w *world) put(p uint64, o object) bool {
@@ -158,7 +165,7 @@ func (w world) actor(i int, visit func(string, world)) {
 			return
 		}
 		b := &n.actors[i]
-		b.token = segment.Token{Epoch: end.Token.Epoch + 1, Writer: writerID(i, a.crashes)}
+		b.token = segment.Token{Epoch: end.Token.Epoch + 1, Writer: writerID(i, a)}
 		b.phase, b.claim = claiming, Arrive(b.token)
 		visit(say("begins to take over"), n)
 		if at, ok := n.handedOver(); ok {
@@ -171,6 +178,12 @@ func (w world) actor(i int, visit func(string, world)) {
 	case writing:
 		w.write(i, say, visit)
 		w.crash(i, say, visit)
+	case lostOut:
+		if a.returns < modelReturns { // what it sent is still on its way
+			n := w
+			n.actors[i] = actor{crashes: a.crashes, returns: a.returns + 1, ghost: a.ghost, ghostAt: a.ghostAt}
+			visit(say("follows again"), n)
+		}
 	}
 }
 
@@ -194,7 +207,7 @@ func (w world) crash(i int, say func(string) string, visit func(string, world)) 
 			at.Position = b.claim.Place().Position
 		}
 		at.Next = w.nextAt(at.Position)
-		b.token = segment.Token{Epoch: a.token.Epoch, Term: a.token.Term + 1, Writer: writerID(i, b.crashes)}
+		b.token = segment.Token{Epoch: a.token.Epoch, Term: a.token.Term + 1, Writer: writerID(i, b)}
 		b.claim, b.phase, b.pending = Return(b.token, at), claiming, 0
 	}
 	visit(say("crashes and begins again"), n)
@@ -308,6 +321,7 @@ func (w *world) claimed(i int) {
 		w.bad = fmt.Sprintf("actors %d and %d both have epoch %d", *by-1, i, a.token.Epoch)
 	} else {
 		*by = uint8(i) + 1
+		w.taken[a.token.Epoch] = w.taken[a.token.Epoch] || a.planned > 0 && a.token.Term == 0
 	}
 	found, next := false, uint64(1) // next: behind the objects before
 	w.lineage(func(p uint64, o *object, counts bool) {
@@ -410,23 +424,35 @@ func (w world) collect(visit func(string, world)) {
 	}
 }
 
-// walk goes a random way through the model, and returns its steps where it came to a fault.
-func walk(r *rand.Rand, first world, steps int) (way []string, bad string) {
-	w := first
-	for range steps {
-		var next []world
-		var what []string
-		w.steps(func(s string, n world) { next, what = append(next, n), append(what, s) })
-		if len(next) == 0 {
-			return nil, ""
-		}
-		k := r.IntN(len(next))
-		w, way = next[k], append(way, what[k])
-		if w.bad != "" {
-			return way, w.bad
+// thereAndBack reports whether a seat was handed over and came back by another hand-over.
+func (w *world) thereAndBack() bool {
+	for e := 2; e+1 < modelEpochs; e++ {
+		if w.taken[e] && w.taken[e+1] && w.done[e-1] == w.done[e+1] && w.done[e] != w.done[e+1] {
+			return true
 		}
 	}
-	return nil, ""
+	return false
+}
+
+// walk goes a random way through the model, and returns its steps where it came to a fault.
+func walk(r *rand.Rand, first world, steps int) (w world, way []string, bad string) {
+	w = first
+	for range steps {
+		n, next, what := 0, w, ""
+		w.steps(func(s string, one world) { // each with the same chance
+			if n++; r.IntN(n) == 0 {
+				next, what = one, s
+			}
+		})
+		if n == 0 {
+			return w, nil, ""
+		}
+		w, way = next, append(way, what)
+		if w.bad != "" {
+			return w, way, w.bad
+		}
+	}
+	return w, nil, ""
 }
 
 // explore goes through all states, nearest first, up to so many.
@@ -476,14 +502,23 @@ func TestModel(t *testing.T) {
 	if testing.Short() {
 		walks = 500
 	}
+	chains := 0
 	for range walks {
-		if way, bad := walk(r, newWorld(modelPositions, false), steps); bad != "" {
+		w, way, bad := walk(r, newWorld(modelPositions, false), steps)
+		if bad != "" {
 			t.Fatalf("%s: %q", bad, way)
 		}
+		if w.thereAndBack() {
+			chains++
+		}
+	}
+	t.Logf("%d of %d walks hand the seat over and back", chains, walks)
+	if chains == 0 {
+		t.Error("no seat comes back by a hand-over")
 	}
 	found := 0
 	for range walks {
-		if _, bad := walk(r, newWorld(modelPositions, true), steps); bad != "" {
+		if _, _, bad := walk(r, newWorld(modelPositions, true), steps); bad != "" {
 			found++
 		}
 	}

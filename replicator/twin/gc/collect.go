@@ -83,6 +83,10 @@ func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, 
 			return nil, err
 		}
 	}
+	answered, err := answers(ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	l, err := twin.Open(ctx, s, nil)
 	if err != nil {
 		return nil, err
@@ -98,7 +102,7 @@ func Collect(ctx context.Context, s objstore.Store, o CollectOptions) (*Report, 
 		return nil, fail.New(fail.Retry, "collect garbage", s.URL(), "the catalog that was made is not there").
 			WithHint("the store has listed what it held earlier: try again")
 	}
-	g := &collection{o: &o, store: s, log: l, rep: rep,
+	g := &collection{o: &o, store: s, log: l, rep: rep, answers: answered,
 		w: &writer{o: o.Options, store: s, log: l, run: uuid.NewString()[:8]}}
 	if o.DryRun {
 		g.w.store = &pretend{Store: s, made: map[string][]byte{}} // layers that would be made
@@ -114,6 +118,8 @@ type collection struct {
 	w     *writer
 	rep   *Report
 	last  time.Time // when the journal wrote last, by its clock
+
+	answers []objstore.Info // to hand-overs, listed before the log was opened
 }
 
 func (g *collection) run(ctx context.Context) error {
@@ -171,7 +177,10 @@ func (g *collection) run(ctx context.Context) error {
 		}
 		g.rep.Catalog = c.Number
 	}
-	return g.delete(ctx, old, c, all, now)
+	if err := g.delete(ctx, old, c, all, now); err != nil {
+		return err
+	}
+	return g.deleteAnswers(ctx)
 }
 
 // worthNoting reports whether a catalog should be made for what has become garbage, or

@@ -1,8 +1,10 @@
 package standby
 
 import (
+	"maps"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/replicator/objlog/claim"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -13,6 +15,8 @@ type Handing struct {
 	At claim.Place // behind what was taken of the log
 	// Following reports that all wanted volumes are where their streams are.
 	Following bool
+	// Back is where streams go back to, of one that is a rollback; else nil.
+	Back map[change.StreamID]uint64
 	// Unwanted are volumes of the journal that are not followed here.
 	Unwanted []string
 }
@@ -34,6 +38,9 @@ func (s *Standby) Handing() *Handing {
 	}
 	h := &Handing{HandOver: *s.state.HandOver, Following: true,
 		At: claim.Place{Position: s.cur.Position, Next: s.cur.Index, Token: s.cur.Token}}
+	if w := s.state.RollingBack(); w != nil {
+		h.Back = maps.Clone(w.Points)
+	}
 	for _, v := range state.Sorted(s.state.Volumes, func(v *state.Volume) string { return v.Name }) {
 		if v.Removed {
 			continue

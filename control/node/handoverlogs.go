@@ -1,0 +1,126 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/pollux-dr/pollux/control/api"
+	"github.com/pollux-dr/pollux/internal/config"
+	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/state"
+)
+
+// Which log decides about a hand-over: any that has everything may, and the one does that the other
+// site's standby follows, beside which it answers.
+
+// notReplicating is a group that cannot be handed over, and what it is. One that is Unprotected can:
+// where the only bucket is at this site, that is what handing over puts an end to.
+func (d service) notReplicating() (name, is string) {
+	for _, g := range d.Model().Status().Groups {
+		switch g.State {
+		case api.Replicating, api.Lagging, api.Unprotected:
+		default:
+			return g.Name, g.State + ": " + g.Reason
+		}
+	}
+	d.journal.View(func(s *state.State) { // Unprotected hides these
+		for _, v := range s.Volumes {
+			if !v.Removed && !v.Ready {
+				name, is = v.Group, "not complete: the initial sync of volume "+v.Name+" has not ended"
+			}
+		}
+		for _, g := range s.Groups {
+			if g.Paused {
+				name, is = g.Name, "paused"
+			}
+		}
+	})
+	return name, is
+}
+
+// choose finds the logs that may decide: those at the other site first, then those outside this one.
+// What the other site's standby follows does.
+func (h *handing) choose() error {
+	for i, info := range h.journal.Info().Targets {
+		if info.State == "" && !info.Fenced && !info.Stopped {
+			h.logs = append(h.logs, h.conf.Journal.Targets[i])
+		}
+	}
+	if len(h.logs) == 0 {
+		return fail.New(fail.Refused, "hand over to", h.r.To, "no target has all of the log").
+			WithHint("pollux status shows the targets")
+	}
+	rank := func(t config.Target) int {
+		switch t.Site {
+		case h.r.To:
+			return 0
+		case h.conf.Site:
+			return 2
+		}
+		return 1
+	}
+	slices.SortStableFunc(h.logs, func(a, b config.Target) int { return cmp.Compare(rank(a), rank(b)) })
+	h.target, h.r.Target = h.logs[0], h.logs[0].Name
+	return nil
+}
+
+// openLogs opens the stores of the logs that may decide: those that it can.
+func (h *handing) openLogs(ctx context.Context) error {
+	var errs []error
+	for _, t := range h.logs {
+		s, err := h.host.OpenStore(ctx, t, 0)
+		if err != nil {
+			s = nil
+			errs = append(errs, err)
+		}
+		h.open = append(h.open, s)
+	}
+	if len(errs) == len(h.logs) {
+		return errors.Join(errs...)
+	}
+	return nil
+}
+
+func (h *handing) closeLogs() {
+	for _, s := range h.open {
+		if s != nil {
+			_ = s.Close()
+		}
+	}
+}
+
+func (h *handing) unansweredHint() string {
+	names := make([]string, 0, len(h.logs))
+	for _, t := range h.logs {
+		names = append(names, t.Name)
+	}
+	follows := "does it follow target " + strings.Join(names, " or ") +
+		", and may it write there? Nothing was changed here"
+	if h.back != nil {
+		return "start the former seat's daemon there, on host " + h.back.Host + ": it becomes a standby by itself, " +
+			"or after pollux failback, where it says so. If it runs, " + follows
+	}
+	return "is pollux standby running there, " + follows
+}
+
+// readReady looks for an answer beside each log.
+func (h *handing) readReady(ctx context.Context) (ready state.Ready, err error) {
+	for i, s := range h.open {
+		if s == nil {
+			continue
+		}
+		ready, rerr := objlog.ReadReady(ctx, s, h.r.ID)
+		if rerr == nil {
+			h.target, h.store, h.r.Target = h.logs[i], s, h.logs[i].Name
+			return ready, nil
+		}
+		if err == nil || fail.Is(rerr, fail.NotFound) || fail.Is(rerr, fail.Retry) { // it may come yet
+			err = rerr
+		}
+	}
+	return ready, err
+}
