@@ -125,6 +125,11 @@ func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
 		if deadFrom > 0 && o.First >= deadFrom && c.at.Next < o.First {
 			break // of a branch whose beginning was left out
 		}
+		if o.Type == segment.Fence && !c.returns { // behind a branch that is dead here, and was not there
+			return false, fail.New(fail.Fenced, "claim", "object log", fmt.Sprintf("another site took this journal over "+
+				"under epoch %d, from journal index %d on; ours goes on from %d", o.Token.Epoch, o.First, c.at.Next)).
+				WithHint("give this target a new, empty prefix: it is filled from another target")
+		}
 		return false, damaged(fmt.Sprintf("it begins at journal index %d, %d is next", o.First, c.at.Next))
 	case o.Type == segment.Fence:
 		c.at.Token, c.at.Next = o.Token, o.First
