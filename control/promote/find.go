@@ -69,9 +69,8 @@ func (r *run) find(ctx context.Context) (f *found, err error) {
 			c.away(i)
 			continue
 		}
-		l := o.log
-		logs[i], journal = o, l.Identity.Journal
-		c.found(i, max(l.Epoch, l.State.Seat.Epoch), o.end.Index, l.State.Seat.Site)
+		logs[i], journal = o, o.log.Identity.Journal
+		c.found(i, o.end.Index, o.log.Epoch, o.log.State.Seat)
 	}
 	taken := c.taken()
 	if taken < 0 {
