@@ -81,8 +81,8 @@ func TestSitesModel(t *testing.T) {
 			}
 			for i := range w.logs {
 				for p, o := range w.logs[i].objects {
-					t.Logf("log %s, %d: type %v, %d.%d %.4s, %d-%d", siteName(i), p, o.Type, o.Token.Epoch, o.Token.Term,
-						o.Token.Writer, o.First, o.Last)
+					t.Logf("log %s, %d: %v, %d.%d %.4s, %d-%d", siteName(i), p, o.Type, o.Token.Epoch,
+						o.Token.Term, o.Token.Writer, o.First, o.Last)
 				}
 			}
 			t.Fatal(w.bad)

@@ -50,7 +50,9 @@ func (u *Uploader) deadFrom(epoch uint64) (from uint64) {
 // catalogs finds a log's newest catalog, and the newest that covers no dead branch.
 func (u *Uploader) catalogs(ctx context.Context, s objstore.Store) (newest, live *catalog.Catalog, err error) {
 	id, _, _ := u.o.Journal.ID()
-	return catalog.NewestOf(ctx, s, id, func(c *catalog.Catalog) bool { return claim.Dead(c, u.deadFrom) || u.strays(c) })
+	return catalog.NewestOf(ctx, s, id, func(c *catalog.Catalog) bool {
+		return claim.Dead(c, u.deadFrom) || u.strays(c)
+	})
 }
 
 // strays is claim.Strays of a catalog that ends where the journal is its own, under its present epoch.

@@ -126,8 +126,9 @@ func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
 			break // of a branch whose beginning was left out
 		}
 		if o.Type == segment.Fence && !c.returns { // behind a branch that is dead here, and was not there
-			return false, fail.New(fail.Fenced, "claim", "object log", fmt.Sprintf("another site took this journal over "+
-				"under epoch %d, from journal index %d on; ours goes on from %d", o.Token.Epoch, o.First, c.at.Next)).
+			return false, fail.New(fail.Fenced, "claim", "object log", fmt.Sprintf("another site took this journal "+
+				"over under epoch %d, from journal index %d on; ours goes on from %d", o.Token.Epoch, o.First,
+				c.at.Next)).
 				WithHint("give this target a new, empty prefix: it is filled from another target")
 		}
 		return false, damaged(fmt.Sprintf("it begins at journal index %d, %d is next", o.First, c.at.Next))
