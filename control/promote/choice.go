@@ -3,6 +3,8 @@ package promote
 import (
 	"cmp"
 	"slices"
+
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // choice is which of the targets' logs a failover takes: a plain value without I/O, asked with next and
@@ -26,7 +28,7 @@ type seen struct {
 	state    seenState
 	epoch    uint64
 	index    uint64 // the last of the journal
-	seat     string // the site at which the journal has its seat, as the log says
+	seat     string // the site that has the seat of that epoch; "" where the log does not say so yet
 }
 
 type seenState uint8
@@ -88,10 +90,14 @@ func (c *choice) hurry(i int) bool {
 // hurried is that a target was not waited for.
 func (c *choice) hurried(i int) bool { return c.logs[i].state == skipped }
 
-// found says where a target's log ends.
-func (c *choice) found(i int, epoch, index uint64, seat string) {
+// found says where a target's log ends, under which epoch, and which seat it tells of. A later epoch's
+// has fenced it then, and written nothing to it yet.
+func (c *choice) found(i int, index, epoch uint64, seat state.Seat) {
 	l := &c.logs[i]
-	l.state, l.epoch, l.index, l.seat = reached, epoch, index, seat
+	l.state, l.epoch, l.index = reached, max(epoch, seat.Epoch), index
+	if epoch <= max(seat.Epoch, 1) {
+		l.seat = seat.Site
+	}
 }
 
 // away says that a target could not be reached, or its log not be read.
@@ -113,33 +119,31 @@ func (l *seen) compare(o *seen) int {
 	return cmp.Or(cmp.Compare(l.epoch, o.epoch), cmp.Compare(l.index, o.index), required)
 }
 
-// farthest is the one that reaches farthest of those that may be; -1: there is none.
+// farthest is the one that reaches farthest of those that may be taken; -1: there is none.
 func (c *choice) farthest(may func(l *seen) bool) int {
 	best := -1
 	for i := range c.logs {
-		l := &c.logs[i]
-		if l.state != reached || !may(l) {
-			continue
-		}
-		if best < 0 || l.compare(&c.logs[best]) > 0 {
+		if l := &c.logs[i]; l.state == reached && may(l) && (best < 0 || l.compare(&c.logs[best]) > 0) {
 			best = i
 		}
 	}
 	return best
 }
 
+func anyOf(*seen) bool { return true }
+
 // lost is the site of the former seat, as far as is known.
 func (c *choice) lost() string {
-	if i := c.farthest(func(*seen) bool { return true }); i >= 0 {
+	if i := c.farthest(anyOf); i >= 0 {
 		return c.logs[i].seat
 	}
 	return ""
 }
 
-// taken is the one that is taken: outside the lost site, unless the newest epoch has its log nowhere
-// else.
+// taken is the one that is taken: outside the lost site, where others look as well, unless the newest
+// epoch has its log nowhere else. -1: there is none.
 func (c *choice) taken() int {
-	best := c.farthest(func(*seen) bool { return true })
+	best := c.farthest(anyOf)
 	if best < 0 {
 		return -1
 	}

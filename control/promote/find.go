@@ -152,7 +152,7 @@ func (r *run) ask(ctx context.Context, looks []*look) (taken int) {
 			return
 		}
 		first = cmp.Or(first, l)
-		c.found(i, max(l.log.Epoch, l.log.State.Seat.Epoch), l.end.Index, l.log.State.Seat.Site)
+		c.found(i, l.end.Index, l.log.Epoch, l.log.State.Seat)
 		for k := range cancel {
 			if c.hurry(k) {
 				cancel[k]()

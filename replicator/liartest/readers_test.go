@@ -23,7 +23,8 @@ var (
 // eachLie runs fn with each kind of lie about some kinds of requests, told a few times and without
 // end. mustPass says that the verb has to end right: the lies pass, and none is such that only a
 // checksum or another answer of the store shows it.
-func eachLie(t *testing.T, about []string, fn func(t *testing.T, ctx context.Context, lie *liar.Lie, n int, mustPass bool)) {
+func eachLie(t *testing.T, about []string,
+	fn func(t *testing.T, ctx context.Context, lie *liar.Lie, n int, mustPass bool)) {
 	for _, lie := range liar.Lies() {
 		if !slices.Contains(about, lie.Of()) {
 			continue

@@ -50,7 +50,24 @@ func (u *Uploader) deadFrom(epoch uint64) (from uint64) {
 // catalogs finds a log's newest catalog, and the newest that covers no dead branch.
 func (u *Uploader) catalogs(ctx context.Context, s objstore.Store) (newest, live *catalog.Catalog, err error) {
 	id, _, _ := u.o.Journal.ID()
-	return catalog.NewestOf(ctx, s, id, func(c *catalog.Catalog) bool { return claim.Dead(c, u.deadFrom) })
+	return catalog.NewestOf(ctx, s, id, func(c *catalog.Catalog) bool {
+		return claim.Dead(c, u.deadFrom) || u.strays(c)
+	})
+}
+
+// strays is claim.Strays of a catalog that ends where the journal is its own, under its present epoch.
+func (u *Uploader) strays(c *catalog.Catalog) bool {
+	if c.End().Token.Epoch != u.token.Epoch {
+		return false // sameHistory says what is wrong with it
+	}
+	s, err := c.LoadState()
+	return err == nil && claim.Strays(c.End().Index, s.Moves, u.moves())
+}
+
+// moves are those of the journal's seat.
+func (u *Uploader) moves() (moves []state.SeatMove) {
+	u.o.Journal.View(func(s *state.State) { moves = s.Moves })
+	return moves
 }
 
 // lookAround is newestCatalog for a log that is brought in line.
@@ -80,13 +97,12 @@ func (u *Uploader) sameHistory(c *catalog.Catalog) error {
 	if err != nil {
 		return err
 	}
-	var ours []state.SeatMove
-	u.o.Journal.View(func(s *state.State) { ours = s.Moves })
+	ours := u.moves()
 	if last := u.o.Journal.LastIndex(); c.End().Index > last {
 		return u.errHistory(catalog.Name(c.Number), fmt.Sprintf("it reaches journal index %d, and the journal %d",
 			c.End().Index, last))
 	}
-	if n := len(s.Moves); n > len(ours) || !slices.EqualFunc(s.Moves, ours[:n], sameMove) {
+	if n := len(s.Moves); n > len(ours) || !slices.EqualFunc(s.Moves, ours[:n], claim.SameMove) {
 		return u.errHistory(catalog.Name(c.Number), "the journal's seat has moved in another way there than here")
 	}
 	return nil
@@ -110,21 +126,13 @@ func (u *Uploader) sameMoves(ctx context.Context, x *segment.Index) error {
 		if err != nil {
 			return fail.At("read", u.o.Store.URL()+"/"+objlog.ObjectName(x.Position), err)
 		}
-		known := false
-		u.o.Journal.View(func(s *state.State) {
-			known = slices.ContainsFunc(s.Moves, func(o state.SeatMove) bool { return sameMove(m, o) })
-		})
-		if !known {
+		if !slices.ContainsFunc(u.moves(), func(o state.SeatMove) bool { return claim.SameMove(m, o) }) {
 			return u.errHistory(objlog.ObjectName(x.Position), fmt.Sprintf(
 				"the seat moves to site %s there, under epoch %d from journal index %d, and did not here", m.Site,
 				m.Epoch, m.First))
 		}
 	}
 	return nil
-}
-
-func sameMove(a, b state.SeatMove) bool {
-	return a.From == b.From && a.Epoch == b.Epoch && a.Site == b.Site && a.First == b.First && a.Time.Equal(b.Time)
 }
 
 func (u *Uploader) errHistory(name, why string) error {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/pollux-dr/pollux/internal/fail"
 )
 
 // branches are logs that are behind, or have a dead branch, in all the ways in which catalogs and
@@ -82,6 +84,31 @@ func TestBroughtInLine(t *testing.T) {
 				x.equal(x.a, x.log.Point.LSN)
 			})
 		}
+	}
+}
+
+// TestAnotherTookTheDeadBranch: a third site fenced the log with the dead branch under the same epoch, and
+// gave that up. A catalog of it ends under the journal's own epoch, and has none of its moves: what it
+// covers is no history, and the target says that it cannot be brought in line.
+func TestAnotherTookTheDeadBranch(t *testing.T) {
+	t.Parallel()
+	x := newSites(t)
+	x.logB.upTo(x.write(20))
+	x.logA.upTo(x.dead(15))
+	x.logA.taken()
+	x.collect(x.a, false)
+	x.failOver()
+	x.more(40) // beyond the branch's end
+	x.fenced = true
+	up, stop := x.run(x.a)
+	defer stop()
+	for deadline := time.Now().Add(time.Minute); !up.Status().Fenced; time.Sleep(time.Millisecond) {
+		if a := x.j.Target("a"); a.LetGo == nil || time.Now().After(deadline) {
+			t.Fatalf("it is brought in line: %+v, %+v", a, up.Status())
+		}
+	}
+	if err := up.Status().Err; fail.HintOf(err) == "" {
+		t.Errorf("%v without a hint", err)
 	}
 }
 

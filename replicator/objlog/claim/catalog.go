@@ -2,11 +2,13 @@ package claim
 
 import (
 	"context"
+	"slices"
 
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/replicator/objlog/catalog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // NewestCatalog is what the newest catalog of a journal's log says to a walk that began at a
@@ -41,4 +43,18 @@ func Dead(c *catalog.Catalog, deadFrom func(epoch uint64) uint64) bool {
 	end := c.End()
 	from := deadFrom(end.Token.Epoch)
 	return from > 0 && end.Index >= from
+}
+
+// Strays reports whether a catalog that ends at a journal index is of another history than a journal's: of
+// the moves of its seat it lacks one that lies within, or has another. A site that took the log over
+// under the journal's own epoch, and gave that up, leaves such: by its token it is no dead branch.
+func Strays(end uint64, theirs, ours []state.SeatMove) bool {
+	within := slices.Clone(ours)
+	within = slices.DeleteFunc(within, func(m state.SeatMove) bool { return m.First > end })
+	return !slices.EqualFunc(theirs, within, SameMove)
+}
+
+// SameMove reports whether two logs tell of one move of the seat.
+func SameMove(a, b state.SeatMove) bool {
+	return a.From == b.From && a.Epoch == b.Epoch && a.Site == b.Site && a.First == b.First && a.Time.Equal(b.Time)
 }

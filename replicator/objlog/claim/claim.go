@@ -53,10 +53,10 @@ type Claim struct {
 	first   Place // where the walk began
 	at      Place
 	step    Step
-	fenced  bool   // the fence was created
-	refused bool   // a create was refused at a position that read as free
-	last    uint64 // the journal index of the hand-over that is taken up; 0 where there is none
-	gap     uint64 // where what was read last began, and could not follow; 0: it could
+	fenced  bool    // the fence was created
+	refused bool    // a create was refused at a position that read as free
+	last    uint64  // the journal index of the hand-over that is taken up; 0 where there is none
+	gap     *Object // what was read last and could not follow; nil: it could
 }
 
 // Return claims a log for a writer whose journal has written up to place: behind that there is
@@ -128,7 +128,7 @@ func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
 			break // of a branch whose beginning was left out
 		}
 		// A position before it may have been freed, and an older writer's late create lie there.
-		c.gap, c.step = o.First, FindCatalog
+		c.gap, c.step = &o, FindCatalog
 		return false, nil
 	case o.Type == segment.Fence:
 		c.at.Token, c.at.Next = o.Token, o.First
@@ -180,12 +180,12 @@ func (c *Claim) Refused() { c.refused, c.step = true, Read }
 // another writer, for good; fail.Refused where there is no place from which it can be walked.
 func (c *Claim) Catalog(k *Catalog) error {
 	gap := c.gap
-	c.gap = 0
+	c.gap = nil
 	switch {
 	case k != nil && later(k.End.Token, c.token):
 		return ErrLost(c.token, k.End.Token)
-	case gap > 0 && (k == nil || !k.Passed):
-		return damaged(fmt.Sprintf("it begins at journal index %d, %d is next", gap, c.at.Next))
+	case gap != nil && (k == nil || !k.Passed):
+		return c.errGap(gap)
 	case c.fenced && (k == nil || !k.Passed):
 		c.step = Done
 		return nil
@@ -206,6 +206,16 @@ func (c *Claim) Catalog(k *Catalog) error {
 	}
 	c.at, c.fenced, c.refused, c.step = c.first, false, false, Read
 	return nil
+}
+
+// errGap is of an object that cannot follow.
+func (c *Claim) errGap(o *Object) error {
+	if o.Type == segment.Fence && !c.returns { // behind a branch that is dead here, and was not there
+		return fail.New(fail.Fenced, "claim", "object log", fmt.Sprintf("another site took this journal over under epoch "+
+			"%d, from journal index %d on; ours goes on from %d", o.Token.Epoch, o.First, c.at.Next)).
+			WithHint("give this target a new, empty prefix: it is filled from another target")
+	}
+	return damaged(fmt.Sprintf("it begins at journal index %d, %d is next", o.First, c.at.Next))
 }
 
 // later reports whether a token belongs to a writer that ours has lost against.

@@ -309,7 +309,7 @@ func TestMutatedBucket(t *testing.T) {
 	seed := seed.New(t)
 	r := rand.New(rand.NewPCG(seed, 0))
 	names := bucket().names
-	for range 150 {
+	for range 80 {
 		edits := make([]byte, 6*(1+r.IntN(3)))
 		for i := range edits {
 			edits[i] = byte(r.Uint32())

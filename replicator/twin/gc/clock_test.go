@@ -65,7 +65,7 @@ func TestAgentClock(t *testing.T) {
 			l.Random(l.r, 10)
 			l.horizon()
 			dropped += len(l.collect().Dropped)
-			l.check(l.open(), l.promised(nil))
+			l.spot(l.open(), l.promised(nil))
 		}
 		if dropped == 0 {
 			t.Errorf("agent's clock off by %v: nothing is dropped in %v", skew, 35*time.Hour)
@@ -106,7 +106,7 @@ func TestClockJumps(t *testing.T) {
 		if i > 30 {
 			dropped += n
 		}
-		l.check(l.open(), l.promised(bookmarks))
+		l.spot(l.open(), l.promised(bookmarks))
 	}
 	if dropped == 0 {
 		t.Error("nothing is dropped after the jump")

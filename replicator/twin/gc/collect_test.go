@@ -166,7 +166,7 @@ func TestCollect(t *testing.T) {
 					}
 					deleted += rep.Deleted.Objects
 					moved += rep.Packs.Objects
-					l.check(l.open(), l.promised(bookmarks))
+					l.spot(l.open(), l.promised(bookmarks))
 					l.checkOld(catalogs)
 				}
 			}
@@ -298,7 +298,7 @@ func TestCollectDies(t *testing.T) {
 			done++
 		}
 		ops++
-		l.check(l.open(), l.promised(bookmarks))
+		l.spot(l.open(), l.promised(bookmarks))
 		if l.r.IntN(3) == 0 {
 			l.collect()
 		}
