@@ -24,6 +24,7 @@ type found struct {
 	store  objstore.Store
 	log    *twin.Log
 	end    catalog.ReadPoint
+	ahead  *ahead // of end, in a claim
 	others []Other
 
 	closers []func()
