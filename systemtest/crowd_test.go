@@ -178,6 +178,13 @@ func (s *shift) sample(ctx context.Context) {
 	}
 }
 
+// handing notes that a hand-over begins.
+func (s *shift) handing() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ops = append(s.ops, regOp{kind: regMark, client: crowdClients + 1, call: s.crowd.now(), unknown: true})
+}
+
 func (s *shift) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -246,6 +246,7 @@ func (x *moves) reported(reason string, rep *failback.Report, next, last point) 
 // handOver hands the journal over, and makes the former seat the standby.
 func (x *moves) handOver() {
 	x.t.Helper()
+	x.shift.handing()
 	x.seat.handOver(x.other)
 	x.handedOver()
 }
@@ -286,6 +287,7 @@ func (x *moves) interrupted(seat bool) {
 	x.t.Helper()
 	cmd := exec.Command(program, "failover", "--planned", "--to", x.other.name, "--limit", "4s", "--wait", "4s")
 	cmd.Env = x.seat.environ()
+	x.shift.handing()
 	verb, err := child.Start(cmd)
 	if err != nil {
 		x.t.Fatal(err)
