@@ -167,8 +167,8 @@ func (x *moves) force(l loss) {
 	rep := x.other.takeOver()
 	next, left, former := x.moved()
 	if g := rep.Groups[0]; g.LSN != next.lsn || left.durableLSN() > next.lsn {
-		x.t.Errorf("%s: the verb says LSN %d, the new seat has %d, the former one said that %d was durable", x.way, g.LSN,
-			next.lsn, left.durableLSN())
+		x.t.Errorf("%s: the verb says LSN %d, the new seat has %d, the former one said that %d was durable", x.way,
+			g.LSN, next.lsn, left.durableLSN())
 	}
 	nextBy := x.c.now()
 	x.shift.progress(50) // the former seat may still be at work
