@@ -48,8 +48,8 @@ func newPlace(t *testing.T, srv *s3test.Server, name, host string) *place {
 		credentials: srv.CredentialsFile}
 	p := &place{name: name, proxy: proxy, unit: "agent", site: newSite(t, conf)}
 	y := fmt.Sprintf("name: %s\nsite: %s\nstate: %s\nruntime: %s\nsocket: %s\nmemory: 32MiB\nwal:\n"+
-		"  budget: 256MiB\n  segment: 4MiB\nnbd:\n  unix: %s\nstandby:\n  target: %s\njournal:\n  log_budget: 64MiB\n  targets:\n", host,
-		name, p.conf.state, p.shm, p.socket(), p.nbdSocket(), name)
+		"  budget: 256MiB\n  segment: 4MiB\nnbd:\n  unix: %s\nstandby:\n  target: %s\njournal:\n"+
+		"  log_budget: 64MiB\n  targets:\n", host, name, p.conf.state, p.shm, p.socket(), p.nbdSocket(), name)
 	for _, s := range []string{"seoul", "busan"} {
 		y += fmt.Sprintf("    - {name: %s, site: %[1]s, url: \"s3://%[1]s/p\", endpoint: \"%s\", "+
 			"credentials_file: %s, requests: {rate: 30, burst: 30}}\n", s, p.conf.endpoint, p.conf.credentials)
