@@ -44,14 +44,15 @@ func newPlace(t *testing.T, srv *s3test.Server, name, host string) *place {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = proxy.Close() })
-	p := &place{name: name, proxy: proxy, unit: "agent", site: newSite(t, siteConf{name: host, url: "s3://" + name + "/p",
-		endpoint: "http://" + proxy.Addr(), credentials: srv.CredentialsFile})}
-	y := fmt.Sprintf("name: %s\nsite: %s\nstate: %s\nruntime: %s\nsocket: %s\nmemory: 32MiB\nwal:\n  budget: 256MiB\n"+
-		"  segment: 4MiB\nnbd:\n  unix: %s\nstandby:\n  target: %s\njournal:\n  log_budget: 64MiB\n  targets:\n", host,
-		name, p.conf.state, p.shm, p.socket(), p.nbdSocket(), name)
+	conf := siteConf{name: host, url: "s3://" + name + "/p", endpoint: "http://" + proxy.Addr(),
+		credentials: srv.CredentialsFile}
+	p := &place{name: name, proxy: proxy, unit: "agent", site: newSite(t, conf)}
+	y := fmt.Sprintf("name: %s\nsite: %s\nstate: %s\nruntime: %s\nsocket: %s\nmemory: 32MiB\nwal:\n"+
+		"  budget: 256MiB\n  segment: 4MiB\nnbd:\n  unix: %s\nstandby:\n  target: %s\njournal:\n"+
+		"  log_budget: 64MiB\n  targets:\n", host, name, p.conf.state, p.shm, p.socket(), p.nbdSocket(), name)
 	for _, s := range []string{"seoul", "busan"} {
-		y += fmt.Sprintf("    - {name: %s, site: %[1]s, url: \"s3://%[1]s/p\", endpoint: \"%s\", credentials_file: %s, "+
-			"requests: {rate: 0}}\n", s, p.conf.endpoint, p.conf.credentials)
+		y += fmt.Sprintf("    - {name: %s, site: %[1]s, url: \"s3://%[1]s/p\", endpoint: \"%s\", "+
+			"credentials_file: %s, requests: {rate: 30, burst: 30}}\n", s, p.conf.endpoint, p.conf.credentials)
 	}
 	p.writeConfig(y)
 	return p
@@ -164,13 +165,15 @@ func (p *place) failBack() *failback.Report {
 		p.t.Fatalf("%s ignores SIGTERM", p.name)
 	}
 	rep, began := &failback.Report{}, time.Now()
+	tries := 0
 	until(p.t, time.Minute, "the new seat has reached the store at "+p.name, func() error {
+		tries++
 		return p.report(rep, "failback", "--yes", "-c", p.config())
 	})
 	done := time.Now()
 	p.follow()
-	p.t.Logf("failback at %s: %.1f s, %d bytes only there; then it followed after %.1f s", p.name,
-		done.Sub(began).Seconds(), rep.DivergentBytes, time.Since(done).Seconds())
+	p.t.Logf("failback at %s: %.1f s, try %d %.1f s, %d bytes only there; then it followed after %.1f s", p.name,
+		done.Sub(began).Seconds(), tries, rep.Seconds, rep.DivergentBytes, time.Since(done).Seconds())
 	return rep
 }
 

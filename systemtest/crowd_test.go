@@ -79,7 +79,9 @@ type shift struct {
 	seat   *place
 	cancel context.CancelFunc
 	done   chan struct{} // closed when all clients have ended
-	conns  []*nbdclient.Conn
+	// watched is how many wait for what the clients do.
+	watched atomic.Int32
+	conns   []*nbdclient.Conn
 
 	mu      sync.Mutex
 	ops     []regOp
@@ -113,7 +115,11 @@ func (c *crowd) work(p *place, r *rand.Rand) *shift {
 // client sends one request at a time, until one has no answer.
 func (s *shift) client(ctx context.Context, client int, conn *nbdclient.Conn, r *rand.Rand) {
 	for ctx.Err() == nil {
-		time.Sleep(time.Duration(r.IntN(12)) * time.Millisecond) // what is checked takes time, too
+		pause := 50 // what they do meanwhile has to be checked, and makes the log longer
+		if s.watched.Load() > 0 {
+			pause = 8
+		}
+		time.Sleep(time.Duration(r.IntN(pause)) * time.Millisecond)
 		o := regOp{client: client, reg: r.IntN(registers)}
 		switch p := r.IntN(100); {
 		case p < 10:
@@ -172,6 +178,13 @@ func (s *shift) sample(ctx context.Context) {
 	}
 }
 
+// handing notes that a hand-over begins.
+func (s *shift) handing() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ops = append(s.ops, regOp{kind: regMark, client: crowdClients + 1, call: s.crowd.now(), unknown: true})
+}
+
 func (s *shift) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,6 +200,8 @@ func (s *shift) durableLSN() uint64 {
 // progress waits for n more answers.
 func (s *shift) progress(n int) {
 	s.t.Helper()
+	s.watched.Add(1)
+	defer s.watched.Add(-1)
 	want := s.count() + n
 	until(s.t, time.Minute, "the clients go on", func() error {
 		if got := s.count(); got < want {
@@ -199,6 +214,8 @@ func (s *shift) progress(n int) {
 // flushing waits until a flush that was sent after a moment has no answer yet.
 func (s *shift) flushing(after int64) {
 	s.t.Helper()
+	s.watched.Add(1)
+	defer s.watched.Add(-1)
 	until(s.t, time.Minute, "a flush waits", func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -18,7 +18,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/child"
 )
 
-var movesRounds = flag.Int("moves.rounds", 1, "rounds of TestMoves; each has every way to leave a seat")
+var movesRounds = flag.Int("moves.rounds", 0, "rounds of TestMoves, each with every way to leave a seat; 0: some ways")
 
 // moves is a journal that goes to and fro between two sites, under a crowd.
 type moves struct {
@@ -38,24 +38,34 @@ type moves struct {
 	wrong  []error
 }
 
-// ways are those in which a tenure ends.
-var ways = []struct {
+// way is one in which a tenure ends.
+type way struct {
 	name, ack string
 	leave     func(x *moves)
-}{
-	{"killed", "local", func(x *moves) { x.force(loss{killed: true}) }},
-	{"killed", "remote", func(x *moves) { x.force(loss{killed: true}) }},
-	{"cut off, then killed", "local", func(x *moves) { x.force(loss{cutOff: true, killed: true}) }},
-	{"cut off, then power lost", "local", func(x *moves) { x.force(loss{cutOff: true, killed: true, memory: true}) }},
-	{"cut off, and runs on", "local", func(x *moves) { x.force(loss{cutOff: true}) }},
-	{"cut off, and runs on", "remote", func(x *moves) { x.force(loss{cutOff: true}) }},
-	{"runs on", "remote", func(x *moves) { x.force(loss{}) }},
-	{"handed over", "local", (*moves).handOver},
-	{"handed over", "remote", (*moves).handOver},
-	{"handed over, and the seat killed", "local", func(x *moves) { x.interrupted(true) }},
-	{"handed over, and the standby killed", "remote", func(x *moves) { x.interrupted(false) }},
-	{"restarted", "local", (*moves).restarted},
 }
+
+// The ways that every run has, and those of which a short one has one.
+var (
+	ways = []way{
+		{"cut off, and runs on", "local", func(x *moves) { x.force(loss{cutOff: true}) }},
+		{"killed", "remote", func(x *moves) { x.force(loss{killed: true}) }},
+		{"handed over", "local", (*moves).handOver},
+		{"handed over, and the seat killed", "local", func(x *moves) { x.interrupted(true) }},
+		{"restarted", "local", (*moves).restarted},
+	}
+	more = []way{
+		{"cut off, and runs on", "remote", func(x *moves) { x.force(loss{cutOff: true}) }},
+		{"cut off, then killed", "local", func(x *moves) { x.force(loss{cutOff: true, killed: true}) }},
+		{"cut off, then power lost", "local", func(x *moves) {
+			x.force(loss{cutOff: true, killed: true, memory: true})
+		}},
+		{"runs on", "remote", func(x *moves) { x.force(loss{}) }},
+		{"runs on", "local", func(x *moves) { x.force(loss{}) }},
+		{"killed", "local", func(x *moves) { x.force(loss{killed: true}) }},
+		{"handed over", "remote", (*moves).handOver},
+		{"handed over, and the standby killed", "remote", func(x *moves) { x.interrupted(false) }},
+	}
+)
 
 // TestMoves lets clients read, write and flush registers of a volume while its journal moves between
 // two sites in every way, and holds all that they were answered against the model: what was promised
@@ -70,9 +80,13 @@ func TestMoves(t *testing.T) {
 	busan.follow()
 	x.from = x.c.look(seoul)
 	x.shift = x.c.work(seoul, x.r)
-	for round := range *movesRounds {
-		for _, i := range x.r.Perm(len(ways)) {
-			began, w := time.Now(), ways[i]
+	for round := range max(*movesRounds, 1) {
+		todo := slices.Concat(ways, more)
+		if *movesRounds == 0 {
+			todo = append(slices.Clone(ways), more[x.r.IntN(len(more))])
+		}
+		for _, i := range x.r.Perm(len(todo)) {
+			began, w := time.Now(), todo[i]
 			x.promise(w.ack)
 			x.shift.progress(150 + x.r.IntN(150))
 			x.way = fmt.Sprintf("round %d, ack: %s, %s", round+1, w.ack, w.name)
@@ -153,8 +167,8 @@ func (x *moves) force(l loss) {
 	rep := x.other.takeOver()
 	next, left, former := x.moved()
 	if g := rep.Groups[0]; g.LSN != next.lsn || left.durableLSN() > next.lsn {
-		x.t.Errorf("%s: the verb says LSN %d, the new seat has %d, the former one said that %d was durable", x.way, g.LSN,
-			next.lsn, left.durableLSN())
+		x.t.Errorf("%s: the verb says LSN %d, the new seat has %d, the former one said that %d was durable", x.way,
+			g.LSN, next.lsn, left.durableLSN())
 	}
 	nextBy := x.c.now()
 	x.shift.progress(50) // the former seat may still be at work
@@ -232,6 +246,7 @@ func (x *moves) reported(reason string, rep *failback.Report, next, last point) 
 // handOver hands the journal over, and makes the former seat the standby.
 func (x *moves) handOver() {
 	x.t.Helper()
+	x.shift.handing()
 	x.seat.handOver(x.other)
 	x.handedOver()
 }
@@ -272,6 +287,7 @@ func (x *moves) interrupted(seat bool) {
 	x.t.Helper()
 	cmd := exec.Command(program, "failover", "--planned", "--to", x.other.name, "--limit", "4s", "--wait", "4s")
 	cmd.Env = x.seat.environ()
+	x.shift.handing()
 	verb, err := child.Start(cmd)
 	if err != nil {
 		x.t.Fatal(err)

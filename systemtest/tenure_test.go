@@ -26,7 +26,8 @@ const (
 	regRead regKind = iota
 	regWrite
 	regFlush
-	regLSN // asks the seat for its newest LSN
+	regLSN  // asks the seat for its newest LSN
+	regMark // a hand-over's, which takes an LSN and changes nothing; nobody is told of it
 )
 
 // regOp is a request and its answer. Times are of one clock, in nanoseconds.
@@ -87,7 +88,7 @@ func (x *tenure) history() []porcupine.Operation {
 	for i := range x.ops {
 		o := &x.ops[i]
 		switch {
-		case o.kind == regFlush || o.unknown && o.kind != regWrite:
+		case o.kind == regFlush || o.unknown && o.kind != regWrite && o.kind != regMark:
 			continue
 		case o.unknown:
 			out = append(out, porcupine.Operation{ClientId: o.client, Input: o, Output: o, Call: o.call,
@@ -120,6 +121,9 @@ func volumeModel(from point) porcupine.Model {
 			case regWrite:
 				now.lsn++
 				now.regs[o.reg] = o.value
+				return true, now
+			case regMark:
+				now.lsn++
 				return true, now
 			case regLSN:
 				return now.lsn == o.lsn, now
@@ -165,6 +169,8 @@ func describeOp(in, out any) string {
 		return fmt.Sprintf("write %d=%d, no answer", o.reg, o.value)
 	case o.kind == regWrite:
 		return fmt.Sprintf("write %d=%d", o.reg, o.value)
+	case o.kind == regMark:
+		return "a hand-over's mark"
 	case o.kind == regLSN:
 		return fmt.Sprintf("LSN is %d", o.lsn)
 	default:
@@ -182,7 +188,7 @@ func (x *tenure) check() error {
 	for reg := range registers {
 		var of []porcupine.Operation
 		for _, o := range all {
-			if r, ok := o.Input.(*regOp); !ok || r.kind != regLSN && r.reg == reg {
+			if r, ok := o.Input.(*regOp); !ok || r.kind < regLSN && r.reg == reg {
 				of = append(of, o)
 			}
 		}
@@ -204,12 +210,12 @@ func linearizable(m porcupine.Model, ops []porcupine.Operation) error {
 		return fmt.Errorf("it is not known after %v whether %d operations fit", undecided, len(ops))
 	default:
 		_, info := porcupine.CheckOperationsVerbose(m, ops, undecided)
-		return fmt.Errorf("no order fits:\n%s", stuck(&info, ops))
+		return fmt.Errorf("no order fits:\n%s", stuck(m, &info, ops))
 	}
 }
 
 // stuck shows the end of the longest order that fits, and what does not fit behind it.
-func stuck(info *porcupine.LinearizationInfo, ops []porcupine.Operation) string {
+func stuck(m porcupine.Model, info *porcupine.LinearizationInfo, ops []porcupine.Operation) string {
 	var best []int
 	for _, p := range info.PartialLinearizations()[0] {
 		if len(p) > len(best) {
@@ -225,9 +231,14 @@ func stuck(info *porcupine.LinearizationInfo, ops []porcupine.Operation) string 
 		fmt.Fprintf(&b, "  %s %.6f to %s, client %d: %s\n", how, float64(o.Call)/1e9, end, o.ClientId,
 			describeOp(o.Input, o.Output))
 	}
+	now := m.Init()
+	for _, i := range best {
+		_, now = m.Step(now, ops[i].Input, ops[i].Output)
+	}
 	for _, i := range best[max(0, len(best)-12):] {
 		line("fits", &ops[i])
 	}
+	fmt.Fprintf(&b, "  and all is %v\n", now)
 	var left []porcupine.Operation
 	for i := range ops {
 		if !slices.Contains(best, i) {

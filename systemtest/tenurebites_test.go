@@ -58,6 +58,10 @@ func TestTenureBites(t *testing.T) {
 		{name: "an unanswered write was not", ops: []regOp{w(1, 1, 2), u(2, 3)}, next: at(1, 1), kept: planned},
 		{name: "an unanswered write comes, and goes", ops: []regOp{w(1, 1, 2), u(2, 3), r(2, 4, 5), r(1, 6, 7)},
 			next: at(2, 1), kept: planned, wrong: true},
+		{name: "a hand-over's mark", ops: []regOp{w(1, 1, 2), {kind: regMark, call: 3, unknown: true}}, next: at(2, 1),
+			kept: planned},
+		{name: "no mark", ops: []regOp{w(1, 1, 2), {kind: regMark, call: 3, unknown: true}}, next: at(1, 1),
+			kept: planned},
 		{name: "an LSN too many", ops: []regOp{w(1, 1, 2), w(2, 3, 4)}, next: at(3, 2), kept: planned, wrong: true},
 
 		{name: "local: a suffix is lost", ops: []regOp{w(1, 1, 2), w(2, 3, 4).of(1), f(5, 6)}, next: at(1, 1),

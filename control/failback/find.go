@@ -72,8 +72,8 @@ func (r *run) elsewhere(ctx context.Context, journal uuid.UUID, epoch uint64, er
 		if t.Name == behind || r.look(ctx, t, journal, epoch) != nil {
 			continue
 		}
-		return fail.New(fail.Retry, "fail back from", "target "+behind, fmt.Sprintf("the journal went on under epoch %d, "+
-			"as target %s says, and its new seat has not brought this one in line yet", r.found.log.Epoch, t.Name)).
+		return fail.New(fail.Retry, "fail back from", "target "+behind, fmt.Sprintf("the journal went on under epoch "+
+			"%d, as target %s says, and its new seat has not brought this one in line yet", r.found.log.Epoch, t.Name)).
 			WithHint("the same command again in a while; or follow the other one: --store " + t.Name)
 	}
 	return err

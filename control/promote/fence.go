@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog"
@@ -87,15 +88,20 @@ func (r *run) claimStep(ctx context.Context, c *claim.Claim) error {
 			return c.Absent()
 		}
 		if err == nil {
-			dead := r.found.log.State.DeadFrom(x.Token.Epoch)
-			_, err = c.Found(claim.Object{Type: x.Type, Token: x.Token, First: x.FirstIndex, Last: x.LastIndex}, dead)
+			dead, counts := r.found.log.State.DeadFrom(x.Token.Epoch), false
+			counts, err = c.Found(claim.Object{Type: x.Type, Token: x.Token, First: x.FirstIndex, Last: x.LastIndex},
+				dead)
+			if counts {
+				r.found.follow(&x.Head, x.Entries)
+			}
 		}
 		return fail.At("claim", store.URL()+"/"+objlog.ObjectName(at.Position), err)
 	case claim.Create:
-		if err := r.upTo(ctx, at); err != nil {
+		points, err := r.upTo(ctx, at)
+		if err != nil {
 			return err
 		}
-		err := store.Create(ctx, objlog.ObjectName(at.Position), r.fenceObject(at))
+		err = store.Create(ctx, objlog.ObjectName(at.Position), r.fenceObject(at, points))
 		if fail.Is(err, fail.Exists) {
 			c.Refused()
 			return nil
@@ -113,24 +119,63 @@ func (r *run) claimStep(ctx context.Context, c *claim.Claim) error {
 	}
 }
 
-// upTo sees to it that the log was read as far as the fence is going to stand: what it says of
-// the streams is taken from there.
-func (r *run) upTo(ctx context.Context, at claim.Place) error {
-	if r.found.end.Position == at.Position && r.found.end.Index+1 == at.Next {
-		return nil
-	}
-	if err := r.readAgain(ctx); err != nil {
-		return err
-	}
-	if r.found.end.Index+1 < at.Next {
-		return fail.New(fail.Retry, "read", r.found.store.URL(), fmt.Sprintf("it ends at journal index %d, and was "+
-			"seen to reach %d", r.found.end.Index, at.Next-1))
-	}
-	return nil
+// ahead is how far the walk has followed the log behind what was read of it.
+type ahead struct {
+	next   uint64 // journal index; 0: what followed has to be read like all of the log
+	points map[change.StreamID]change.Point
 }
 
-func (r *run) fenceObject(at claim.Place) []byte {
-	doc := state.Fence{NextIndex: at.Next, Streams: r.found.points(), Site: r.intent.Site,
+// follow takes the frames of an object into account that the log got since it was read. A former seat
+// that is not lost may extend it faster than all of it can be read again, and again.
+func (f *found) follow(h *segment.Head, entries []segment.Entry) {
+	last := f.end.Index
+	if a := f.ahead; a != nil {
+		last = a.next - 1
+	}
+	switch {
+	case h.LastIndex <= f.end.Index || f.ahead != nil && f.ahead.next == 0:
+		return
+	case f.ahead == nil:
+		f.ahead = &ahead{points: f.points()}
+	}
+	f.ahead.next = 0
+	if h.FirstIndex != last+1 {
+		return
+	}
+	for i := range entries {
+		e := &entries[i]
+		if !e.OfStream() { // a command, which may change where a stream is
+			return
+		}
+		if e.LastLSN > f.ahead.points[e.Stream].LSN {
+			f.ahead.points[e.Stream] = change.Point{LSN: e.LastLSN, Hash: e.Hash}
+		}
+	}
+	f.ahead.next = h.LastIndex + 1
+}
+
+// upTo returns where the streams are as far as the fence is going to stand. What was not followed up
+// to there is read again.
+func (r *run) upTo(ctx context.Context, at claim.Place) (map[change.StreamID]change.Point, error) {
+	f := r.found
+	if f.end.Position == at.Position && f.end.Index+1 == at.Next {
+		return f.points(), nil
+	}
+	if f.ahead != nil && f.ahead.next == at.Next {
+		return f.ahead.points, nil
+	}
+	if err := r.readAgain(ctx); err != nil {
+		return nil, err
+	}
+	if f.end.Index+1 < at.Next {
+		return nil, fail.New(fail.Retry, "read", f.store.URL(), fmt.Sprintf("it ends at journal index %d, and was "+
+			"seen to reach %d", f.end.Index, at.Next-1))
+	}
+	return f.points(), nil
+}
+
+func (r *run) fenceObject(at claim.Place, points map[change.StreamID]change.Point) []byte {
+	doc := state.Fence{NextIndex: at.Next, Streams: points, Site: r.intent.Site,
 		Reason: fmt.Sprintf("%s failover from %s to %s", r.intent.how(), r.intent.FromSite, r.intent.Site)}
 	return segment.Document(segment.Head{Type: segment.Fence, Journal: r.intent.Journal, Token: r.intent.Token,
 		ChecksTail: true, Position: at.Position, DurablePosition: at.Position, FirstIndex: at.Next,

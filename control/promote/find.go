@@ -24,6 +24,7 @@ type found struct {
 	store  objstore.Store
 	log    *twin.Log
 	end    catalog.ReadPoint
+	ahead  *ahead // of end, in a claim
 	others []Other
 
 	closers []func()
@@ -190,7 +191,7 @@ func (l *look) other(state string) Other {
 }
 
 func (f *found) take(l *look) {
-	f.target, f.store, f.log, f.end = l.target, l.store, l.log, l.end
+	f.target, f.store, f.log, f.end, f.ahead = l.target, l.store, l.log, l.end, nil
 }
 
 // points are where the streams end in the log.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -42,10 +43,7 @@ func (r *run) survey(ctx context.Context) error {
 		return err
 	}
 	s := r.found.log.State
-	for _, st := range r.streams() {
-		b := points[st.ID]
-		r.rep.Groups = append(r.rep.Groups, r.group(s.Groups[st.Group], &b))
-	}
+	r.groups(points, clock.Now())
 	for _, v := range r.volumesOf() {
 		if !v.Ready {
 			r.rep.Skipped = append(r.rep.Skipped, v.Name)

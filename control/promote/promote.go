@@ -115,10 +115,7 @@ func Force(ctx context.Context, o Options) (*Report, error) {
 	if err := r.saveIntent(); err != nil {
 		return nil, err
 	}
-	for i := range r.rep.Volumes {
-		v := &r.rep.Volumes[i]
-		v.Hydrates, v.Warm = r.intent.Hydrates[v.Name], r.intent.Warm[v.Name]
-	}
+	r.settle()
 	r.rep.Seconds = time.Since(began).Seconds()
 	return r.rep, nil
 }

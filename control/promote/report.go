@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/pollux-dr/pollux/internal/clock"
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -30,7 +30,7 @@ type Group struct {
 	Name       string    `json:"name"`
 	LSN        uint64    `json:"lsn"` // the point that it goes on from
 	Time       time.Time `json:"time"`
-	AgeSeconds float64   `json:"age_seconds"` // of the point, when it was shown
+	AgeSeconds float64   `json:"age_seconds"` // of the point, when it was shown; in the end when it was fenced
 	HeadLSN    uint64    `json:"head_lsn"`    // where the log ends
 	Note       string    `json:"note,omitempty"`
 	Ack        string    `json:"ack"`
@@ -71,8 +71,8 @@ type Report struct {
 	Volumes  []Volume  `json:"volumes"`
 	Skipped  []string  `json:"skipped,omitempty"` // volumes that were never complete in the store
 	Others   []Other   `json:"others"`
-	// RPOSeconds is the age of the oldest point that a group goes on from, when the failover was
-	// decided: at most so much is lost, if the clocks of both sites agree.
+	// RPOSeconds is the age of the oldest point that a group goes on from, when the log was fenced
+	// (when it was shown, before that): at most so much is lost, if the clocks of both sites agree.
 	RPOSeconds float64 `json:"rpo_seconds"`
 	Seconds    float64 `json:"seconds"`
 	// RTOSeconds is from the confirmed verb to where the volumes are served, by the daemon that
@@ -121,13 +121,36 @@ func (r *run) ackHere(g *state.Group) (ack, was string) {
 	return "local", g.Ack
 }
 
+// groups describes those whose volumes go on from branches, at a time.
+func (r *run) groups(points map[change.StreamID]branch, now time.Time) {
+	r.rep.Groups, r.rep.RPOSeconds = nil, 0
+	for _, st := range r.streams() {
+		b := points[st.ID]
+		r.rep.Groups = append(r.rep.Groups, r.group(r.found.log.State.Groups[st.Group], &b, now))
+	}
+}
+
+// settle replaces what was found by where the log was fenced: a former seat that is not lost may have
+// written until then.
+func (r *run) settle() {
+	r.groups(r.intent.Points, r.intent.Fence.At)
+	r.rep.Index = r.intent.Fence.Next - 1
+	for i := range r.rep.Volumes {
+		v := &r.rep.Volumes[i]
+		v.Hydrates, v.Warm = r.intent.Hydrates[v.Name], r.intent.Warm[v.Name]
+		if x := r.found.log.State.Volumes[v.Name]; x != nil {
+			v.LSN = r.intent.Points[x.Stream].LSN
+		}
+	}
+}
+
 // group describes one whose volumes go on from a branch.
-func (r *run) group(g *state.Group, b *branch) Group {
+func (r *run) group(g *state.Group, b *branch, now time.Time) Group {
 	out := Group{Name: g.Name, LSN: b.LSN, Time: b.Time, HeadLSN: b.Head.LSN, Note: b.Note,
 		Unprotected: !r.protectedElsewhere()}
 	out.Ack, out.AckWas = r.ackHere(g)
 	if !b.Time.IsZero() {
-		out.AgeSeconds = max(0, clock.Now().Sub(b.Time).Seconds())
+		out.AgeSeconds = max(0, now.Sub(b.Time).Seconds())
 	}
 	r.rep.RPOSeconds = max(r.rep.RPOSeconds, out.AgeSeconds)
 	return out

@@ -53,10 +53,10 @@ type Claim struct {
 	first   Place // where the walk began
 	at      Place
 	step    Step
-	fenced  bool    // the fence was created
-	refused bool    // a create was refused at a position that read as free
-	last    uint64  // the journal index of the hand-over that is taken up; 0 where there is none
-	gap     *Object // what was read last and could not follow; nil: it could
+	fenced  bool   // the fence was created
+	refused bool   // a create was refused at a position that read as free
+	last    uint64 // the journal index of the hand-over that is taken up; 0 where there is none
+	gap     Object // what was read last and could not follow; the zero value: it could
 }
 
 // Return claims a log for a writer whose journal has written up to place: behind that there is
@@ -128,7 +128,7 @@ func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
 			break // of a branch whose beginning was left out
 		}
 		// A position before it may have been freed, and an older writer's late create lie there.
-		c.gap, c.step = &o, FindCatalog
+		c.gap, c.step = o, FindCatalog
 		return false, nil
 	case o.Type == segment.Fence:
 		c.at.Token, c.at.Next = o.Token, o.First
@@ -180,11 +180,11 @@ func (c *Claim) Refused() { c.refused, c.step = true, Read }
 // another writer, for good; fail.Refused where there is no place from which it can be walked.
 func (c *Claim) Catalog(k *Catalog) error {
 	gap := c.gap
-	c.gap = nil
+	c.gap = Object{}
 	switch {
 	case k != nil && later(k.End.Token, c.token):
 		return ErrLost(c.token, k.End.Token)
-	case gap != nil && (k == nil || !k.Passed):
+	case gap != (Object{}) && (k == nil || !k.Passed):
 		return c.errGap(gap)
 	case c.fenced && (k == nil || !k.Passed):
 		c.step = Done
@@ -209,7 +209,7 @@ func (c *Claim) Catalog(k *Catalog) error {
 }
 
 // errGap is of an object that cannot follow.
-func (c *Claim) errGap(o *Object) error {
+func (c *Claim) errGap(o Object) error {
 	if o.Type == segment.Fence && !c.returns { // behind a branch that is dead here, and was not there
 		return fail.New(fail.Fenced, "claim", "object log", fmt.Sprintf("another site took this journal over under epoch "+
 			"%d, from journal index %d on; ours goes on from %d", o.Token.Epoch, o.First, c.at.Next)).
