@@ -121,7 +121,8 @@ func (x *regions) promise(seat *host) {
 	x.t.Helper()
 	until(x.t, 2*time.Minute, "group far has ack: remote", func() error {
 		o := seat.pollux("group", "set", "far", "--ack", "remote")
-		if g := seat.group("far"); o.code != 0 || g.Ack != "remote" || g.AckKept != "remote" || g.State != "Replicating" {
+		g := seat.group("far")
+		if o.code != 0 || g.Ack != "remote" || g.AckKept != "remote" || g.State != "Replicating" {
 			return fmt.Errorf("%s, %+v", o.stderr, g)
 		}
 		return nil

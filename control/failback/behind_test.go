@@ -66,7 +66,8 @@ func TestTargetThatWasBehind(t *testing.T) {
 	if rep.Successor.Target != "near" || rep.Successor.Site != "busan" {
 		t.Errorf("%+v", rep.Successor)
 	}
-	if g := rep.Groups[0]; g.PointLSN != 40 || g.BaseLSN != 40 || g.LastLSN != 42 || rep.DivergentBytes != 2*blockBytes {
+	g := rep.Groups[0]
+	if g.PointLSN != 40 || g.BaseLSN != 40 || g.LastLSN != 42 || rep.DivergentBytes != 2*blockBytes {
 		t.Errorf("%+v, %d divergent bytes; want LSN 40, and two blocks", g, rep.DivergentBytes)
 	}
 	s.wantBackings(a, map[string][]byte{"v": parted})
