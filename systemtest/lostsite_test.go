@@ -70,6 +70,11 @@ func (x *regions) lose(seat, other *host, l loss) {
 	x.cut(seat.region, l.network, other)
 	least := map[string]uint64{"far": x.all[1].flushed.Load()}
 	before := other.links[seat.region].Seen()
+	if l.cold { // of the warm one, TestStandbyTakesOver kills both the verb and the standby
+		for range 3 {
+			x.killed(other, "failover", "--force", "--yes", "-c", other.config())
+		}
+	}
 	took := other.failOver()
 	if l.cold {
 		if n := other.links[seat.region].Seen() - before; n != 0 {

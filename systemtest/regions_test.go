@@ -205,7 +205,7 @@ func (h *host) failOver() time.Duration {
 // follows waits until the images of the host's standby have what the writers know to be durable.
 func (x *regions) follows(h *host, lsns map[string]uint64) {
 	x.t.Helper()
-	until(x.t, time.Minute, "the standby at "+h.region+" follows", func() error {
+	until(x.t, 3*time.Minute, "the standby at "+h.region+" follows", func() error {
 		st, err := h.tryStatus()
 		if err != nil || st.Standby == nil {
 			return fmt.Errorf("%+v, %w", st, err)
