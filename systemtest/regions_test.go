@@ -119,7 +119,15 @@ func (x *regions) begin() {
 // promise gives the group far its promise, as soon as it can be kept.
 func (x *regions) promise(seat *host) {
 	x.t.Helper()
-	until(x.t, 2*time.Minute, "group far has ack: remote", func() error {
+	until(x.t, 2*time.Minute, "all targets are in line", func() error {
+		for _, t := range seat.status().Targets {
+			if t.State != "" || t.Error != "" || t.Position == 0 {
+				return fmt.Errorf("%+v", t)
+			}
+		}
+		return nil
+	})
+	until(x.t, time.Minute, "group far has ack: remote", func() error {
 		o := seat.pollux("group", "set", "far", "--ack", "remote")
 		g := seat.group("far")
 		if o.code != 0 || g.Ack != "remote" || g.AckKept != "remote" || g.State != "Replicating" {
