@@ -65,7 +65,7 @@ func TestHandOverUnderFaults(t *testing.T) {
 	to.mustStart()
 	order := x.r.Perm(len(handOverFaults))
 	if *regionRounds == 1 {
-		order = order[:4] // of which is random: the others take their turns in other runs
+		order = order[:3] // which they are is random: the others take their turns in other runs
 	}
 	for round := range *regionRounds {
 		for _, i := range order {

@@ -47,21 +47,21 @@ type way struct {
 // The ways that every run has, and those of which a short one has one.
 var (
 	ways = []way{
-		{"cut off, and runs on", "local", func(x *moves) { x.force(loss{cutOff: true}) }},
-		{"killed", "remote", func(x *moves) { x.force(loss{killed: true}) }},
+		{"cut off, and runs on", "local", func(x *moves) { x.force(siteLoss{cutOff: true}) }},
+		{"killed", "remote", func(x *moves) { x.force(siteLoss{killed: true}) }},
 		{"handed over", "local", (*moves).handOver},
 		{"handed over, and the seat killed", "local", func(x *moves) { x.interrupted(true) }},
 		{"restarted", "local", (*moves).restarted},
 	}
 	more = []way{
-		{"cut off, and runs on", "remote", func(x *moves) { x.force(loss{cutOff: true}) }},
-		{"cut off, then killed", "local", func(x *moves) { x.force(loss{cutOff: true, killed: true}) }},
+		{"cut off, and runs on", "remote", func(x *moves) { x.force(siteLoss{cutOff: true}) }},
+		{"cut off, then killed", "local", func(x *moves) { x.force(siteLoss{cutOff: true, killed: true}) }},
 		{"cut off, then power lost", "local", func(x *moves) {
-			x.force(loss{cutOff: true, killed: true, memory: true})
+			x.force(siteLoss{cutOff: true, killed: true, memory: true})
 		}},
-		{"runs on", "remote", func(x *moves) { x.force(loss{}) }},
-		{"runs on", "local", func(x *moves) { x.force(loss{}) }},
-		{"killed", "local", func(x *moves) { x.force(loss{killed: true}) }},
+		{"runs on", "remote", func(x *moves) { x.force(siteLoss{}) }},
+		{"runs on", "local", func(x *moves) { x.force(siteLoss{}) }},
+		{"killed", "local", func(x *moves) { x.force(siteLoss{killed: true}) }},
 		{"handed over", "remote", (*moves).handOver},
 		{"handed over, and the standby killed", "remote", func(x *moves) { x.interrupted(false) }},
 	}
@@ -142,15 +142,15 @@ func (x *moves) moved() (next point, left *shift, former *place) {
 	return next, left, former
 }
 
-// loss is what happens to a site that is given up.
-type loss struct {
+// siteLoss is what happens to a site that is given up.
+type siteLoss struct {
 	cutOff bool // from both stores, for a while before
 	killed bool
 	memory bool // is gone, too: what was not flushed
 }
 
 // force takes the journal over at the other site, and brings the former seat back.
-func (x *moves) force(l loss) {
+func (x *moves) force(l siteLoss) {
 	x.t.Helper()
 	if l.cutOff {
 		x.seat.cutOff(true)

@@ -119,9 +119,18 @@ func (x *regions) begin() {
 // promise gives the group far its promise, as soon as it can be kept.
 func (x *regions) promise(seat *host) {
 	x.t.Helper()
-	until(x.t, 2*time.Minute, "group far has ack: remote", func() error {
+	until(x.t, 2*time.Minute, "all targets are in line", func() error {
+		for _, t := range seat.status().Targets {
+			if t.State != "" || t.Error != "" || t.Position == 0 {
+				return fmt.Errorf("%+v", t)
+			}
+		}
+		return nil
+	})
+	until(x.t, time.Minute, "group far has ack: remote", func() error {
 		o := seat.pollux("group", "set", "far", "--ack", "remote")
-		if g := seat.group("far"); o.code != 0 || g.Ack != "remote" || g.AckKept != "remote" || g.State != "Replicating" {
+		g := seat.group("far")
+		if o.code != 0 || g.Ack != "remote" || g.AckKept != "remote" || g.State != "Replicating" {
 			return fmt.Errorf("%s, %+v", o.stderr, g)
 		}
 		return nil
@@ -204,7 +213,7 @@ func (h *host) failOver() time.Duration {
 // follows waits until the images of the host's standby have what the writers know to be durable.
 func (x *regions) follows(h *host, lsns map[string]uint64) {
 	x.t.Helper()
-	until(x.t, time.Minute, "the standby at "+h.region+" follows", func() error {
+	until(x.t, 3*time.Minute, "the standby at "+h.region+" follows", func() error {
 		st, err := h.tryStatus()
 		if err != nil || st.Standby == nil {
 			return fmt.Errorf("%+v, %w", st, err)

@@ -188,8 +188,8 @@ func (w *writer) goOnAt(n *site, least uint64) *writer {
 		pending = len(w.pending.parts())
 	}
 	if lsn < least || lsn > w.h.lsn+uint64(pending) {
-		n.t.Fatalf("group %s goes on from LSN %d; %d had to be there, acknowledged was %d, and %d more sent", w.group, lsn,
-			least, w.h.lsn, pending)
+		n.t.Fatalf("group %s goes on from LSN %d; %d had to be there, acknowledged was %d, and %d more sent", w.group,
+			lsn, least, w.h.lsn, pending)
 	}
 	image := w.h.at(min(lsn, w.h.lsn))
 	if lsn > w.h.lsn {

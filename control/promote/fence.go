@@ -32,8 +32,10 @@ func (r *run) fence(ctx context.Context) error {
 			return r.explainLoss(err)
 		}
 	}
-	if err := r.alone(ctx); err != nil {
-		return r.explainLoss(err)
+	if r.intent.HandOver == nil { // else the seat has named this site, clients wait, and the agent finds out
+		if err := r.alone(ctx); err != nil {
+			return r.explainLoss(err)
+		}
 	}
 	r.intent.Fence = &fenced{Position: c.Place().Position - 1, Next: c.Place().Next, At: clock.Now().UTC()}
 	if err := r.reread(ctx); err != nil {

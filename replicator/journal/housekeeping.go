@@ -35,16 +35,17 @@ func (j *Journal) housekeeping() {
 				return
 			}
 			st := j.Status()
+			leads := st.Leader && j.Superseded() == nil // otherwise nothing more is said
 			if st.LastIndex != lastIndex {
 				lastIndex, since = st.LastIndex, now
-			} else if st.Leader && now.Sub(since) >= j.opts.Heartbeat {
+			} else if leads && now.Sub(since) >= j.opts.Heartbeat {
 				if _, err := j.Propose(state.KindHeartbeat, state.Heartbeat{Time: now.UTC()}); err != nil {
 					j.opts.Logger.Warn("heartbeat failed", "err", err)
 				}
 			}
 			if now.Sub(moved) >= horizonEvery {
 				moved = now
-				if j.ages.sample(); st.Leader {
+				if j.ages.sample(); leads {
 					j.moveHorizon()
 				}
 			}
