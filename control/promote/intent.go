@@ -89,7 +89,8 @@ func (in *intent) claim() claim.Claim {
 // it, which a standby sees that has not read so far again, says nothing: the fence may be there.
 func (r *run) overtaken() bool {
 	in := r.intent
-	return in != nil && in.Fence == nil && in.HandOver != nil && r.HandOver != nil && in.HandOver.Index < r.HandOver.Index
+	return in != nil && in.Fence == nil && in.HandOver != nil && r.HandOver != nil &&
+		in.HandOver.Index < r.HandOver.Index
 }
 
 // forget drops the record of a hand-over that was taken back: nothing was changed.
