@@ -72,7 +72,7 @@ func (p *place) follow() {
 // following waits until all of the journal's volumes follow.
 func (p *place) following() {
 	p.t.Helper()
-	until(p.t, time.Minute, p.name+" follows", func() error {
+	until(p.t, 3*time.Minute, p.name+" follows", func() error {
 		st, err := p.tryStatus()
 		switch {
 		case err != nil:
@@ -135,7 +135,8 @@ func (p *place) handOver(to *place) {
 	to.asSeat()
 	p.t.Logf("planned failover to %s: I/O held for %.1f s, served %.1f s later", to.name, rep["held_seconds"],
 		time.Since(began).Seconds())
-	p.isSuperseded()
+	p.unit = "standby"
+	p.following() // by itself: it has nothing of its own
 }
 
 // isSuperseded waits until this host knows that the journal went on elsewhere, and what never left

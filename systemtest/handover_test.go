@@ -73,7 +73,6 @@ func TestHandOverUnderFaults(t *testing.T) {
 			h := &handing{regions: x, from: from, to: to}
 			took := h.handOver(handOverFaults[i].strike)
 			x.holds(to, "seoul", "busan")
-			x.failBack(from, 1)
 			from, to = to, from
 			t.Logf("round %d, %s: it took %d verbs, %.1f s", round+1, handOverFaults[i].name, took,
 				time.Since(began).Seconds())
@@ -132,7 +131,12 @@ func (x *handing) handOver(strike func(x *handing)) (verbs int) {
 	for _, w := range old {
 		x.all = append(x.all, w.goOnWhole(x.to.site))
 	}
-	x.superseded(x.from, old, x.all)
+	x.follows(x.from, nil) // by itself: it has nothing of its own
+	for _, w := range old {
+		if x.from.serves(w.volume) {
+			t.Errorf("%s has handed volume %s over, and serves it", x.from.region, w.volume)
+		}
+	}
 	x.promise(x.to)
 	x.verb.Kill()
 	return verbs

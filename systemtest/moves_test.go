@@ -243,7 +243,7 @@ func (x *moves) reported(reason string, rep *failback.Report, next, last point) 
 	}
 }
 
-// handOver hands the journal over, and makes the former seat the standby.
+// handOver hands the journal over.
 func (x *moves) handOver() {
 	x.t.Helper()
 	x.shift.handing()
@@ -251,17 +251,12 @@ func (x *moves) handOver() {
 	x.handedOver()
 }
 
-// handedOver is of a former seat that kept nothing back.
+// handedOver is of a former seat that kept nothing back, and so becomes the standby by itself.
 func (x *moves) handedOver() {
 	x.t.Helper()
 	x.shift.ended()
 	next, left, former := x.moved()
-	reason := former.isSuperseded()
-	last, rep := x.back(former, next)
-	x.reported(reason, rep, next, last)
-	if last != next {
-		x.t.Errorf("%s: it was left with %v, and the journal goes on from %v", x.way, last, next)
-	}
+	former.following()
 	x.kept(left, next)
 }
 

@@ -60,7 +60,6 @@ func TestPostgresCircle(t *testing.T) {
 	x.goOn(seoul, 0)
 	said("Seoul goes on, nothing is lost")
 
-	x.back(busan)
 	seoul.verb("group", "set", "g", "--ack", "local")
 	load = x.ledger.run(t, r)
 	load.confirmed(t, 50)

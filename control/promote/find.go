@@ -142,9 +142,10 @@ func (r *run) ask(ctx context.Context, looks []*look) (taken int) {
 		delete(cancel, i)
 		l := looks[i]
 		if l.err == nil && first != nil && l.log.Identity.Journal != first.log.Identity.Journal {
-			l.log, l.err = nil, fail.New(fail.Refused, "take", l.store.URL(), fmt.Sprintf("it is of journal %s, and %s of %s",
+			l.err = fail.New(fail.Refused, "take", l.store.URL(), fmt.Sprintf("it is of journal %s, and %s of %s",
 				l.log.Identity.Journal, first.store.URL(), first.log.Identity.Journal)).
 				WithHint("name the target whose log is to be taken: --store")
+			l.log = nil
 		}
 		if l.err != nil {
 			if c.away(i); c.hurried(i) { // it was not let answer

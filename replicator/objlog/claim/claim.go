@@ -211,8 +211,8 @@ func (c *Claim) Catalog(k *Catalog) error {
 // errGap is of an object that cannot follow.
 func (c *Claim) errGap(o Object) error {
 	if o.Type == segment.Fence && !c.returns { // behind a branch that is dead here, and was not there
-		return fail.New(fail.Fenced, "claim", "object log", fmt.Sprintf("another site took this journal over under epoch "+
-			"%d, from journal index %d on; ours goes on from %d", o.Token.Epoch, o.First, c.at.Next)).
+		return fail.New(fail.Fenced, "claim", "object log", fmt.Sprintf("another site took this journal over under "+
+			"epoch %d, from journal index %d on; ours goes on from %d", o.Token.Epoch, o.First, c.at.Next)).
 			WithHint("give this target a new, empty prefix: it is filled from another target")
 	}
 	return damaged(fmt.Sprintf("it begins at journal index %d, %d is next", o.First, c.at.Next))
