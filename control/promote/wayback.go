@@ -46,10 +46,11 @@ func (r *run) keepHandOver(ctx context.Context, j *journal.Journal) error {
 // bookmarkAll sets a bookmark in the group of each stream, of one name that nobody else has used. A
 // point that a retention has let go of cannot have one.
 func (r *run) bookmarkAll(j *journal.Journal, name string, points map[change.StreamID]uint64) (string, error) {
+	streams := r.streams()
 	free := func(name string) (free bool) {
 		free = true
 		j.View(func(s *state.State) {
-			for _, st := range r.streams() {
+			for _, st := range streams {
 				b := s.Bookmarks[st.Group+"/"+name]
 				free = free && (b == nil || b.Epoch == r.intent.Token.Epoch && b.LSN == points[st.ID])
 			}
@@ -59,7 +60,7 @@ func (r *run) bookmarkAll(j *journal.Journal, name string, points map[change.Str
 	if !free(name) { // somebody's own
 		name += "-" + r.intent.ID.String()[:8]
 	}
-	for _, st := range r.streams() {
+	for _, st := range streams {
 		lsn, wanted := points[st.ID]
 		if !wanted {
 			continue
