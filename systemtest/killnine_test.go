@@ -3,6 +3,7 @@ package systemtest
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -10,10 +11,9 @@ import (
 	"time"
 )
 
-const (
-	kills      = 100
-	exactBytes = 16 << 20
-)
+var kills = flag.Int("killnine.kills", 50, "how often TestKillNine kills the agent")
+
+const exactBytes = 16 << 20
 
 // TestKillNine kills the agent again and again under load. Every acknowledged
 // write, flushed or not, is there after each restart, and the store restores
@@ -29,7 +29,7 @@ func TestKillNine(t *testing.T) {
 	w := newWriter(s, "exact", "one", exactBytes, rand.New(rand.NewPCG(r.Uint64(), 1)))
 	l := newLanes(s, "multi", 3, 4, r)
 	restored, marks := 0, map[string]uint64{}
-	for round := range kills {
+	for round := range *kills {
 		w.connect()
 		l.connect()
 		w.settle()
@@ -57,7 +57,7 @@ func TestKillNine(t *testing.T) {
 	w.settle()
 	w.verify()
 	l.settle()
-	t.Logf("%d kills, %d requests, LSN %d, %d points restored on the way", kills, w.ops.Load(), w.h.lsn, restored)
+	t.Logf("%d kills, %d requests, LSN %d, %d points restored on the way", *kills, w.ops.Load(), w.h.lsn, restored)
 	finish(t, w, l, r, marks)
 }
 
