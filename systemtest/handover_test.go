@@ -131,8 +131,7 @@ func (x *handing) handOver(strike func(x *handing)) (verbs int) {
 	for _, w := range old {
 		x.all = append(x.all, w.goOnWhole(x.to.site))
 	}
-	x.follows(x.from, nil) // by itself: it has nothing of its own
-	for _, w := range old {
+	for _, w := range old { // that it follows by itself, the next one waits for
 		if x.from.serves(w.volume) {
 			t.Errorf("%s has handed volume %s over, and serves it", x.from.region, w.volume)
 		}
