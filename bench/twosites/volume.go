@@ -127,6 +127,11 @@ func (v *Volume) WriteFlushed(ctx context.Context) error {
 	if err == nil {
 		err = v.w.Drain(ctx)
 	}
+	return v.flush(ctx, err)
+}
+
+// flush returns when a flush has been answered, unless there is an error.
+func (v *Volume) flush(ctx context.Context, err error) error {
 	if err == nil {
 		err = v.w.Flush(ctx)
 	}
@@ -150,14 +155,7 @@ func (v *Volume) Pause(ctx context.Context) error {
 	close(v.w.quit)
 	err := <-v.done
 	v.done = nil
-	if err == nil {
-		err = v.w.Flush(ctx)
-	}
-	if err == nil {
-		err = v.w.Drain(ctx)
-	}
-	v.Flushed = max(v.Flushed, v.w.Flushed())
-	return err
+	return v.flush(ctx, err)
 }
 
 // Broken waits until the connection fails under what Begin began, which it is expected to.

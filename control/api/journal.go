@@ -1,6 +1,13 @@
 package api
 
-import "context"
+import (
+	"context"
+
+	"github.com/google/uuid"
+)
+
+// JournalName is a journal's name for people, who type it where it is asked for.
+func JournalName(journal uuid.UUID) string { return journal.String()[:8] }
 
 // JournalMember is one of a journal's members.
 type JournalMember struct {

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/replicator/twin/branch"
 )
@@ -70,7 +71,7 @@ type Report struct {
 // describe fills in what is known before anything is changed.
 func (rep *Report) describe(r *run) {
 	rec := r.rec
-	rep.Journal, rep.Name, rep.Epoch, rep.Site = rec.Journal, rec.Journal.String()[:8], rec.Epoch, rec.Site
+	rep.Journal, rep.Name, rep.Epoch, rep.Site = rec.Journal, api.JournalName(rec.Journal), rec.Epoch, rec.Site
 	rep.Successor, rep.Branch, rep.Path = rec.Successor, rec.ID, branch.PathOf(r.conf.State, rec.ID)
 	beyond := map[change.StreamID]*agent.Beyond{}
 	if idle, err := agent.ReadIdle(vfs.Default, r.agentDir()); err == nil {

@@ -106,7 +106,7 @@ func (d service) RollBack(ctx context.Context, r api.RollBack) (out api.RollBack
 	out = api.RollBackReport{HandOverReport: h.report("dry run"), Since: w.Time, Bookmark: w.Bookmark,
 		Keeps: fmt.Sprintf("before-rollback-%d", w.Epoch+1)}
 	journal, _, _ := d.journal.ID()
-	out.Journal = journal.String()[:8]
+	out.Journal = api.JournalName(journal)
 	out.Host = w.Host
 	if out.Groups, err = h.undone(ctx); err != nil || r.DryRun {
 		return out, err

@@ -87,8 +87,8 @@ func (c *choice) hurry(i int) bool {
 	return false
 }
 
-// hurried is that a target was not waited for.
-func (c *choice) hurried(i int) bool { return c.logs[i].state == skipped }
+// skipped is that a target was not waited for.
+func (c *choice) skipped(i int) bool { return c.logs[i].state == skipped }
 
 // found says where a target's log ends, under which epoch, and which seat it tells of. A later epoch's
 // has fenced it then, and written nothing to it yet.

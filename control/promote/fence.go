@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -60,7 +61,9 @@ func (r *run) alone(ctx context.Context) error {
 	var others []*look
 	for _, t := range r.conf.Journal.Targets {
 		if t.Name != r.intent.Target && t.Site != r.intent.FromSite {
-			others = append(others, &look{target: t, close: func() {}})
+			l := newLook(t)
+			defer func() { l.close() }()
+			others = append(others, l)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, rivalLimit)
@@ -71,7 +74,6 @@ func (r *run) alone(ctx context.Context) error {
 	}
 	wg.Wait()
 	for _, l := range others {
-		defer l.close()
 		if l.err == nil && l.log.Identity.Journal == r.intent.Journal && l.log.Epoch >= r.intent.Token.Epoch {
 			return fail.New(fail.Fenced, "take", l.store.URL(), fmt.Sprintf("another site has fenced it under epoch %d",
 				l.log.Epoch))
@@ -186,7 +188,7 @@ func (r *run) fenceObject(at claim.Place, points map[change.StreamID]change.Poin
 
 // readAgain opens the log anew.
 func (r *run) readAgain(ctx context.Context) error {
-	l := &look{target: r.found.target, close: func() {}}
+	l := newLook(r.found.target)
 	l.open(ctx, r)
 	r.found.closers = append(r.found.closers, l.close)
 	if l.err == nil {
@@ -217,7 +219,8 @@ func (r *run) explainLoss(err error) error {
 	if !fail.Is(err, fail.Fenced) {
 		return err
 	}
-	return (&fail.Error{Kind: fail.Fenced, Op: "fail over", Object: "journal " + NameOf(r.intent.Journal), Err: err}).
+	name := "journal " + api.JournalName(r.intent.Journal)
+	return (&fail.Error{Kind: fail.Fenced, Op: "fail over", Object: name, Err: err}).
 		WithHint("another site has taken the journal over, and this one has changed nothing that counts: look at the " +
 			"log with pollux doctor --store " + r.found.store.URL() + ", and move " + r.conf.State + " away here")
 }

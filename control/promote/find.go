@@ -89,11 +89,13 @@ type look struct {
 	close  func()
 }
 
+func newLook(t config.Target) *look { return &look{target: t, close: func() {}} }
+
 // candidates are the targets to look at, those at this site first.
 func (r *run) candidates(want string) (out []*look) {
 	for _, t := range r.conf.Journal.Targets {
 		if want == "" || want == t.Name || want == t.URL {
-			out = append(out, &look{target: t, close: func() {}})
+			out = append(out, newLook(t))
 		}
 	}
 	slices.SortStableFunc(out, func(a, b *look) int {
@@ -148,7 +150,7 @@ func (r *run) ask(ctx context.Context, looks []*look) (taken int) {
 			l.log = nil
 		}
 		if l.err != nil {
-			if c.away(i); c.hurried(i) { // it was not let answer
+			if c.away(i); c.skipped(i) { // it was not let answer
 				l.err = nil
 			}
 			return

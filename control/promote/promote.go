@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/agent"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/failback/record"
 	"github.com/pollux-dr/pollux/control/node"
 	"github.com/pollux-dr/pollux/internal/clock"
@@ -181,8 +182,8 @@ func (r *run) stillHere() error {
 }
 
 func errMoved(in *intent, epoch uint64) error {
-	return fail.New(fail.Fenced, "fail over", "journal "+NameOf(in.Journal), fmt.Sprintf("it was here under epoch %d, "+
-		"and went on under epoch %d since", in.Token.Epoch, epoch)).
+	return fail.New(fail.Fenced, "fail over", "journal "+api.JournalName(in.Journal), fmt.Sprintf("it was here under "+
+		"epoch %d, and went on under epoch %d since", in.Token.Epoch, epoch)).
 		WithHint("use it there; pollux failback makes a standby of this host, and keeps what never left it")
 }
 

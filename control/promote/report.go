@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
@@ -83,14 +84,11 @@ type Report struct {
 	Done       bool    `json:"done,omitempty"`    // and had ended it: nothing was changed
 }
 
-// NameOf is a journal's name for people.
-func NameOf(journal uuid.UUID) string { return journal.String()[:8] }
-
 // describe fills in what is known before anything is changed.
 func (rep *Report) describe(r *run) {
 	f := r.found
 	l := f.log
-	rep.Journal, rep.Name = l.Identity.Journal, NameOf(l.Identity.Journal)
+	rep.Journal, rep.Name = l.Identity.Journal, api.JournalName(l.Identity.Journal)
 	rep.FromSite, rep.FromEpoch = l.State.Seat.Site, max(l.Epoch, l.State.Seat.Epoch)
 	rep.Epoch = rep.FromEpoch + 1
 	if r.intent != nil {

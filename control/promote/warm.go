@@ -8,6 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/seat"
 	"github.com/pollux-dr/pollux/internal/atomicfile"
 	"github.com/pollux-dr/pollux/internal/config"
@@ -74,9 +75,9 @@ func DoneAt(c *config.Agent) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Report{Journal: in.Journal, Name: NameOf(in.Journal), FromSite: in.FromSite, FromEpoch: in.Token.Epoch - 1,
-		Site: in.Site, Epoch: in.Token.Epoch, Target: in.Target, Agents: in.Agents, Groups: []Group{},
-		Volumes: []Volume{}, Others: []Other{}, Resumed: true, Done: true}, nil
+	return &Report{Journal: in.Journal, Name: api.JournalName(in.Journal), FromSite: in.FromSite,
+		FromEpoch: in.Token.Epoch - 1, Site: in.Site, Epoch: in.Token.Epoch, Target: in.Target, Agents: in.Agents,
+		Groups: []Group{}, Volumes: []Volume{}, Others: []Other{}, Resumed: true, Done: true}, nil
 }
 
 // openStandby finds the images that a standby has here: of the one that runs in this process, or

@@ -47,17 +47,14 @@ func (r *run) keepHandOver(ctx context.Context, j *journal.Journal) error {
 // point that a retention has let go of cannot have one.
 func (r *run) bookmarkAll(j *journal.Journal, name string, points map[change.StreamID]uint64) (string, error) {
 	streams := r.streams()
-	free := func(name string) (free bool) {
-		free = true
-		j.View(func(s *state.State) {
-			for _, st := range streams {
-				b := s.Bookmarks[st.Group+"/"+name]
-				free = free && (b == nil || b.Epoch == r.intent.Token.Epoch && b.LSN == points[st.ID])
-			}
-		})
-		return free
-	}
-	if !free(name) { // somebody's own
+	free := true
+	j.View(func(s *state.State) {
+		for _, st := range streams {
+			b := s.Bookmarks[st.Group+"/"+name]
+			free = free && (b == nil || b.Epoch == r.intent.Token.Epoch && b.LSN == points[st.ID])
+		}
+	})
+	if !free { // somebody's own
 		name += "-" + r.intent.ID.String()[:8]
 	}
 	for _, st := range streams {

@@ -17,17 +17,8 @@ import (
 // the former seat serves nothing; one that does not follow all refuses, and I/O goes on at the seat.
 func TestHandOver(t *testing.T) {
 	p := newPair(t)
-	a, err := node.Start(t.Context(), p.a, "test", slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := p.seat("v", "w")
 	defer p.close(a)
-	none := new(json.RawMessage)
-	p.call(p.a, api.VerbGroupPut, api.GroupPut{Name: "g", Create: true}, none)
-	for _, v := range []string{"v", "w"} {
-		p.call(p.a, api.VerbVolumeCreate, api.VolumeCreate{Name: v, Group: "g", SizeBytes: 1 << 20}, none)
-		p.write(p.a, v, 0, 'A')
-	}
 	d := p.start(nil)
 	defer p.close(d)
 	p.eventually("the standby follows", func() error {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/control/api"
-	"github.com/pollux-dr/pollux/control/node"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/nbdclient"
@@ -96,17 +95,8 @@ func (w *waiter) ended(t *testing.T) {
 func TestParkedHandOver(t *testing.T) {
 	p := newPair(t)
 	p.parking("")
-	a, err := node.Start(t.Context(), p.a, "test", slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	a, none := p.seat("v", "w", "x"), new(json.RawMessage)
 	defer p.close(a)
-	none := new(json.RawMessage)
-	p.call(p.a, api.VerbGroupPut, api.GroupPut{Name: "g", Create: true}, none)
-	for _, v := range []string{"v", "w", "x"} {
-		p.call(p.a, api.VerbVolumeCreate, api.VolumeCreate{Name: v, Group: "g", SizeBytes: 1 << 20}, none)
-		p.write(p.a, v, 0, 'A')
-	}
 	d := p.start(nil)
 	defer p.close(d)
 	p.follows(d, 3)

@@ -2,7 +2,6 @@ package standby
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -17,7 +16,6 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/control/api"
-	"github.com/pollux-dr/pollux/control/node"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/s3test"
 	"github.com/pollux-dr/pollux/replicator/objlog/segment"
@@ -118,15 +116,8 @@ func TestHandOverRoundTrips(t *testing.T) {
 	}
 	far, near := newWire(t, store.Endpoint), newWire(t, store.Endpoint)
 	p.a, p.b = p.over(far, "a"), p.over(near, "b")
-	a, err := node.Start(t.Context(), p.a, "test", slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := p.seat("v")
 	defer p.close(a)
-	none := new(json.RawMessage)
-	p.call(p.a, api.VerbGroupPut, api.GroupPut{Name: "g", Create: true}, none)
-	p.call(p.a, api.VerbVolumeCreate, api.VolumeCreate{Name: "v", Group: "g", SizeBytes: 1 << 20}, none)
-	p.write(p.a, "v", 0, 'A')
 	d := p.start(nil)
 	defer p.close(d)
 	p.follows(d, 1)

@@ -153,6 +153,22 @@ func (p *pair) close(d io.Closer) {
 	}
 }
 
+// seat starts the primary, with volumes of group g, each of which begins with A.
+func (p *pair) seat(volumes ...string) *node.Daemon {
+	p.t.Helper()
+	d, err := node.Start(p.t.Context(), p.a, "test", slog.New(slog.DiscardHandler))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	none := new(json.RawMessage)
+	p.call(p.a, api.VerbGroupPut, api.GroupPut{Name: "g", Create: true}, none)
+	for _, v := range volumes {
+		p.call(p.a, api.VerbVolumeCreate, api.VolumeCreate{Name: v, Group: "g", SizeBytes: 1 << 20}, none)
+		p.write(p.a, v, 0, 'A')
+	}
+	return d
+}
+
 // lost runs the primary with the standby behind it, and loses it: the standby has part of what is
 // in the store, and the store has all.
 func (p *pair) lost() {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/failback"
-	"github.com/pollux-dr/pollux/control/node"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -24,16 +23,7 @@ var errCut = errors.New("cut")
 // the former seat's.
 func (p *pair) handedOver() (busan *Daemon) {
 	p.t.Helper()
-	a, err := node.Start(p.t.Context(), p.a, "test", slog.New(slog.DiscardHandler))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	none := new(json.RawMessage)
-	p.call(p.a, api.VerbGroupPut, api.GroupPut{Name: "g", Create: true}, none)
-	for _, v := range []string{"v", "w"} {
-		p.call(p.a, api.VerbVolumeCreate, api.VolumeCreate{Name: v, Group: "g", SizeBytes: 1 << 20}, none)
-		p.write(p.a, v, 0, 'A')
-	}
+	a, none := p.seat("v", "w"), new(json.RawMessage)
 	busan = p.start(nil)
 	p.call(p.a, api.VerbHandOver, api.HandOver{To: "busan", WaitSeconds: 120, LimitSeconds: 120}, none)
 	p.eventually("busan serves", func() error {
@@ -48,7 +38,7 @@ func (p *pair) handedOver() (busan *Daemon) {
 		s, err := objstore.Open(ctx, t.URL, objstore.Options{ReadOnly: true})
 		return s, func() { _ = s.Close() }, err
 	}
-	_, err = failback.Run(p.t.Context(), failback.Options{Conf: p.a, HandedOver: true, Open: open,
+	_, err := failback.Run(p.t.Context(), failback.Options{Conf: p.a, HandedOver: true, Open: open,
 		Confirm: func(*failback.Report) error { return nil }, Tell: func(string) {},
 		Stage:  func(string) (twin.Progress, func()) { return func(int64, int64) {}, func() {} },
 		Logger: slog.New(slog.DiscardHandler)})

@@ -59,66 +59,43 @@ func unknownKey() error {
 func (s *State) loadJournal(key string, b []byte) error {
 	switch key {
 	case keyLevel:
-		var r FeatureLevel
-		err := json.Unmarshal(b, &r)
-		if err == nil {
-			err = r.check()
-		}
-		if err == nil {
-			s.Level = r.Level
-		}
-		return err
+		return loadValue(b, (*FeatureLevel).check, func(r *FeatureLevel) { s.Level = r.Level })
 	case keySeat:
-		var seat Seat
-		err := json.Unmarshal(b, &seat)
-		if err == nil {
-			err = (&SeatPut{Site: seat.Site, Epoch: seat.Epoch}).check()
-		}
-		if err == nil {
-			s.Seat = seat
-		}
-		return err
+		check := func(seat *Seat) error { return (&SeatPut{Site: seat.Site, Epoch: seat.Epoch}).check() }
+		return loadValue(b, check, func(seat *Seat) { s.Seat = *seat })
 	case keyHandOver:
-		if len(b) == 0 || string(b) == "null" {
+		if none(b) {
 			s.HandOver = nil
 			return nil
 		}
-		r := new(HandOver)
-		err := json.Unmarshal(b, r)
-		if err == nil {
-			err = r.check()
-		}
-		if err == nil {
-			s.HandOver = r
-		}
-		return err
+		return loadValue(b, (*HandOver).check, func(r *HandOver) { s.HandOver = r })
 	case keyWayBack:
-		if len(b) == 0 || string(b) == "null" {
+		if none(b) {
 			s.WayBack = nil
 			return nil
 		}
-		r := new(WayBack)
-		err := json.Unmarshal(b, r)
-		if err == nil {
-			err = r.checkLoaded()
-		}
-		if err == nil {
-			s.WayBack = r
-		}
-		return err
+		return loadValue(b, (*WayBack).checkLoaded, func(r *WayBack) { s.WayBack = r })
 	case keyMoves:
-		var m seatMoves
-		err := json.Unmarshal(b, &m)
-		if err == nil {
-			err = m.check()
-		}
-		if err == nil {
-			s.Moves = m.Moves
-		}
-		return err
+		return loadValue(b, (*seatMoves).check, func(m *seatMoves) { s.Moves = m.Moves })
 	}
 	return unknownKey()
 }
+
+// loadValue decodes and checks a value, and only then sets it.
+func loadValue[T any](b []byte, check func(*T) error, set func(*T)) error {
+	v := new(T)
+	err := json.Unmarshal(b, v)
+	if err == nil {
+		err = check(v)
+	}
+	if err == nil {
+		set(v)
+	}
+	return err
+}
+
+// none is that a key is there without a value.
+func none(b []byte) bool { return len(b) == 0 || string(b) == "null" }
 
 func (r *Site) checkLoaded(name string) error {
 	if r.Name != name {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pollux-dr/pollux/cmd/pollux/cli"
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/failback"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -120,11 +121,12 @@ func print(w io.Writer, rows []row) {
 			if v.Compared {
 				note = "not known: what differed"
 			}
-			table = append(table, []string{r.ID, r.Journal.String()[:8], fmt.Sprint(r.Epoch), v.Name,
+			table = append(table, []string{r.ID, api.JournalName(r.Journal), fmt.Sprint(r.Epoch), v.Name,
 				fmt.Sprintf("LSN %d", r.Base(v).LSN), text.Bytes(v.Bytes), note})
 		}
 		if len(r.Volumes) == 0 {
-			table = append(table, []string{r.ID, r.Journal.String()[:8], fmt.Sprint(r.Epoch), "-", "-", "0", "nothing"})
+			table = append(table, []string{r.ID, api.JournalName(r.Journal), fmt.Sprint(r.Epoch), "-", "-", "0",
+				"nothing"})
 		}
 	}
 	text.Table(w, table)

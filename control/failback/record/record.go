@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 
+	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -117,7 +118,7 @@ func NoAgent(state string) error {
 	if _, err := os.Stat(filepath.Join(state, "agent", "agent.json")); err == nil {
 		return nil // it was promoted since then
 	}
-	return fail.New(fail.Refused, "start in", state, "this host is a standby of journal "+r.Journal.String()[:8]+
+	return fail.New(fail.Refused, "start in", state, "this host is a standby of journal "+api.JournalName(r.Journal)+
 		" since a failback").WithHint("run pollux standby -c with this configuration; to have the seat here again, " +
 		"hand it over, or take it with pollux failover")
 }

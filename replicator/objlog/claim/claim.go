@@ -175,9 +175,9 @@ func (c *Claim) created(o Object) {
 func (c *Claim) Refused() { c.refused, c.step = true, Read }
 
 // Catalog takes the newest catalog into account, nil where there is none. One that was read
-// before the fence was created does not count. Errors: fail.Damaged where it does not explain a gap;
-// fail.Fenced where the log went on under
-// another writer, for good; fail.Refused where there is no place from which it can be walked.
+// before the fence was created does not count. Errors: fail.Damaged where it does not explain a gap, or
+// fail.Fenced where that is a fence of another site's; fail.Fenced where the log went on under another
+// writer, for good; fail.Refused where there is no place from which it can be walked.
 func (c *Claim) Catalog(k *Catalog) error {
 	gap := c.gap
 	c.gap = Object{}
