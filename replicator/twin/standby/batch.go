@@ -228,10 +228,11 @@ func (b *batch) split(ctx context.Context, id change.StreamID, sc *streamCursor)
 	fresh := b.entries[id]
 	if sc.LetGo || !b.c.follows(id) {
 		n := len(fresh)
+		behind := n > 0 || sc.LetGo || len(sc.Held) > 0 // of the tail
 		switch {
 		case !st.Consistent(sc.Tail.LSN):
-			sc.LetGo, sc.Held = sc.LetGo || n > 0, nil
-		case n > 0 || sc.LetGo:
+			sc.LetGo, sc.Held = behind, nil
+		case behind:
 			b.c.demote(id, sc.Applied)
 			sc.LetGo, sc.Applied, sc.Held = false, sc.Tail, nil
 			if n > 0 {
@@ -317,7 +318,7 @@ func (c *cursor) follows(id change.StreamID) bool {
 func (c *cursor) demote(id change.StreamID, at change.Point) {
 	for _, v := range c.Volumes {
 		if v.Stream == id && v.Following {
-			v.Following, v.Low, v.High, v.Hash = false, at.LSN, at.LSN, at.Hash
+			v.Following, v.Low, v.High, v.Hash, v.End = false, at.LSN, at.LSN, at.Hash, c.Position
 		}
 	}
 }

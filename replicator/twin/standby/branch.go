@@ -2,16 +2,22 @@ package standby
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
 // begin makes the first cursor: at the end of the log, with no volume yet.
-func (s *Standby) begin(ctx context.Context) error { return s.rebase(ctx, nil) }
+func (s *Standby) begin(ctx context.Context) error { return s.rebase(ctx) }
 
 // goBack deals with the fence that comes next, behind which an earlier journal index follows
 // than was taken: what lies between is a dead branch. Called with mu held.
@@ -23,25 +29,96 @@ func (s *Standby) goBack(ctx context.Context) (bool, error) {
 	}
 	s.o.Logger.Info("a fence goes back behind what was taken", "position", position, "index", o.FirstIndex,
 		"taken", s.cur.Index, "token", o.Token)
-	dead := &deadRange{From: s.cur.before(o.FirstIndex), To: position, Index: o.FirstIndex}
-	return true, s.rebaseLocked(ctx, dead, position+1)
+	return true, s.rebaseLocked(ctx, true, position+1)
+}
+
+// footers is how many are read at once.
+const footers = 16
+
+// branches are what fences have cut off of what was taken.
+type branches struct {
+	dead   deadRange                        // but for At
+	points map[change.StreamID]change.Point // where the streams go on
+}
+
+// cutOff looks at all fences from the cursor's position up to another: the standby goes on behind all of
+// them, and a later one may go back further than the first (two failovers while it was away).
+func (s *Standby) cutOff(ctx context.Context, to uint64) (out branches, err error) {
+	from := s.cur.Position
+	rules := objlog.Rules{Journal: s.cur.Journal, Token: s.cur.Token, Next: s.cur.Index}
+	lowest, fence := rules.Next, from
+	for at := from; at < to; at += footers {
+		all, err := s.footers(ctx, at, min(at+footers, to))
+		if fail.Is(err, fail.NotFound) { // freed: it cannot be traced
+			return branches{dead: deadRange{From: at, To: to, Index: 1}}, nil
+		}
+		if err != nil {
+			return out, err
+		}
+		for _, x := range all {
+			next := rules.Next
+			valid, err := rules.Judge(x)
+			if err != nil {
+				return out, errDamaged(s.o.Store.URL(), x.Position, "%v", err)
+			}
+			if !valid || x.Type != segment.Fence || x.FirstIndex >= next {
+				continue
+			}
+			out.dead.To = x.Position
+			if x.FirstIndex < lowest {
+				lowest, fence = x.FirstIndex, x.Position
+			}
+		}
+	}
+	out.dead.From, out.dead.Index = s.cur.before(lowest), lowest
+	out.points, err = s.fencePoints(ctx, fence)
+	return out, err
+}
+
+// footers reads those of the objects at [from, to).
+func (s *Standby) footers(ctx context.Context, from, to uint64) ([]*segment.Index, error) {
+	all := make([]*segment.Index, to-from)
+	g, ctx := errgroup.WithContext(ctx)
+	for i := range all {
+		g.Go(func() (err error) {
+			all[i], err = objlog.ReadIndex(ctx, s.o.Store, from+uint64(i))
+			return err
+		})
+	}
+	return all, g.Wait()
+}
+
+// fencePoints is where a fence says that the streams go on.
+func (s *Standby) fencePoints(ctx context.Context, position uint64) (map[change.StreamID]change.Point, error) {
+	o, err := s.read(ctx, position, nil)
+	if err != nil {
+		return nil, err
+	}
+	var doc state.Fence
+	for _, c := range o.commands {
+		if c.kind == state.KindFence && json.Unmarshal(c.json, &doc) == nil {
+			return doc.Streams, nil
+		}
+	}
+	return nil, errDamaged(s.o.Store.URL(), position, "the fence has no document")
 }
 
 // rebase puts the cursor to the end of the log, as far as that is read through the newest
 // catalog, with the control state there. The images stay where they are; they are brought to
 // the new point by what differs.
-func (s *Standby) rebase(ctx context.Context, dead *deadRange) error {
+func (s *Standby) rebase(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	least := uint64(0)
 	if s.cur != nil {
 		least = s.cur.Position
 	}
-	return s.rebaseLocked(ctx, dead, least)
+	return s.rebaseLocked(ctx, false, least)
 }
 
-// rebaseLocked is rebase with mu held. A log that ends before a position was listed too early.
-func (s *Standby) rebaseLocked(ctx context.Context, dead *deadRange, least uint64) error {
+// rebaseLocked is rebase with mu held; back is that a fence which goes back comes next. A log that ends
+// before a position was listed too early.
+func (s *Standby) rebaseLocked(ctx context.Context, back bool, least uint64) error {
 	l, err := twin.Open(ctx, s.o.Store, nil)
 	if err != nil {
 		return err
@@ -69,15 +146,8 @@ func (s *Standby) rebaseLocked(ctx context.Context, dead *deadRange, least uint6
 		}
 	}
 	if s.cur != nil {
-		old := s.cur.clone()
-		for _, id := range sortedStreams(old.Streams) {
-			old.demote(id, old.Streams[id].Applied)
-		}
-		c.Volumes = old.Volumes
-		for _, v := range c.Volumes {
-			if dead != nil && v.Image {
-				v.Dead = append(v.Dead, *dead)
-			}
+		if err := s.takeOver(ctx, c, back); err != nil {
+			return err
 		}
 	}
 	c.sample()
@@ -96,6 +166,31 @@ func (s *Standby) rebaseLocked(ctx context.Context, dead *deadRange, least uint6
 	s.seen = s.o.Now()
 	s.publish()
 	s.wakeCopier()
+	return nil
+}
+
+// takeOver takes into a new cursor what the present one says of the images.
+func (s *Standby) takeOver(ctx context.Context, c *cursor, back bool) error {
+	old := s.cur.clone()
+	for _, id := range sortedStreams(old.Streams) {
+		old.demote(id, old.Streams[id].Applied)
+	}
+	c.Volumes, c.Samples = old.Volumes, old.Samples
+	if !back {
+		return nil
+	}
+	cut, err := s.cutOff(ctx, c.Position)
+	if err != nil {
+		return err
+	}
+	for _, v := range c.Volumes {
+		if v.Image {
+			d := cut.dead
+			d.At = cut.points[v.Stream]
+			v.Dead = append(v.Dead, d)
+		}
+	}
+	c.Samples = slices.DeleteFunc(c.Samples, func(s sample) bool { return s.Index > cut.dead.Index })
 	return nil
 }
 

@@ -181,7 +181,7 @@ func (s *Standby) PutBack(ctx context.Context, l *twin.Log, p twin.Point) error 
 	j := &job{name: name, v: *v, applied: at}
 	err := s.update(j, func(v *volumeCursor) {
 		if v.Following {
-			v.Following, v.Low, v.High, v.Hash = false, at.LSN, at.LSN, at.Hash
+			v.Following, v.Low, v.High, v.Hash, v.End = false, at.LSN, at.LSN, at.Hash, s.cur.Position
 		}
 	})
 	s.mu.Unlock()

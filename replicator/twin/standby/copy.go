@@ -275,17 +275,25 @@ func (s *Standby) plan(ctx context.Context, l *twin.Log, p twin.Point, j *job) (
 		if err != nil {
 			return nil, err
 		}
-		if first > 0 {
-			traced = true
-			base.Low = min(base.Low, first-1)
+		if first == 0 {
+			continue
 		}
+		hash, known, err := l.HashAt(ctx, j.v.Stream, d.At.LSN)
+		if err != nil {
+			return nil, err
+		}
+		if known && hash != d.At.Hash || d.At.LSN > l.EndOf(j.v.Stream).LSN {
+			return nil, errUnrelated // another fence has cut off that as well
+		}
+		traced, base.Low = true, min(base.Low, d.At.LSN)
 	}
 	if !traced {
 		hash, known, err := l.HashAt(ctx, j.v.Stream, j.v.High)
 		if err != nil {
 			return nil, err
 		}
-		if !known && j.v.High > l.EndOf(j.v.Stream).LSN {
+		unseen := j.v.End == 0 || l.End < j.v.End // else it was cut off
+		if !known && unseen && j.v.High > l.EndOf(j.v.Stream).LSN {
 			return nil, notYet{fmt.Sprintf("the store does not show LSN %d of its stream, which it has", j.v.High)}
 		}
 		if !known || hash != j.v.Hash {
@@ -314,7 +322,7 @@ func (s *Standby) difference(ctx context.Context, l *twin.Log, plan *twin.Plan, 
 		if p.LSN >= v.High {
 			v.Hash = hash
 		}
-		v.Low, v.High = left.Low, left.High
+		v.Low, v.High, v.End = left.Low, left.High, max(v.End, l.End)
 	})
 	if err != nil {
 		return err
@@ -370,7 +378,7 @@ func (s *Standby) copy(ctx context.Context, l *twin.Log, p twin.Point, j *job, a
 		return err
 	}
 	return s.updateLocked(j, func(v *volumeCursor) {
-		v.Image, v.Low, v.High, v.Hash = true, p.LSN, p.LSN, hash
+		v.Image, v.Low, v.High, v.Hash, v.End = true, p.LSN, p.LSN, hash, l.End
 		v.Dead = v.Dead[min(dead, len(v.Dead)):]
 	})
 }

@@ -78,6 +78,8 @@ type volumeCursor struct {
 	High      uint64      `json:"high"`
 	Hash      change.Hash `json:"hash"` // of the frame that ends at High
 	Dead      []deadRange `json:"dead,omitempty"`
+	// End is the position before which all lies that the image may hold; 0: it is not known.
+	End uint64 `json:"end,omitempty"`
 }
 
 // deadRange is where entries lie that a fence cut off, and that the image may hold.
@@ -85,6 +87,8 @@ type deadRange struct {
 	From  uint64 `json:"from"` // positions
 	To    uint64 `json:"to"`
 	Index uint64 `json:"index"` // the first journal index that is dead
+	// At is where the volume's stream goes on: the dead entries lie behind it.
+	At change.Point `json:"at"`
 }
 
 type sample struct {

@@ -28,22 +28,32 @@ func sampleCursor() *cursor {
 			"follows": {Number: 1, Stream: id, Size: 1 << 30, Path: "/images/follows.img", Following: true, Begun: true,
 				Image: true},
 			"behind": {Number: 2, Stream: id, Size: 4096, Path: "/dev/sdz", Begun: true, Image: true, Low: 30, High: 38,
-				Hash: change.Hash{9}, Dead: []deadRange{{From: 50, To: 60, Index: 800}}}},
+				Hash: change.Hash{9}, End: 64,
+				Dead: []deadRange{{From: 50, To: 60, Index: 800, At: change.Point{LSN: 37, Hash: change.Hash{8}}}}}},
 		Samples: []sample{{Position: 16, Index: 100}, {Position: 32, Index: 500}}}
 }
 
-// TestGoldenCursor: what an earlier build wrote is read, and written today.
+// TestGoldenCursor: what an earlier build wrote is read, and what is written today.
 func TestGoldenCursor(t *testing.T) {
+	old := sampleCursor() // before a dead branch had a point, and an image an end
+	old.Volumes["behind"].End, old.Volumes["behind"].Dead[0].At = 0, change.Point{}
 	b, err := json.Marshal(sampleCursor())
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := &cursor{}
-	if err := decodeFile("cursor.json", golden.Same(t, "cursor", sealed(b)), got); err != nil {
-		t.Fatal(err)
-	}
-	if want := sampleCursor(); !reflect.DeepEqual(got, want) {
-		t.Errorf("read %+v, want %+v", got, want)
+	for name, want := range map[string]*cursor{"cursor": old, "cursor-end": sampleCursor()} {
+		got, kept := &cursor{}, []byte(nil)
+		if want.Volumes["behind"].End == 0 {
+			kept = golden.Kept(t, name, nil)
+		} else {
+			kept = golden.Same(t, name, sealed(b))
+		}
+		if err := decodeFile("cursor.json", kept, got); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: read %+v, want %+v", name, got, want)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
+	"github.com/pollux-dr/pollux/replicator/twin"
 )
 
 // page is a write of one page.
@@ -345,5 +346,110 @@ func TestAnother(t *testing.T) {
 	r.log.Segment()
 	if err := r.settle(); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "it is of journal") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestTwoFencesGoBack: a standby that was away while two fences went back, the later one further,
+// has nothing of what either cut off.
+func TestTwoFencesGoBack(t *testing.T) {
+	for _, gap := range []bool{false, true} {
+		r := begun(t)
+		a := r.log.Here()
+		r.log.Frame(r.page(1, 'a'))
+		r.log.Segment()
+		if gap {
+			r.log.Leap(5)
+			r.log.Frame(r.page(4, 'g'))
+			r.log.EndLeap()
+			r.log.Segment()
+		}
+		b := r.log.Here()
+		r.log.Frame(r.page(2, 'b'))
+		r.log.Segment()
+		r.must(r.settle())
+		r.newest(1)
+		r.log.GoBack(b)
+		r.log.Frame(r.page(3, 'c'))
+		r.log.Segment()
+		r.log.GoBack(a)
+		for range 12 {
+			r.log.Frame(r.page(5, 'd'))
+		}
+		r.log.Segment()
+		r.must(r.settle())
+		r.newest(1)
+		if r.disk.copies != 1 {
+			t.Errorf("gap %v: %d copies", gap, r.disk.copies)
+		}
+	}
+}
+
+// TestHeldOfNobody: what is held of a resync while no image of its stream follows is not missing
+// from one that follows again.
+func TestHeldOfNobody(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		r := begun(t)
+		r.log.Frame(r.page(1, 'a'))
+		r.log.Leap(3)
+		r.log.Frame(r.page(2, 'b'))
+		r.log.Segment()
+		r.disk.fail = errors.New("no")
+		if r.settle() == nil || len(r.s.cur.stream(r.log.Stream).Held) == 0 || r.s.cur.Volumes["a"].Following {
+			t.Fatalf("%+v", r.s.cur.stream(r.log.Stream))
+		}
+		r.log.Command(state.KindHeartbeat, state.Heartbeat{})
+		r.log.Volume("b", rigVolume)
+		if ends {
+			r.log.EndLeap()
+		}
+		r.log.Segment()
+		_ = r.settle() // it fails still
+		r.disk.fail = nil
+		r.must(r.settle())
+		r.check()
+		r.log.Frame(r.page(3, 'c'))
+		if !ends {
+			r.log.EndLeap()
+		}
+		r.log.Frame(r.page(4, 'd'))
+		r.log.Segment()
+		r.must(r.settle())
+		r.newest(2)
+	}
+}
+
+// TestCutOffUnseen: an image that was brought beyond the cursor, to a point that a fence has cut off and
+// whose objects are freed before the cursor gets there, is copied anew: nobody waits for its point.
+func TestCutOffUnseen(t *testing.T) {
+	r := begun(t)
+	r.log.Frame(r.page(1, 'a'))
+	r.log.Segment()
+	from := r.log.Here()
+	for i := range int64(5) {
+		r.log.Frame(r.page(2+i, 'b'))
+	}
+	r.log.Segment()
+	l, err := twin.Open(t.Context(), r.store, nil)
+	r.must(err)
+	p, err := l.Resolve(t.Context(), l.State.Volumes["a"], "", r.now)
+	r.must(err)
+	for _, v := range r.s.cur.Volumes { // as where its image could not be written for a while
+		at := r.s.cur.stream(v.Stream).Applied
+		v.Following, v.Low, v.High, v.Hash = false, at.LSN, at.LSN, at.Hash
+	}
+	j, err := r.s.jobOf("a")
+	r.must(err)
+	plan, err := r.s.plan(t.Context(), l, p, j)
+	r.must(err)
+	r.must(r.s.difference(t.Context(), l, plan, j, r.s.updateLocked))
+	r.must(plan.Close())
+	r.log.GoBack(from)
+	r.log.Frame(r.page(1, 'c'))
+	r.log.Segment()
+	r.must(r.s.rebase(t.Context())) // as where gc has freed all that comes next
+	r.must(r.settle())
+	r.newest(1)
+	if r.disk.copies != 2 {
+		t.Errorf("%d copies", r.disk.copies)
 	}
 }

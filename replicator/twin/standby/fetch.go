@@ -132,7 +132,7 @@ func (s *Standby) check(ctx context.Context) (went bool, err error) {
 		}
 		if c != nil && c.Passed(s.fetched) {
 			s.o.Logger.Info("garbage collection has freed the positions that come next", "position", s.fetched)
-			return true, s.rebase(ctx, nil)
+			return true, s.rebase(ctx)
 		}
 		if c != nil {
 			s.passed = c.Number + 1

@@ -109,7 +109,7 @@ func (b *batch) write(ctx context.Context, todo map[change.StreamID][]entryRef) 
 		}
 		v := b.c.Volumes[name]
 		was, now := b.s.cur.stream(v.Stream).Applied, b.c.stream(v.Stream).Applied
-		v.Following, v.Low, v.High, v.Hash = false, was.LSN, now.LSN, now.Hash
+		v.Following, v.Low, v.High, v.Hash, v.End = false, was.LSN, now.LSN, now.Hash, b.c.Position
 		b.s.closeFile(name)
 		b.s.noteVolume(name, err)
 		b.s.o.Logger.Error("an image cannot be written", "volume", name, "path", v.Path, "err", err)
