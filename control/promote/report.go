@@ -2,12 +2,14 @@ package promote
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/change"
+	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
@@ -110,9 +112,22 @@ func (r *run) protectedElsewhere() bool {
 	return false
 }
 
-// ackHere is what a group's ack can be at a seat of one member, with what holds its writes.
+// targetElsewhere reports whether another site has a target that its log can come to.
+func (r *run) targetElsewhere() bool {
+	return slices.ContainsFunc(r.conf.Journal.Targets, func(t config.Target) bool {
+		return !t.Optional && t.Site != r.conf.Site
+	})
+}
+
+// planned reports whether a hand-over is taken up.
+func (r *run) planned() bool { return r.HandOver != nil || r.intent != nil && r.intent.HandOver != nil }
+
+// ackHere is what a group's ack can be at a seat of one member, with what holds its writes. After a hand-over
+// `remote` waits for a target that another site has: nothing says that it is lost, and a promise that was made
+// for good does not end by a move. What is to happen where it cannot be kept, on_ack_loss says.
 func (r *run) ackHere(g *state.Group) (ack, was string) {
-	lower := g.Ack == "journal" || g.Ack == "remote" && !r.protectedElsewhere()
+	kept := r.protectedElsewhere() || r.planned() && r.targetElsewhere()
+	lower := g.Ack == "journal" || g.Ack == "remote" && !kept
 	if !lower || r.KeepAck {
 		return g.Ack, ""
 	}

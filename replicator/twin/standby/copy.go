@@ -236,8 +236,14 @@ func (s *Standby) join(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if v == nil || !known || j.applied.Hash != (change.Hash{}) && hash != j.applied.Hash {
+	switch {
+	case v == nil:
+		return notYet{"the store does not list it yet"}
+	case !known:
 		return notYet{fmt.Sprintf("the store does not show LSN %d of its stream", j.applied.LSN)}
+	case j.applied.Hash != (change.Hash{}) && hash != j.applied.Hash:
+		return notYet{fmt.Sprintf("the store has another frame at LSN %d of its stream: %s, not %s", j.applied.LSN,
+			hash, j.applied.Hash)}
 	}
 	p, err := l.Resolve(ctx, v, strconv.FormatUint(j.applied.LSN, 10), s.o.Now())
 	if err != nil {
