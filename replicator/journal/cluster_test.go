@@ -411,12 +411,14 @@ func TestClusterSnapshot(t *testing.T) {
 	c.form()
 	c.stop(2)
 	c.write(300)
-	if err := c.leader().Snapshot(); err != nil {
-		t.Fatal(err)
-	}
-	if first, _ := c.leader().logs.FirstIndex(); first < 10 {
-		t.Fatalf("the log begins at %d still", first)
-	}
+	c.await("the leader's log to be cut", func() bool { // under load another may lead by now
+		lead := c.leader()
+		if err := lead.Snapshot(); err != nil {
+			t.Fatal(err)
+		}
+		first, _ := lead.logs.FirstIndex()
+		return first >= 10
+	})
 	c.write(20)
 	c.start(2)
 	c.equal()
