@@ -74,7 +74,8 @@ func (l *Log) HashAt(ctx context.Context, id change.StreamID, lsn uint64) (h cha
 	if lsn == 0 {
 		return h, true, nil
 	}
-	if k, ok := l.retainedAt(id, lsn); ok {
+	// Catalogs of earlier releases have bookmarks without it.
+	if k, ok := l.retainedAt(id, lsn); ok && k.Hash != (change.Hash{}) {
 		return k.Hash, true, nil
 	}
 	if l.Catalog != nil {

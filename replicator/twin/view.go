@@ -238,7 +238,8 @@ func (l *Log) timeOf(ctx context.Context, v *state.Volume, lsn uint64) time.Time
 	return v.Created
 }
 
-// When is an LSN with the times of the frame in which it lies, 0 where it is not known.
+// When is an LSN with the times of the frame in which it lies, 0 where it is not known, and the
+// frame's hash where it ends there.
 func (l *Log) When(ctx context.Context, id change.StreamID, lsn uint64) catalog.At {
 	at := catalog.At{Point: change.Point{LSN: lsn}}
 	if lsn == 0 {
@@ -251,7 +252,10 @@ func (l *Log) When(ctx context.Context, id change.StreamID, lsn uint64) catalog.
 	if err == nil && w != nil {
 		f := w.Frames[id]
 		if n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn }); n < len(f) {
-			at.Time, at.Written = f[n].entry().LastTime, f[n].Object.Time
+			e := f[n].entry()
+			if at.Time, at.Written = e.LastTime, f[n].Object.Time; e.LastLSN == lsn {
+				at.Hash = e.Hash
+			}
 			return at
 		}
 	}

@@ -260,3 +260,40 @@ func TestCatalogDamaged(t *testing.T) {
 		t.Errorf("a point before all layers: %v", err)
 	}
 }
+
+// TestBookmarkHash: a catalog knows the hash of a bookmark's frame, and where one of an earlier release
+// does not, the log says it all the same: who holds that point is on the log's branch.
+func TestBookmarkHash(t *testing.T) {
+	l := newTestLog(t, false)
+	l.Frame(l.Write("v", 0, []byte{1}))
+	l.Bookmark("first")
+	first := l.Point
+	l.Frame(l.Write("v", 0, []byte{2}))
+	l.Bookmark("last")
+	l.Segment()
+	l.catalog()
+	same := func(p change.Point) {
+		t.Helper()
+		hash, known, err := l.open().HashAt(t.Context(), l.Stream, p.LSN)
+		if err != nil || !known || hash != p.Hash {
+			t.Errorf("LSN %d: hash %s, %v, %v, want %s", p.LSN, hash, known, err, p.Hash)
+		}
+	}
+	c := l.open().Catalog
+	for _, k := range c.Streams[l.Stream].Retained {
+		if k.Hash == (change.Hash{}) {
+			t.Errorf("bookmark %s at LSN %d has no hash", k.Bookmark, k.LSN)
+		}
+	}
+	same(first)
+	same(l.Point)
+	for i := range c.Streams[l.Stream].Retained {
+		c.Streams[l.Stream].Retained[i].Hash = change.Hash{}
+	}
+	c.Number++
+	if err := catalog.Create(t.Context(), l.Store, c); err != nil {
+		t.Fatal(err)
+	}
+	same(first)
+	same(l.Point)
+}

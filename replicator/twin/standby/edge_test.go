@@ -15,6 +15,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
 	"github.com/pollux-dr/pollux/replicator/twin"
+	"github.com/pollux-dr/pollux/replicator/twin/gc"
 )
 
 // page is a write of one page.
@@ -450,6 +451,25 @@ func TestCutOffUnseen(t *testing.T) {
 	r.must(r.settle())
 	r.newest(1)
 	if r.disk.copies != 2 {
+		t.Errorf("%d copies", r.disk.copies)
+	}
+}
+
+// TestBookmarkAtTheEnd: the last frame of a stream that is idle is a bookmark's, and a catalog is made. A
+// volume that does not follow just then is brought to that point, and is not copied anew for it.
+func TestBookmarkAtTheEnd(t *testing.T) {
+	r := begun(t)
+	r.log.Frame(r.page(1, 'a'))
+	r.log.Bookmark("b")
+	r.log.Segment()
+	r.must(r.settle())
+	r.newest(1)
+	_, err := gc.Catalog(t.Context(), r.store, gc.Options{Dir: t.TempDir(), Now: func() time.Time { return r.now }})
+	r.must(err)
+	r.must(r.s.rebase(t.Context()))
+	r.must(r.settle())
+	r.newest(1)
+	if r.disk.copies != 1 {
 		t.Errorf("%d copies", r.disk.copies)
 	}
 }
