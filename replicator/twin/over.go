@@ -3,6 +3,7 @@ package twin
 import (
 	"context"
 	"errors"
+	"sort"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -95,6 +96,23 @@ func (l *Log) HashAt(ctx context.Context, id change.StreamID, lsn uint64) (h cha
 		}
 	}
 	return h, false, nil
+}
+
+// HashIn is HashAt for an LSN in the middle of a frame as well: then the hash is that frame's.
+func (l *Log) HashIn(ctx context.Context, id change.StreamID, lsn uint64) (h change.Hash, known bool, err error) {
+	if h, known, err = l.HashAt(ctx, id, lsn); known || err != nil {
+		return h, known, err
+	}
+	w, err := l.viewAt(ctx, id, lsn)
+	if err != nil || w == nil {
+		return h, false, err
+	}
+	f := w.Frames[id]
+	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn })
+	if n == len(f) || f[n].entry().FirstLSN > lsn {
+		return h, false, nil
+	}
+	return f[n].entry().Hash, true, nil
 }
 
 // DeadBranch calls fn with the extents of all entries of a stream from a journal index on, in

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/pollux-dr/pollux/internal/atomicfile"
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/private"
@@ -28,6 +29,9 @@ type halfway struct {
 	Size    int64  `json:"size_bytes"`
 	Target  string `json:"target"`
 	twin.Base
+	// Hash is of the frame in which High lies; earlier releases wrote none. Another one there says that
+	// a fence has cut off what the target holds.
+	Hash change.Hash `json:"hash,omitzero"`
 }
 
 const halfwayVersion = 2
@@ -75,6 +79,7 @@ func (t *Target) loadHalfway(v *state.Volume) *twin.Base {
 	if _, err := os.Stat(t.partial()); err != nil && !t.device {
 		return nil
 	}
+	t.hash = h.Hash
 	return &h.Base
 }
 
@@ -107,7 +112,7 @@ func (t *Target) base(o *Options, p *twin.Point) (base *twin.Base, what string) 
 	r, ok := provenance.RestoredAt(t.Path)
 	if t.exists && !t.device && o.Overwrite && ok && r.Untouched && r.Stream == p.Volume.Stream.String() &&
 		r.Volume == p.Volume.Number && t.have == p.Volume.SizeBytes {
-		t.reuse = true
+		t.reuse, t.hash = true, r.Hash
 		return twin.Complete(r.LSN), fmt.Sprintf("the image of LSN %d that is there", r.LSN)
 	}
 	return nil, ""
@@ -153,8 +158,9 @@ func (t *Target) Held(ctx context.Context, l *twin.Log, p *twin.Point, at string
 type saver struct {
 	t      *Target
 	state  halfway
-	there  twin.Base // and perhaps not synced
-	failed error     // of a sync
+	hashes map[uint64]change.Hash // of the frames at what can be High
+	there  twin.Base              // and perhaps not synced
+	failed error                  // of a sync
 	last   time.Time
 	every  time.Duration
 }
@@ -162,7 +168,8 @@ type saver struct {
 const saveEvery = 3 * time.Second
 
 func newSaver(t *Target, v *state.Volume, left twin.Base) *saver {
-	return &saver{t: t, state: halfway{halfwayVersion, v.Stream.String(), v.Number, v.SizeBytes, t.Path, left},
+	return &saver{t: t, state: halfway{Version: halfwayVersion, Stream: v.Stream.String(), Volume: v.Number,
+		Size: v.SizeBytes, Target: t.Path, Base: left},
 		there: left, last: time.Now(), every: saveEvery}
 }
 
@@ -195,6 +202,7 @@ func (s *saver) settle() error {
 func (s *saver) distrust(err error) { s.failed = err }
 
 func (s *saver) save() error {
+	s.state.Hash = s.hashes[s.state.High]
 	b, err := json.Marshal(s.state)
 	if err != nil {
 		return fail.Wrap(fail.Internal, "encode", s.t.statePath(), err)

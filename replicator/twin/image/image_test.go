@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/logtest"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
@@ -91,6 +92,7 @@ func TestRestoreVerify(t *testing.T) {
 	}
 	// writeTarget, with a disk that lies:
 	save := newSaver(tg, p.Volume, pl.Left())
+	save.hashes = map[uint64]change.Hash{p.LSN: l.Point.Hash}
 	if err := tg.open(false, save.save); err != nil {
 		t.Fatal(err)
 	}
@@ -289,5 +291,48 @@ func TestRestoreSymlink(t *testing.T) {
 	if st.Mode()&os.ModeSymlink == 0 || !bytes.Equal(got, l.Images["v"]) {
 		t.Errorf("the link is %v now; the file that it names has the new image: %v", st.Mode(),
 			bytes.Equal(got, l.Images["v"]))
+	}
+}
+
+// TestAnotherBranch: what a target has of a point that a fence has cut off since is not gone on from, be it
+// an image that is there or half of one: the log has other frames at those LSNs now.
+func TestAnotherBranch(t *testing.T) {
+	for _, half := range []bool{false, true} {
+		l := restoreLog(t)
+		from := l.Here()
+		l.Frame(l.Write("v", 0, bytes.Repeat([]byte{3}, 256<<10)))
+		l.Segment()
+		out := filepath.Join(t.TempDir(), "v.img")
+		if half {
+			_, p, pl := restorePlan(t, l, l.Point.LSN)
+			tg, err := Inspect(out, restoreBytes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			save := newSaver(tg, p.Volume, pl.Left())
+			save.hashes = map[uint64]change.Hash{p.LSN: l.Point.Hash}
+			if err := tg.open(false, save.save); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := pl.Restore(t.Context(), tg, twin.Run{Done: save.reached}); err != nil {
+				t.Fatal(err)
+			}
+			if err := tg.interrupted(fail.New(fail.Retry, "read", "store", "it is away"), save); err == nil {
+				t.Fatal("no error")
+			}
+		} else if err := run(t, l, out, "", Options{}); err != nil {
+			t.Fatal(err)
+		}
+		l.GoBack(from)
+		l.Frame(l.Write("v", 1<<20, bytes.Repeat([]byte{4}, 256<<10)))
+		l.Frame(l.Write("v", 2<<20, bytes.Repeat([]byte{5}, 256<<10)))
+		l.Segment()
+		if err := run(t, l, out, "", Options{Overwrite: true}); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(out)
+		if err != nil || !bytes.Equal(b, l.Images["v"]) {
+			t.Errorf("half %v: the image is not what the volume is: %v", half, err)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/provenance"
 	"github.com/pollux-dr/pollux/replicator/twin"
@@ -65,9 +66,9 @@ type Report struct {
 // error leaves what there is for the same call to go on from, where that can be.
 func Restore(ctx context.Context, l *twin.Log, p twin.Point, t *Target, o Options) (*Report, error) {
 	start := time.Now()
-	base, what := t.base(&o, &p)
-	if o.Held != nil {
-		base, what = twin.Complete(o.Held.LSN), fmt.Sprintf("LSN %d, which it is said to hold", o.Held.LSN)
+	base, what, err := t.goesOn(ctx, l, &p, &o)
+	if err != nil {
+		return nil, err
 	}
 	plan, err := l.Plan(ctx, p, base, "")
 	if base != nil && fail.Is(err, fail.NotFound) { // what was written in between is not kept any more
@@ -99,11 +100,46 @@ func Restore(ctx context.Context, l *twin.Log, p twin.Point, t *Target, o Option
 	return rep, nil
 }
 
+// goesOn is base where the log has what the target holds: a fence may have cut that off since, and
+// another history has the same LSNs. What the log does not say is not gone on from.
+func (t *Target) goesOn(ctx context.Context, l *twin.Log, p *twin.Point, o *Options) (*twin.Base, string, error) {
+	if o.Held != nil {
+		hash, err := hashIn(ctx, l, p.Volume.Stream, o.Held.LSN)
+		t.hash = hash
+		return twin.Complete(o.Held.LSN), fmt.Sprintf("LSN %d, which it is said to hold", o.Held.LSN), err
+	}
+	base, what := t.base(o, p)
+	if base == nil {
+		return nil, "", nil
+	}
+	hash, err := hashIn(ctx, l, p.Volume.Stream, base.High)
+	if err != nil || hash != t.hash || hash == (change.Hash{}) {
+		t.reuse = false
+		return nil, "", err
+	}
+	return base, what, nil
+}
+
+// hashIn is the hash of the frame in which an LSN lies; zero where the log does not say.
+func hashIn(ctx context.Context, l *twin.Log, id change.StreamID, lsn uint64) (change.Hash, error) {
+	hash, known, err := l.HashIn(ctx, id, lsn)
+	if err == nil && !known || fail.Is(err, fail.Damaged) || fail.Is(err, fail.NotFound) {
+		return change.Hash{}, nil
+	}
+	return hash, err
+}
+
 // write carries a plan out on a target.
 func write(ctx context.Context, l *twin.Log, plan *twin.Plan, base *twin.Base, t *Target, o *Options) (
 	res twin.Result, err error) {
 	v, p := plan.Point.Volume, plan.Point
 	save := newSaver(t, v, plan.Left())
+	hash, err := hashIn(ctx, l, v.Stream, p.LSN)
+	if err != nil {
+		return res, err
+	}
+	save.hashes = map[uint64]change.Hash{plan.Left().High: t.hash}
+	save.hashes[p.LSN] = hash
 	if err := t.open(base != nil, save.save); err != nil {
 		return res, err
 	}
@@ -119,7 +155,8 @@ func write(ctx context.Context, l *twin.Log, plan *twin.Plan, base *twin.Base, t
 		return res, t.interrupted(err, save)
 	}
 	if !t.device { // best effort: who takes it for a backing looks at it, and the next restore
-		_ = provenance.SetRestored(t.file, provenance.Restored{Stream: v.Stream.String(), Volume: v.Number, LSN: p.LSN})
+		_ = provenance.SetRestored(t.file, provenance.Restored{Stream: v.Stream.String(), Volume: v.Number, LSN: p.LSN,
+			Hash: hash})
 	}
 	return res, t.finish()
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/hostdev"
 	"github.com/pollux-dr/pollux/internal/provenance"
@@ -23,7 +24,8 @@ type Target struct {
 
 	have   int64 // of what is there
 	exists bool
-	reuse  bool // what is there is an image to go on from
+	reuse  bool        // what is there is an image to go on from
+	hash   change.Hash // of the frame at the High of the base that there is
 	device bool
 	// resumable is that an objection is an interrupted restore of the volume.
 	resumable bool

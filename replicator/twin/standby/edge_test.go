@@ -1,9 +1,12 @@
 package standby
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -471,5 +474,45 @@ func TestBookmarkAtTheEnd(t *testing.T) {
 	r.newest(1)
 	if r.disk.copies != 1 {
 		t.Errorf("%d copies", r.disk.copies)
+	}
+}
+
+// TestCopiedBeforeTheFence: the power is cut after an image was copied and before the cursor says so, and
+// then a fence goes back behind its point. What is there is not taken for the point of the same LSN.
+func TestCopiedBeforeTheFence(t *testing.T) {
+	r := newRig(t)
+	path := filepath.Join(t.TempDir(), "a.img")
+	r.o.Want = func(*state.State) []Volume { return []Volume{{Name: "a", Path: path}} }
+	r.log.Volume("a", rigVolume)
+	r.log.Frame(r.page(0, 'x'))
+	r.log.Segment()
+	from := r.log.Here()
+	r.log.Frame(r.page(1, 'a'))
+	r.log.Segment()
+	r.open()
+	r.s.o.disk = osDisk{}
+	_, err := r.s.step(t.Context())
+	r.must(err)
+	j, err := r.s.jobOf("a")
+	r.must(err)
+	l, err := twin.Open(t.Context(), r.store, nil)
+	r.must(err)
+	p, err := r.s.newest(t.Context(), l, j)
+	r.must(err)
+	r.must(r.s.updateLocked(j, func(v *volumeCursor) { v.Begun = true }))
+	_, err = osDisk{}.Copy(t.Context(), l, p, path, false, copyRun{})
+	r.must(err)
+	r.log.GoBack(from)
+	r.log.Frame(r.page(2, 'b'))
+	r.log.Segment()
+	r.open()
+	r.s.o.disk = osDisk{}
+	r.must(r.settle())
+	if !r.s.cur.Volumes["a"].Following {
+		t.Fatalf("%+v", r.s.Status())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(b, r.log.Images["a"]) {
+		t.Errorf("the image follows, and differs from the volume at byte %d, %v", differ(b, r.log.Images["a"]), err)
 	}
 }
