@@ -22,6 +22,9 @@ type Image struct {
 	Map   *extentmap.Map
 	Point Point
 	dir   string
+	// hash is of the frame in which the point lies; unset where that is not known. Another one there
+	// is of another history.
+	hash change.Hash
 
 	mu    sync.Mutex
 	log   *Log
@@ -74,6 +77,12 @@ func (m *Image) Refresh(ctx context.Context, seen uint64, cause error) error {
 	if err != nil {
 		return err
 	}
+	if none := (change.Hash{}); m.hash != none && fresh.hash != none && m.hash != fresh.hash {
+		return errors.Join(fresh.Close(), fail.New(fail.NotFound, "read",
+			fmt.Sprintf("volume %s at LSN %d", m.Point.Volume.Name, m.Point.LSN),
+			"a fence has cut the point off, and the log has another history there").
+			WithHint("the journal went on elsewhere from before this point; choose a point that it has"))
+	}
 	m.close = append(m.close, fresh.close...)
 	m.Map.Replace(fresh.Map)
 	m.log = l
@@ -123,7 +132,11 @@ func (l *Log) Image(ctx context.Context, p Point, dir string) (*Image, error) {
 		return nil, err
 	}
 	m.Recent = s
-	return &Image{Point: p, log: l, dir: dir, Map: m, close: []*extentmap.Sorter{s}}, nil
+	hash, _, err := l.HashIn(ctx, p.Volume.Stream, p.LSN)
+	if err != nil && ctx.Err() != nil { // else it is not known
+		return nil, errors.Join(err, s.Close())
+	}
+	return &Image{Point: p, log: l, dir: dir, hash: hash, Map: m, close: []*extentmap.Sorter{s}}, nil
 }
 
 // Changed sorts what a stream's frames behind `after`, up to an LSN, wrote. Errors:

@@ -145,3 +145,34 @@ func TestHydrateRefreshed(t *testing.T) {
 		t.Fatalf("the point is kept, and the hydration fails: %v", err)
 	}
 }
+
+// TestRefreshedOnAnotherBranch: while a point is read, a fence goes back behind it, and garbage collection
+// takes an object that is needed. The log's other history, which has the same LSNs, is not read on from.
+func TestRefreshedOnAnotherBranch(t *testing.T) {
+	l := newTestLog(t, false)
+	l.Frame(l.Write("v", 0, []byte{1}))
+	l.Segment()
+	l.catalog()
+	from := l.Here()
+	l.Frame(l.Write("v", 4096, []byte{2}))
+	l.Segment()
+	in := l.open()
+	v, _ := in.Volume("v")
+	p, err := in.Resolve(t.Context(), v, "", l.Clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := in.Image(t.Context(), p, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	l.GoBack(from)
+	l.Frame(l.Write("v", 8192, []byte{3}))
+	l.Segment()
+	l.catalog()
+	err = img.Refresh(t.Context(), img.Catalog(), fail.New(fail.NotFound, "read", "x", "gone"))
+	if !fail.Is(err, fail.NotFound) {
+		t.Errorf("the point of another history: %v", err)
+	}
+}
