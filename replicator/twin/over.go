@@ -117,20 +117,20 @@ func (l *Log) HashIn(ctx context.Context, id change.StreamID, lsn uint64) (h cha
 
 // DeadBranch calls fn with the extents of all entries of a stream from a journal index on, in
 // the segments at positions [from, to): what was written on a branch that a fence at `to`, or
-// before it, cut off. first is the lowest LSN among them, 0 where there is none. Errors:
-// fail.NotFound where garbage collection has freed one of the objects.
-func (l *Log) DeadBranch(ctx context.Context, id change.StreamID, from, to, index uint64,
-	fn func(volume uint32, off, n int64)) (first uint64, err error) {
+// before it, cut off. first is the lowest LSN among them, 0 where there is none; has is that one of them
+// ends at a point. Errors: fail.NotFound where garbage collection has freed one of the objects.
+func (l *Log) DeadBranch(ctx context.Context, id change.StreamID, from, to, index uint64, end change.Point,
+	fn func(volume uint32, off, n int64)) (first uint64, has bool, err error) {
 	for position := from; position < to; position++ {
 		x, err := objlog.ReadIndex(ctx, l.store, position)
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		if x.Type != segment.Segment || x.LastIndex < index || x.Journal != l.Identity.Journal {
 			continue
 		}
 		if err := l.tables(ctx, x); err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		err = x.EachTable(func(i int, t *segment.Table) error {
 			e := &x.Entries[i]
@@ -140,12 +140,13 @@ func (l *Log) DeadBranch(ctx context.Context, id change.StreamID, from, to, inde
 			if first == 0 || e.FirstLSN < first {
 				first = e.FirstLSN
 			}
+			has = has || end == change.Point{LSN: e.LastLSN, Hash: e.Hash}
 			extent.Of(x, i, t, ^uint64(0), func(volume uint32, e extent.Extent) { fn(volume, e.Off, e.Len) })
 			return nil
 		})
 		if err != nil {
-			return 0, fail.At("read", l.at(position), err)
+			return 0, false, fail.At("read", l.at(position), err)
 		}
 	}
-	return first, nil
+	return first, has, nil
 }

@@ -146,7 +146,7 @@ func (s *Standby) rebaseLocked(ctx context.Context, back bool, least uint64) err
 		}
 	}
 	if s.cur != nil {
-		if err := s.takeOver(ctx, c, back); err != nil {
+		if err := s.takeOver(ctx, l, c, back); err != nil {
 			return err
 		}
 	}
@@ -169,28 +169,49 @@ func (s *Standby) rebaseLocked(ctx context.Context, back bool, least uint64) err
 	return nil
 }
 
-// takeOver takes into a new cursor what the present one says of the images.
-func (s *Standby) takeOver(ctx context.Context, c *cursor, back bool) error {
+// takeOver takes into a new cursor, at the end of a log, what the present one says of the images.
+func (s *Standby) takeOver(ctx context.Context, l *twin.Log, c *cursor, back bool) error {
 	old := s.cur.clone()
 	for _, id := range sortedStreams(old.Streams) {
 		old.demote(id, old.Streams[id].Applied)
 	}
 	c.Volumes, c.Samples = old.Volumes, old.Samples
 	if !back {
-		return nil
+		return s.forgetCutOff(ctx, l, c)
 	}
 	cut, err := s.cutOff(ctx, c.Position)
 	if err != nil {
 		return err
 	}
 	for _, v := range c.Volumes {
-		if v.Image {
+		if v.Image || v.Begun { // one that is being copied is of the log as it was
 			d := cut.dead
 			d.At = cut.points[v.Stream]
 			v.Dead = append(v.Dead, d)
 		}
 	}
 	c.Samples = slices.DeleteFunc(c.Samples, func(s sample) bool { return s.Index > cut.dead.Index })
+	return nil
+}
+
+// forgetCutOff gives up images that hold what a fence has cut off at positions that were passed over: a
+// later fence that goes back would be taken for the one that did.
+func (s *Standby) forgetCutOff(ctx context.Context, l *twin.Log, c *cursor) error {
+	for name, v := range c.Volumes {
+		if !v.Image || v.High > l.EndOf(v.Stream).LSN && (v.End == 0 || l.End < v.End) { // what it has may come yet
+			continue
+		}
+		hash, known, err := l.HashAt(ctx, v.Stream, v.High)
+		switch {
+		case fail.Is(err, fail.Damaged) || known && hash == v.Hash: // damage is the volume's own matter
+			continue
+		case err != nil:
+			return err
+		}
+		s.o.Logger.Warn("a volume is copied anew: what its image has is not in the log any more", "volume", name,
+			"lsn", v.High)
+		v.Image, v.Dead = false, nil
+	}
 	return nil
 }
 

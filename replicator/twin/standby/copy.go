@@ -265,16 +265,17 @@ func (s *Standby) join(ctx context.Context, name string) error {
 func (s *Standby) plan(ctx context.Context, l *twin.Log, p twin.Point, j *job) (*twin.Plan, error) {
 	base := &twin.Base{Low: j.v.Low, High: j.v.High, Done: twin.Whole}
 	var dirty twin.Dirty
-	traced := false
+	related := false // what it holds is of the log, or of a branch that is known
 	for _, d := range j.v.Dead {
 		if d.To-d.From > maxDead {
 			return nil, errUnrelated
 		}
-		first, err := l.DeadBranch(ctx, j.v.Stream, d.From, d.To, d.Index, func(volume uint32, off, n int64) {
-			if n = min(n, j.v.Size-off); volume == j.v.Number && n > 0 {
-				dirty.Add(off, n)
-			}
-		})
+		first, has, err := l.DeadBranch(ctx, j.v.Stream, d.From, d.To, d.Index,
+			change.Point{LSN: j.v.High, Hash: j.v.Hash}, func(volume uint32, off, n int64) {
+				if n = min(n, j.v.Size-off); volume == j.v.Number && n > 0 {
+					dirty.Add(off, n)
+				}
+			})
 		if fail.Is(err, fail.NotFound) {
 			return nil, errUnrelated
 		}
@@ -291,9 +292,9 @@ func (s *Standby) plan(ctx context.Context, l *twin.Log, p twin.Point, j *job) (
 		if known && hash != d.At.Hash || d.At.LSN > l.EndOf(j.v.Stream).LSN {
 			return nil, errUnrelated // another fence has cut off that as well
 		}
-		traced, base.Low = true, min(base.Low, d.At.LSN)
+		related, base.Low = related || has, min(base.Low, d.At.LSN)
 	}
-	if !traced {
+	if !related {
 		hash, known, err := l.HashAt(ctx, j.v.Stream, j.v.High)
 		if err != nil {
 			return nil, err

@@ -516,3 +516,46 @@ func TestCopiedBeforeTheFence(t *testing.T) {
 		t.Errorf("the image follows, and differs from the volume at byte %d, %v", differ(b, r.log.Images["a"]), err)
 	}
 }
+
+// TestTracedBranchOnly: an image was brought beyond the cursor to a point that a fence has cut off unseen,
+// and then another fence goes back, whose branch can be traced. Of the first one nothing is left in it.
+func TestTracedBranchOnly(t *testing.T) {
+	r := begun(t)
+	r.log.Frame(r.page(1, 'a'))
+	r.log.Segment()
+	from := r.log.Here()
+	for i := range int64(5) {
+		r.log.Frame(r.page(2+i, 'b'))
+	}
+	r.log.Segment()
+	l, err := twin.Open(t.Context(), r.store, nil)
+	r.must(err)
+	p, err := l.Resolve(t.Context(), l.State.Volumes["a"], "", r.now)
+	r.must(err)
+	for _, v := range r.s.cur.Volumes { // as where its image could not be written for a while
+		at := r.s.cur.stream(v.Stream).Applied
+		v.Following, v.Low, v.High, v.Hash = false, at.LSN, at.LSN, at.Hash
+	}
+	j, err := r.s.jobOf("a")
+	r.must(err)
+	plan, err := r.s.plan(t.Context(), l, p, j)
+	r.must(err)
+	r.must(r.s.difference(t.Context(), l, plan, j, r.s.updateLocked))
+	r.must(plan.Close())
+	r.log.GoBack(from)
+	r.log.Frame(r.page(1, 'c'))
+	r.log.Segment()
+	second := r.log.Here()
+	r.log.Frame(r.page(9, 'd'))
+	r.log.Segment()
+	r.must(r.s.rebase(t.Context())) // as where gc has freed all that comes next
+	r.log.GoBack(second)
+	r.log.Frame(r.page(10, 'e'))
+	r.log.Segment()
+	for range 3 { // the copier is not at it yet
+		_, err := r.s.step(t.Context())
+		r.must(err)
+	}
+	r.must(r.settle())
+	r.newest(1)
+}
