@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/seed"
@@ -558,4 +560,44 @@ func TestTracedBranchOnly(t *testing.T) {
 	}
 	r.must(r.settle())
 	r.newest(1)
+}
+
+// TestAnotherOfTheNumber: a fence cuts off that a volume was created, and one of the same name and number is
+// created anew: in another stream, or of another size. The image of the first is not taken for its.
+func TestAnotherOfTheNumber(t *testing.T) {
+	for _, other := range []bool{false, true} {
+		r := newRig(t)
+		second := uuid.MustParse("20000000-0000-0000-0000-00000000000b")
+		r.log.Volume("a", rigVolume)
+		r.log.Command(state.KindGroupPut, state.Group{Name: "h", Ack: "local", Overflow: "throttle",
+			PITR: state.PITRFold})
+		r.log.Command(state.KindStreamCreate, state.Stream{ID: second, Group: "h", Agent: "a"})
+		r.log.Frame(r.page(0, 'x'))
+		r.log.Segment()
+		from := r.log.Here()
+		r.log.Volume("b", rigVolume)
+		r.log.Volumes["b"]++ // the stream has a number
+		r.log.Frame(r.log.Write("b", 0, []byte("dead")))
+		r.log.Segment()
+		r.open()
+		r.must(r.settle())
+		r.newest(2)
+		r.log.GoBack(from)
+		v := state.Volume{Name: "b", Group: "g", Stream: r.log.Stream, Agent: "a", SizeBytes: 2 * rigVolume,
+			Backing: "/b"}
+		if other {
+			v.Group, v.Stream, v.SizeBytes = "h", second, rigVolume
+		}
+		r.log.Command(state.KindVolumeCreate, v)
+		r.log.Command(state.KindVolumeReady, state.VolumeReady{Name: "b"})
+		r.log.Frame(r.page(1, 'y'))
+		r.log.Segment()
+		err := r.settle()
+		if !fail.Is(err, fail.Refused) || r.s.cur.Volumes["b"].Following {
+			t.Errorf("another stream %v: the image of another volume: %v, %+v", other, err, r.s.cur.Volumes["b"])
+		}
+		if at := r.check(); at["a"] != r.log.Point.LSN {
+			t.Errorf("%v", at)
+		}
+	}
 }

@@ -182,7 +182,9 @@ func (s *Standby) wantIn(c *cursor) {
 		}
 		wanted[w.Name] = true
 		have := c.Volumes[w.Name]
-		if have == nil || have.Number != v.Number || have.Path != w.Path {
+		// A number that a fence cut off is given again.
+		if have == nil || have.Number != v.Number || have.Stream != v.Stream || have.Size != v.SizeBytes ||
+			have.Path != w.Path {
 			s.closeFile(w.Name)
 			c.Volumes[w.Name] = &volumeCursor{Number: v.Number, Stream: v.Stream, Size: v.SizeBytes, Path: w.Path}
 		}
