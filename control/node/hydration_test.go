@@ -42,7 +42,7 @@ func newestPoint(ctx context.Context, url, volume string, fs vfs.FS) (hydrate.Po
 	if err != nil {
 		return hydrate.Point{}, err
 	}
-	return hydrate.PointOf(l, p), nil
+	return hydrate.PointOf(ctx, l, p)
 }
 
 // slowly lets the background read next to nothing, so that clients come first.

@@ -51,7 +51,11 @@ func (r *run) firstWhole(v *state.Volume, lsn uint64, t *image.Target) string {
 // hydrate makes the image of a point that is filled while it serves. It is not ok where it has to
 // be restored wholly.
 func (r *run) hydrate(v *state.Volume, p twin.Point, path string) (ok bool, err error) {
-	place, at := node.HydratingPlace(r.conf, path), hydrate.PointOf(r.found.log, p)
+	place := node.HydratingPlace(r.conf, path)
+	at, err := hydrate.PointOf(context.Background(), r.found.log, p)
+	if err != nil {
+		return false, err
+	}
 	made, err := hydrate.Made(place, at)
 	if made || err != nil {
 		return made, err

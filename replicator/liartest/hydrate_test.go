@@ -60,7 +60,11 @@ func TestHydrate(t *testing.T) {
 		}
 		want := log.History[p.LSN]["v"]
 		place := hydrate.Place{Path: "/v.img", FS: vfs.NewMem()}
-		if err := hydrate.Create(place, hydrate.PointOf(in, p)); err != nil {
+		at, err := hydrate.PointOf(ctx, in, p)
+		if err == nil {
+			err = hydrate.Create(place, at)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		b, err := hydrate.Open(&disk{bytes: bytes.Repeat([]byte{0xee}, volumeSize)}, place, hydrate.Options{

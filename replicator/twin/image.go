@@ -40,6 +40,9 @@ func (m *Image) from() *Log {
 // Catalog is the number of the catalog through which the point was found; 0 is none.
 func (m *Image) Catalog() uint64 { return m.from().catalogNumber() }
 
+// Hash is of the frame in which the point lies, unset where that is not known.
+func (m *Image) Hash() change.Hash { return m.hash }
+
 // Close forgets the map.
 func (m *Image) Close() (err error) {
 	for _, s := range m.close {

@@ -125,7 +125,7 @@ func Made(p Place, at Point) (bool, error) {
 		}
 	}
 	h, err := readSide(p.fs(), p.Side(), func(run) {})
-	if err != nil || h.Point != at {
+	if err != nil || !h.Point.is(at) {
 		return false, err
 	}
 	return h.ID == "" || !p.real() || provenance.Hydrating(p.Path) == h.ID, nil

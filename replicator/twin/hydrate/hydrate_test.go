@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/internal/seed"
 	"github.com/pollux-dr/pollux/replicator/logtest"
@@ -357,4 +358,45 @@ func TestSyncFails(t *testing.T) {
 	g.compare(0, 1<<20)
 	g.hydrate()
 	g.stop()
+}
+
+// TestAnotherHistory: a log that has the point's LSN on a branch of its own does not fill the image, as a
+// target that is not in line yet may have it; nor is the image taken for one of that branch's.
+func TestAnotherHistory(t *testing.T) {
+	var here *logtest.Place
+	g := newRig(t, 1, 1<<20, func(l *logtest.Log, _ *rand.Rand) {
+		l.Frame(l.Write("v", 0, []byte("both")))
+		l.Segment()
+		here = l.Here()
+		l.Frame(l.Write("v", 4096, []byte("dead")))
+	})
+	dead := g.point
+	g.log.GoBack(here)
+	g.log.Frame(g.log.Write("v", 8192, []byte("live")))
+	g.log.Segment()
+	if m, err := dead.Image(t.Context(), g.open(), ""); !fail.Is(err, fail.NotFound) {
+		t.Errorf("%v, %v", m, err)
+	}
+	if err := Create(g.place(), dead); err != nil {
+		t.Fatal(err)
+	}
+	p, err := g.open().PointOf(t.Context(), "v", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := PointOf(t.Context(), g.open(), p)
+	if err != nil || live.LSN != dead.LSN {
+		t.Fatal(live, err)
+	}
+	live.Epoch = dead.Epoch
+	for at, want := range map[Point]bool{dead: true, live: false} {
+		if made, err := Made(g.place(), at); made != want || err != nil {
+			t.Errorf("%+v: %v, %v", at, made, err)
+		}
+	}
+	old := dead // as an earlier release named it
+	old.Hash = change.Hash{}
+	if made, err := Made(g.place(), old); !made || err != nil {
+		t.Errorf("without a hash: %v, %v", made, err)
+	}
 }

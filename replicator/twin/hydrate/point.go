@@ -2,6 +2,7 @@ package hydrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -22,15 +23,27 @@ type Point struct {
 	Epoch     uint64          `json:"epoch"`
 	LSN       uint64          `json:"lsn"`
 	SizeBytes int64           `json:"size_bytes"`
+	// Hash is of the frame in which LSN lies: a log that has another one there went on elsewhere from
+	// before it. Unset where that was not known, and by earlier releases.
+	Hash change.Hash `json:"hash,omitzero"`
 }
 
 // String names the point for people.
 func (p *Point) String() string { return fmt.Sprintf("volume %s at LSN %d", p.Volume, p.LSN) }
 
 // PointOf names a point that a log resolved.
-func PointOf(l *twin.Log, p twin.Point) Point {
+func PointOf(ctx context.Context, l *twin.Log, p twin.Point) (Point, error) {
+	hash, _, err := l.HashIn(ctx, p.Volume.Stream, p.LSN)
 	return Point{Journal: l.Identity.Journal, Volume: p.Volume.Name, Number: p.Volume.Number, Stream: p.Volume.Stream,
-		Epoch: p.Epoch, LSN: p.LSN, SizeBytes: p.Volume.SizeBytes}
+		Epoch: p.Epoch, LSN: p.LSN, SizeBytes: p.Volume.SizeBytes, Hash: hash}, err
+}
+
+// is reports whether two name the same point.
+func (p Point) is(q Point) bool {
+	if none := (change.Hash{}); p.Hash == none || q.Hash == none {
+		p.Hash, q.Hash = none, none
+	}
+	return p == q
 }
 
 // Image finds the point in a log. dir is for what memory should not hold. Errors:
@@ -53,5 +66,12 @@ func (p *Point) Image(ctx context.Context, l *twin.Log, dir string) (*twin.Image
 	if err != nil {
 		return nil, err
 	}
-	return l.Image(ctx, found, dir)
+	m, err := l.Image(ctx, found, dir)
+	if err != nil {
+		return nil, err
+	}
+	if none, has := (change.Hash{}), m.Hash(); p.Hash != none && has != none && has != p.Hash {
+		return nil, errors.Join(refuse(fail.NotFound, "the log has another history there"), m.Close())
+	}
+	return m, nil
 }

@@ -139,7 +139,10 @@ func newRig(t *testing.T, seed uint64, size int64, write func(l *logtest.Log, r 
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.point, g.want = PointOf(l, p), bytes.Clone(g.log.Images["v"])
+	if g.point, err = PointOf(t.Context(), l, p); err != nil {
+		t.Fatal(err)
+	}
+	g.want = bytes.Clone(g.log.Images["v"])
 	g.o = Options{MinWait: time.Millisecond, MaxWait: 5 * time.Millisecond, DamageWait: time.Millisecond,
 		Image: func(ctx context.Context, p Point) (*twin.Image, error) {
 			l, err := twin.Open(ctx, g.store, nil)

@@ -226,7 +226,9 @@ func (s *Standby) join(ctx context.Context, name string) error {
 	if !j.v.Image {
 		return notYet{"it is wanted somewhere else by now"}
 	}
-	if l.EndOf(j.v.Stream).LSN < j.applied.LSN { // it was read before the newest was applied
+	nameless := j.applied.Hash == (change.Hash{}) && j.applied.LSN > 0 // only the log tells which branch it is on
+	if l.EndOf(j.v.Stream).LSN < j.applied.LSN || nameless && l.End < s.cur.Position {
+		// It was read before the newest was applied.
 		if l, err = twin.Open(ctx, s.o.Store, nil); err != nil {
 			return err
 		}
@@ -239,7 +241,7 @@ func (s *Standby) join(ctx context.Context, name string) error {
 	switch {
 	case v == nil:
 		return notYet{"the store does not list it yet"}
-	case !known:
+	case !known || nameless && l.End < s.cur.Position:
 		return notYet{fmt.Sprintf("the store does not show LSN %d of its stream", j.applied.LSN)}
 	case j.applied.Hash != (change.Hash{}) && hash != j.applied.Hash:
 		return notYet{fmt.Sprintf("the store has another frame at LSN %d of its stream: %s, not %s", j.applied.LSN,
