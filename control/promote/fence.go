@@ -211,6 +211,9 @@ func (r *run) reread(ctx context.Context) error {
 		return r.explainLoss(fail.New(fail.Fenced, "take", f.store.URL(), fmt.Sprintf("it went on under epoch %d",
 			f.log.Epoch)))
 	}
+	if f.end.Token != r.intent.Token { // a rival of our epoch, with another log, has brought this one in line
+		return r.explainLoss(claim.ErrLost(r.intent.Token, f.end.Token))
+	}
 	return nil
 }
 
