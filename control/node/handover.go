@@ -155,10 +155,10 @@ func (h *handing) run(ctx context.Context, wait time.Duration) (out api.HandOver
 	if err := h.awaitSuccessor(ctx, limit-time.Since(began)); err != nil {
 		return h.cancel(ctx, err)
 	}
-	out = h.report("taken up")
-	out.HeldSeconds = time.Since(began).Seconds()
-	h.log.Info("the journal was handed over", "to", h.r.To, "host", h.r.Host, "index", h.index)
-	return out, nil
+	held := time.Since(began).Seconds()
+	out, err = h.takenUp(ctx)
+	out.HeldSeconds = held
+	return out, err
 }
 
 // propose writes the next phase down.
@@ -274,8 +274,7 @@ func (h *handing) cancel(ctx context.Context, err error) (out api.HandOverReport
 	back := h.takeBack(ctx, h.r.ID, fail.Explain(err))
 	switch {
 	case h.superseded.Load() != nil:
-		h.log.Info("the journal was handed over in the last moment", "to", h.r.To, "host", h.r.Host)
-		return h.report("taken up"), nil
+		return h.takenUp(ctx)
 	case back != nil:
 		return out, back
 	case h.park != nil:

@@ -150,6 +150,9 @@ func (r *run) begin(ctx context.Context) (err error) {
 	}
 	if r.intent == nil {
 		r.rep.describe(r)
+		if err = r.inTime(); err != nil {
+			return err
+		}
 		if err = r.found.takeable(r); err != nil {
 			return err
 		}
@@ -171,6 +174,17 @@ func (r *run) begin(ctx context.Context) (err error) {
 		return r.stillHere()
 	}
 	return r.survey(ctx)
+}
+
+// inTime refuses to take up a hand-over of an epoch that another site has ended since: whoever did that
+// has the journal, though nothing may follow its fence yet.
+func (r *run) inTime() error {
+	if h := r.HandOver; h != nil && r.rep.FromEpoch > h.From {
+		return fail.New(fail.Fenced, "take over", "journal "+r.rep.Name, fmt.Sprintf("it was handed over under epoch %d, "+
+			"and another site has fenced its log under epoch %d since", h.From, r.rep.FromEpoch)).
+			WithHint("look there; if that site is lost again, pollux failover --force takes the journal over here")
+	}
+	return nil
 }
 
 // stillHere refuses to say that the journal is here where it went on elsewhere since.

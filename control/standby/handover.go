@@ -123,7 +123,7 @@ func (d *Daemon) takeUp(h *standby.Handing, ours bool) {
 	}
 	if err == nil {
 		_, err = d.failOver(api.Failover{Target: d.target.Name, By: "hand-over " + h.ID.String()},
-			&promote.HandOver{ID: h.ID, Index: h.At.Next - 1, At: h.At, Back: h.Back}, func(string) {})
+			&promote.HandOver{ID: h.ID, From: h.From, Index: h.At.Next - 1, At: h.At, Back: h.Back}, func(string) {})
 	}
 	if err != nil {
 		d.log.Error("a hand-over is not taken up", "id", h.ID, "err", err, "hint", fail.HintOf(err))
