@@ -132,7 +132,7 @@ const successorLimit = 10 * time.Second
 
 // takenUp is the end of a hand-over after which the seat is not here any more. It is taken up where the
 // fence behind its last entry is of the site that it was for; another site may have been faster.
-func (h *handing) takenUp(ctx context.Context) (out api.HandOverReport, err error) {
+func (h *handing) takenUp(ctx context.Context, held time.Duration) (out api.HandOverReport, err error) {
 	handed := false
 	h.journal.View(func(s *state.State) { handed = s.HandedOver() })
 	if !handed || h.store == nil {
@@ -154,7 +154,10 @@ func (h *handing) takenUp(ctx context.Context) (out api.HandOverReport, err erro
 		case err == nil && fence.Site == h.r.To:
 			h.index = fence.NextIndex - 1
 			h.log.Info("the journal was handed over", "to", h.r.To, "host", h.r.Host, "index", h.index)
-			return h.report("taken up"), nil
+			out = h.report("taken up")
+			out.HeldSeconds = held.Seconds()
+			h.noteReport(out)
+			return out, nil
 		case err == nil:
 			return out, h.lost("and its seat is at " + fence.Site)
 		case over.Target != h.target.Name && fail.Is(err, fail.NotFound):
