@@ -2,6 +2,7 @@ package standby
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"testing"
 	"time"
@@ -61,4 +62,35 @@ func TestPausedBehindFence(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestTakeUpAgain: what keeps a standby from taking a hand-over up, and passes, is waited out: once its
+// fence stands, nobody else serves.
+func TestTakeUpAgain(t *testing.T) {
+	for _, cut := range []string{"fence", "journal", "commands"} {
+		t.Run(cut, func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t)
+			a := p.seat("v", "w")
+			defer p.close(a)
+			left := 1
+			d := p.start(func(step string) error {
+				if step == cut && left > 0 {
+					left--
+					return fail.New(fail.Retry, "", "", "the store is away for a moment")
+				}
+				return nil
+			})
+			defer p.close(d)
+			p.follows(d, 2)
+			p.call(p.a, api.VerbHandOver, api.HandOver{To: "busan"}, new(json.RawMessage))
+			p.eventually("it serves", func() error {
+				if !d.isAgent() {
+					return errors.New(d.status().Error)
+				}
+				return nil
+			})
+			p.want(p.b, "v", map[int64]byte{0: 'A'})
+		})
+	}
 }
