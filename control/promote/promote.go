@@ -131,6 +131,9 @@ func (r *run) done(step string) error {
 
 // begin finds out what there is, and writes down what is going to be done.
 func (r *run) begin(ctx context.Context) (err error) {
+	if err = record.Pending(r.conf.State); err != nil {
+		return err
+	}
 	if r.intent, err = loadIntent(r.fs, r.conf.State); err != nil {
 		return err
 	}
