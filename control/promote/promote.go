@@ -24,6 +24,9 @@ import (
 	"github.com/pollux-dr/pollux/replicator/twin/standby"
 )
 
+// Opener opens a target's store, and returns with it what closes it.
+type Opener func(ctx context.Context, t config.Target) (objstore.Store, func(), error)
+
 // Options say what fails over, and who is asked and told.
 type Options struct {
 	Conf *config.Agent
@@ -50,7 +53,7 @@ type Options struct {
 	Version  string
 	Operator string // who asks, for the audit
 	// Open opens a target's store for writing.
-	Open func(ctx context.Context, t config.Target) (objstore.Store, func(), error)
+	Open Opener
 	// Confirm is asked before anything is changed; its error ends the run.
 	Confirm func(found *Report) error
 	Tell    func(text string)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -60,7 +62,25 @@ func (d *Daemon) answer(ctx context.Context, h *standby.Handing) error {
 	if err != nil {
 		return err
 	}
+	if err := d.rival(ctx, h.From+1); err != nil && r.Refusal == "" {
+		r.Refusal = text.ShortLine(fail.Explain(err), maxRefusal)
+	}
 	return objlog.WriteReady(ctx, s, r)
+}
+
+const maxRefusal = 400
+
+// rival looks at the other targets for a site that has taken the journal over by force, with a log that the
+// seat may not reach. It is done before anybody waits: nothing is asked of them behind the fence.
+func (d *Daemon) rival(ctx context.Context, epoch uint64) error {
+	journal, err := uuid.Parse(d.engine.Status().Journal)
+	if err != nil {
+		return fail.Wrap(fail.Internal, "look for", "another seat", err)
+	}
+	others := slices.DeleteFunc(slices.Clone(d.conf.Journal.Targets), func(t config.Target) bool {
+		return t.Name == d.target.Name
+	})
+	return promote.Rival(ctx, others, d.opener(0), journal, epoch)
 }
 
 // makeReady does beforehand what would keep clients waiting: the store is connected to, and the log
