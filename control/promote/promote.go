@@ -186,8 +186,8 @@ func (r *run) begin(ctx context.Context) (err error) {
 // has the journal, though nothing may follow its fence yet.
 func (r *run) inTime() error {
 	if h := r.HandOver; h != nil && r.rep.FromEpoch > h.From {
-		return fail.New(fail.Fenced, "take over", "journal "+r.rep.Name, fmt.Sprintf("it was handed over under epoch %d, "+
-			"and another site has fenced its log under epoch %d since", h.From, r.rep.FromEpoch)).
+		return fail.New(fail.Fenced, "take over", "journal "+r.rep.Name, fmt.Sprintf("it was handed over under epoch "+
+			"%d, and another site has fenced its log under epoch %d since", h.From, r.rep.FromEpoch)).
 			WithHint("look there; if that site is lost again, pollux failover --force takes the journal over here")
 	}
 	return nil
