@@ -81,6 +81,11 @@ type StandbyService interface {
 	// Failover returns a promote.Report, as JSON. By then an agent has taken the standby's place
 	// in the process, unless it was a dry run.
 	Failover(ctx context.Context, r Failover) (json.RawMessage, error)
+	// HandOver, Commit and RollBack are the seat's. A standby whose host has handed the journal over says
+	// so once more; otherwise it says where to ask.
+	HandOver(ctx context.Context, r HandOver) (HandOverReport, error)
+	Commit(ctx context.Context, r Commit) (CommitReport, error)
+	RollBack(ctx context.Context, r RollBack) (RollBackReport, error)
 }
 
 // StandbyHandler serves a standby.
@@ -88,5 +93,8 @@ func StandbyHandler(s StandbyService, audit Audit) *Mux {
 	m := newMux(audit)
 	query(m, VerbStatus, s.Status)
 	mutate(m, VerbFailover, s.Failover)
+	mutate(m, VerbHandOver, s.HandOver)
+	mutate(m, VerbCommit, s.Commit)
+	mutate(m, VerbRollBack, s.RollBack)
 	return m
 }

@@ -2,7 +2,6 @@ package failback
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -137,7 +136,7 @@ func (f *found) succession(ctx context.Context, epoch uint64) (branch.Successor,
 		return out, nil, fail.New(fail.Damaged, "read", f.store.URL()+"/"+objlog.ObjectName(out.Position),
 			fmt.Sprintf("the fence goes on at journal index %d, and the journal says %d", out.Index, d))
 	}
-	doc, err := f.fence(ctx, out.Position)
+	doc, err := objlog.ReadFence(ctx, f.store, out.Position)
 	if err != nil {
 		return out, nil, err
 	}
@@ -189,29 +188,6 @@ func (f *found) advance(ctx context.Context, fence, index uint64, points map[cha
 		}
 	}
 	return nil
-}
-
-// fence reads a fence's document.
-func (f *found) fence(ctx context.Context, position uint64) (*state.Fence, error) {
-	name := objlog.ObjectName(position)
-	doc := &state.Fence{}
-	err := objstore.Reread(func() error {
-		raw, err := objstore.ReadWhole(ctx, f.store, name, segment.MaxObjectBytes)
-		if err != nil {
-			return err
-		}
-		seen := false
-		_, err = segment.Walk(raw, func(_ int, c segment.Checked) {
-			if c.Err == nil && c.Command == state.KindFence {
-				seen = json.Unmarshal(c.JSON, doc) == nil
-			}
-		})
-		if err == nil && !seen {
-			err = fail.New(fail.Damaged, "read", "fence", "it has no document")
-		}
-		return fail.At("read", f.store.URL()+"/"+name, err)
-	})
-	return doc, err
 }
 
 // agrees holds a point against the log.

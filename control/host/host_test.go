@@ -328,6 +328,71 @@ func TestRollBack(t *testing.T) {
 	s.stop("busan")
 }
 
+// repeats asks a former seat again for the hand-over that it has carried out: it says the same.
+func (s *sites) repeats(site, to string, first *api.HandOverReport) {
+	s.t.Helper()
+	for _, dry := range []bool{false, true} {
+		var again api.HandOverReport
+		s.call(site, api.VerbHandOver, api.HandOver{To: to, DryRun: dry}, &again)
+		if again != *first {
+			s.t.Errorf("asked again, it says %+v, and said %+v", again, *first)
+		}
+	}
+}
+
+// TestRepeated: who asks again for a hand-over that is done hears how it went, from the superseded agent,
+// from the standby that the host becomes, and after a restart of that. Whatever else only the seat does,
+// the standby says where that is.
+func TestRepeated(t *testing.T) {
+	s := newSites(t, "busan", "seoul")
+	s.begin()
+	var first api.HandOverReport
+	s.call("seoul", api.VerbHandOver, api.HandOver{To: "busan"}, &first)
+	if first.Outcome != "taken up" || first.HeldSeconds == 0 || first.Host != "host-busan" || first.Index == 0 {
+		t.Errorf("%+v", first)
+	}
+	s.eventually("it answers again", func() error { // the socket changes hands at some time
+		return s.try("seoul", api.VerbHandOver, api.HandOver{To: "busan"}, nil)
+	})
+	s.follows("seoul")
+	s.repeats("seoul", "busan", &first)
+	s.stop("seoul")
+	s.start("seoul", false)
+	s.repeats("seoul", "busan", &first)
+	s.follows("seoul")
+	for verb, req := range map[string]any{api.VerbHandOver: api.HandOver{To: "daegu"}, api.VerbCommit: api.Commit{},
+		api.VerbRollBack: api.RollBack{DryRun: true}} {
+		err := s.try("seoul", verb, req, nil)
+		if !fail.Is(err, fail.Refused) || !strings.Contains(err.Error(), "seat at busan under epoch 2") ||
+			!strings.Contains(fail.HintOf(err), "host-busan: pollux failover --") {
+			t.Errorf("%s at a standby: %v (%s)", verb, err, fail.HintOf(err))
+		}
+	}
+	record := filepath.Join(s.confs["seoul"].State, "handed-over.json") // of an earlier release there is none
+	if err := os.Remove(record); err != nil {
+		t.Fatal(err)
+	}
+	var again api.HandOverReport
+	s.call("seoul", api.VerbHandOver, api.HandOver{To: "busan"}, &again)
+	if again.Outcome != "taken up" || again.Host != "host-busan" || again.Index != first.Index || again.Epoch != 1 {
+		t.Errorf("from the log: %+v; it was %+v", again, first)
+	}
+	s.settled("busan")
+	s.handOver("busan", "seoul")
+	s.serves("seoul", "v", map[int64]byte{0: 'A'})
+	if err := s.try("seoul", api.VerbHandOver, api.HandOver{To: "seoul"}, nil); !fail.Is(err, fail.Exists) {
+		t.Errorf("at the seat: %v", err)
+	}
+	s.follows("busan")
+	err := s.try("busan", api.VerbHandOver, api.HandOver{To: "busan"}, nil)
+	if !fail.Is(err, fail.Refused) || !strings.Contains(fail.HintOf(err), "host-seoul: pollux failover --planned --to "+
+		"busan; or --rollback") {
+		t.Errorf("there: %v (%s)", err, fail.HintOf(err))
+	}
+	s.stop("seoul")
+	s.stop("busan")
+}
+
 // TestCommit: committed, there is no way back but another hand-over, which takes all along.
 func TestCommit(t *testing.T) {
 	s := newSites(t, "busan", "seoul")

@@ -54,6 +54,10 @@ func (d service) HandOver(ctx context.Context, r api.HandOver) (out api.HandOver
 	if err := d.lockVerbs(ctx, "hand over", "journal"); err != nil {
 		return out, err
 	}
+	if done := d.handedOverTo(r.To); done != nil {
+		d.endTurn()
+		return *done, nil
+	}
 	h, err := d.mayHandOver(&r)
 	if err != nil || r.DryRun {
 		d.endTurn()
@@ -127,6 +131,7 @@ func (d service) mayHandOver(r *api.HandOver) (*handing, error) {
 	return h, nil
 }
 
+// report is of the hand-over, as far as it is.
 func (h *handing) report(outcome string) api.HandOverReport {
 	return api.HandOverReport{ID: h.r.ID.String(), To: h.r.To, Host: h.r.Host, Target: h.r.Target, Epoch: h.r.From,
 		LimitSeconds: h.r.LimitSeconds, Index: h.index, Outcome: outcome}
@@ -155,10 +160,7 @@ func (h *handing) run(ctx context.Context, wait time.Duration) (out api.HandOver
 	if err := h.awaitSuccessor(ctx, limit-time.Since(began)); err != nil {
 		return h.cancel(ctx, err)
 	}
-	out = h.report("taken up")
-	out.HeldSeconds = time.Since(began).Seconds()
-	h.log.Info("the journal was handed over", "to", h.r.To, "host", h.r.Host, "index", h.index)
-	return out, nil
+	return h.takenUp(ctx, time.Since(began))
 }
 
 // propose writes the next phase down.
@@ -274,8 +276,7 @@ func (h *handing) cancel(ctx context.Context, err error) (out api.HandOverReport
 	back := h.takeBack(ctx, h.r.ID, fail.Explain(err))
 	switch {
 	case h.superseded.Load() != nil:
-		h.log.Info("the journal was handed over in the last moment", "to", h.r.To, "host", h.r.Host)
-		return h.report("taken up"), nil
+		return h.takenUp(ctx, 0)
 	case back != nil:
 		return out, back
 	case h.park != nil:

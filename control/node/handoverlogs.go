@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/config"
@@ -123,4 +125,55 @@ func (h *handing) readReady(ctx context.Context) (ready state.Ready, err error) 
 		}
 	}
 	return ready, err
+}
+
+// successorLimit is how long a seat that is superseded looks for who took its journal.
+const successorLimit = 10 * time.Second
+
+// takenUp is the end of a hand-over after which the seat is not here any more. It is taken up where the
+// fence behind its last entry is of the site that it was for; another site may have been faster.
+func (h *handing) takenUp(ctx context.Context, held time.Duration) (out api.HandOverReport, err error) {
+	handed := false
+	h.journal.View(func(s *state.State) { handed = s.HandedOver() })
+	if !handed || h.store == nil {
+		return out, h.lost("before it was handed over")
+	}
+	ctx, cancel := context.WithTimeout(ctx, successorLimit)
+	defer cancel()
+	for position := h.host.Target(h.target.Name).Position; ; {
+		x, err := objlog.ReadIndex(ctx, h.store, position)
+		if err == nil && x.Token.Epoch <= h.r.From { // a fence of this seat's own
+			position++
+			continue
+		}
+		var fence *state.Fence
+		if err == nil {
+			fence, err = objlog.ReadFence(ctx, h.store, position)
+		}
+		switch over := h.host.Superseded(); {
+		case err == nil && fence.Site == h.r.To:
+			h.index = fence.NextIndex - 1
+			h.log.Info("the journal was handed over", "to", h.r.To, "host", h.r.Host, "index", h.index)
+			out = h.report("taken up")
+			out.HeldSeconds = held.Seconds()
+			h.noteReport(out)
+			return out, nil
+		case err == nil:
+			return out, h.lost("and its seat is at " + fence.Site)
+		case over.Target != h.target.Name && fail.Is(err, fail.NotFound):
+			return out, h.lost("as the log of target " + over.Target + " says")
+		}
+		select {
+		case <-time.After(handOverPoll):
+		case <-ctx.Done():
+			return out, fail.Wrap(fail.Retry, "look at the end of target", h.target.Name, err)
+		}
+	}
+}
+
+// lost says that the journal went on, and not by the hand-over.
+func (h *handing) lost(how string) error {
+	return fail.New(fail.Fenced, "hand over to", h.r.To, fmt.Sprintf("another site has taken the journal over under "+
+		"epoch %d, %s", h.host.Superseded().Epoch, how)).
+		WithHint("use it there; pollux failback makes a standby of this host")
 }

@@ -49,6 +49,7 @@ func (d *Daemon) noteHandedOver() {
 	d.sayHandedOver.Do(func() {
 		go func() { // not a part that Close waits for: it may wait for Close to give up the turn
 			if d.lockVerbs(d.ctx, "hand over", "journal") == nil {
+				d.reportLate()
 				d.endTurn()
 				close(d.handedOver)
 			}

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
+	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objlog/claim"
@@ -50,31 +54,36 @@ func (r *run) fence(ctx context.Context) error {
 	return r.saveIntent()
 }
 
-// rivalLimit is how long the other targets have to say whether another site fenced them.
-const rivalLimit = 5 * time.Second
-
 // alone refuses to go on where another site has taken the journal over at the same time, with another
 // target's log. Each has fenced its own before it looks at the others', so that at least one of them
 // sees the other, and gives up; two that look at the same moment both do. A target that does not answer
 // cannot tell.
 func (r *run) alone(ctx context.Context) error {
-	var others []*look
-	for _, t := range r.conf.Journal.Targets {
-		if t.Name != r.intent.Target && t.Site != r.intent.FromSite {
-			l := newLook(t)
-			defer func() { l.close() }()
-			others = append(others, l)
-		}
-	}
+	others := slices.DeleteFunc(slices.Clone(r.conf.Journal.Targets), func(t config.Target) bool {
+		return t.Name == r.intent.Target || t.Site == r.intent.FromSite
+	})
+	return Rival(ctx, others, r.Open, r.intent.Journal, r.intent.Token.Epoch)
+}
+
+// rivalLimit is how long other targets have to say whether another site fenced them.
+const rivalLimit = 5 * time.Second
+
+// Rival is the error of targets of which one was fenced under an epoch, or a later one, by whoever took the
+// journal over: fail.Fenced. Those that do not answer in time cannot tell.
+func Rival(ctx context.Context, targets []config.Target, open Opener, journal uuid.UUID, epoch uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, rivalLimit)
 	defer cancel()
+	looks := make([]*look, 0, len(targets))
 	var wg sync.WaitGroup
-	for _, l := range others {
-		wg.Go(func() { l.open(ctx, r) })
+	for _, t := range targets {
+		l := newLook(t)
+		defer func() { l.close() }()
+		looks = append(looks, l)
+		wg.Go(func() { l.open(ctx, open, nil) })
 	}
 	wg.Wait()
-	for _, l := range others {
-		if l.err == nil && l.log.Identity.Journal == r.intent.Journal && l.log.Epoch >= r.intent.Token.Epoch {
+	for _, l := range looks {
+		if l.err == nil && l.log.Identity.Journal == journal && l.log.Epoch >= epoch {
 			return fail.New(fail.Fenced, "take", l.store.URL(), fmt.Sprintf("another site has fenced it under epoch %d",
 				l.log.Epoch))
 		}
@@ -189,7 +198,7 @@ func (r *run) fenceObject(at claim.Place, points map[change.StreamID]change.Poin
 // readAgain opens the log anew.
 func (r *run) readAgain(ctx context.Context) error {
 	l := newLook(r.found.target)
-	l.open(ctx, r)
+	l.open(ctx, r.Open, r.Cache)
 	r.found.closers = append(r.found.closers, l.close)
 	if l.err == nil {
 		r.found.take(l)
@@ -210,6 +219,9 @@ func (r *run) reread(ctx context.Context) error {
 	if f.log.Epoch > r.intent.Token.Epoch {
 		return r.explainLoss(fail.New(fail.Fenced, "take", f.store.URL(), fmt.Sprintf("it went on under epoch %d",
 			f.log.Epoch)))
+	}
+	if f.end.Token != r.intent.Token { // a rival of our epoch, with another log, has brought this one in line
+		return r.explainLoss(claim.ErrLost(r.intent.Token, f.end.Token))
 	}
 	return nil
 }

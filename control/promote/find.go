@@ -111,15 +111,15 @@ func (r *run) candidates(want string) (out []*look) {
 }
 
 // open reads the target's log.
-func (l *look) open(ctx context.Context, r *run) {
+func (l *look) open(ctx context.Context, open Opener, cache *twin.Cache) {
 	l.close() // of an earlier time
 	l.close = func() {}
 	var closeStore func()
-	if l.store, closeStore, l.err = r.Open(ctx, l.target); l.err != nil {
+	if l.store, closeStore, l.err = open(ctx, l.target); l.err != nil {
 		return
 	}
 	l.close = closeStore
-	if l.log, l.err = twin.Open(ctx, l.store, &twin.Reading{Cache: r.Cache}); l.err == nil {
+	if l.log, l.err = twin.Open(ctx, l.store, &twin.Reading{Cache: cache}); l.err == nil {
 		l.end = l.log.ReadPoint(clock.Now())
 	}
 }
@@ -175,7 +175,7 @@ func (r *run) ask(ctx context.Context, looks []*look) (taken int) {
 			}
 			c.ask(i)
 			go func() {
-				looks[i].open(limit, r)
+				looks[i].open(limit, r.Open, r.Cache)
 				done <- i
 			}()
 			if looks[i].target.Site == r.conf.Site {

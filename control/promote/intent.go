@@ -58,8 +58,9 @@ type intent struct {
 // HandOver is a hand-over as a standby read it.
 type HandOver struct {
 	ID    uuid.UUID   `json:"id"`
-	Index uint64      `json:"index"` // journal index of the entry that hands over
-	At    claim.Place `json:"at"`    // a place of the log at or before it
+	From  uint64      `json:"from,omitempty"` // the epoch of the seat that hands over
+	Index uint64      `json:"index"`          // journal index of the entry that hands over
+	At    claim.Place `json:"at"`             // a place of the log at or before it
 	// Back is where the streams go back to, of a hand-over that is a rollback; those that it does not
 	// name go on where they are.
 	Back map[change.StreamID]uint64 `json:"back,omitempty"`

@@ -24,6 +24,9 @@ import (
 	"github.com/pollux-dr/pollux/replicator/twin/standby"
 )
 
+// Opener opens a target's store, and returns with it what closes it.
+type Opener func(ctx context.Context, t config.Target) (objstore.Store, func(), error)
+
 // Options say what fails over, and who is asked and told.
 type Options struct {
 	Conf *config.Agent
@@ -50,7 +53,7 @@ type Options struct {
 	Version  string
 	Operator string // who asks, for the audit
 	// Open opens a target's store for writing.
-	Open func(ctx context.Context, t config.Target) (objstore.Store, func(), error)
+	Open Opener
 	// Confirm is asked before anything is changed; its error ends the run.
 	Confirm func(found *Report) error
 	Tell    func(text string)
@@ -131,6 +134,9 @@ func (r *run) done(step string) error {
 
 // begin finds out what there is, and writes down what is going to be done.
 func (r *run) begin(ctx context.Context) (err error) {
+	if err = record.Pending(r.conf.State); err != nil {
+		return err
+	}
 	if r.intent, err = loadIntent(r.fs, r.conf.State); err != nil {
 		return err
 	}
@@ -150,6 +156,9 @@ func (r *run) begin(ctx context.Context) (err error) {
 	}
 	if r.intent == nil {
 		r.rep.describe(r)
+		if err = r.inTime(); err != nil {
+			return err
+		}
 		if err = r.found.takeable(r); err != nil {
 			return err
 		}
@@ -171,6 +180,17 @@ func (r *run) begin(ctx context.Context) (err error) {
 		return r.stillHere()
 	}
 	return r.survey(ctx)
+}
+
+// inTime refuses to take up a hand-over of an epoch that another site has ended since: whoever did that
+// has the journal, though nothing may follow its fence yet.
+func (r *run) inTime() error {
+	if h := r.HandOver; h != nil && r.rep.FromEpoch > h.From {
+		return fail.New(fail.Fenced, "take over", "journal "+r.rep.Name, fmt.Sprintf("it was handed over under epoch "+
+			"%d, and another site has fenced its log under epoch %d since", h.From, r.rep.FromEpoch)).
+			WithHint("look there; if that site is lost again, pollux failover --force takes the journal over here")
+	}
+	return nil
 }
 
 // stillHere refuses to say that the journal is here where it went on elsewhere since.

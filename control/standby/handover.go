@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
+	"github.com/pollux-dr/pollux/internal/text"
 	"github.com/pollux-dr/pollux/replicator/objlog"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 	"github.com/pollux-dr/pollux/replicator/state"
@@ -60,7 +62,25 @@ func (d *Daemon) answer(ctx context.Context, h *standby.Handing) error {
 	if err != nil {
 		return err
 	}
+	if err := d.rival(ctx, h.From+1); err != nil && r.Refusal == "" {
+		r.Refusal = text.ShortLine(fail.Explain(err), maxRefusal)
+	}
 	return objlog.WriteReady(ctx, s, r)
+}
+
+const maxRefusal = 400
+
+// rival looks at the other targets for a site that has taken the journal over by force, with a log that the
+// seat may not reach. It is done before anybody waits: nothing is asked of them behind the fence.
+func (d *Daemon) rival(ctx context.Context, epoch uint64) error {
+	journal, err := uuid.Parse(d.engine.Status().Journal)
+	if err != nil {
+		return fail.Wrap(fail.Internal, "look for", "another seat", err)
+	}
+	others := slices.DeleteFunc(slices.Clone(d.conf.Journal.Targets), func(t config.Target) bool {
+		return t.Name == d.target.Name
+	})
+	return promote.Rival(ctx, others, d.opener(0), journal, epoch)
 }
 
 // makeReady does beforehand what would keep clients waiting: the store is connected to, and the log
@@ -106,26 +126,42 @@ func (d *Daemon) openerFor(h *promote.HandOver, limit time.Duration) func(contex
 	}
 }
 
-// takeUp becomes the agent of a journal that was handed over to this host. ours: the answer that was
-// beside the log is known to be.
+// takeUp becomes the agent of a journal that was handed over to this host. What passes is waited out: once
+// the fence stands, which may be though nothing was heard of it, nobody else can serve the journal. ours:
+// the answer that was beside the log is known to be.
 func (d *Daemon) takeUp(h *standby.Handing, ours bool) {
-	if !d.takeTurn(d.verbs) {
-		return
-	}
-	defer func() { <-d.turn }()
-	// The answer lies beside the log that decides: this is the one where it is ours.
-	var err error
-	if !ours {
-		var r state.Ready
-		if r, err = objlog.ReadReady(d.verbs, d.store, h.ID); err == nil && r.Host != d.conf.Name {
-			err = fail.New(fail.Refused, "take over", "journal", "host "+r.Host+" has answered, and not this one")
+	for d.takeTurn(d.verbs) {
+		err := d.tryTakeUp(h, ours)
+		<-d.turn
+		if err != nil {
+			d.log.Error("a hand-over is not taken up", "id", h.ID, "err", err, "hint", fail.HintOf(err))
+		}
+		if !fail.Is(err, fail.Retry) {
+			return
+		}
+		select {
+		case <-time.After(takeUpWait):
+		case <-d.verbs.Done():
 		}
 	}
-	if err == nil {
-		_, err = d.failOver(api.Failover{Target: d.target.Name, By: "hand-over " + h.ID.String()},
-			&promote.HandOver{ID: h.ID, Index: h.At.Next - 1, At: h.At, Back: h.Back}, func(string) {})
+}
+
+// takeUpWait is between two attempts.
+const takeUpWait = time.Second
+
+// tryTakeUp is one of them. Called with the turn.
+func (d *Daemon) tryTakeUp(h *standby.Handing, ours bool) error {
+	// The answer lies beside the log that decides: this is the one where it is ours.
+	if !ours {
+		r, err := objlog.ReadReady(d.verbs, d.store, h.ID)
+		if err == nil && r.Host != d.conf.Name {
+			err = fail.New(fail.Refused, "take over", "journal", "host "+r.Host+" has answered, and not this one")
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		d.log.Error("a hand-over is not taken up", "id", h.ID, "err", err, "hint", fail.HintOf(err))
-	}
+	_, err := d.failOver(api.Failover{Target: d.target.Name, By: "hand-over " + h.ID.String()},
+		&promote.HandOver{ID: h.ID, From: h.From, Index: h.At.Next - 1, At: h.At, Back: h.Back}, func(string) {})
+	return err
 }

@@ -95,6 +95,24 @@ func (p *pair) over(w *wire, host string) *config.Agent {
 	return c
 }
 
+// bucket starts an S3 store with one, and returns where it is.
+func bucket(t *testing.T) (endpoint string) {
+	t.Helper()
+	store, err := s3test.Start(t.Context(), s3test.VersityGW, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Stop() })
+	if err := store.CreateBucket(context.Background(), "bkt"); err != nil {
+		t.Fatal(err)
+	}
+	for _, kv := range store.Env() {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
+	return store.Endpoint
+}
+
 // TestHandOverRoundTrips counts what clients wait for in a hand-over to a site where they are parked:
 // what the seat still writes goes over the distance at once, and no object waits for another; the other
 // site writes one, its fence, reads no object of the log that it had read before, and asks its store for
@@ -102,19 +120,8 @@ func (p *pair) over(w *wire, host string) *config.Agent {
 func TestHandOverRoundTrips(t *testing.T) {
 	p := newPair(t)
 	p.parking("")
-	store, err := s3test.Start(t.Context(), s3test.VersityGW, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = store.Stop() }()
-	if err := store.CreateBucket(t.Context(), "bkt"); err != nil {
-		t.Fatal(err)
-	}
-	for _, kv := range store.Env() {
-		name, value, _ := strings.Cut(kv, "=")
-		t.Setenv(name, value)
-	}
-	far, near := newWire(t, store.Endpoint), newWire(t, store.Endpoint)
+	endpoint := bucket(t)
+	far, near := newWire(t, endpoint), newWire(t, endpoint)
 	p.a, p.b = p.over(far, "a"), p.over(near, "b")
 	a := p.seat("v")
 	defer p.close(a)

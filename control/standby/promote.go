@@ -12,6 +12,7 @@ import (
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/control/node"
 	"github.com/pollux-dr/pollux/control/promote"
+	"github.com/pollux-dr/pollux/internal/clock"
 	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/journal/journalnode"
@@ -59,6 +60,7 @@ func (d *Daemon) failOver(r api.Failover, over *promote.HandOver, tell func(line
 		tell(line)
 	}
 	_, cache := d.atHand()
+	began := clock.SinceBoot()
 	rep, err := promote.Force(d.verbs, promote.Options{Conf: d.conf, Path: "this standby's configuration",
 		Target: r.Target, At: r.At, Agents: r.Agents, Backings: r.Backings, KeepAck: r.KeepAck,
 		WaitForData: r.WaitForData, Overwrite: r.Overwrite,
@@ -71,7 +73,7 @@ func (d *Daemon) failOver(r api.Failover, over *promote.HandOver, tell func(line
 	}
 	if err == nil {
 		say("the agent starts")
-		err = d.become(d.verbs, !rep.Resumed)
+		err = d.become(d.verbs, !rep.Resumed && clock.SinceBoot()-began < fresh)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -84,6 +86,12 @@ func (d *Daemon) failOver(r api.Failover, over *promote.HandOver, tell func(line
 	d.promoting = false
 	return rep, nil
 }
+
+// freshLimit is for how long a fence says by itself who is the seat. A process that was stopped for longer,
+// or took so long, looks at the log again before it serves: another site may have been there since.
+const freshLimit = 5 * time.Second
+
+var fresh = freshLimit // but for a test
 
 // confirmed refuses what is not what the caller has seen.
 func (d *Daemon) confirmed(r *api.Failover, found *promote.Report, handed bool) error {

@@ -52,7 +52,7 @@ func (p *planned) run(c *cobra.Command, dryRun bool) error {
 		return cli.PrintJSON(c.OutOrStdout(), out)
 	}
 	w := c.OutOrStdout()
-	if dryRun {
+	if out.Outcome == "dry run" { // else it was handed over before
 		fmt.Fprintf(w, "nothing was changed; all groups replicate, and the log of target %s would decide who goes on\n",
 			out.Target)
 		return nil

@@ -55,6 +55,35 @@ func (s *Standby) Handing() *Handing {
 	return h
 }
 
+// Seat is where the journal is, as far as the log was taken.
+type Seat struct {
+	state.Seat
+	Host string          // an agent that has streams there; "" where none has
+	Move *state.SeatMove // by which it came; nil where it never moved
+	// Open is the way back from there; nil where none is.
+	Open *state.WayBack
+}
+
+// Seat is where the journal is; nil where the log was not opened yet.
+func (s *Standby) Seat() *Seat {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur == nil {
+		return nil
+	}
+	at := &Seat{Seat: s.state.Seat}
+	for _, st := range state.Sorted(s.state.Streams, func(st *state.Stream) string { return st.Group }) {
+		at.Host = st.Agent
+	}
+	if n := len(s.state.Moves); n > 0 {
+		at.Move = &s.state.Moves[n-1]
+	}
+	if w := s.state.WayBack; w != nil && w.Step == state.WayBackOpen {
+		at.Open = w
+	}
+	return at
+}
+
 // handingPoll is how often the log's end is looked at while a hand-over is under way: until the
 // other site goes on, its clients wait.
 const handingPoll = 5 * time.Millisecond
