@@ -120,13 +120,10 @@ func (s *stream) checkpoint() error {
 // applied and synced, or that the journal has not released.
 func (a *Agent) trim() {
 	first := a.wal.Durable() + 1
-	roomy := a.roomy() // keep what the targets lack, for the change map's sake
 	for _, s := range a.snapshotStreams() {
 		s.mu.Lock()
 		done := min(s.ship.released, s.ckpt.saved.Applied.LSN)
-		if roomy {
-			done = min(done, s.ship.durable)
-		}
+		done = min(done, max(s.ship.durable, s.evicted.entered)) // nothing that the change map lacks
 		if d := s.overflow.dropped; d != nil {
 			done = max(done, d.upto.LSN) // the bitmap has it
 		}

@@ -11,6 +11,8 @@ import (
 type evictedState struct {
 	lag     lagMarks        // how old and how large they are
 	changes *spilledChanges // which blocks they changed; nil: none, or that is not known
+	// entered is up to where frames that the targets lack may leave the WAL: changes has them, or was given up.
+	entered uint64
 }
 
 // oldest returns when the oldest record after lsn was acknowledged. Called with mu

@@ -62,9 +62,13 @@ func (s *stream) saveSpilled(leaving bool) error {
 	if old != nil {
 		from = max(from, old.upto)
 	}
+	if !leaving || s.suspended != nil || s.backings.cutErr != nil {
+		done = 0
+	}
+	s.evicted.entered = done // trim comes later, and more may be released by then
 	var frames []frameRef
 	for _, r := range s.wal.refs {
-		if leaving && s.suspended == nil && s.backings.cutErr == nil && r.last > from && r.last <= done {
+		if r.last > from && r.last <= done {
 			frames = append(frames, r)
 		}
 	}
