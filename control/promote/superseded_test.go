@@ -156,8 +156,15 @@ func TestDoneAndSuperseded(t *testing.T) {
 	d := s.start(b.Conf)
 	defer d.Close()
 	s.awaitState(b.Conf, api.Superseded, "under epoch 3")
-	if rep, err := DoneAt(b.Conf); !fail.Is(err, fail.Fenced) {
-		t.Errorf("beside its agent: %+v, %v", rep, err)
+	// It stops serving before that is written down.
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		rep, err := DoneAt(b.Conf)
+		if fail.Is(err, fail.Fenced) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("beside its agent: %+v, %v", rep, err)
+		}
 	}
 	if rep, err := Force(t.Context(), c); err != nil || !rep.Done {
 		t.Errorf("the seat, once more: %+v, %v", rep, err)
