@@ -132,6 +132,11 @@ func (b *failoverBench) handOver(ctx context.Context, r *FailoverRound) error {
 	if err := pause(ctx, b.o.slice()); err != nil {
 		return err
 	}
+	parked, err := b.volume.Park(ctx, b.a)
+	if err != nil {
+		return err
+	}
+	defer parked.Close()
 	b.volume.Pulse.Reset()
 	cpu, held, done := b.cpu(), 0.0, make(chan error, 1)
 	go func() {
@@ -140,6 +145,10 @@ func (b *failoverBench) handOver(ctx context.Context, r *FailoverRound) error {
 		done <- err
 	}()
 	if err := b.volume.Broken(ctx); err != nil {
+		return err
+	}
+	waited, err := parked.Pause(ctx)
+	if err != nil {
 		return err
 	}
 	seam, err := b.volume.ConnectHanded(ctx, b.a)
@@ -153,6 +162,7 @@ func (b *failoverBench) handOver(ctx context.Context, r *FailoverRound) error {
 		return fail.New(fail.Damaged, "hand over", "volume "+volumeName, fmt.Sprintf("LSN %d was acknowledged, and it "+
 			"goes on from %d", acked, seam.LSN))
 	}
+	r.ParkedMS = ms(waited)
 	r.PauseMS, r.HeldMS, r.PauseCPUSeconds = ms(b.volume.Pulse.Longest()), held, b.cpu()-cpu
 	return nil
 }

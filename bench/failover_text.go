@@ -13,6 +13,7 @@ func (r *FailoverReport) sum() {
 	r.WarmSeconds = med(func(v *FailoverRound) float64 { return v.WarmSeconds })
 	r.ColdSeconds = med(func(v *FailoverRound) float64 { return v.ColdSeconds })
 	r.PauseMS = med(func(v *FailoverRound) float64 { return v.PauseMS })
+	r.ParkedMS = med(func(v *FailoverRound) float64 { return v.ParkedMS })
 	r.HeldMS = med(func(v *FailoverRound) float64 { return v.HeldMS })
 	r.WarmCPUSeconds = med(func(v *FailoverRound) float64 { return v.WarmCPUSeconds })
 	r.ColdCPUSeconds = med(func(v *FailoverRound) float64 { return v.ColdCPUSeconds })
@@ -21,7 +22,7 @@ func (r *FailoverReport) sum() {
 	r.FailbackRatio = med(func(v *FailoverRound) float64 {
 		return ratio(float64(v.FailbackBytes), float64(v.ChangedBytes))
 	})
-	r.PauseRoundTrips = ratio(r.PauseMS, r.RTTMS)
+	r.ParkedBeyondMS = max(0, r.ParkedMS-2*r.RTTMS)
 }
 
 // Text writes the report for people.
@@ -29,11 +30,11 @@ func (r *FailoverReport) Text(w io.Writer) {
 	r.text(w)
 	fmt.Fprintf(w, "\na volume of %s, of which %s were written before, at random; medians of %v rounds\n\n",
 		mib(r.SizeBytes), mib(r.WrittenBytes), len(r.Rounds))
-	rows := [][]string{{"ROUND", "WARM", "COLD", "HAND-OVER", "HELD", "CPU (WARM, COLD, HAND-OVER)",
+	rows := [][]string{{"ROUND", "WARM", "COLD", "HAND-OVER", "PARKED", "HELD", "CPU (WARM, COLD, HAND-OVER)",
 		"FAILBACK", "TRANSFERRED", "CHANGED", "RATIO"}}
 	row := func(name string, v *FailoverRound, moved, changed string, part float64) {
 		rows = append(rows, []string{name, fmt.Sprintf("%.2f s", v.WarmSeconds), fmt.Sprintf("%.2f s", v.ColdSeconds),
-			fmt.Sprintf("%.0f ms", v.PauseMS), fmt.Sprintf("%.0f ms", v.HeldMS),
+			fmt.Sprintf("%.0f ms", v.PauseMS), fmt.Sprintf("%.0f ms", v.ParkedMS), fmt.Sprintf("%.0f ms", v.HeldMS),
 			fmt.Sprintf("%.2f, %.2f, %.2f s", v.WarmCPUSeconds, v.ColdCPUSeconds, v.PauseCPUSeconds),
 			fmt.Sprintf("%.2f s", v.FailbackSeconds), moved, changed, fmt.Sprintf("%.2f", part)})
 	}
@@ -43,12 +44,12 @@ func (r *FailoverReport) Text(w io.Writer) {
 			ratio(float64(v.FailbackBytes), float64(v.ChangedBytes)))
 	}
 	row("median", &FailoverRound{WarmSeconds: r.WarmSeconds, ColdSeconds: r.ColdSeconds, PauseMS: r.PauseMS,
-		HeldMS: r.HeldMS, FailbackSeconds: r.FailbackSeconds, WarmCPUSeconds: r.WarmCPUSeconds,
+		ParkedMS: r.ParkedMS, HeldMS: r.HeldMS, FailbackSeconds: r.FailbackSeconds, WarmCPUSeconds: r.WarmCPUSeconds,
 		ColdCPUSeconds: r.ColdCPUSeconds, PauseCPUSeconds: r.PauseCPUSeconds}, "", "", r.FailbackRatio)
 	text.Table(w, rows)
 	if r.RTTMS > 0 {
-		fmt.Fprintf(w, "\neach request to the store took %.0f ms longer: the pause of the hand-over is %.1f round "+
-			"trips\n", r.RTTMS, r.PauseRoundTrips)
+		fmt.Fprintf(w, "\neach request of site B to the store took %.0f ms longer: what parked clients waited for in "+
+			"the hand-over to A is %.0f ms more than two round trips\n", r.RTTMS, r.ParkedBeyondMS)
 	}
 	fmt.Fprintln(w)
 	rows = [][]string{{"LOAD", "WRITTEN", "PRIMARY", "STANDBY", "RATIO", "BEHIND", "CPU s/GiB", "PRIMARY'S"}}

@@ -45,6 +45,13 @@ func (p *Pulse) Longest() time.Duration {
 	return p.longest
 }
 
+// silence is for how long nothing has succeeded.
+func (p *Pulse) silence() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Since(p.last)
+}
+
 // Volume is one that is alone in its group, and is written to wherever it is served.
 type Volume struct {
 	Name, Group string

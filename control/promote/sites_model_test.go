@@ -249,6 +249,11 @@ func (w *sitesWorld) walk(target int, c *claim.Claim, s *state.State, found func
 		}
 		o := &l.objects[p.Position]
 		counts, err := c.Found(o.Object, deadFrom(o.Token.Epoch))
+		if next := c.Place().Next; counts && next <= o.Last {
+			cut := *o
+			cut.Last, cut.items = next-1, o.items[:next-o.First]
+			o = &cut
+		}
 		if err == nil && counts && found != nil {
 			err = found(o)
 		}

@@ -157,8 +157,8 @@ func (w *sitesWorld) upload(i, t int) {
 		return
 	}
 	last := min(uint64(len(s.hist)), first+uint64(w.r.IntN(3)))
-	o := stored{Object: claim.Object{Type: segment.Segment, Token: s.token, First: first, Last: last},
-		items: slices.Clone(s.hist[first-1 : last])}
+	o := stored{Object: claim.Object{Type: segment.Segment, Token: s.token, First: first, Last: last,
+		Cuts: w.without != "cuts"}, items: slices.Clone(s.hist[first-1 : last])}
 	switch w.r.IntN(6) {
 	case 0: // no answer, and it is carried out at any time
 		w.late = append(w.late, func() { l.put(p, o) })

@@ -128,7 +128,7 @@ func newBenchFailover() *cobra.Command {
 			return bench.Failover(ctx, o, time.Duration(rtt))
 		})
 	f := c.Flags()
-	f.Var(&rtt, "rtt", "what each request to the store waits longer while the journal moves")
+	f.Var(&rtt, "rtt", "what each request of site B to the store, which is at A, waits longer while the journal moves")
 	f.Lookup("size").Usage = "size of the volume, which begins as zeros (default 10GiB)"
 	f.Lookup("rounds").DefValue = "3"
 	_ = f.Lookup("rounds").Value.Set("3")

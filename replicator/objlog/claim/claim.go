@@ -34,6 +34,8 @@ type Object struct {
 	Type        segment.Type
 	Token       segment.Token
 	First, Last uint64 // journal index
+	// Cuts: each entry has one journal index, so that a fence may go back into the midst of the object.
+	Cuts bool
 }
 
 // Catalog is what counts of a log's catalogs: where the newest that covers no dead branch ends
@@ -107,10 +109,10 @@ func (c *Claim) Token() segment.Token { return c.token }
 // Found takes the object at Position into account, and moves on. counts says whether it is a
 // part of history: what its writer created after it was fenced is not, nor a fence. deadFrom is
 // the journal index from which on the object's epoch was left behind by a later one, 0 where
-// none did: entries from there on are a dead branch, and history goes on before the object that
-// has the first of them. Errors: fail.Fenced where another writer holds the log, for good;
-// fail.Damaged where the object cannot follow. Where it leaves a gap, the newest catalog says next
-// whether it is damage, or the log has passed the walk.
+// none did: entries from there on are a dead branch, and history goes on before the first of them, or
+// before the object that has it where that cannot be cut. Errors: fail.Fenced where another writer holds
+// the log, for good; fail.Damaged where the object cannot follow. Where it leaves a gap, the newest
+// catalog says next whether it is damage, or the log has passed the walk.
 func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
 	order := o.Token.Compare(c.token)
 	switch {
@@ -134,6 +136,9 @@ func (c *Claim) Found(o Object, deadFrom uint64) (counts bool, err error) {
 		c.at.Token, c.at.Next = o.Token, o.First
 	case deadFrom > 0 && o.Last >= deadFrom: // the branch that ends here is dead, or its end is
 		c.at.Token = o.Token
+		if o.Cuts && o.First < deadFrom { // what lies before it must not be missing until it is written again
+			c.at.Next, counts = deadFrom, true
+		}
 	default:
 		if err := c.beyond(o.Last + 1); err != nil {
 			return false, err

@@ -1,8 +1,10 @@
 package standby
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -62,8 +64,17 @@ func (w *world) step() string {
 		w.log.Random(w.r, 2)
 		return "a volume"
 	case n < 13 && !w.resyncing:
+		if w.r.IntN(2) == 0 {
+			w.places = append(w.places, w.log.Here())
+			return "a place"
+		}
+		w.log.Folding = false
+		name := slices.Sorted(maps.Keys(w.log.Volumes))[0]
+		w.log.Frame(w.log.Write(name, 4096*w.r.Int64N(60), bytes.Repeat([]byte{'m'}, 4096)))
 		w.places = append(w.places, w.log.Here())
-		return "a place"
+		w.log.Frame(w.log.Write(name, 4096*w.r.Int64N(60), bytes.Repeat([]byte{'n'}, 4096)))
+		w.log.Segment()
+		return "a place within an object"
 	case n < 15 && len(w.places) > 0 && !w.resyncing:
 		i := w.r.IntN(len(w.places))
 		w.log.GoBack(w.places[i])
