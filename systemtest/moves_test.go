@@ -29,7 +29,7 @@ type moves struct {
 	other *place // which follows
 	from  point  // the one at which the seat's tenure began
 	shift *shift // at the seat
-	// promised: flushes that were sent since then were answered under ack: remote; -1 is ack: local, or journal.
+	// promised: flushes that were sent since then were answered under ack: remote; -1 is ack: local.
 	promised int64
 	way      string // how the tenure ends
 
@@ -49,14 +49,13 @@ var (
 	ways = []way{
 		{"cut off, and runs on", "local", func(x *moves) { x.force(siteLoss{cutOff: true}) }},
 		{"killed", "remote", func(x *moves) { x.force(siteLoss{killed: true}) }},
-		{"handed over", "journal", (*moves).handOver},
+		{"handed over", "local", (*moves).handOver},
 		{"handed over, and the seat killed", "local", func(x *moves) { x.interrupted(true) }},
 		{"restarted", "local", (*moves).restarted},
 	}
 	more = []way{
 		{"cut off, and runs on", "remote", func(x *moves) { x.force(siteLoss{cutOff: true}) }},
 		{"cut off, then killed", "local", func(x *moves) { x.force(siteLoss{cutOff: true, killed: true}) }},
-		{"cut off, then killed", "journal", func(x *moves) { x.force(siteLoss{cutOff: true, killed: true}) }},
 		{"cut off, then power lost", "local", func(x *moves) {
 			x.force(siteLoss{cutOff: true, killed: true, memory: true})
 		}},

@@ -22,6 +22,7 @@ func TestRolledBack(t *testing.T) {
 	s.mustStart()
 	s.volume("exact", "one", "16MiB")
 	w := newWriter(s, "exact", "one", exactBytes, rand.New(rand.NewPCG(r.Uint64(), 1)))
+	w.marked = true // by the hand-over
 	w.connect()
 	done := make(chan error, 1)
 	go func() { done <- w.run(context.Background()) }()

@@ -68,7 +68,7 @@ func (n *neighbour) takeUp(ctx context.Context, l *twin.Log) error {
 			if x, err = objlog.ReadIndex(ctx, n.store, at.Position); fail.Is(err, fail.NotFound) {
 				err = c.Absent()
 			} else if err == nil {
-				_, err = c.Found(claim.Object{Type: x.Type, Token: x.Token, First: x.FirstIndex, Last: x.LastIndex}, 0)
+				_, err = c.Found(claim.Of(x), 0)
 			}
 		case claim.Create:
 			doc := state.Fence{NextIndex: at.Next, Site: "busan"}

@@ -102,9 +102,8 @@ func (r *run) claimStep(ctx context.Context, c *claim.Claim) error {
 		}
 		if err == nil {
 			dead, counts := r.found.log.State.DeadFrom(x.Token.Epoch), false
-			counts, err = c.Found(claim.Object{Type: x.Type, Token: x.Token, First: x.FirstIndex, Last: x.LastIndex},
-				dead)
-			if counts {
+			if counts, err = c.Found(claim.Of(x), dead); counts {
+				x = c.Counted(x)
 				r.found.follow(&x.Head, x.Entries)
 			}
 		}

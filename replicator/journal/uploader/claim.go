@@ -159,17 +159,11 @@ func (u *Uploader) checkFormat(ctx context.Context, x *segment.Index) error {
 
 // adopt takes an object that is already in the log into account.
 func (u *Uploader) adopt(ctx context.Context, x *segment.Index, c *claim.Claim) error {
-	dead := u.deadFrom(x.Token.Epoch)
-	counts, err := c.Found(claim.Object{Type: x.Type, Token: x.Token, First: x.FirstIndex, Last: x.LastIndex,
-		Cuts: u.arrives() && uint64(len(x.Entries)) == x.LastIndex-x.FirstIndex+1}, dead)
+	counts, err := c.Found(claim.Of(x), u.deadFrom(x.Token.Epoch))
 	if err != nil || !counts {
 		return err
 	}
-	if next := c.Place().Next; next <= x.LastIndex { // of the rest nothing counts
-		cut := *x
-		cut.Entries, cut.LastIndex = x.Entries[:next-x.FirstIndex], next-1
-		x = &cut
-	}
+	x = c.Counted(x)
 	if err := u.sameMoves(ctx, x); err != nil {
 		return err
 	}

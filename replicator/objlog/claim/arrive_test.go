@@ -24,6 +24,8 @@ func TestArriveAtDeadBranch(t *testing.T) {
 			cuts(seg(later, 41, 44))}, 10},
 		"within an object, a fence behind it": {[]Object{cuts(seg(old, 5, 11)), fence(later, 12),
 			cuts(seg(later, 12, 12))}, 10},
+		"within an object, where another one has gone back": {[]Object{cuts(seg(old, 5, 11)),
+			fence(segment.Token{Epoch: 1, Term: 9}, 10)}, 10},
 		"within an object that was left out": {[]Object{cuts(seg(old, 5, 11)), fence(later, 5)}, 5},
 		"behind":                             {[]Object{seg(old, 5, 7)}, 8},
 		"a fence on it": {[]Object{seg(old, 5, 9), seg(old, 10, 10), fence(later, 11), seg(later, 11, 11),

@@ -38,6 +38,24 @@ type Object struct {
 	Cuts bool
 }
 
+// Of is what counts of an object. All who walk a log have to say the same of it: where a fence goes back
+// into its midst, another walk has to count it up to there.
+func Of(x *segment.Index) Object {
+	return Object{Type: x.Type, Token: x.Token, First: x.FirstIndex, Last: x.LastIndex,
+		Cuts: uint64(len(x.Entries)) == x.LastIndex-x.FirstIndex+1}
+}
+
+// Counted is the part of an object that Found has just counted.
+func (c *Claim) Counted(x *segment.Index) *segment.Index {
+	next := c.at.Next
+	if next > x.LastIndex {
+		return x
+	}
+	cut := *x
+	cut.Entries, cut.LastIndex = x.Entries[:next-x.FirstIndex], next-1
+	return &cut
+}
+
 // Catalog is what counts of a log's catalogs: where the newest that covers no dead branch ends
 // (the log's beginning where all do), and whether the log has passed the position at which the
 // walk began, so that it may have been freed.
