@@ -27,7 +27,8 @@ func (r *run) fence(ctx context.Context) error {
 	if r.intent.Fence != nil {
 		return r.reread(ctx)
 	}
-	c := r.intent.claim()
+	end := &r.found.end
+	c := r.intent.claim(claim.Place{Position: end.Position, Next: end.Index + 1, Token: end.Token})
 	for c.Step() != claim.Done {
 		err := r.claimStep(ctx, &c)
 		if errors.Is(err, claim.ErrRolledBack) {

@@ -77,12 +77,16 @@ func (in *intent) how() string {
 	return state.MoveForced
 }
 
-// claim is the walk to the fence.
-func (in *intent) claim() claim.Claim {
+// claim is the walk to the fence, of a log that was read up to an end: it need not be walked again, one request
+// after another. Where our fence may be in it, it is.
+func (in *intent) claim(end claim.Place) claim.Claim {
 	if h := in.HandOver; h != nil {
 		return claim.TakeOver(in.Token, h.At, h.Index)
 	}
-	return claim.Arrive(in.Token)
+	if end.Token.Epoch >= in.Token.Epoch {
+		return claim.Arrive(in.Token)
+	}
+	return claim.TakeOver(in.Token, end, 0)
 }
 
 // overtaken reports whether what was decided was to take up a hand-over that is over, since the log

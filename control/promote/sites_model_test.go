@@ -145,7 +145,7 @@ type modelTaker struct {
 	target   int
 	token    segment.Token
 	state    *state.State // as the log said when it was chosen
-	at       claim.Place  // of a planned one: where it has read up to
+	at       claim.Place  // where it has read up to
 	walk     claim.Claim
 	planned  uint64 // the hand-over's entry; 0: by force
 	anywhere bool   // it takes the log up wherever it ends: the fault that is to be found
@@ -153,8 +153,8 @@ type modelTaker struct {
 }
 
 func (t *modelTaker) begin() {
-	if t.walk = claim.Arrive(t.token); t.planned > 0 && !t.anywhere {
-		t.walk = claim.TakeOver(t.token, t.at, t.planned)
+	if t.walk = claim.TakeOver(t.token, t.at, t.planned); t.anywhere || t.at.Token.Epoch >= t.token.Epoch {
+		t.walk = claim.Arrive(t.token)
 	}
 }
 

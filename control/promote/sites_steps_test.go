@@ -211,7 +211,7 @@ func (w *sitesWorld) acknowledge(i int) {
 	s.acked = least
 	for _, n := range w.seats { // who took over from a log that counts here
 		if n != nil && n.token.Epoch > s.token.Epoch && w.required[n.taken] && n.taken != i && !w.conflict &&
-			!isPrefix(s.hist[:least], n.hist) {
+			!w.optional && !isPrefix(s.hist[:least], n.hist) {
 			w.fault("seat %s acknowledges %d behind epoch %d", siteName(i), least, n.token.Epoch)
 		}
 	}
@@ -252,7 +252,7 @@ func (w *sitesWorld) force(i, sites int) {
 	target := order[taken]
 	hist, end, _ := w.logs[target].read()
 	k := &modelTaker{target: target, token: segment.Token{Epoch: end.Token.Epoch + 1, Writer: w.writer()},
-		state: stateOf(hist)}
+		state: stateOf(hist), at: end}
 	for t := range sites { // one of those that counted is there
 		if w.required[t] && t != w.promiser && w.reaches(i, t) {
 			k.promise = w.promised
@@ -264,7 +264,9 @@ func (w *sitesWorld) force(i, sites int) {
 				siteName(t))
 		}
 	}
-	if !w.required[target] { // behind its fence the former seat goes on to acknowledge: known, and not solved
+	// Behind the fence of a log that does not count for it, a seat that lives goes on to acknowledge: known, and
+	// not solved.
+	if s := w.seats[target]; !w.required[target] || target == w.promiser && s != nil && !s.over {
 		w.optional = true
 	}
 	k.begin()

@@ -95,7 +95,8 @@ func Arrive(token segment.Token) Claim {
 // TakeOver claims a log for a site to which its seat has handed over with the entry at journal index
 // last. at is a place at or before it, up to which the site has read. The fence goes right behind
 // that entry or nowhere: whoever creates the next object of the log decides, the seat by taking
-// the hand-over back (ErrRolledBack) or the site by its fence.
+// the hand-over back (ErrRolledBack) or the site by its fence. With last 0 it is by force: the fence goes where
+// the log ends by then.
 func TakeOver(token segment.Token, at Place, last uint64) Claim {
 	return Claim{token: token, first: at, at: at, step: Read, last: last}
 }
