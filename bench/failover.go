@@ -156,7 +156,12 @@ func (b *failoverBench) end() {
 
 // host makes one more.
 func (b *failoverBench) host(name string) (*twosites.Host, error) {
-	h, err := b.lab.Host(name, "site-"+name)
+	return b.hostAt(name, b.lab.Target)
+}
+
+// hostAt is host with a way to the store of its own.
+func (b *failoverBench) hostAt(name, target string) (*twosites.Host, error) {
+	h, err := b.lab.HostAt(name, "site-"+name, b.lab.Store, target)
 	if err == nil {
 		b.hosts = append(b.hosts, h)
 	}
@@ -172,11 +177,7 @@ func (b *failoverBench) far(name string) (*twosites.Host, error) {
 	b.sopts.Endpoint = "http://" + b.proxy.Addr()
 	target := b.settingsYAML("      ")
 	b.sopts.Endpoint = near
-	h, err := b.lab.HostAt(name, "site-"+name, b.lab.Store, target)
-	if err == nil {
-		b.hosts = append(b.hosts, h)
-	}
-	return h, err
+	return b.hostAt(name, target)
 }
 
 // prepare starts both sites with a volume that has some data.

@@ -3,7 +3,6 @@ package twin
 import (
 	"context"
 	"errors"
-	"sort"
 
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -86,16 +85,11 @@ func (l *Log) HashAt(ctx context.Context, id change.StreamID, lsn uint64) (h cha
 			}
 		}
 	}
-	w, err := l.viewAt(ctx, id, lsn)
-	if err != nil || w == nil {
+	f, ok, err := l.frameWith(ctx, id, lsn)
+	if !ok || f.entry().LastLSN != lsn {
 		return h, false, err
 	}
-	for _, f := range w.Frames[id] {
-		if e := f.entry(); e.LastLSN == lsn {
-			return e.Hash, true, nil
-		}
-	}
-	return h, false, nil
+	return f.entry().Hash, true, nil
 }
 
 // HashIn is HashAt for an LSN in the middle of a frame as well: then the hash is that frame's.
@@ -103,16 +97,11 @@ func (l *Log) HashIn(ctx context.Context, id change.StreamID, lsn uint64) (h cha
 	if h, known, err = l.HashAt(ctx, id, lsn); known || err != nil {
 		return h, known, err
 	}
-	w, err := l.viewAt(ctx, id, lsn)
-	if err != nil || w == nil {
+	f, ok, err := l.frameWith(ctx, id, lsn)
+	if !ok || f.entry().FirstLSN > lsn {
 		return h, false, err
 	}
-	f := w.Frames[id]
-	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn })
-	if n == len(f) || f[n].entry().FirstLSN > lsn {
-		return h, false, nil
-	}
-	return f[n].entry().Hash, true, nil
+	return f.entry().Hash, true, nil
 }
 
 // DeadBranch calls fn with the extents of all entries of a stream from a journal index on, in

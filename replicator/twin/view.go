@@ -114,6 +114,21 @@ func (l *Log) viewAt(ctx context.Context, id change.StreamID, lsn uint64) (*Log,
 	return l.view(ctx, mark)
 }
 
+// frameWith is the frame of a stream in which an LSN lies, or behind it where none has it; ok is false where
+// that is gone, or the log ends before.
+func (l *Log) frameWith(ctx context.Context, id change.StreamID, lsn uint64) (ref FrameRef, ok bool, err error) {
+	w, err := l.viewAt(ctx, id, lsn)
+	if err != nil || w == nil {
+		return ref, false, err
+	}
+	f := w.Frames[id]
+	n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn })
+	if n == len(f) {
+		return ref, false, nil
+	}
+	return f[n], true, nil
+}
+
 // notRetained is the mark of what is no longer in the log.
 const notRetained = -2
 
@@ -248,16 +263,12 @@ func (l *Log) When(ctx context.Context, id change.StreamID, lsn uint64) catalog.
 	if k, ok := l.retainedAt(id, lsn); ok {
 		return k.At
 	}
-	w, err := l.viewAt(ctx, id, lsn)
-	if err == nil && w != nil {
-		f := w.Frames[id]
-		if n := sort.Search(len(f), func(i int) bool { return f[i].entry().LastLSN >= lsn }); n < len(f) {
-			e := f[n].entry()
-			if at.Time, at.Written = e.LastTime, f[n].Object.Time; e.LastLSN == lsn {
-				at.Hash = e.Hash
-			}
-			return at
+	if f, ok, _ := l.frameWith(ctx, id, lsn); ok {
+		e := f.entry()
+		if at.Time, at.Written = e.LastTime, f.Object.Time; e.LastLSN == lsn {
+			at.Hash = e.Hash
 		}
+		return at
 	}
 	if l.Catalog != nil {
 		if k, ok := l.Catalog.RetainedAt(id, lsn); ok {

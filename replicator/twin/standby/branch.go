@@ -2,7 +2,6 @@ package standby
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -71,7 +70,10 @@ func (s *Standby) cutOff(ctx context.Context, to uint64) (out branches, err erro
 		}
 	}
 	out.dead.From, out.dead.Index = s.cur.before(lowest), lowest
-	out.points, err = s.fencePoints(ctx, fence)
+	doc, err := objlog.ReadFence(ctx, s.o.Store, fence)
+	if err == nil {
+		out.points = doc.Streams
+	}
 	return out, err
 }
 
@@ -86,21 +88,6 @@ func (s *Standby) footers(ctx context.Context, from, to uint64) ([]*segment.Inde
 		})
 	}
 	return all, g.Wait()
-}
-
-// fencePoints is where a fence says that the streams go on.
-func (s *Standby) fencePoints(ctx context.Context, position uint64) (map[change.StreamID]change.Point, error) {
-	o, err := s.read(ctx, position, nil)
-	if err != nil {
-		return nil, err
-	}
-	var doc state.Fence
-	for _, c := range o.commands {
-		if c.kind == state.KindFence && json.Unmarshal(c.json, &doc) == nil {
-			return doc.Streams, nil
-		}
-	}
-	return nil, errDamaged(s.o.Store.URL(), position, "the fence has no document")
 }
 
 // rebase puts the cursor to the end of the log, as far as that is read through the newest
