@@ -9,6 +9,7 @@ import (
 	"github.com/pollux-dr/pollux/control/api"
 	"github.com/pollux-dr/pollux/internal/change"
 	"github.com/pollux-dr/pollux/internal/clock"
+	"github.com/pollux-dr/pollux/internal/config"
 	"github.com/pollux-dr/pollux/internal/fail"
 	"github.com/pollux-dr/pollux/replicator/objlog/extent"
 	"github.com/pollux-dr/pollux/replicator/objstore"
@@ -51,34 +52,43 @@ func (d service) Commit(ctx context.Context, r api.Commit) (out api.CommitReport
 	if r.DryRun {
 		return out, nil
 	}
-	_, err = d.journal.Propose(state.KindWayBack, state.WayBack{Step: state.WayBackCommit, Epoch: w.Epoch, Who: r.By,
-		Time: out.Time})
+	index, err := d.journal.Propose(state.KindWayBack, state.WayBack{Step: state.WayBackCommit, Epoch: w.Epoch,
+		Who: r.By, Time: out.Time})
 	if err != nil {
 		return out, err
 	}
 	out.Outcome = "committed"
 	d.log.Info("the way back of a hand-over was given up", "to", w.To, "epoch", w.Epoch, "by", r.By)
-	out.AnswersDeleted, out.AnswersLeft = d.deleteAnswers(ctx)
+	out.AnswersDeleted, out.AnswersLeft = d.deleteAnswers(ctx, index)
 	return out, nil
 }
 
 // deleteAnswers removes the answers to hand-overs beside the logs, where this host's credentials let
-// it. What it leaves is gc's.
-func (d *Daemon) deleteAnswers(ctx context.Context) (deleted, left int) {
+// it and the log says, in an entry at index at the latest, that they have ended. What it leaves is gc's.
+func (d *Daemon) deleteAnswers(ctx context.Context, index uint64) (deleted, left int) {
 	ctx, cancel := context.WithTimeout(ctx, answersLimit)
 	defer cancel()
 	for _, t := range d.conf.Journal.Targets {
-		s, err := d.host.OpenStore(ctx, t, 0)
-		if err == nil {
-			var n, m int
-			n, m, err = gc.CollectAnswers(ctx, s)
-			deleted, left, err = deleted+n, left+m, errors.Join(err, s.Close())
-		}
-		if err != nil {
+		n, m, err := d.deleteAnswersAt(ctx, t, index)
+		if deleted, left = deleted+n, left+m; err != nil {
 			d.log.Warn("answers to hand-overs are left to gc", "target", t.Name, "err", err)
 		}
 	}
 	return deleted, left
+}
+
+func (d *Daemon) deleteAnswersAt(ctx context.Context, t config.Target, index uint64) (deleted, left int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, answersLimit/time.Duration(len(d.conf.Journal.Targets)))
+	defer cancel()
+	if err := d.awaitIndex(ctx, t.Name, index); err != nil {
+		return 0, 0, err
+	}
+	s, err := d.host.OpenStore(ctx, t, 0)
+	if err != nil {
+		return 0, 0, err
+	}
+	deleted, left, err = gc.CollectAnswers(ctx, s)
+	return deleted, left, errors.Join(err, s.Close())
 }
 
 // RollBack hands the journal back to the site that had it before, and has the volumes go on from the

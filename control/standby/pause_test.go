@@ -176,7 +176,13 @@ func TestHandOverRoundTrips(t *testing.T) {
 	asked := near.between(held, fence.ended, func(r *request) bool { return r.status/100 == 2 })
 	t.Logf("I/O waited for %.1f ways there and back, in which the site asked its store for %d objects and lists, and "+
 		"read %v of the log", float64(served.Sub(held))/float64(2*oneWay), len(asked), read)
-	if len(read) > 1+len(wrote) { // the identity, and what came after the answer
+	answers := near.between(began, held, func(r *request) bool { // each when the site had read all that there was
+		return strings.Contains(r.path, "/handover/") && write(r)
+	})
+	coming := far.between(began, held, func(r *request) bool {
+		return strings.Contains(r.path, "/log/") && write(r) && r.ended.After(answers[0].began)
+	})
+	if len(read) > 1+len(coming)+len(wrote) { // the identity, and what came after the answer
 		t.Errorf("of the log it read %v", read)
 	}
 	if len(asked) > 10 {

@@ -85,7 +85,7 @@ func (s *Standby) stepTo(ctx context.Context, end uint64) (busy bool, err error)
 		return true, s.begin(ctx)
 	}
 	n := 0
-	if s.fetched < end && s.cur.Through <= s.cur.Position {
+	if s.fetched < end && !s.cur.torn() {
 		if n, err = s.fetch(ctx); err != nil {
 			return false, err
 		}
@@ -130,7 +130,7 @@ func (s *Standby) holding() map[string]Held {
 	defer s.mu.Unlock()
 	out := map[string]Held{}
 	for name, v := range s.cur.Volumes {
-		if v.Following {
+		if v.Following && !s.cur.torn() {
 			at := s.cur.stream(v.Stream).Applied
 			out[name] = Held{Path: v.Path, Stream: v.Stream, LSN: at.LSN, Hash: at.Hash, Epoch: s.cur.Token.Epoch}
 		}
@@ -156,7 +156,7 @@ func (s *Standby) Images() map[string]Image {
 	}
 	for name, v := range s.cur.Volumes {
 		i := Image{Path: v.Path, Ours: v.Begun || v.Image || v.Following, Whole: v.Image || v.Following}
-		if v.Following {
+		if v.Following && !s.cur.torn() {
 			i.LSN = s.cur.stream(v.Stream).Applied.LSN
 		}
 		out[name] = i

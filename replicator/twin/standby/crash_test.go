@@ -140,9 +140,9 @@ func testCrash(t *testing.T, n uint64) {
 		c.open()
 		c.link.away = true
 		if c.s.cur != nil {
-			noted := c.s.cur.Through > c.s.cur.Position
+			noted := c.s.cur.torn()
 			_, err := c.s.step(t.Context())
-			if noted && c.s.cur.Through > c.s.cur.Position {
+			if noted && c.s.cur.torn() {
 				t.Fatalf("what was noted could not be finished: %v", err)
 			}
 		}

@@ -96,6 +96,9 @@ type sample struct {
 	Index    uint64 `json:"index"` // the one that had to follow there
 }
 
+// torn reports whether images may hold some of what is being applied, so that they are at no point.
+func (c *cursor) torn() bool { return c.Through > c.Position }
+
 func (c *cursor) clone() *cursor {
 	out := *c
 	out.Streams = make(map[change.StreamID]*streamCursor, len(c.Streams))

@@ -71,6 +71,35 @@ func TestDelay(t *testing.T) {
 	}
 }
 
+// TestStoppedWhileApplying: an image that some of a batch was written to is at no point, before and after a
+// restart, until the batch is finished.
+func TestStoppedWhileApplying(t *testing.T) {
+	r := begun(t)
+	r.log.Frame(r.page(1, 'y'))
+	r.log.Frame(r.page(2, 'z'))
+	r.log.Segment()
+	ctx, stop := context.WithCancel(t.Context())
+	r.disk.before = func() error { stop(); return nil }
+	if _, err := r.s.step(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	r.disk.before = nil
+	for range 2 {
+		if i := r.s.Images()["a"]; i.LSN != 0 || !i.Ours || !i.Whole {
+			t.Errorf("%+v", i)
+		}
+		if held := r.s.holding(); len(held) > 0 {
+			t.Errorf("%+v", held)
+		}
+		r.open()
+	}
+	r.must(r.settle())
+	r.newest(1)
+	if i := r.s.Images()["a"]; i.LSN != r.log.Point.LSN {
+		t.Errorf("%+v", i)
+	}
+}
+
 // TestDelayedCopy: a volume is copied as of a point that is as old as the delay, and follows
 // when the point at which the following began is.
 func TestDelayedCopy(t *testing.T) {

@@ -262,7 +262,7 @@ func (s *Standby) step(ctx context.Context) (busy bool, err error) {
 		return true, s.begin(ctx)
 	}
 	fetched, ferr := 0, error(nil)
-	if c.Through <= c.Position { // else what is noted comes first, and is here
+	if !c.torn() { // else what is noted comes first, and is here
 		fetched, ferr = s.fetch(ctx)
 	}
 	applied, err := s.applyDue(ctx, everything, s.o.Now().Add(-s.o.Delay))
