@@ -175,6 +175,12 @@ func (f *Fold) overlap() error {
 // Parts is how many parts Part has, at least one.
 func (f *Fold) Parts() int { return max(1, (int(f.Blocks)+foldPartBlocks-1)/foldPartBlocks) }
 
+// PartBytes is how many plain bytes part i has.
+func (f *Fold) PartBytes(i int) int {
+	const partBytes = foldPartBlocks * change.BlockBytes
+	return int(min(partBytes, f.PlainBytes-int64(i)*partBytes))
+}
+
 // Part opens part i into buf (which grows as needed), checks its blocks, and
 // returns the extents whose data lies in it, cut at its ends. Extents without data
 // are in the first part.

@@ -17,12 +17,18 @@ type Checked struct {
 // Walk checks a whole object down to the plain bytes of each frame. It calls fn
 // for every entry, in journal order, damaged ones included, and returns the
 // first damage that it found. The Index is nil where head or footer is damaged.
-func Walk(obj []byte, fn func(i int, c Checked)) (*Index, error) {
+func Walk(obj []byte, fn func(i int, c Checked)) (*Index, error) { return walk(obj, false, fn) }
+
+// WalkSealed is Walk for who opens each entry by itself later: every byte is checked, by the digests of
+// frames and folds, and no block is decompressed.
+func WalkSealed(obj []byte, fn func(i int, c Checked)) (*Index, error) { return walk(obj, true, fn) }
+
+func walk(obj []byte, sealed bool, fn func(i int, c Checked)) (*Index, error) {
 	x, err := Parse(obj)
 	if err != nil {
 		return nil, err
 	}
-	w := walker{x: x}
+	w := walker{x: x, sealed: sealed}
 	for i := range x.Entries {
 		c := w.entry(obj, i)
 		if err == nil {
@@ -38,10 +44,11 @@ func Walk(obj []byte, fn func(i int, c Checked)) (*Index, error) {
 
 // walker keeps what one entry after another is read into.
 type walker struct {
-	x     *Index
-	frame change.Frame
-	fold  Fold
-	plain []byte
+	x      *Index
+	sealed bool
+	frame  change.Frame
+	fold   Fold
+	plain  []byte
 }
 
 func (w *walker) entry(obj []byte, i int) (c Checked) {
@@ -52,7 +59,10 @@ func (w *walker) entry(obj []byte, i int) (c Checked) {
 		if c.Err = w.x.Frame(&w.frame, body, i); c.Err != nil {
 			return c
 		}
-		if w.plain, c.Err = w.frame.Plain(w.plain); c.Err == nil {
+		if !w.sealed {
+			w.plain, c.Err = w.frame.Plain(w.plain)
+		}
+		if c.Err == nil {
 			c.Frame = &w.frame
 		}
 	case FoldEntry:
@@ -61,7 +71,7 @@ func (w *walker) entry(obj []byte, i int) (c Checked) {
 		}
 		c.Err = w.fold.overlap()
 		for part := range w.fold.Parts() {
-			if c.Err != nil {
+			if c.Err != nil || w.sealed {
 				break
 			}
 			_, w.plain, c.Err = w.fold.Part(part, w.plain)

@@ -3,6 +3,7 @@ package image
 import (
 	"io"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -43,6 +44,36 @@ func InPlace(path string, size int64) (*Target, error) {
 	}
 	_ = unix.Fremovexattr(int(t.file.Fd()), provenance.RestoredName)
 	return t, nil
+}
+
+// WriteVector writes parts one after another, most of them with one call.
+func (t *Target) WriteVector(parts [][]byte, off int64) error {
+	if len(parts) == 1 {
+		_, err := t.file.WriteAt(parts[0], off)
+		return fail.Wrap(fail.Full, "write", t.Path, err)
+	}
+	left := slices.Clone(parts) // Pwritev may write a part of it
+	for len(left) > 0 {
+		n, err := unix.Pwritev(int(t.file.Fd()), left, off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == nil && n == 0 {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return fail.Wrap(fail.Full, "write", t.Path, err)
+		}
+		off += int64(n)
+		for len(left) > 0 && n >= len(left[0]) {
+			n -= len(left[0])
+			left = left[1:]
+		}
+		if n > 0 {
+			left[0] = left[0][n:]
+		}
+	}
+	return nil
 }
 
 // Sync makes what was written durable. After an error nothing is known of what was written

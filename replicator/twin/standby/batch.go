@@ -14,7 +14,7 @@ import (
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
-// batchBytes is how much is applied between two syncs of the images, but for one object.
+// batchBytes is how much, decompressed, is applied between two syncs of the images, but for one object.
 const batchBytes = 64 << 20
 
 // batch is a run of objects that are taken and applied together.
@@ -107,7 +107,7 @@ func (b *batch) next(ctx context.Context, position uint64) error {
 	if err != nil {
 		return err
 	}
-	b.bytes += int64(len(o.raw))
+	b.bytes += max(o.plain, int64(len(o.raw)))
 	return b.take(o)
 }
 

@@ -2,6 +2,7 @@ package standby
 
 import (
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -48,7 +49,12 @@ func benchApply(b *testing.B, random bool, size, records int) {
 		if err := s.bring(b.Context(), "v"); err != nil {
 			b.Fatal(err)
 		}
+		// An image that is written to has its blocks.
+		if err := os.WriteFile(filepath.Join(dir, "image"), make([]byte, benchVolume), 0o600); err != nil {
+			b.Fatal(err)
+		}
 		benchLog(l, r, random, size, records)
+		syscall.Sync()
 		cpu := processCPU(b)
 		b.StartTimer()
 		follow(b, s)

@@ -10,10 +10,12 @@ import (
 	"github.com/pollux-dr/pollux/replicator/state"
 )
 
-// object is one of the log, checked down to the plain bytes of its frames.
+// object is one of the log. All its bytes are checked; what its blocks decompress to shows when they are
+// opened, before anything of a batch is written.
 type object struct {
 	*segment.Index
 	raw      []byte
+	plain    int64         // bytes of its frames and folds, decompressed
 	prev     []change.Hash // by entry: the hash that a frame or fold follows
 	commands []command     // by entry
 }
@@ -31,13 +33,15 @@ func parse(position uint64, raw []byte) (*object, error) {
 			o.prev, o.commands = append(o.prev, change.Hash{}), append(o.commands, command{})
 		}
 	}
-	x, err := segment.Walk(raw, func(i int, c segment.Checked) {
+	x, err := segment.WalkSealed(raw, func(i int, c segment.Checked) {
 		grow(i)
 		switch {
 		case c.Frame != nil:
 			o.prev[i] = c.Frame.Prev
+			o.plain += int64(c.Frame.PlainBytes)
 		case c.Fold != nil:
 			o.prev[i] = c.Fold.Prev
+			o.plain += c.Fold.PlainBytes
 		default:
 			o.commands[i] = command{c.Command, c.JSON}
 		}
@@ -57,27 +61,29 @@ func parse(position uint64, raw []byte) (*object, error) {
 type decoder struct {
 	frame change.Frame
 	fold  segment.Fold
-	plain []byte
 }
 
-// changes calls fn with what entry i changes, in order; data is nil where bytes become zeros.
-func (d *decoder) changes(o *object, i int, fn func(volume uint32, off, n int64, data []byte) error) (err error) {
+// changes calls fn with what entry i changes, in order, in memory that it asks for; data is nil where
+// bytes become zeros.
+func (d *decoder) changes(o *object, i int, memory func(n int) []byte,
+	fn func(volume uint32, off, n int64, data []byte) error) (err error) {
 	e := &o.Entries[i]
 	body := o.raw[e.Offset:][:e.Bytes]
 	if e.Kind == segment.FoldEntry {
-		return d.foldChanges(o, i, body, fn)
+		return d.foldChanges(o, i, body, memory, fn)
 	}
 	if err := o.Frame(&d.frame, body, i); err != nil {
 		return err
 	}
-	if d.plain, err = d.frame.Plain(d.plain); err != nil {
+	plain, err := d.frame.Plain(memory(int(d.frame.PlainBytes)))
+	if err != nil {
 		return err
 	}
 	for k := range d.frame.Records {
 		r := &d.frame.Records[k]
 		switch r.Kind {
 		case change.Write:
-			err = fn(r.Volume, r.Off, int64(r.Len), d.frame.Data(k, d.plain))
+			err = fn(r.Volume, r.Off, int64(r.Len), d.frame.Data(k, plain))
 		case change.Zero, change.Trim:
 			err = fn(r.Volume, r.Off, int64(r.Len), nil)
 		}
@@ -88,14 +94,14 @@ func (d *decoder) changes(o *object, i int, fn func(volume uint32, off, n int64,
 	return nil
 }
 
-func (d *decoder) foldChanges(o *object, i int, body []byte,
+func (d *decoder) foldChanges(o *object, i int, body []byte, memory func(n int) []byte,
 	fn func(volume uint32, off, n int64, data []byte) error) error {
 	if err := o.Fold(&d.fold, body, i); err != nil {
 		return err
 	}
 	for part := range d.fold.Parts() {
-		extents, plain, err := d.fold.Part(part, d.plain)
-		if d.plain = plain; err != nil {
+		extents, _, err := d.fold.Part(part, memory(d.fold.PartBytes(part)))
+		if err != nil {
 			return err
 		}
 		for k := range extents {

@@ -35,6 +35,7 @@ const worldWindow = 2 * time.Hour
 func newWorld(t *testing.T, n uint64) *world {
 	w := &world{rig: newRig(t), r: rand.New(rand.NewPCG(n, 2))}
 	w.log.Step = 7 * time.Minute
+	w.limit = []int64{0, 4 << 10, 20 << 10}[w.r.IntN(3)]
 	w.log.Keeping = false
 	w.log.Command(state.KindGroupPut, state.Group{Name: "g", Ack: "local", Overflow: "throttle", PITR: state.PITRFold,
 		Retention: &state.Retention{EveryWriteSeconds: int64(worldWindow.Seconds())}})

@@ -143,6 +143,17 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+func (f *memFile) WriteVector(parts [][]byte, off int64) error {
+	for _, p := range parts {
+		n, err := f.WriteAt(p, off)
+		if err != nil {
+			return err
+		}
+		off += int64(n)
+	}
+	return nil
+}
+
 func (f *memFile) Zero(off, n int64) error {
 	_, err := f.WriteAt(make([]byte, n), off)
 	return err
@@ -170,6 +181,7 @@ type rig struct {
 	now   time.Time
 	s     *Standby
 	o     Options
+	limit int64 // of what is gathered, if not 0
 }
 
 const rigVolume = 1 << 20
@@ -209,7 +221,9 @@ func (r *rig) open() *Standby {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.s = s
+	if r.s = s; r.limit > 0 {
+		s.gathered.limit = r.limit
+	}
 	return s
 }
 

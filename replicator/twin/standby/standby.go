@@ -91,14 +91,15 @@ type Standby struct {
 	delay time.Duration // o's, which CatchUp changes under whoever asks for the status
 
 	// Of whoever follows: Run's goroutine, or CatchUp's once that has ended.
-	stage   *stage
-	fetched uint64    // the first position behind the cursor that is not staged
-	seen    time.Time // when an object, or the newest catalog, last showed that no position was freed
-	missed  time.Time // since when the next position is missing; zero: it is not known to be
-	passed  uint64    // the newest catalog that was looked at, plus one
-	width   int       // how many objects are asked for at once
-	decoder decoder
-	whole   bool // only whole images count: CatchUp has begun
+	stage    *stage
+	fetched  uint64    // the first position behind the cursor that is not staged
+	seen     time.Time // when an object, or the newest catalog, last showed that no position was freed
+	missed   time.Time // since when the next position is missing; zero: it is not known to be
+	passed   uint64    // the newest catalog that was looked at, plus one
+	width    int       // how many objects are asked for at once
+	decoder  decoder
+	gathered gather // memory of the batch that is written
+	whole    bool   // only whole images count: CatchUp has begun
 
 	mu    sync.Mutex // of what follows; held while a batch is applied, or the last step of a copy made
 	cur   *cursor    // nil before the log was opened for the first time
@@ -124,7 +125,7 @@ type Standby struct {
 func Open(o Options) (*Standby, error) {
 	o.setDefaults()
 	s := &Standby{o: o, delay: o.Delay, files: map[string]file{}, retry: map[string]time.Time{},
-		wake: make(chan struct{}, 1), width: 1}
+		wake: make(chan struct{}, 1), width: 1, gathered: gather{limit: gatherBytes}}
 	var err error
 	if err = o.FS.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fail.Wrap(fail.Denied, "create", o.Dir, err)

@@ -16,6 +16,7 @@ import (
 // file is an open image.
 type file interface {
 	WriteAt(p []byte, off int64) (int, error)
+	WriteVector(parts [][]byte, off int64) error // one after another
 	Zero(off, n int64) error
 	Sync() error
 	Close() error
@@ -72,10 +73,15 @@ func (osDisk) Copy(ctx context.Context, l *twin.Log, p twin.Point, path string, 
 
 // write writes what the batch has of each stream to the images of the volumes that follow, and
 // syncs them. An image that cannot be written is followed no more until it is made good: it
-// does not hold up the others.
+// does not hold up the others. What cannot be read of the batch shows before anything is written.
 func (b *batch) write(ctx context.Context, todo map[change.StreamID][]entryRef) error {
 	if len(todo) == 0 {
 		return nil
+	}
+	w := writing{b: b, g: &b.s.gathered, touched: map[string]file{}, failed: map[string]error{}}
+	defer w.g.reset()
+	if err := w.gather(ctx, todo, nil); err != nil {
+		return err
 	}
 	if b.s.cur.Through < b.c.Position {
 		note := b.s.cur.clone()
@@ -85,25 +91,21 @@ func (b *batch) write(ctx context.Context, todo map[change.StreamID][]entryRef) 
 		}
 	}
 	b.c.Through = b.c.Position
-	failed := map[string]error{}
-	touched := map[string]file{}
-	for _, id := range sortedStreams(todo) {
-		numbers := b.c.numbers(id)
-		for _, e := range todo[id] {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := b.writeEntry(ctx, id, &e, numbers, touched, failed); err != nil {
-				return err
-			}
+	if w.g.checking { // it is more than fits: once more, and written now and then
+		w.g.reset()
+		if err := w.gather(ctx, todo, w.flush); err != nil {
+			return err
 		}
 	}
-	for name, f := range touched {
-		if failed[name] == nil {
-			failed[name] = f.Sync()
+	if err := w.flush(ctx); err != nil {
+		return err
+	}
+	for name, f := range w.touched {
+		if w.failed[name] == nil {
+			w.failed[name] = f.Sync()
 		}
 	}
-	for name, err := range failed {
+	for name, err := range w.failed {
 		if err == nil {
 			continue
 		}
@@ -117,9 +119,44 @@ func (b *batch) write(ctx context.Context, todo map[change.StreamID][]entryRef) 
 	return nil
 }
 
-// writeEntry writes one frame or fold. What it names outside of a volume is damage.
-func (b *batch) writeEntry(ctx context.Context, id change.StreamID, e *entryRef, numbers map[uint32]string,
-	touched map[string]file, failed map[string]error) error {
+// writing is one run of write.
+type writing struct {
+	b       *batch
+	g       *gather
+	touched map[string]file
+	failed  map[string]error
+}
+
+// gather reads all that is to be done. Where it is too much to be kept, flush writes what was gathered;
+// without flush the rest is only looked at.
+func (w *writing) gather(ctx context.Context, todo map[change.StreamID][]entryRef,
+	flush func(context.Context) error) error {
+	for _, id := range sortedStreams(todo) {
+		numbers := w.b.c.numbers(id)
+		for i := range todo[id] {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := w.entry(ctx, id, &todo[id][i], numbers); err != nil {
+				return err
+			}
+			if w.g.bytes < w.g.limit {
+				continue
+			}
+			if flush == nil {
+				w.g.reset()
+				w.g.checking = true
+			} else if err := flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// entry gathers one frame or fold. What it names outside of a volume is damage.
+func (w *writing) entry(ctx context.Context, id change.StreamID, e *entryRef, numbers map[uint32]string) error {
+	b := w.b
 	o, err := b.object(ctx, e.position)
 	if err != nil {
 		return err
@@ -127,37 +164,42 @@ func (b *batch) writeEntry(ctx context.Context, id change.StreamID, e *entryRef,
 	if e.entry >= len(o.Entries) || o.Entries[e.entry].Stream != id || o.Entries[e.entry].Index != e.index {
 		return errDamaged(b.s.o.Store.URL(), e.position, "it has no entry of journal index %d any more", e.index)
 	}
-	err = b.s.decoder.changes(o, e.entry, func(volume uint32, off, n int64, data []byte) error {
+	err = b.s.decoder.changes(o, e.entry, w.g.memory, func(volume uint32, off, n int64, data []byte) error {
 		name, ours := numbers[volume]
-		if !ours || failed[name] != nil {
+		if !ours {
 			return nil
 		}
-		size := b.c.Volumes[name].Size
-		if off+n > size {
+		if size := b.c.Volumes[name].Size; off+n > size {
 			return fail.New(fail.Damaged, "apply", "volume "+name,
 				fmt.Sprintf("a record of %d bytes at %d lies outside its %d bytes", n, off, size))
 		}
-		f, err := b.s.open(name, b.c.Volumes[name])
-		if err == nil {
-			touched[name] = f
-			err = put(f, off, n, data)
-			b.s.applied.Add(int64(len(data)))
-		}
-		if err != nil {
-			failed[name] = err
-		}
+		w.g.add(name, off, n, data)
 		return nil
 	})
 	return fail.At("apply", fmt.Sprintf("%s/%s at byte %d", b.s.o.Store.URL(), objlog.ObjectName(e.position),
 		o.Entries[e.entry].Offset), err)
 }
 
-func put(f file, off, n int64, data []byte) error {
-	if data == nil {
-		return f.Zero(off, n)
+// flush writes what was gathered.
+func (w *writing) flush(ctx context.Context) error {
+	for _, name := range w.g.names() {
+		if w.failed[name] != nil {
+			continue
+		}
+		f, err := w.b.s.open(name, w.b.c.Volumes[name])
+		if err == nil {
+			var n int64
+			w.touched[name] = f
+			n, err = w.g.write(ctx, name, f)
+			w.b.s.applied.Add(n)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		w.failed[name] = fail.Wrap(fail.Full, "write", "image", err)
 	}
-	_, err := f.WriteAt(data, off)
-	return fail.Wrap(fail.Full, "write", "image", err)
+	w.g.reset()
+	return nil
 }
 
 // open returns the open image of a volume.
