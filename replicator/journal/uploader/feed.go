@@ -118,12 +118,23 @@ func (u *Uploader) another(ctx context.Context) (*object, error) {
 func (u *Uploader) mayLaunch() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.flying == 0 || u.hurried && u.careful == 0 && u.flying < u.o.InFlight {
+	switch {
+	case !u.near():
+		return false
+	case u.flying == 0:
 		return true
+	case u.careful > 0:
+		return false
+	case u.hurried:
+		return u.flyingBytes < maxFlyingBytes
 	}
-	return u.careful == 0 && u.flying < u.o.InFlight && u.flyingBytes < maxFlyingBytes &&
-		(u.batchFull || u.batchBytes >= pipelineBytes)
+	return u.flying < u.o.InFlight && u.flyingBytes < maxFlyingBytes &&
+		(u.batchFull || u.batchBytes >= u.pipeline)
 }
+
+// near reports whether the next position lies so near to the first one that may still be on its way that
+// it proves nothing of that. Called with mu held.
+func (u *Uploader) near() bool { return u.pos <= u.status.Position+segment.MaxInFlight }
 
 // collect adds what the journal has accepted meanwhile to the next object.
 func (u *Uploader) collect() error {

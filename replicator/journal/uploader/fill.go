@@ -57,10 +57,10 @@ func (u *Uploader) missing() bool {
 func (u *Uploader) mayFill() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.flying == 0 {
+	if u.flying == 0 && u.near() {
 		return true
 	}
-	return u.status.Filling && u.careful == 0 && u.flying < u.o.InFlight && u.flyingBytes < maxFlyingBytes
+	return u.near() && u.status.Filling && u.careful == 0 && u.flying < u.o.InFlight && u.flyingBytes < maxFlyingBytes
 }
 
 // setFilling is for the status.

@@ -85,6 +85,7 @@ type Uploader struct {
 	status              Status
 	pace                pace
 	flying, flyingBytes int
+	pipeline            int // bytes; pipelineBytes but for a test
 	hurried             bool
 	began               map[uint64]time.Time // by position: objects under way
 	landed              chan struct{}        // an object was created
@@ -135,7 +136,7 @@ func New(o Options) *Uploader {
 		store: objstore.WithRequests(o.Store, o.RequestsPerSecond, o.Burst), landed: make(chan struct{}, 1),
 		careful: segment.MaxInFlight, order: make(chan *object, segment.MaxInFlight)}
 	u.tail = newTail(o.Dates, o.SinceBoot)
-	u.window = maxWindowBytes
+	u.window, u.pipeline = maxWindowBytes, pipelineBytes
 	u.began, u.pace = map[uint64]time.Time{}, newPace()
 	u.points = map[change.StreamID]change.Point{}
 	t := o.Journal.Target(o.Target)
@@ -157,7 +158,7 @@ func (u *Uploader) Status() Status {
 }
 
 // Hurry says that somebody waits for what the journal has now: until it is called again with
-// false, an object does not wait for the one before it, nor for the request budget.
+// false, an object does not wait for those before it, nor for the request budget.
 func (u *Uploader) Hurry(on bool) {
 	u.mu.Lock()
 	u.hurried = on

@@ -1,0 +1,87 @@
+package uploader
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
+	"github.com/pollux-dr/pollux/replicator/objstore"
+)
+
+// stuckStore holds the create of one position, and knows how far the others went.
+type stuckStore struct {
+	objstore.Store
+	stuck uint64
+	let   chan struct{}
+
+	mu  sync.Mutex
+	far uint64
+}
+
+func (s *stuckStore) Create(ctx context.Context, name string, body []byte) error {
+	position, _ := objlog.PositionOf(name)
+	if position == s.stuck {
+		select {
+		case <-s.let:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	err := s.Store.Create(ctx, name, body)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.far = max(s.far, position)
+	}
+	return err
+}
+
+func (s *stuckStore) reached() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.far
+}
+
+// TestOneIsStuck: while one create hangs, others go on beside it, but never so far that what they left behind
+// proves the one before them lost.
+func TestOneIsStuck(t *testing.T) {
+	for name, hurried := range map[string]bool{"natural": false, "hurried": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			const first = 40 // one at a time until then
+			s := &stuckStore{Store: r.store, stuck: first, let: make(chan struct{})}
+			r.store = s
+			u, stop := r.run()
+			for s.reached() < first-1 {
+				r.propose(1)
+				r.await()
+			}
+			u.Hurry(hurried)
+			if !hurried { // larger than what has to wait for the one before it
+				u.mu.Lock()
+				u.pipeline = 1
+				u.mu.Unlock()
+			}
+			for quiet := time.Now(); time.Since(quiet) < 200*time.Millisecond; r.propose(1) {
+				if before := s.reached(); before != func() uint64 { time.Sleep(time.Millisecond); return s.reached() }() {
+					quiet = time.Now()
+				}
+			}
+			far := s.reached()
+			if objlog.ProvesMissing(first, far, nil) || far < first+2 {
+				t.Errorf("while position %d is on its way, %d is there", first, far)
+			}
+			if hurried && far != first+segment.MaxInFlight {
+				t.Errorf("in a hurry only position %d was reached", far)
+			}
+			close(s.let)
+			r.await()
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
