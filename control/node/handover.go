@@ -152,6 +152,7 @@ func (h *handing) run(ctx context.Context, wait time.Duration) (out api.HandOver
 		return h.cancel(ctx, err)
 	}
 	defer h.host.Hurry(h.target.Name)()
+	h.approach(ctx)
 	began := time.Now()
 	if err := h.drain(ctx); err != nil {
 		return h.cancel(ctx, err)
@@ -201,6 +202,17 @@ func (h *handing) awaitReady(ctx context.Context, wait time.Duration) error {
 				fmt.Sprintf("no standby there answered within %v", wait)).WithHint(h.unansweredHint())
 		}
 	}
+}
+
+// approachLimit is how long a hand-over waits for what has collected, while I/O goes on.
+const approachLimit = 2 * time.Second
+
+// approach lets what has collected leave before I/O waits: what comes meanwhile leaves at once, so that
+// little is on its way then.
+func (h *handing) approach(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, approachLimit)
+	defer cancel()
+	_ = h.awaitIndex(ctx, h.target.Name, h.host.LastIndex()) // else there is more to be waited for
 }
 
 // drain makes I/O wait, and brings all that was acknowledged into the log that decides, with the

@@ -177,7 +177,7 @@ func (r *run) upTo(ctx context.Context, at claim.Place) (map[change.StreamID]cha
 	if f.ahead != nil && f.ahead.next == at.Next {
 		return f.ahead.points, nil
 	}
-	if err := r.readAgain(ctx); err != nil {
+	if err := r.readAgain(ctx, at.Position); err != nil {
 		return nil, err
 	}
 	if f.end.Index+1 < at.Next {
@@ -195,8 +195,12 @@ func (r *run) fenceObject(at claim.Place, points map[change.StreamID]change.Poin
 		Time: clock.Now().UnixNano()}, state.KindFence, doc)
 }
 
-// readAgain opens the log anew.
-func (r *run) readAgain(ctx context.Context) error {
+// readAgain reads what the log got since it was read, up to a position that it is known to reach.
+func (r *run) readAgain(ctx context.Context, to uint64) error {
+	if ok, err := r.found.log.Extend(ctx, to); err == nil && ok && r.found.log.End >= to {
+		r.found.end, r.found.ahead = r.found.log.ReadPoint(clock.Now()), nil
+		return nil
+	}
 	l := newLook(r.found.target)
 	l.open(ctx, r.Open, r.Cache)
 	r.found.closers = append(r.found.closers, l.close)
@@ -208,7 +212,7 @@ func (r *run) readAgain(ctx context.Context) error {
 
 // reread reads the log with the fence, and makes sure that it counts.
 func (r *run) reread(ctx context.Context) error {
-	if err := r.readAgain(ctx); err != nil {
+	if err := r.readAgain(ctx, r.intent.Fence.Position+1); err != nil {
 		return err
 	}
 	f, at := r.found, r.intent.Fence.place()

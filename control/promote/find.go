@@ -51,6 +51,9 @@ func (r *run) find(ctx context.Context) (f *found, err error) {
 		want = r.intent.Target
 	}
 	looks := r.candidates(want)
+	if h := r.HandOver; h != nil && len(looks) == 1 {
+		looks[0].read, looks[0].to, r.Log = r.Log, h.At.Position, nil
+	}
 	taken := r.ask(ctx, looks)
 	var errs []error
 	for i, l := range looks {
@@ -87,6 +90,9 @@ type look struct {
 	end    catalog.ReadPoint
 	err    error // why, where it was asked
 	close  func()
+
+	read *twin.Log // its log as it was, from which on to a position it may be read
+	to   uint64
 }
 
 func newLook(t config.Target) *look { return &look{target: t, close: func() {}} }
@@ -119,7 +125,15 @@ func (l *look) open(ctx context.Context, open Opener, cache *twin.Cache) {
 		return
 	}
 	l.close = closeStore
-	if l.log, l.err = twin.Open(ctx, l.store, &twin.Reading{Cache: cache}); l.err == nil {
+	if l.log, l.read = l.read, nil; l.log != nil {
+		if ok, err := l.log.Extend(ctx, l.to); err != nil || !ok {
+			l.log = nil
+		}
+	}
+	if l.log == nil {
+		l.log, l.err = twin.Open(ctx, l.store, &twin.Reading{Cache: cache})
+	}
+	if l.err == nil {
 		l.end = l.log.ReadPoint(clock.Now())
 	}
 }

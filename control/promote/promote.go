@@ -48,8 +48,11 @@ type Options struct {
 	WaitForData bool
 	// Standby is the engine of the standby that runs in this process; the lock of the state
 	// directory is its caller's then. Without it that of one which has ended here is used.
-	Standby  *standby.Standby
-	Cache    *twin.Cache // of what was read of logs; nil is none
+	Standby *standby.Standby
+	Cache   *twin.Cache // of what was read of logs; nil is none
+	// Log is that of HandOver as its caller has read it before, with the store that Open returns: what came
+	// since is read. nil: it is read here.
+	Log      *twin.Log
 	Version  string
 	Operator string // who asks, for the audit
 	// Open opens a target's store for writing.

@@ -61,6 +61,7 @@ type Daemon struct {
 	mu        sync.Mutex
 	writer    objstore.Store // store's target, connected to for a hand-over; nil before the first
 	cache     *twin.Cache    // of its log, the same
+	read      *twin.Log      // and that as it was then
 	next      *node.Daemon   // what it became
 	became    chan struct{}  // closed when next is set
 	over      chan struct{}  // closed when next has handed the journal over

@@ -27,15 +27,28 @@ import (
 // all of the journal answers beside the log that it follows, and takes the hand-over up once the log
 // names it.
 
+// nearLimit is for how long a standby that follows tries to see the end of the log before it answers: what
+// it has not read when I/O waits, clients wait for.
+const nearLimit = 5 * time.Second
+
 // watchHandOver answers and takes up hand-overs to this site, until the context ends.
 func (d *Daemon) watchHandOver(ctx context.Context) {
 	answered, taken := map[uuid.UUID]bool{}, map[uuid.UUID]bool{}
 	ours := map[uuid.UUID]bool{} // the answer beside the log is known to be this host's
+	since := map[uuid.UUID]time.Time{}
 	for {
 		changed := d.engine.Changed()
+		var again <-chan time.Time
 		if h := d.engine.Handing(); h != nil && h.To == d.conf.Site {
 			switch {
 			case h.Phase == state.HandOverPrepare && !answered[h.ID] && (h.Following || len(h.Unwanted) > 0):
+				if since[h.ID].IsZero() {
+					since[h.ID] = time.Now()
+				}
+				if h.Following && !h.AtEnd && time.Since(since[h.ID]) < nearLimit {
+					again = time.After(nearLimit / 10)
+					break
+				}
 				err := d.answer(ctx, h)
 				answered[h.ID], ours[h.ID] = err == nil || fail.Is(err, fail.Exists), err == nil
 				d.log.Info("a hand-over to this site was answered", "id", h.ID, "err", err)
@@ -46,6 +59,7 @@ func (d *Daemon) watchHandOver(ctx context.Context) {
 		}
 		select {
 		case <-changed:
+		case <-again:
 		case <-ctx.Done():
 			return
 		}
@@ -99,8 +113,24 @@ func (d *Daemon) makeReady(ctx context.Context) (s objstore.Store, err error) {
 		d.writer, d.cache = s, cache
 		d.mu.Unlock()
 	}
-	_, err = twin.Open(ctx, s, &twin.Reading{Cache: cache})
+	l, err := twin.Open(ctx, s, &twin.Reading{Cache: cache})
+	d.setRead(l)
 	return s, err
+}
+
+// setRead keeps the log as it was read beforehand; nil is none.
+func (d *Daemon) setRead(l *twin.Log) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.read = l
+}
+
+// takeRead gives that away: it is read on by whoever has it.
+func (d *Daemon) takeRead() (l *twin.Log) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l, d.read = d.read, nil
+	return l
 }
 
 // atHand is what makeReady has made.

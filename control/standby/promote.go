@@ -60,12 +60,16 @@ func (d *Daemon) failOver(r api.Failover, over *promote.HandOver, tell func(line
 		tell(line)
 	}
 	_, cache := d.atHand()
+	var read *twin.Log
+	if over != nil {
+		read = d.takeRead()
+	}
 	began := clock.SinceBoot()
 	rep, err := promote.Force(d.verbs, promote.Options{Conf: d.conf, Path: "this standby's configuration",
 		Target: r.Target, At: r.At, Agents: r.Agents, Backings: r.Backings, KeepAck: r.KeepAck,
 		WaitForData: r.WaitForData, Overwrite: r.Overwrite,
 		DryRun: r.DryRun, HandOver: over, Standby: d.engine, Version: d.version, Operator: cmp.Or(r.By, d.conf.Name),
-		Open: d.openerFor(over, time.Duration(r.PatienceSeconds*1e9)), Cache: cache, Tell: say,
+		Open: d.openerFor(over, time.Duration(r.PatienceSeconds*1e9)), Cache: cache, Log: read, Tell: say,
 		Confirm: func(found *promote.Report) error { return d.confirmed(&r, found, over != nil) },
 		Stage:   func(what string) (twin.Progress, func()) { return progress(what, say) }, Logger: d.log, Step: d.step})
 	if r.DryRun {

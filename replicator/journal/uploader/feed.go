@@ -123,13 +123,9 @@ func (u *Uploader) mayLaunch() bool {
 		return false
 	case u.flying == 0:
 		return true
-	case u.careful > 0:
-		return false
-	case u.hurried:
-		return u.flyingBytes < maxFlyingBytes
 	}
-	return u.flying < u.o.InFlight && u.flyingBytes < maxFlyingBytes &&
-		(u.batchFull || u.batchBytes >= u.pipeline)
+	return u.careful == 0 && u.flying < u.o.InFlight && u.flyingBytes < maxFlyingBytes &&
+		(u.hurried || u.batchFull || u.batchBytes >= u.pipeline)
 }
 
 // near reports whether the next position lies so near to the first one that may still be on its way that

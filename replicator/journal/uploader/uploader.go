@@ -158,7 +158,7 @@ func (u *Uploader) Status() Status {
 }
 
 // Hurry says that somebody waits for what the journal has now: until it is called again with
-// false, an object does not wait for those before it, nor for the request budget.
+// false, an object does not wait for the one before it, nor for the request budget.
 func (u *Uploader) Hurry(on bool) {
 	u.mu.Lock()
 	u.hurried = on

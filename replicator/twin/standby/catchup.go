@@ -34,6 +34,8 @@ func (s *Standby) CatchUp(ctx context.Context, end uint64) (map[string]Held, err
 	s.running.Lock()
 	defer s.running.Unlock()
 	defer s.closeFiles()
+	defer s.endFetching()
+	s.ahead = true
 	s.o.Delay, s.o.BytesPerSecond, s.whole = 0, 0, true
 	for tries := 0; s.cur == nil || s.cur.Position < end; {
 		busy, err := s.stepTo(ctx, end)

@@ -3,7 +3,6 @@ package standby
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/pollux-dr/pollux/internal/fail"
@@ -14,10 +13,10 @@ import (
 )
 
 const (
-	// maxWidth is how many objects are asked for at once while all of them are there.
-	maxWidth = 4
-	// wideBytes is from which size on one at a time is enough.
-	wideBytes = 16 << 20
+	// maxWidth is how many objects are asked for at once while all of them are there, and wideBytes how much
+	// they may be together, by the size of the last one.
+	maxWidth  = 8
+	wideBytes = 32 << 20
 	// checkAfter is for how long no object may have come until it is made sure that garbage
 	// collection has not freed the next position, and that it was not lost. A position that is
 	// read within that time of the one before cannot have been freed.
@@ -36,59 +35,109 @@ func (s *Standby) fetch(ctx context.Context) (n int, err error) {
 			return 0, err
 		}
 	}
-	for _, got := range s.ask(ctx, s.width) {
+	for range s.order(ctx) {
+		got := s.coming[0]
+		if n > 0 && s.ahead && !got.here() {
+			break // what is here is applied beside
+		}
+		select {
+		case <-got.done:
+		case <-ctx.Done():
+			return n, fail.Wrap(fail.Retry, "read", s.o.Store.URL()+"/"+objlog.ObjectName(got.position), ctx.Err())
+		}
+		s.coming = s.coming[1:]
+		if got.err != nil {
+			s.stage.release(got.buf)
+			s.dropComing()
+		}
 		if fail.Is(got.err, fail.NotFound) {
 			s.width = 1
-			s.miss(n == 0)
+			s.miss(n == 0, got.asked)
 			return n, nil
 		}
 		if got.err != nil {
 			return n, got.err
 		}
 		if err := s.stage.put(got.o); err != nil {
+			s.dropComing()
 			return n, err
 		}
 		n++
 		s.fetched++
 		s.noteMore()
 		s.seen, s.missed = s.o.Now(), time.Time{}
-		if s.width = min(2*s.width, maxWidth); len(got.o.raw) > wideBytes {
-			s.width = 1
-		}
+		s.width = max(1, min(2*s.width, maxWidth, wideBytes/max(1, len(got.o.raw))))
+	}
+	if s.ahead {
+		s.order(ctx)
 	}
 	return n, nil
 }
 
-// miss notes that all there is was read.
-func (s *Standby) miss(first bool) {
-	now := s.o.Now()
+// miss notes that all there was when it was asked for the next was read.
+func (s *Standby) miss(first bool, asked time.Time) {
 	if first && s.missed.IsZero() {
-		s.missed = now
+		s.missed = asked
 	}
-	s.noteEnd(now)
+	s.noteEnd(asked)
 }
 
-type fetched struct {
-	o   *object
-	err error
+// coming is an object that was asked for.
+type coming struct {
+	position uint64
+	asked    time.Time
+	buf      []byte
+	stop     context.CancelFunc
+	done     chan struct{} // closed when the rest is known
+	o        *object
+	err      error
 }
 
-// ask reads some objects at once, from the first that is not staged on.
-func (s *Standby) ask(ctx context.Context, width int) []fetched {
-	out := make([]fetched, width)
-	var wg sync.WaitGroup
-	bufs := make([][]byte, width)
-	for i := range out {
-		bufs[i] = s.stage.buffer()
-		wg.Go(func() { out[i].o, out[i].err = s.read(ctx, s.fetched+uint64(i), bufs[i]) })
+func (c *coming) here() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
 	}
-	wg.Wait()
-	for i := range out {
-		if out[i].err != nil {
-			s.stage.release(bufs[i])
+}
+
+// order asks for the next objects, so that width of them are coming.
+func (s *Standby) order(ctx context.Context) []*coming {
+	if len(s.coming) > 0 && s.coming[0].position != s.fetched { // it went elsewhere since
+		s.dropComing()
+	}
+	for len(s.coming) < s.width {
+		c := &coming{position: s.fetched + uint64(len(s.coming)), asked: s.o.Now(), buf: s.stage.buffer(),
+			done: make(chan struct{})}
+		var one context.Context
+		one, c.stop = context.WithCancel(ctx)
+		s.fetching.Go(func() {
+			defer c.stop()
+			defer close(c.done)
+			c.o, c.err = s.read(one, c.position, c.buf)
+		})
+		s.coming = append(s.coming, c)
+	}
+	return s.coming
+}
+
+// dropComing gives up what was asked for.
+func (s *Standby) dropComing() {
+	for _, c := range s.coming {
+		if c.here() {
+			s.stage.release(c.buf)
 		}
+		c.stop()
 	}
-	return out
+	s.coming = nil
+}
+
+// endFetching gives up what was asked for, and waits until nothing is.
+func (s *Standby) endFetching() {
+	s.dropComing()
+	s.fetching.Wait()
+	s.ahead = false
 }
 
 // read reads the object at a position and checks all of it. It may keep buf.

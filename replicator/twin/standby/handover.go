@@ -15,6 +15,7 @@ type Handing struct {
 	At claim.Place // behind what was taken of the log
 	// Following reports that all wanted volumes are where their streams are.
 	Following bool
+	AtEnd     bool // nothing is known to be in the store that was not taken
 	// Back is where streams go back to, of one that is a rollback; else nil.
 	Back map[change.StreamID]uint64
 	// Unwanted are volumes of the journal that are not followed here.
@@ -41,6 +42,7 @@ func (s *Standby) Handing() *Handing {
 	if w := s.state.RollingBack(); w != nil {
 		h.Back = maps.Clone(w.Points)
 	}
+	h.AtEnd = s.atEnd()
 	for _, v := range state.Sorted(s.state.Volumes, func(v *state.Volume) string { return v.Name }) {
 		if v.Removed {
 			continue

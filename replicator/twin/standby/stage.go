@@ -143,7 +143,7 @@ func (s *stage) buffer() (buf []byte) {
 
 // release takes memory back that nothing refers to any more.
 func (s *stage) release(buf []byte) {
-	if cap(buf) > 0 && cap(buf) <= wideBytes && len(s.free) < maxWidth {
+	if cap(buf) > 0 && cap(buf) <= wideBytes/2 && len(s.free) < maxWidth {
 		s.free = append(s.free, buf[:0])
 	}
 }

@@ -97,6 +97,8 @@ type Standby struct {
 	missed   time.Time // since when the next position is missing; zero: it is not known to be
 	passed   uint64    // the newest catalog that was looked at, plus one
 	width    int       // how many objects are asked for at once
+	coming   []*coming // those, from fetched on
+	ahead    bool      // they may come while others are applied
 	decoder  decoder
 	gathered gather // memory of the batch that is written
 	whole    bool   // only whole images count: CatchUp has begun
@@ -112,7 +114,9 @@ type Standby struct {
 	running sync.Mutex // held by Run
 	stop    context.CancelFunc
 	stopped bool
-	control sync.Mutex // of stop and stopped
+	// fetching are the requests for objects.
+	fetching sync.WaitGroup
+	control  sync.Mutex // of stop and stopped
 
 	shown shown
 	// Data that was written to images since the start: by copies and by what differed, and by following.
@@ -225,6 +229,8 @@ func (s *Standby) Run(ctx context.Context) error {
 	copies.Go(func() { s.copyAll(ctx) })
 	defer s.closeFiles()
 	defer copies.Wait()
+	defer s.endFetching()
+	s.ahead = true
 	poll := s.o.MinPoll
 	for ctx.Err() == nil {
 		busy, err := s.step(ctx)

@@ -94,7 +94,17 @@ func (s *Standby) noteError(err error) {
 func (s *Standby) noteEnd(now time.Time) {
 	s.shown.mu.Lock()
 	defer s.shown.mu.Unlock()
+	if !s.shown.atEnd {
+		defer s.taken.Broadcast()
+	}
 	s.shown.end, s.shown.atEnd = now, true
+}
+
+// atEnd reports whether all was taken that was seen to be there.
+func (s *Standby) atEnd() bool {
+	s.shown.mu.Lock()
+	defer s.shown.mu.Unlock()
+	return s.shown.atEnd && s.shown.waiting == 0
 }
 
 // noteMore says that an object was read, so that there may be more.
