@@ -322,7 +322,11 @@ func TestCrashAfterEveryOperation(t *testing.T) {
 // preallocation may be anywhere.
 func TestCrashBesideBackgroundWork(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(4) {
+	seeds := uint64(4)
+	if testing.Short() {
+		seeds = 2
+	}
+	for seed := range seeds {
 		c := newCrasher(t, 1000+seed, nil)
 		c.background = true
 		c.script(60)

@@ -297,6 +297,9 @@ func (l *Log) Fences() []catalog.Fence { return l.fences }
 
 // LastTime is when the newest object of the log was written, by the journal's clock.
 func (l *Log) LastTime(ctx context.Context) (time.Time, error) {
+	if n := len(l.Objects); n > 0 && l.Objects[n-1].Position == l.End-1 {
+		return time.Unix(0, l.Objects[n-1].Time), nil
+	}
 	x, err := objlog.ReadIndex(ctx, l.store, l.End-1)
 	if err != nil {
 		return time.Time{}, err

@@ -50,7 +50,7 @@ func TestOneIsStuck(t *testing.T) {
 	for name, hurried := range map[string]bool{"natural": false, "hurried": true} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			const first = 40 // one at a time until then
+			const first = 20 // one at a time until then
 			s := &stuckStore{Store: r.store, stuck: first, let: make(chan struct{})}
 			r.store = s
 			u, stop := r.run()

@@ -125,7 +125,11 @@ func (w *world) collect() {
 // at its point; at the end all have all of it.
 func TestRandom(t *testing.T) {
 	base := seed.New(t)
-	for i := range uint64(*randomRounds) {
+	rounds := uint64(*randomRounds)
+	if testing.Short() {
+		rounds = min(rounds, 3)
+	}
+	for i := range rounds {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			w := newWorld(t, base+i)
 			if w.r.IntN(3) == 0 {
