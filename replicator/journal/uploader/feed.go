@@ -224,6 +224,11 @@ func (u *Uploader) create(ctx context.Context, ob *object) {
 	}
 	u.mu.Unlock()
 	close(ob.done)
+	u.wake()
+}
+
+// wake has launch look again.
+func (u *Uploader) wake() {
 	select {
 	case u.landed <- struct{}{}:
 	default:
@@ -272,7 +277,9 @@ func (u *Uploader) stepOver(ctx context.Context, ob *object, exists error) error
 			Err: lost}
 	}
 	ob.pos++
-	u.pos = ob.pos + 1
+	u.mu.Lock()
+	u.pos = ob.pos + 1 // launch looks how far it is
+	u.mu.Unlock()
 	return segment.Move(ob.body, ob.pos)
 }
 
@@ -301,6 +308,7 @@ func (u *Uploader) confirm(ctx context.Context) error {
 		u.mu.Lock()
 		u.status.Position, u.status.Index = up.Position, up.Index
 		u.mu.Unlock()
+		u.wake() // what was too far ahead may be near now
 		u.note(nil)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pollux-dr/pollux/replicator/objlog"
+	"github.com/pollux-dr/pollux/replicator/objlog/segment"
 	"github.com/pollux-dr/pollux/replicator/objstore"
 )
 
@@ -80,5 +81,33 @@ func TestOneIsStuck(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// TestGoesOnAfterTheSlowOne: what collected while a create hung is sent once that has landed, though nothing
+// more comes that would wake the uploader.
+func TestGoesOnAfterTheSlowOne(t *testing.T) {
+	for range 12 {
+		r := newRig(t)
+		const first = 20 // one at a time until then
+		s := &stuckStore{Store: r.store, stuck: first, let: make(chan struct{})}
+		r.store = s
+		u, stop := r.run()
+		for s.reached() < first-1 {
+			r.propose(1)
+			r.await()
+		}
+		u.Hurry(true)
+		for s.reached() < first+segment.MaxInFlight {
+			r.propose(1)
+			time.Sleep(time.Millisecond)
+		}
+		r.propose(1) // it has to wait
+		time.Sleep(20 * time.Millisecond)
+		close(s.let)
+		r.await()
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

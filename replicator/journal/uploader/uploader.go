@@ -88,7 +88,7 @@ type Uploader struct {
 	pipeline            int // bytes; pipelineBytes but for a test
 	hurried             bool
 	began               map[uint64]time.Time // by position: objects under way
-	landed              chan struct{}        // an object was created
+	landed              chan struct{}        // an object was created, or counts
 
 	order chan *object // in the order of positions
 	pool  sync.Pool
