@@ -17,6 +17,8 @@ const (
 	// maxVector and maxVectorBytes bound one call; Linux takes 1024 parts.
 	maxVector      = 1024
 	maxVectorBytes = 8 << 20
+	// spanBytes is what a change takes beside its data.
+	spanBytes = 48
 )
 
 // gather keeps what a batch changes in images, decompressed, until it is written: in the order of each
@@ -24,7 +26,7 @@ const (
 type gather struct {
 	limit  int64             // of bytes
 	images map[string][]span // in the order of the log
-	bytes  int64             // of data
+	bytes  int64             // of memory that is taken
 	// checking is that there is more than is kept: what is added now is only looked at.
 	checking bool
 
@@ -73,6 +75,7 @@ func (g *gather) memory(n int) []byte {
 	}
 	out := g.rest[:n:n]
 	g.rest = g.rest[n:]
+	g.bytes += int64(n) // of volumes that are not wanted too
 	return out
 }
 
@@ -85,7 +88,7 @@ func (g *gather) add(image string, off, n int64, data []byte) {
 		g.images = map[string][]span{}
 	}
 	g.images[image] = append(g.images[image], span{off, n, data})
-	g.bytes += int64(len(data))
+	g.bytes += spanBytes
 }
 
 // names are the images that are changed.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/pollux-dr/pollux/internal/seed"
+	"github.com/pollux-dr/pollux/replicator/state"
 )
 
 // plainFile is an image in memory that counts calls.
@@ -125,5 +126,35 @@ func TestMemory(t *testing.T) {
 			t.Errorf("%d slabs, %d the first time", len(g.slabs), slabs)
 		}
 		g.reset()
+	}
+}
+
+// TestGatherOfOthers: what is decompressed for volumes that nobody wants takes memory as well, and no more than
+// what is wanted may.
+func TestGatherOfOthers(t *testing.T) {
+	r := newRig(t)
+	r.log.Volume("a", rigVolume)
+	r.log.Volume("b", rigVolume)
+	r.log.Frame(r.page(0, 'x'))
+	r.log.Segment()
+	r.limit = 64 << 10
+	r.o.Want = func(*state.State) []Volume { return []Volume{{Name: "a", Path: "/images/a"}} }
+	r.open()
+	r.must(r.settle())
+	r.newest(1)
+	for range 8 {
+		for i := range int64(64) {
+			r.log.Frame(r.log.Write("b", 4096*i, bytes.Repeat([]byte{byte(i)}, 4096)))
+		}
+		r.log.Segment()
+	}
+	r.must(r.settle())
+	r.newest(1)
+	kept := 0
+	for _, s := range r.s.gathered.slabs {
+		kept += len(s)
+	}
+	if kept > 8*int(r.limit) {
+		t.Errorf("%d bytes are kept at a limit of %d", kept, r.limit)
 	}
 }
