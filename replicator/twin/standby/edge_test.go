@@ -100,6 +100,27 @@ func TestStoppedWhileApplying(t *testing.T) {
 	}
 }
 
+// TestEndBeforeApplied: where the end is seen behind objects that were only staged, not all was taken.
+func TestEndBeforeApplied(t *testing.T) {
+	r := begun(t)
+	for i := range int64(2) {
+		r.log.Frame(r.page(i, 'y'))
+		r.log.Segment()
+	}
+	for r.s.fetched < r.log.Position {
+		if _, err := r.s.fetch(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if r.s.atEnd() {
+			t.Errorf("at the end, with positions %d to %d not applied", r.s.cur.Position, r.s.fetched)
+		}
+	}
+	r.must(r.settle())
+	if !r.s.atEnd() {
+		t.Error("not at the end")
+	}
+}
+
 // TestDelayedCopy: a volume is copied as of a point that is as old as the delay, and follows
 // when the point at which the following began is.
 func TestDelayedCopy(t *testing.T) {

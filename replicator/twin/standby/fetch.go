@@ -64,7 +64,7 @@ func (s *Standby) fetch(ctx context.Context) (n int, err error) {
 		}
 		n++
 		s.fetched++
-		s.noteMore()
+		s.noteMore(len(got.o.raw))
 		s.seen, s.missed = s.o.Now(), time.Time{}
 		s.width = max(1, min(2*s.width, maxWidth, wideBytes/max(1, len(got.o.raw))))
 	}

@@ -107,11 +107,12 @@ func (s *Standby) atEnd() bool {
 	return s.shown.atEnd && s.shown.waiting == 0
 }
 
-// noteMore says that an object was read, so that there may be more.
-func (s *Standby) noteMore() {
+// noteMore says that an object of n bytes was staged, so that there may be more.
+func (s *Standby) noteMore(n int) {
 	s.shown.mu.Lock()
 	defer s.shown.mu.Unlock()
 	s.shown.atEnd = false
+	s.shown.waiting += int64(n)
 }
 
 func (s *Standby) noteVolume(name string, err error) {
