@@ -51,7 +51,7 @@ func (r *run) find(ctx context.Context) (f *found, err error) {
 		want = r.intent.Target
 	}
 	looks := r.candidates(want)
-	if h := r.HandOver; h != nil && len(looks) == 1 {
+	if h := r.HandOver; h != nil && len(looks) == 1 && want == r.Target { // else it is another target's
 		looks[0].read, looks[0].to, r.Log = r.Log, h.At.Position, nil
 	}
 	taken := r.ask(ctx, looks)
@@ -126,7 +126,7 @@ func (l *look) open(ctx context.Context, open Opener, cache *twin.Cache) {
 	}
 	l.close = closeStore
 	if l.log, l.read = l.read, nil; l.log != nil {
-		if ok, err := l.log.Extend(ctx, l.to); err != nil || !ok {
+		if ok, err := l.log.Extend(ctx, l.to); err != nil || !ok || l.log.End < l.to {
 			l.log = nil
 		}
 	}

@@ -122,3 +122,35 @@ func TestForcedWhileAsked(t *testing.T) {
 		t.Errorf("the seat says: %v", err)
 	}
 }
+
+// TestReadBeforehand: the log that a standby has read beforehand is that of the target which it follows, and as
+// far as the hand-over: neither a failover that was begun with another target goes on by it, nor one that ends
+// before.
+func TestReadBeforehand(t *testing.T) {
+	s := newSites(t)
+	o := s.twoLogs()("host-b", "busan")
+	st, err := objstore.Open(t.Context(), "file://"+s.store, objstore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		intent *intent
+		more   uint64 // positions
+		kept   bool
+	}{"as it is": {nil, 0, true}, "begun elsewhere": {&intent{Target: "second"}, 0, false}, "too short": {nil, 1, false}} {
+		l, err := twin.Open(t.Context(), st, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Target, o.Log, o.HandOver = "far", l, &HandOver{At: claim.Place{Position: l.End + c.more}}
+		r := &run{Options: o, conf: o.Conf, intent: c.intent}
+		f, err := r.find(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (f.log == l) != c.kept {
+			t.Errorf("%s: the log of %s is the one that was read: %v", name, f.target.Name, f.log == l)
+		}
+		f.close()
+	}
+}
