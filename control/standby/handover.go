@@ -39,7 +39,11 @@ func (d *Daemon) watchHandOver(ctx context.Context) {
 	for {
 		changed := d.engine.Changed()
 		var again <-chan time.Time
-		if h := d.engine.Handing(); h != nil && h.To == d.conf.Site {
+		h := d.engine.Handing()
+		if h == nil {
+			d.setRead(nil) // of one that has ended: it takes memory
+		}
+		if h != nil && h.To == d.conf.Site {
 			switch {
 			case h.Phase == state.HandOverPrepare && !answered[h.ID] && (h.Following || len(h.Unwanted) > 0):
 				if since[h.ID].IsZero() {
