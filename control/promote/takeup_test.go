@@ -137,7 +137,8 @@ func TestReadBeforehand(t *testing.T) {
 		intent *intent
 		more   uint64 // positions
 		kept   bool
-	}{"as it is": {nil, 0, true}, "begun elsewhere": {&intent{Target: "second"}, 0, false}, "too short": {nil, 1, false}} {
+	}{"as it is": {nil, 0, true}, "begun elsewhere": {&intent{Target: "second"}, 0, false},
+		"too short": {nil, 1, false}} {
 		l, err := twin.Open(t.Context(), st, nil)
 		if err != nil {
 			t.Fatal(err)
