@@ -70,6 +70,13 @@ func (s *Standby) applyDue(ctx context.Context, end uint64, due time.Time) (some
 	if err == nil {
 		err = b.commit(ctx)
 	}
+	var bad *badEntry
+	if errors.As(err, &bad) && bad.position > s.cur.Position && bad.position >= s.cur.Through {
+		// What lies before it stands.
+		if b, err = s.redo(ctx, bad.position); err == nil {
+			err = b.commit(ctx)
+		}
+	}
 	if err != nil {
 		return false, errors.Join(err, s.rollBack())
 	}
@@ -78,6 +85,14 @@ func (s *Standby) applyDue(ctx context.Context, end uint64, due time.Time) (some
 	s.wakeCopier()
 	return true, nil
 }
+
+// badEntry is of an entry that cannot be opened, though its bytes are those that were written.
+type badEntry struct {
+	position uint64
+	error
+}
+
+func (e *badEntry) Unwrap() error { return e.error }
 
 // redo makes the batch anew that ends before a position.
 func (s *Standby) redo(ctx context.Context, end uint64) (*batch, error) {

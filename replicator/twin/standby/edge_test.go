@@ -100,6 +100,30 @@ func TestStoppedWhileApplying(t *testing.T) {
 	}
 }
 
+// TestBadEntry: an entry that cannot be opened stops the standby there, and what lies before it is applied,
+// though it was fetched together.
+func TestBadEntry(t *testing.T) {
+	r := begun(t)
+	r.s.cur.Volumes["a"].Size = 8192
+	var good uint64
+	for _, page := range []int64{0, 1, 5, 1} { // one of them lies outside
+		r.log.Frame(r.page(page, 'y'))
+		r.log.Segment()
+		if page == 1 && good == 0 {
+			good = r.log.Point.LSN
+		}
+	}
+	r.s.width = 4
+	for range 2 {
+		if err := r.settle(); !fail.Is(err, fail.Damaged) || !strings.Contains(err.Error(), "outside its 8192 bytes") {
+			t.Errorf("%v", err)
+		}
+	}
+	if at := r.s.cur.stream(r.log.Stream).Applied.LSN; at != good {
+		t.Errorf("applied to LSN %d, want %d", at, good)
+	}
+}
+
 // TestEndBeforeApplied: where the end is seen behind objects that were only staged, not all was taken.
 func TestEndBeforeApplied(t *testing.T) {
 	r := begun(t)

@@ -100,11 +100,11 @@ func (s *Standby) noteEnd(now time.Time) {
 	s.shown.end, s.shown.atEnd = now, true
 }
 
-// atEnd reports whether all was taken that was seen to be there.
+// atEnd reports whether all was taken that was seen to be there, or is only not old enough.
 func (s *Standby) atEnd() bool {
 	s.shown.mu.Lock()
 	defer s.shown.mu.Unlock()
-	return s.shown.atEnd && s.shown.waiting == 0
+	return s.shown.atEnd && (s.delay > 0 || s.shown.waiting == 0)
 }
 
 // noteMore says that an object of n bytes was staged, so that there may be more.

@@ -176,8 +176,11 @@ func (w *writing) entry(ctx context.Context, id change.StreamID, e *entryRef, nu
 		w.g.add(name, off, n, data)
 		return nil
 	})
-	return fail.At("apply", fmt.Sprintf("%s/%s at byte %d", b.s.o.Store.URL(), objlog.ObjectName(e.position),
-		o.Entries[e.entry].Offset), err)
+	if err != nil {
+		return &badEntry{e.position, fail.At("apply", fmt.Sprintf("%s/%s at byte %d", b.s.o.Store.URL(),
+			objlog.ObjectName(e.position), o.Entries[e.entry].Offset), err)}
+	}
+	return nil
 }
 
 // flush writes what was gathered.
