@@ -127,7 +127,9 @@ func progress(what string, tell func(line string)) (twin.Progress, func()) {
 // opener opens targets for a failover.
 func (d *Daemon) opener(limit time.Duration) func(context.Context, config.Target) (objstore.Store, func(), error) {
 	return func(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
-		s, err := objstore.Open(ctx, t.URL, journalnode.StoreOptions(t))
+		o := journalnode.StoreOptions(t)
+		o.Existing = true // what is not there has no log
+		s, err := objstore.Open(ctx, t.URL, o)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -60,7 +60,7 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 	if s.root = strings.TrimRight(s.root, "/"); s.root == "" {
 		return nil, fail.New(fail.Invalid, op, u.String(), "the root directory cannot be a store")
 	}
-	if opts.ReadOnly {
+	if opts.ReadOnly || opts.Existing {
 		st, err := s.fs.Stat(s.root)
 		if err == nil && !st.IsDir() {
 			err = syscall.ENOTDIR
@@ -69,6 +69,8 @@ func openFile(u *url.URL, opts Options) (Store, error) {
 			return nil, &fail.Error{Kind: fail.NotFound, Op: op, Object: u.String(), Err: err,
 				Hint: "check the URL, and that its filesystem is mounted"}
 		}
+	}
+	if opts.ReadOnly {
 		return s, nil
 	}
 	parent := s.fs.PathDir(s.root)

@@ -88,3 +88,24 @@ func TestReadWhole(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+// TestExisting: a store that has to be there is not made, and may be written to where it is.
+func TestExisting(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	if _, err := Open(t.Context(), "file://"+dir, Options{Existing: true}); !fail.Is(err, fail.NotFound) {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("it was made: %v", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), "file://"+dir, Options{Existing: true})
+	if err == nil {
+		err = s.Create(t.Context(), "log/x", []byte("x"))
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}

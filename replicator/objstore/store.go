@@ -83,6 +83,8 @@ type Options struct {
 	// ReadOnly opens a file:// store as it is: nothing is made, and a directory
 	// that does not exist is fail.NotFound.
 	ReadOnly bool
+	// Existing is that of a file:// store which may be written to: its directory is not made either.
+	Existing bool
 
 	// Endpoint is the S3 server, as http(s)://host:port. Empty is Amazon's.
 	Endpoint string

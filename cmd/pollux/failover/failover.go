@@ -155,10 +155,11 @@ func (f *flags) places() (map[string]string, error) {
 	return out, nil
 }
 
-// open opens a target's store to write to it.
+// open opens a target's store to write to it. One that is not there has no log.
 func (f *flags) open(ctx context.Context, t config.Target) (objstore.Store, func(), error) {
-	return cli.OpenStore(ctx, &cli.StoreFlags{URL: t.URL, Writes: true, Patience: f.patience,
-		Options: journalnode.StoreOptions(t)})
+	o := journalnode.StoreOptions(t)
+	o.Existing = true
+	return cli.OpenStore(ctx, &cli.StoreFlags{URL: t.URL, Writes: true, Patience: f.patience, Options: o})
 }
 
 // confirm shows what was found, and what is going to be lost.
