@@ -60,8 +60,8 @@ func TestRivals(t *testing.T) {
 }
 
 // forced calls the verb until it ends for good, with a kill on the way if that is wanted, and returns
-// its exit code.
-func (x *regions) forced(h *host, warm bool, after, kill time.Duration) int {
+// its exit code. anew is that the kill came before it had begun anything.
+func (x *regions) forced(h *host, warm bool, after, kill time.Duration) (code int, anew bool) {
 	time.Sleep(after) // when is random, nothing is waited for
 	if kill > 0 {
 		p := h.launchVerb("failover", "--force", "--yes", "-c", h.config())
@@ -70,6 +70,7 @@ func (x *regions) forced(h *host, warm bool, after, kill time.Duration) int {
 		if warm {
 			h.agent.Kill()
 		}
+		anew = !exists(h.conf.state + "/failover.json")
 	}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if warm {
@@ -80,7 +81,7 @@ func (x *regions) forced(h *host, warm bool, after, kill time.Duration) int {
 			if o.code != 0 {
 				x.t.Logf("%s: code %d: %s", h.region, o.code, o.stderr)
 			}
-			return o.code
+			return o.code, anew
 		}
 	}
 }
@@ -92,13 +93,21 @@ func (x *regions) race(rivals []*host, warm bool) (winner, loser *host) {
 	if x.r.IntN(2) == 0 {
 		kills[x.r.IntN(len(kills))] = time.Duration(x.r.IntN(600)) * time.Millisecond
 	}
-	codes := make([]int, len(rivals))
+	codes, anew := make([]int, len(rivals)), make([]bool, len(rivals))
 	var wg sync.WaitGroup
 	for i, h := range rivals {
 		after := time.Duration(x.r.IntN(100)) * time.Millisecond
-		wg.Go(func() { codes[i] = x.forced(h, warm, after, kills[i]) })
+		wg.Go(func() { codes[i], anew[i] = x.forced(h, warm, after, kills[i]) })
 	}
 	wg.Wait()
+	if codes[0] == 0 && codes[1] == 0 && anew[0] != anew[1] {
+		// One was there before the other began for good, which then took over from a seat that lives.
+		for i := range codes {
+			if anew[i] {
+				codes[1-i] = 10
+			}
+		}
+	}
 	for i, code := range codes {
 		if code == 0 {
 			winner, loser = rivals[i], rivals[1-i]
@@ -121,7 +130,7 @@ func (x *regions) succeed(rivals []*host, warm bool) (winner, loser *host) {
 	if warm {
 		loser.agent.Kill()
 	}
-	if code := x.forced(winner, warm, 0, 0); code != 0 {
+	if code, _ := x.forced(winner, warm, 0, 0); code != 0 {
 		x.t.Fatalf("the other site's verb ended with %d", code)
 	}
 	x.isSeat(winner)
