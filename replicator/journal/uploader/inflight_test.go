@@ -45,20 +45,28 @@ func (s *stuckStore) reached() uint64 {
 	return s.far
 }
 
+// stuckPosition is the one that hangs: until then objects go one at a time.
+const stuckPosition = 20
+
+// stuckAt starts an uploader that has come to a position whose create hangs.
+func (r *rig) stuckAt(position uint64) (s *stuckStore, u *Uploader, stop func() error) {
+	s = &stuckStore{Store: r.store, stuck: position, let: make(chan struct{})}
+	r.store = s
+	u, stop = r.run()
+	for s.reached() < position-1 {
+		r.propose(1)
+		r.await()
+	}
+	return s, u, stop
+}
+
 // TestOneIsStuck: while one create hangs, others go on beside it, but never so far that what they left behind
 // proves the one before them lost.
 func TestOneIsStuck(t *testing.T) {
 	for name, hurried := range map[string]bool{"natural": false, "hurried": true} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			const first = 20 // one at a time until then
-			s := &stuckStore{Store: r.store, stuck: first, let: make(chan struct{})}
-			r.store = s
-			u, stop := r.run()
-			for s.reached() < first-1 {
-				r.propose(1)
-				r.await()
-			}
+			s, u, stop := r.stuckAt(stuckPosition)
 			u.Hurry(hurried)
 			if !hurried { // larger than what has to wait for the one before it
 				u.mu.Lock()
@@ -72,8 +80,8 @@ func TestOneIsStuck(t *testing.T) {
 				}
 			}
 			far := s.reached()
-			if objlog.ProvesMissing(first, far, nil) || far < first+2 {
-				t.Errorf("while position %d is on its way, %d is there", first, far)
+			if objlog.ProvesMissing(stuckPosition, far, nil) || far < stuckPosition+2 {
+				t.Errorf("while position %d is on its way, %d is there", stuckPosition, far)
 			}
 			close(s.let)
 			r.await()
@@ -89,16 +97,9 @@ func TestOneIsStuck(t *testing.T) {
 func TestGoesOnAfterTheSlowOne(t *testing.T) {
 	for range 12 {
 		r := newRig(t)
-		const first = 20 // one at a time until then
-		s := &stuckStore{Store: r.store, stuck: first, let: make(chan struct{})}
-		r.store = s
-		u, stop := r.run()
-		for s.reached() < first-1 {
-			r.propose(1)
-			r.await()
-		}
+		s, u, stop := r.stuckAt(stuckPosition)
 		u.Hurry(true)
-		for s.reached() < first+segment.MaxInFlight {
+		for s.reached() < stuckPosition+segment.MaxInFlight {
 			r.propose(1)
 			time.Sleep(time.Millisecond)
 		}
